@@ -1,0 +1,111 @@
+"""Configuration of the transformer. Reads the config files of the released checkpoints as they are."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig
+
+from .released_layout import complete_transformer_config
+from .token_layout import TokenLayout
+
+
+@strict
+class IVideoGPTConfig(LlamaConfig):
+    """Configuration of `IVideoGPTForCausalLM`: a LLaMA with a token layout, actions and a reward.
+
+    Args:
+        num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes:
+            the token layout, see `TokenLayout`. `vocab_size` follows from it and must agree where it is given.
+        action_dim: width A of an action; 0 for an action-free model.
+        predict_reward: whether there is a reward head.
+        reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at its slot.
+        goal_conditioned: whether the first context frame is the goal.
+        num_trained_frames: longest future, in frames, that the model saw in training; None where it is not known.
+            A rollout re-anchors there.
+
+    Every other argument is one of `transformers.LlamaConfig`; the defaults are the released small model.
+    """
+
+    model_type = "ivideogpt"
+
+    vocab_size: int | None = None
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 1024
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    num_context_frames: int = 2
+    tokens_per_context_frame: int = 256
+    tokens_per_future_frame: int = 16
+    num_context_codes: int = 8192
+    num_dynamics_codes: int = 8192
+    action_dim: int = 0
+    predict_reward: bool = False
+    reconstruct_actions: bool = False
+    goal_conditioned: bool = False
+    num_trained_frames: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vocab_size is None:
+            self.vocab_size = self.layout.vocab_size
+        super().__post_init__(**kwargs)
+
+    def validate_geometry(self) -> None:
+        """Part of the `@strict` validation: vocabulary, positions and heads must fit the layout.
+
+        Raises:
+            ValueError: naming the field that does not fit.
+        """
+        layout = self.layout
+        if self.vocab_size != layout.vocab_size:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} does not fit the layout: {self.num_context_codes} context codes + "
+                f"{self.num_dynamics_codes} dynamics codes + 2 separators = {layout.vocab_size}"
+            )
+        if layout.max_future_frames(self.max_position_embeddings) < 1:
+            raise ValueError(
+                f"max_position_embeddings {self.max_position_embeddings} leaves no room for one future frame: the "
+                f"context takes {layout.prompt_length} positions and a frame {layout.block_length}"
+            )
+        if self.action_dim < 0:
+            raise ValueError(f"action_dim must be 0 (action-free) or positive, got {self.action_dim}")
+        if self.reconstruct_actions and not self.action_dim:
+            raise ValueError("reconstruct_actions needs action_dim > 0")
+        if self.goal_conditioned and self.num_context_frames < 2:
+            raise ValueError("goal_conditioned needs num_context_frames >= 2: the goal and at least one real frame")
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The token sequence that this model continues."""
+        return TokenLayout(
+            num_context_frames=self.num_context_frames,
+            tokens_per_context_frame=self.tokens_per_context_frame,
+            tokens_per_future_frame=self.tokens_per_future_frame,
+            num_context_codes=self.num_context_codes,
+            num_dynamics_codes=self.num_dynamics_codes,
+        )
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; a released config, which is a plain LlamaConfig, is completed from the files around it.
+
+        Raises:
+            OSError: if the weights beside a released config cannot be read.
+        """
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "llama":
+            hub_names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+            hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
+            subfolder = kwargs.get("subfolder", "")
+            config_dict = complete_transformer_config(
+                config_dict, pretrained_model_name_or_path, subfolder, **hub_kwargs
+            )
+        return config_dict, unused

@@ -1,0 +1,139 @@
+"""Configuration of the VQ model. Reads the config files of the released checkpoints as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .token_layout import TokenLayout
+
+
+@strict
+class IVideoGPTVQConfig(PreTrainedConfig):
+    """Configuration of `IVideoGPTVQModel`, the compressive tokenizer (Wu et al., 2024, section 3.1).
+
+    The defaults are those of the original code, which the released 256 x 256 config relies on.
+
+    Args:
+        resolution: side of a square frame, or (height, width), in pixels.
+        in_channels, out_channels: colour channels in and out.
+        block_out_channels: channels of each level of the encoder, from fine to coarse; the decoder is the reverse.
+            Each level but the last halves the size.
+        layers_per_block: residual layers in each encoder level; the decoder has one more.
+        latent_channels: width of the latent and of both codebooks, unless `vq_embed_dim` is given.
+        vq_embed_dim: width of both codebooks, where it differs from `latent_channels`.
+        norm_num_groups: groups of every GroupNorm.
+        act_fn: activation of the residual blocks.
+        mid_block_add_attention: self-attention in the middle of the two context towers. The towers of the future
+            frames always have it.
+        num_context_codes, num_dynamics_codes: sizes of the two codebooks (`num_vq_embeddings` and
+            `num_dyn_embeddings` in released configs).
+        num_context_frames: context frames that a future frame attends to (`context_length` in released configs).
+        max_att_resolution: cross-attention to the context stands at feature maps with no side larger than this.
+        patch_size: side of the square of latents that one dynamics token stands for.
+        num_attention_heads: heads of the cross-attention.
+        attention_dropout: dropout of the cross-attention in training.
+        commitment_cost: weight beta of the codebook-to-encoder term.
+    """
+
+    model_type = "ivideogpt_vq"
+    attribute_map = {  # noqa: RUF012 (transformers declares it so)
+        "context_length": "num_context_frames",
+        "num_vq_embeddings": "num_context_codes",
+        "num_dyn_embeddings": "num_dynamics_codes",
+    }
+
+    resolution: int | list[int] | tuple[int, ...] = 256
+    in_channels: int = 3
+    out_channels: int = 3
+    block_out_channels: list[int] | tuple[int, ...] = (128, 256, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 64
+    vq_embed_dim: int | None = None
+    norm_num_groups: int = 32
+    act_fn: str = "silu"
+    mid_block_add_attention: bool = False
+    num_context_codes: int = 8192
+    num_dynamics_codes: int = 8192
+    num_context_frames: int = 2
+    max_att_resolution: int = 32
+    patch_size: int = 4
+    num_attention_heads: int = 4
+    attention_dropout: float = 0.1
+    commitment_cost: float = 1.0
+
+    def validate_geometry(self) -> None:
+        """Part of the `@strict` validation: the sizes must divide.
+
+        Raises:
+            ValueError: naming the field that does not fit.
+        """
+        if isinstance(self.resolution, (list, tuple)) and len(self.resolution) != 2:
+            raise ValueError(f"resolution must be one number or (height, width), got {self.resolution}")
+        side = self.downsampling * self.patch_size
+        if any(size < side or size % side for size in self.frame_size):
+            raise ValueError(
+                f"resolution {self.frame_size} must be a multiple of downsampling x patch_size = "
+                f"{self.downsampling} x {self.patch_size} = {side} in height and width"
+            )
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups or channels % self.num_attention_heads:
+                raise ValueError(
+                    f"every entry of block_out_channels must be divisible by norm_num_groups {self.norm_num_groups} "
+                    f"and num_attention_heads {self.num_attention_heads}, got {tuple(self.block_out_channels)}"
+                )
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of a frame in pixels."""
+        if isinstance(self.resolution, int):
+            return self.resolution, self.resolution
+        height, width = self.resolution
+        return height, width
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def code_dim(self) -> int:
+        """Width of the codebooks."""
+        return self.vq_embed_dim if self.vq_embed_dim is not None else self.latent_channels
+
+    @property
+    def context_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the tokens of a context frame."""
+        height, width = self.frame_size
+        return height // self.downsampling, width // self.downsampling
+
+    @property
+    def dynamics_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the tokens of a future frame."""
+        rows, columns = self.context_grid
+        return rows // self.patch_size, columns // self.patch_size
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The token sequence that this tokenizer writes."""
+        rows, columns = self.context_grid
+        dynamics_rows, dynamics_columns = self.dynamics_grid
+        return TokenLayout(
+            num_context_frames=self.num_context_frames,
+            tokens_per_context_frame=rows * columns,
+            tokens_per_future_frame=dynamics_rows * dynamics_columns,
+            num_context_codes=self.num_context_codes,
+            num_dynamics_codes=self.num_dynamics_codes,
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; also reads a released config (diffusers style) by its own names and nothing more."""
+        if config_dict.get("_class_name") == "CompressiveVQModel":
+            names = {*cls.__dataclass_fields__, *cls.attribute_map} - set(PreTrainedConfig.__dataclass_fields__)
+            config_dict = {name: value for name, value in config_dict.items() if name in names}
+            # Consumed by transformers' loader and never saved: the name under which diffusers stores weights.
+            config_dict["transformers_weights"] = "diffusion_pytorch_model.safetensors"
+        return super().from_dict(config_dict, **kwargs)

@@ -1,0 +1,183 @@
+"""The transformer: a LLaMA that continues the token sequence of a clip, with actions added at the slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, LlamaForCausalLM
+from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .configuration_ivideogpt import IVideoGPTConfig
+
+
+@dataclass
+class IVideoGPTOutput(CausalLMOutputWithPast):
+    """Output of `IVideoGPTForCausalLM`.
+
+    Args:
+        loss: scalar float, mean cross-entropy over the labelled tokens.
+        logits: (B, L, vocab_size).
+        rewards: (B, frames that end among the input) as the head gives them, or None without a reward head.
+        reconstructed_actions: (B, frames that end among the input, A), or None without that head.
+        past_key_values, hidden_states, attentions: as in transformers.
+    """
+
+    rewards: Tensor | None = None
+    reconstructed_actions: Tensor | None = None
+
+
+class IVideoGPTForCausalLM(LlamaForCausalLM):
+    """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
+
+    An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:
+    `action_linear` (zero-initialised, so that an action-free checkpoint is unchanged by it) adds the action to the
+    embedding of the slot before the frame that it causes; `reward_linear` and `action_recon_linear` read the final
+    hidden state at a frame's last token.
+    """
+
+    config: IVideoGPTConfig
+    config_class = IVideoGPTConfig
+    output_modalities = ("video",)
+
+    def __init__(self, config: IVideoGPTConfig) -> None:
+        super().__init__(config)
+        if config.action_dim:
+            self.action_linear = nn.Linear(config.action_dim, config.hidden_size)
+        if config.predict_reward:
+            self.reward_linear = nn.Linear(config.hidden_size, 1)
+        if config.reconstruct_actions:
+            self.action_recon_linear = nn.Linear(config.hidden_size, config.action_dim)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if self.config.action_dim and module is getattr(self, "action_linear", None):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        actions: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> IVideoGPTOutput:
+        """Predict the next token at each position.
+
+        Args:
+            input_ids: (B, L) int64 vocabulary ids; they start where `past_key_values` ends.
+            actions: (B, slots, A) float, one row for each slot among `input_ids`: the action that causes the frame
+                which the slot starts, in the units of training (see the processor).
+            labels: (B, L) int64, -100 where no loss; shifted inside, as everywhere in transformers.
+            past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in
+                `LlamaForCausalLM`.
+            kwargs: forwarded to `LlamaModel`.
+
+        Raises:
+            ValueError: if actions are missing, not wanted, or do not match the slots.
+        """
+        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs_embeds = self._add_actions(inputs_embeds, actions, start)
+        outputs = self.model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return IVideoGPTOutput(
+            loss=loss,
+            logits=logits,
+            rewards=self._read_at_frame_ends("reward_linear", hidden, start, squeeze=True),
+            reconstructed_actions=self._read_at_frame_ends("action_recon_linear", hidden, start),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _add_actions(self, embeds: Tensor, actions: Tensor | None, start: int | Tensor) -> Tensor:
+        """Add each action to the embedding of its slot; ``start`` is the position of the first embedding."""
+        layout = self.config.layout
+        length = embeds.shape[1]
+        if not self.config.action_dim:
+            if actions is not None:
+                raise ValueError("actions were given to an action-free model (config.action_dim is 0)")
+            return embeds
+        if isinstance(start, int):  # a static cache counts on the device, and is not asked here
+            num_slots = len(layout.slot_positions(start, start + length))
+            expected = (embeds.shape[0], num_slots, self.config.action_dim)
+            if actions is None and num_slots:
+                raise ValueError(f"this model is action-conditioned: actions of shape {expected} are missing")
+            if actions is not None and actions.shape != expected:
+                raise ValueError(
+                    f"actions must have shape {expected}, one row for each slot among the tokens, "
+                    f"got {tuple(actions.shape)}"
+                )
+        if actions is None or not actions.shape[1]:
+            return embeds
+        offset = torch.arange(length, device=embeds.device) + start - layout.prompt_length
+        is_slot = (offset >= 0) & (offset % layout.block_length == 0)
+        row = (is_slot.cumsum(0) - 1).clamp(min=0, max=actions.shape[1] - 1)
+        added = self.action_linear(actions.to(self.action_linear.weight.dtype))
+        return embeds + added[:, row].to(embeds.dtype) * is_slot[:, None]
+
+    def _read_at_frame_ends(
+        self, head: str, hidden: Tensor, start: int | Tensor, squeeze: bool = False
+    ) -> Tensor | None:
+        if not hasattr(self, head):
+            return None
+        start = int(start)
+        ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
+        read = getattr(self, head)(hidden[:, [end - start for end in ends]])
+        return read.squeeze(-1) if squeeze else read
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, actions: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers. `generate(..., actions=)` takes one row for every slot of the sequence, from the first
+        on; each pass is given the rows of its own slots."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if actions is not None:
+            stop = input_ids.shape[1]
+            passed = inputs.get("inputs_embeds")
+            passed = passed if passed is not None else inputs["input_ids"]
+            layout = self.config.layout
+            first, last = layout.num_slots_before(stop - passed.shape[1]), layout.num_slots_before(stop)
+            inputs["actions"] = actions[:, first:last]
+        return inputs
+
+    def save_pretrained(self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As in transformers, but keys are saved as they are in memory unless `save_original_format` is set: the
+        reverse of the renaming below would write released keys for a model that never had them."""
+        super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+
+
+# Released action-conditioned checkpoints hold the LLaMA under "llm."
+register_checkpoint_conversion_mapping(
+    "IVideoGPTForCausalLM", [WeightRenaming(r"^llm\.(model|lm_head)\.", r"\1.")], overwrite=True
+)
+
+__all__ = ["IVideoGPTForCausalLM", "IVideoGPTOutput"]

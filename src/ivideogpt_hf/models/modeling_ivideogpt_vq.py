@@ -1,0 +1,345 @@
+"""The VQ model: a conditional VQGAN that codes context frames in full and future frames by what changed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .vq_layers import (
+    Codebook,
+    ContextCrossAttention,
+    ContextMemory,
+    DecoderTower,
+    EncoderTower,
+    MultiheadAttention,
+    Quantized,
+)
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class IVideoGPTVQOutput(ModelOutput):
+    """Output of the training forward.
+
+    Args:
+        context_reconstruction: (B, C, 3, H, W) float, not clamped.
+        future_reconstruction: (B, T, 3, H, W) float, not clamped.
+        context_commitment_loss: scalar float32, codebook and commitment term of the context codes.
+        future_commitment_loss: scalar float32, the same of the dynamics codes.
+    """
+
+    context_reconstruction: Tensor | None = None
+    future_reconstruction: Tensor | None = None
+    context_commitment_loss: Tensor | None = None
+    future_commitment_loss: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class VQContext:
+    """Everything about B contexts that coding and decoding future frames needs: computed once, passed on.
+
+    Args:
+        tokens: (B, C, tokens_per_context_frame) int64, codes in [0, num_context_codes).
+        reconstruction: (B, C, 3, H, W) float, the decoded context, not clamped.
+        commitment_loss: scalar float32.
+        decoder_memory: keys and values for each cross-attention of the future decoder.
+        encoder_memory: the same for the future encoder; None when the context came from tokens.
+    """
+
+    tokens: Tensor
+    reconstruction: Tensor
+    commitment_loss: Tensor
+    decoder_memory: tuple[ContextMemory, ...]
+    encoder_memory: tuple[ContextMemory, ...] | None
+
+
+class IVideoGPTVQModel(PreTrainedModel):
+    """Compressive VQ tokenizer of iVideoGPT (Wu et al., 2024, section 3.1)."""
+
+    config: IVideoGPTVQConfig
+    config_class = IVideoGPTVQConfig
+    base_model_prefix = ""
+    main_input_name = "context_frames"
+    input_modalities = ("video",)
+    output_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["DownEncoderBlock2D", "UpDecoderBlock2D", "UNetMidBlock2D", "ContextCrossAttention"]  # noqa: RUF012
+
+    def __init__(self, config: IVideoGPTVQConfig) -> None:
+        super().__init__(config)
+        patch_dim = config.patch_size**2 * config.latent_channels
+        self.encoder = EncoderTower(config, conditional=False)
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
+        self.quantize = Codebook(config.num_context_codes, config.code_dim, config.commitment_cost)
+        self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
+        self.decoder = DecoderTower(config, conditional=False)
+        self.cond_encoder = EncoderTower(config, conditional=True)
+        self.quant_linear = nn.Linear(patch_dim, config.code_dim)
+        self.dynamics_quantize = Codebook(config.num_dynamics_codes, config.code_dim, config.commitment_cost)
+        self.post_quant_linear = nn.Linear(config.code_dim, patch_dim)
+        self.cond_decoder = DecoderTower(config, conditional=True)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Codebook):
+            num_codes = module.embedding.num_embeddings
+            init.uniform_(module.embedding.weight, -1 / num_codes, 1 / num_codes)
+        elif isinstance(module, MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, ContextCrossAttention):
+            init.normal_(module.q_pos_emb, std=0.02)
+            init.normal_(module.kv_pos_emb, std=0.02)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, context_frames: Tensor, future_frames: Tensor, return_dict: bool | None = None
+    ) -> IVideoGPTVQOutput | tuple[Tensor, ...]:
+        """Code and decode a clip.
+
+        Args:
+            context_frames: (B, C, 3, H, W) float in [0, 1].
+            future_frames: (B, T, 3, H, W) float in [0, 1].
+            return_dict: whether to return an `IVideoGPTVQOutput` (the default) or a tuple.
+
+        Raises:
+            ValueError: on a wrong shape or dtype.
+        """
+        context = self.encode_context(context_frames)
+        self._check_frames(future_frames, "future_frames")
+        quantized = self._quantize_future(context, future_frames)
+        output = IVideoGPTVQOutput(
+            context_reconstruction=context.reconstruction,
+            future_reconstruction=self._decode_future_vectors(context, quantized.vectors),
+            context_commitment_loss=context.commitment_loss,
+            future_commitment_loss=quantized.loss,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    # -- the parts ----------------------------------------------------------------------------------------------------
+
+    def encode_context(self, context_frames: Tensor) -> VQContext:
+        """Code C context frames, and prepare what their future frames attend to.
+
+        Args:
+            context_frames: (B, C, 3, H, W) float in [0, 1], C = config.num_context_frames.
+
+        Raises:
+            ValueError: on a wrong shape or dtype.
+        """
+        self._check_frames(context_frames, "context_frames")
+        batch_size, num_frames = context_frames.shape[:2]
+        if num_frames != self.config.num_context_frames:
+            raise ValueError(f"expected {self.config.num_context_frames} context frames, got {num_frames}")
+        latents, features = self.encoder(context_frames.flatten(0, 1).to(self.dtype))
+        quantized = self.quantize(self.quant_conv(latents).movedim(1, -1))
+        memory = self.cond_encoder.remember([feature.unflatten(0, (batch_size, -1)) for feature in features])
+        return self._decode_context(quantized, batch_size, memory)
+
+    def context_from_tokens(self, tokens: Tensor) -> VQContext:
+        """Rebuild a context, for decoding only, from its codes.
+
+        Args:
+            tokens: (B, C, tokens_per_context_frame) int64 in [0, num_context_codes).
+
+        Raises:
+            ValueError: if a code is outside its range.
+        """
+        _check_codes(tokens, 0, self.config.num_context_codes, "context")
+        vectors = self.quantize.embedding(tokens.flatten(0, 1)).unflatten(1, self.config.context_grid)
+        no_loss = vectors.new_zeros((), dtype=torch.float32)
+        return self._decode_context(Quantized(vectors, tokens, no_loss), tokens.shape[0], None)
+
+    def _decode_context(
+        self, quantized: Quantized, batch_size: int, encoder_memory: tuple[ContextMemory, ...] | None
+    ) -> VQContext:
+        frames, features = self.decoder(self.post_quant_conv(quantized.vectors.movedim(-1, 1)))
+        return VQContext(
+            tokens=quantized.codes.reshape(batch_size, self.config.num_context_frames, -1),
+            reconstruction=frames.unflatten(0, (batch_size, -1)),
+            commitment_loss=quantized.loss,
+            decoder_memory=self.cond_decoder.remember([f.unflatten(0, (batch_size, -1)) for f in features]),
+            encoder_memory=encoder_memory,
+        )
+
+    def encode_future(self, context: VQContext, future_frames: Tensor) -> Tensor:
+        """Code future frames by what changed since the context.
+
+        Args:
+            context: B contexts from `encode_context`.
+            future_frames: (B, T, 3, H, W) float in [0, 1]; any number of frames, in any order.
+
+        Returns:
+            (B, T, tokens_per_future_frame) int64 codes in [0, num_dynamics_codes).
+
+        Raises:
+            ValueError: on a wrong shape or dtype, or a context that was rebuilt from tokens.
+        """
+        self._check_frames(future_frames, "future_frames")
+        return self._quantize_future(context, future_frames).codes
+
+    def _quantize_future(self, context: VQContext, future_frames: Tensor) -> Quantized:
+        if context.encoder_memory is None:
+            raise ValueError("this context was rebuilt from tokens and can only decode; use encode_context(frames)")
+        size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
+        latents, _ = self.cond_encoder(future_frames.flatten(0, 1).to(self.dtype), context.encoder_memory)
+        patches = latents.unflatten(3, (columns, size)).unflatten(2, (rows, size)).permute(0, 2, 4, 3, 5, 1)
+        vectors = self.quant_linear(patches.flatten(3).flatten(1, 2))
+        return self.dynamics_quantize(vectors.unflatten(0, future_frames.shape[:2]))
+
+    def decode_future(self, context: VQContext, codes: Tensor) -> Tensor:
+        """Decode future frames.
+
+        Args:
+            context: B contexts.
+            codes: (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes); T counts all frames that belong to
+                a context, whether they follow each other or are alternatives.
+
+        Returns:
+            (B, T, 3, H, W) float, not clamped.
+
+        Raises:
+            ValueError: if a code is outside its range.
+        """
+        _check_codes(codes, 0, self.config.num_dynamics_codes, "dynamics")
+        return self._decode_future_vectors(context, self.dynamics_quantize.embedding(codes))
+
+    def _decode_future_vectors(self, context: VQContext, vectors: Tensor) -> Tensor:
+        size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
+        patches = self.post_quant_linear(vectors.flatten(0, 1)).unflatten(2, (size, size, -1))
+        latents = patches.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        frames, _ = self.cond_decoder(latents, context.decoder_memory)
+        return frames.unflatten(0, vectors.shape[:2])
+
+    # -- sequences ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Write clips as token sequences (see `TokenLayout`).
+
+        Args:
+            frames: (B, T, 3, H, W) float in [0, 1]; the first config.num_context_frames are the context.
+
+        Returns:
+            tokens (B, L) int64 vocabulary ids, and labels (B, L) int64: the tokens, with -100 on the context and on the
+            first slot, which carry no loss.
+
+        Raises:
+            ValueError: on a wrong shape, dtype or range, NaN, or fewer frames than the context.
+        """
+        self._check_frames(frames, "frames")
+        _check_pixels(frames)
+        layout = self.config.layout
+        num_context_frames = layout.num_context_frames
+        if frames.shape[1] < num_context_frames:
+            raise ValueError(f"a clip needs at least its {num_context_frames} context frames, got {frames.shape[1]}")
+        context = self.encode_context(frames[:, :num_context_frames])
+        tokens = prompt_tokens(self.config, context.tokens)
+        if frames.shape[1] > num_context_frames:
+            codes = self.encode_future(context, frames[:, num_context_frames:])
+            blocks = nn.functional.pad(codes + layout.dynamics_offset, (1, 0), value=layout.slot_id)
+            tokens = torch.cat([tokens, blocks.flatten(1)], dim=1)
+        labels = tokens.clone()
+        labels[:, : layout.prompt_length + 1] = IGNORED_LABEL
+        return tokens, labels
+
+    @torch.no_grad()
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """Decode token sequences; the inverse of `tokenize`. Separators are skipped, whatever stands there.
+
+        Args:
+            tokens: (B, L) int64 vocabulary ids, complete frames.
+
+        Returns:
+            (B, T, 3, H, W) float, not clamped.
+
+        Raises:
+            ValueError: if L is no whole number of frames, or a token is outside the codes its position allows.
+        """
+        layout = self.config.layout
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise ValueError(f"tokens must be integers of shape (B, L), got {tokens.dtype} {tuple(tokens.shape)}")
+        num_future_frames = layout.num_future_frames(tokens.shape[1])
+        per_frame = layout.tokens_per_context_frame
+        starts = map(layout.context_frame_start, range(layout.num_context_frames))
+        context = self.context_from_tokens(torch.stack([tokens[:, i : i + per_frame] for i in starts], dim=1))
+        if not num_future_frames:
+            return context.reconstruction
+        codes = tokens[:, layout.prompt_length :].unflatten(1, (num_future_frames, -1))[:, :, 1:]
+        _check_codes(codes, layout.dynamics_offset, layout.num_dynamics_codes, "dynamics")
+        future = self.decode_future(context, codes - layout.dynamics_offset)
+        return torch.cat([context.reconstruction, future], dim=1)
+
+    def resize_context(self, num_context_frames: int) -> None:
+        """Change, in place, how many context frames the model takes.
+
+        Fewer: the last frames' rows of every key/value position table are kept (as in the original code). More: the
+        rows of the oldest frame are copied for each new frame before it, so that the new frames are seen as the oldest
+        was until fine-tuning tells them apart.
+
+        Raises:
+            ValueError: if num_context_frames is smaller than one.
+        """
+        if num_context_frames < 1:
+            raise ValueError(f"num_context_frames must be at least 1, got {num_context_frames}")
+        for block in self.modules():
+            if isinstance(block, ContextCrossAttention):
+                table = block.kv_pos_emb.detach().unflatten(0, (self.config.num_context_frames, -1))
+                num_new = max(0, num_context_frames - len(table))
+                table = torch.cat([table[:1].expand(num_new, -1, -1), table[-num_context_frames:]])
+                block.kv_pos_emb = nn.Parameter(table.flatten(0, 1), requires_grad=block.kv_pos_emb.requires_grad)
+        self.config.num_context_frames = num_context_frames
+
+    def _check_frames(self, frames: Tensor, name: str) -> None:
+        height, width = self.config.frame_size
+        channels = self.config.in_channels
+        if frames.ndim != 5 or frames.shape[2:] != (channels, height, width):
+            raise ValueError(
+                f"{name} must have shape (B, T, {channels}, {height}, {width}), got {tuple(frames.shape)}; "
+                f"IVideoGPTVideoProcessor resizes video to what the model takes"
+            )
+        if not frames.is_floating_point():
+            raise ValueError(f"{name} must be float in [0, 1], got {frames.dtype}; divide uint8 frames by 255")
+
+
+def prompt_tokens(config: IVideoGPTVQConfig, codes: Tensor) -> Tensor:
+    """Vocabulary ids (B, prompt_length) of context codes (B, C, tokens_per_context_frame)."""
+    separated = nn.functional.pad(codes, (0, 1), value=config.layout.context_separator_id)
+    return separated.flatten(1)[:, :-1]
+
+
+def _check_pixels(frames: Tensor) -> None:
+    if not torch.isfinite(frames).all():
+        raise ValueError("frames contain NaN or infinite pixels")
+    low, high = frames.aminmax()
+    if low < 0 or high > 1:
+        raise ValueError(f"frames must be in [0, 1], got values from {low.item():.4g} to {high.item():.4g}")
+
+
+def _check_codes(codes: Tensor, first: int, num_codes: int, name: str) -> None:
+    if codes.numel() and (codes.min() < first or codes.max() >= first + num_codes):
+        raise ValueError(
+            f"{name} tokens must be in [{first}, {first + num_codes}), "
+            f"got values from {codes.min().item()} to {codes.max().item()}"
+        )
+
+
+__all__ = ["IVideoGPTVQModel", "IVideoGPTVQOutput", "VQContext", "prompt_tokens"]

@@ -1,0 +1,134 @@
+"""Video in, model input out; action statistics and reward units, so that they travel with a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.video_processing_utils import BaseVideoProcessor
+
+RewardTransform = Literal["identity", "symlog"]
+
+
+class IVideoGPTVideoProcessor(BaseVideoProcessor):
+    """Resizes video to what a checkpoint takes, and converts actions and rewards between its units and the user's.
+
+    It is written in pure torch: unlike other video processors of transformers it does not need torchvision.
+
+    Args:
+        size: ``{"height": H, "width": W}`` of the frames that the model takes, in pixels.
+        do_center_crop: whether to cut the largest centred window of the target's aspect ratio before resizing (as the
+            paper does for RoboNet) instead of squeezing the whole frame.
+        action_mean, action_std: per dimension, in environment units; the model sees (action - mean) / std. None: the
+            model sees actions as they are.
+        action_low, action_high: bounds per dimension in environment units, for planners and players; None: unknown.
+        action_names: a name per dimension, or None.
+        reward_transform: what the reward head was trained on: "identity" or "symlog" (sign(r) log(1 + |r|)).
+        kwargs: forwarded to `transformers.BaseVideoProcessor`.
+
+    Raises:
+        ValueError: if the statistics contradict each other.
+    """
+
+    model_input_names = ["pixel_values_videos"]  # noqa: RUF012
+    do_resize = True
+    do_rescale = True
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        do_center_crop: bool = False,
+        action_mean: Sequence[float] | None = None,
+        action_std: Sequence[float] | None = None,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
+        action_names: Sequence[str] | None = None,
+        reward_transform: RewardTransform = "identity",
+        **kwargs: Any,
+    ) -> None:
+        size = size or {"height": 64, "width": 64}
+        super().__init__(size=size, do_center_crop=do_center_crop, **kwargs)
+        self.action_mean, self.action_std = action_mean, action_std
+        self.action_low, self.action_high = action_low, action_high
+        self.action_names = action_names
+        self.reward_transform = reward_transform
+        self._check()
+
+    def _check(self) -> None:
+        given = (self.action_mean, self.action_std, self.action_low, self.action_high, self.action_names)
+        widths = {len(values) for values in given if values is not None}
+        if len(widths) > 1:
+            raise ValueError(f"action statistics, bounds and names must have one width, got {sorted(widths)}")
+        if (self.action_mean is None) != (self.action_std is None):
+            raise ValueError("action_mean and action_std must be given together")
+        if (self.action_low is None) != (self.action_high is None):
+            raise ValueError("action_low and action_high must be given together")
+        if self.action_std is not None and min(self.action_std) <= 0:
+            raise ValueError(f"action_std must be positive, got {list(self.action_std)}")
+        if self.action_low is not None and any(
+            low >= high for low, high in zip(self.action_low, self.action_high, strict=True)
+        ):
+            raise ValueError(f"action_low must be below action_high, got {self.action_low} and {self.action_high}")
+        if self.reward_transform not in ("identity", "symlog"):
+            raise ValueError(f"reward_transform must be 'identity' or 'symlog', got {self.reward_transform!r}")
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the frames that the model takes."""
+        return self.size["height"], self.size["width"]
+
+    @property
+    def action_dim(self) -> int | None:
+        """Width of the actions that the statistics describe, or None without any."""
+        for values in (self.action_mean, self.action_low, self.action_names):
+            if values is not None:
+                return len(values)
+        return None
+
+    def resize_frames(self, frames: Tensor) -> Tensor:
+        """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
+        if self.do_center_crop:
+            frames = self._crop(frames)
+        if frames.shape[-2:] == self.frame_size:
+            return frames
+        flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
+        resized = F.interpolate(flat, size=self.frame_size, mode="bilinear", antialias=True, align_corners=False)
+        return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *self.frame_size)
+
+    def _crop(self, frames: Tensor) -> Tensor:
+        height, width = frames.shape[-2:]
+        target_height, target_width = self.frame_size
+        scale = min(height / target_height, width / target_width)
+        crop_height, crop_width = round(target_height * scale), round(target_width * scale)
+        top, left = (height - crop_height) // 2, (width - crop_width) // 2
+        return frames[..., top : top + crop_height, left : left + crop_width]
+
+    def _preprocess(
+        self, videos: list[Tensor], return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:  # kwargs: the per-call settings of other processors, which all stand in the config here
+        pixels = [self.resize_frames(video).float() / 255 for video in videos]
+        return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=return_tensors)
+
+    def normalize_actions(self, actions: Tensor) -> Tensor:
+        """Environment units (..., A) to what the model takes, float32."""
+        actions = actions.float()
+        if self.action_mean is None:
+            return actions
+        return (actions - actions.new_tensor(self.action_mean)) / actions.new_tensor(self.action_std)
+
+    def rewards_from_head(self, outputs: Tensor) -> Tensor:
+        """Outputs of the reward head to reward units, float32."""
+        outputs = outputs.float()
+        return outputs.sign() * outputs.abs().expm1() if self.reward_transform == "symlog" else outputs
+
+    def rewards_to_head(self, rewards: Tensor) -> Tensor:
+        """Reward units to the target of the reward head, float32; the inverse of `rewards_from_head`."""
+        rewards = rewards.float()
+        return rewards.sign() * rewards.abs().log1p() if self.reward_transform == "symlog" else rewards
+
+
+__all__ = ["IVideoGPTVideoProcessor"]
