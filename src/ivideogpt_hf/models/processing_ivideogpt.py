@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature
+from transformers.image_utils import PILImageResampling
 from transformers.video_processing_utils import BaseVideoProcessor
 
 RewardTransform = Literal["identity", "symlog"]
@@ -21,7 +22,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     Args:
         size: ``{"height": H, "width": W}`` of the frames that the model takes, in pixels.
-        do_center_crop: whether to cut the largest centred window of the target's aspect ratio before resizing (as the
+        crop_to_aspect: whether to cut the largest centred window of the target's aspect ratio before resizing (as the
             paper does for RoboNet) instead of squeezing the whole frame.
         action_mean, action_std: per dimension, in environment units; the model sees (action - mean) / std. None: the
             model sees actions as they are.
@@ -37,11 +38,12 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values_videos"]  # noqa: RUF012
     do_resize = True
     do_rescale = True
+    resample = PILImageResampling.BILINEAR
 
     def __init__(
         self,
         size: dict[str, int] | None = None,
-        do_center_crop: bool = False,
+        crop_to_aspect: bool = False,
         action_mean: Sequence[float] | None = None,
         action_std: Sequence[float] | None = None,
         action_low: Sequence[float] | None = None,
@@ -51,7 +53,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         **kwargs: Any,
     ) -> None:
         size = size or {"height": 64, "width": 64}
-        super().__init__(size=size, do_center_crop=do_center_crop, **kwargs)
+        super().__init__(size=size, **kwargs)
+        self.crop_to_aspect = crop_to_aspect
         self.action_mean, self.action_std = action_mean, action_std
         self.action_low, self.action_high = action_low, action_high
         self.action_names = action_names
@@ -91,7 +94,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
-        if self.do_center_crop:
+        if self.crop_to_aspect:
             frames = self._crop(frames)
         if frames.shape[-2:] == self.frame_size:
             return frames

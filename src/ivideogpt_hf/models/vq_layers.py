@@ -1,4 +1,4 @@
-"""Building blocks of the VQ model: convolutional towers of diffusers' blocks, cross-attention to the context, codebooks.
+"""Parts of the VQ model: convolutional towers of diffusers' blocks, cross-attention to the context, codebooks.
 
 Attribute names are those of the released weights.
 """
