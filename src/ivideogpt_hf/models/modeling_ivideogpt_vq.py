@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,10 +126,10 @@ class IVideoGPTVQModel(PreTrainedModel):
         """
         context = self.encode_context(context_frames)
         self._check_frames(future_frames, "future_frames")
-        quantized = self._quantize_future(context, future_frames)
+        quantized = self._quantize_future(context.encoder_memory, future_frames)
         output = IVideoGPTVQOutput(
             context_reconstruction=context.reconstruction,
-            future_reconstruction=self._decode_future_vectors(context, quantized.vectors),
+            future_reconstruction=self._decode_future_vectors(context.decoder_memory, quantized.vectors),
             context_commitment_loss=context.commitment_loss,
             future_commitment_loss=quantized.loss,
         )
@@ -180,36 +181,34 @@ class IVideoGPTVQModel(PreTrainedModel):
             encoder_memory=encoder_memory,
         )
 
-    def encode_future(self, context: VQContext, future_frames: Tensor) -> Tensor:
+    def encode_future(self, memory: Sequence[ContextMemory], future_frames: Tensor) -> Tensor:
         """Code future frames by what changed since the context.
 
         Args:
-            context: B contexts from `encode_context`.
+            memory: `VQContext.encoder_memory` of B contexts.
             future_frames: (B, T, 3, H, W) float in [0, 1]; any number of frames, in any order.
 
         Returns:
             (B, T, tokens_per_future_frame) int64 codes in [0, num_dynamics_codes).
 
         Raises:
-            ValueError: on a wrong shape or dtype, or a context that was rebuilt from tokens.
+            ValueError: on a wrong shape or dtype.
         """
         self._check_frames(future_frames, "future_frames")
-        return self._quantize_future(context, future_frames).codes
+        return self._quantize_future(memory, future_frames).codes
 
-    def _quantize_future(self, context: VQContext, future_frames: Tensor) -> Quantized:
-        if context.encoder_memory is None:
-            raise ValueError("this context was rebuilt from tokens and can only decode; use encode_context(frames)")
+    def _quantize_future(self, memory: Sequence[ContextMemory], future_frames: Tensor) -> Quantized:
         size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
-        latents, _ = self.cond_encoder(future_frames.flatten(0, 1).to(self.dtype), context.encoder_memory)
+        latents, _ = self.cond_encoder(future_frames.flatten(0, 1).to(self.dtype), memory)
         patches = latents.unflatten(3, (columns, size)).unflatten(2, (rows, size)).permute(0, 2, 4, 3, 5, 1)
         vectors = self.quant_linear(patches.flatten(3).flatten(1, 2))
         return self.dynamics_quantize(vectors.unflatten(0, future_frames.shape[:2]))
 
-    def decode_future(self, context: VQContext, codes: Tensor) -> Tensor:
+    def decode_future(self, memory: Sequence[ContextMemory], codes: Tensor) -> Tensor:
         """Decode future frames.
 
         Args:
-            context: B contexts.
+            memory: `VQContext.decoder_memory` of B contexts.
             codes: (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes); T counts all frames that belong to
                 a context, whether they follow each other or are alternatives.
 
@@ -220,13 +219,13 @@ class IVideoGPTVQModel(PreTrainedModel):
             ValueError: if a code is outside its range.
         """
         _check_codes(codes, 0, self.config.num_dynamics_codes, "dynamics")
-        return self._decode_future_vectors(context, self.dynamics_quantize.embedding(codes))
+        return self._decode_future_vectors(memory, self.dynamics_quantize.embedding(codes))
 
-    def _decode_future_vectors(self, context: VQContext, vectors: Tensor) -> Tensor:
+    def _decode_future_vectors(self, memory: Sequence[ContextMemory], vectors: Tensor) -> Tensor:
         size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
         patches = self.post_quant_linear(vectors.flatten(0, 1)).unflatten(2, (size, size, -1))
         latents = patches.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        frames, _ = self.cond_decoder(latents, context.decoder_memory)
+        frames, _ = self.cond_decoder(latents, memory)
         return frames.unflatten(0, vectors.shape[:2])
 
     # -- sequences ----------------------------------------------------------------------------------------------------
@@ -254,7 +253,7 @@ class IVideoGPTVQModel(PreTrainedModel):
         context = self.encode_context(frames[:, :num_context_frames])
         tokens = prompt_tokens(self.config, context.tokens)
         if frames.shape[1] > num_context_frames:
-            codes = self.encode_future(context, frames[:, num_context_frames:])
+            codes = self.encode_future(context.encoder_memory, frames[:, num_context_frames:])
             blocks = nn.functional.pad(codes + layout.dynamics_offset, (1, 0), value=layout.slot_id)
             tokens = torch.cat([tokens, blocks.flatten(1)], dim=1)
         labels = tokens.clone()
@@ -285,7 +284,7 @@ class IVideoGPTVQModel(PreTrainedModel):
             return context.reconstruction
         codes = tokens[:, layout.prompt_length :].unflatten(1, (num_future_frames, -1))[:, :, 1:]
         _check_codes(codes, layout.dynamics_offset, layout.num_dynamics_codes, "dynamics")
-        future = self.decode_future(context, codes - layout.dynamics_offset)
+        future = self.decode_future(context.decoder_memory, codes - layout.dynamics_offset)
         return torch.cat([context.reconstruction, future], dim=1)
 
     def resize_context(self, num_context_frames: int) -> None:

@@ -1,0 +1,115 @@
+"""How tokens are drawn: the options, random numbers that depend on nothing but seed and position, and the draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Constants of the SplitMix64 generator (Steele, Lea and Flood, 2014) as signed 64-bit integers.
+_GOLDEN_GAMMA = -0x61C8864680B583EB
+_MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of future frames are chosen.
+
+    Args:
+        temperature: divides the logits; > 0.
+        top_k: only the k most likely ids are drawn; None for all.
+        greedy: take the most likely id. Log-probabilities are still those of the distribution that the other arguments
+            describe.
+        restrict_to_codes: draw only dynamics codes inside a frame, and put the slot at a slot. False is what the
+            original code does: any id may be drawn, in an action-free model at slots (but the first) too, and decoding
+            moves an id that is no dynamics code to the nearest one that is.
+        seed: the same seed gives the same video whatever the batch it is in. One number for all rows, or one per row;
+            None draws one from torch's default generator. Candidates of one row draw differently.
+        common_random_numbers: let all candidates of a row draw with the same random numbers, so that they differ only
+            by their actions.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = 100
+    greedy: bool = False
+    restrict_to_codes: bool = True
+    seed: int | Sequence[int] | None = None
+    common_random_numbers: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}; use greedy=True for the mode")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1 or None, got {self.top_k}")
+
+    def row_seeds(self, num_rows: int, device: torch.device) -> Tensor:
+        """Seeds (num_rows,) int64; draws one for all rows from torch's default generator if there is none.
+
+        Raises:
+            ValueError: if a sequence of seeds has another length.
+        """
+        if self.seed is None:
+            return torch.randint(2**62, (1,)).to(device).expand(num_rows)
+        if isinstance(self.seed, int):
+            return torch.tensor(_as_signed(self.seed), device=device).expand(num_rows)
+        if len(self.seed) != num_rows:
+            raise ValueError(f"seed must be one number or one per row ({num_rows}), got {len(self.seed)}")
+        return torch.tensor([_as_signed(seed) for seed in self.seed], device=device)
+
+
+def _as_signed(seed: int) -> int:
+    seed %= 2**64
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The output function of SplitMix64; masks make the shifts of signed integers logical ones."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _MULTIPLIERS[0]
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _MULTIPLIERS[1]
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def uniforms(seeds: Tensor, streams: Tensor, first: Tensor, count: int) -> Tensor:
+    """Random numbers that are a function of (seed, stream, position) alone.
+
+    Args:
+        seeds, streams, first: (rows,) int64: seed, number of the candidate, first position in its stream.
+        count: how many consecutive positions.
+
+    Returns:
+        (rows, count) float32 in [0, 1).
+    """
+    keys = _mix(_mix(seeds * _GOLDEN_GAMMA) + streams * _GOLDEN_GAMMA)
+    positions = first[:, None] + torch.arange(1, count + 1, device=seeds.device)
+    bits = _mix(keys[:, None] + positions * _GOLDEN_GAMMA)
+    return ((bits >> 40) & (2**24 - 1)).to(torch.float32) * 2.0**-24
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one id per row by inverting the distribution function; everything stays on the device.
+
+    Args:
+        logits: (rows, ids).
+        uniform: (rows,) float32 in [0, 1).
+
+    Returns:
+        ids (rows,) int64 and their log-probabilities (rows,) float32 under the sampling distribution.
+    """
+    logits = logits.float() / sampling.temperature
+    num_ids = logits.shape[-1]
+    top, ids = logits.topk(min(sampling.top_k or num_ids, num_ids), dim=-1)
+    log_probs = top.log_softmax(dim=-1)
+    if sampling.greedy:
+        # Ties are broken as argmax does, which is how `generate` breaks them.
+        return logits.argmax(dim=-1), log_probs[:, 0]
+    cumulative = log_probs.exp().cumsum(dim=-1)
+    # Rounding may leave the last value below the largest uniform number.
+    choice = (
+        (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=top.shape[-1] - 1)
+    )
+    return ids.gather(-1, choice)[:, 0], log_probs.gather(-1, choice)[:, 0]

@@ -1,0 +1,284 @@
+"""What a rollout holds and returns: contexts, states, steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from .decoding import Tail
+from .models.modeling_ivideogpt_vq import ContextMemory
+
+
+@dataclass(frozen=True)
+class WorldModelSpec:
+    """What a world model takes and gives.
+
+    Args:
+        frame_size: (height, width) in pixels.
+        num_context_frames: frames that `WorldModel.reset` needs.
+        action_dim: width of an action, 0 if action-free.
+        action_low, action_high: bounds per dimension in environment units, or None where unknown.
+        has_reward: whether steps have a reward.
+        goal_conditioned: whether the first context frame is the goal.
+        num_trained_frames: longest future seen in training, or None where unknown.
+        max_future_frames: frames after which a rollout has to re-anchor: what training and positions allow.
+    """
+
+    frame_size: tuple[int, int]
+    num_context_frames: int
+    action_dim: int
+    action_low: tuple[float, ...] | None
+    action_high: tuple[float, ...] | None
+    has_reward: bool
+    goal_conditioned: bool
+    num_trained_frames: int | None
+    max_future_frames: int
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """P contexts, computed once and shared by all rows that continue them.
+
+    Args:
+        frames: (P, C, 3, H, W) uint8.
+        last_tokens: (P,) int64, the last token of each prompt.
+        prefix: (layers, 2, P, kv_heads, L, head_dim), keys and values of the prompts without their last token.
+        memory: keys and values for each cross-attention of the VQ decoder.
+    """
+
+    frames: Tensor
+    last_tokens: Tensor
+    prefix: Tensor
+    memory: tuple[ContextMemory, ...]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def select(self, indices: Tensor) -> Contexts:
+        """Copy the given contexts."""
+        memory = tuple(ContextMemory(m.key[indices], m.value[indices]) for m in self.memory)
+        return Contexts(self.frames[indices], self.last_tokens[indices], self.prefix[:, :, indices], memory)
+
+    def to(self, device: torch.device) -> Contexts:
+        """Copy to a device."""
+        memory = tuple(ContextMemory(m.key.to(device), m.value.to(device)) for m in self.memory)
+        moved = (tensor.to(device) for tensor in (self.frames, self.last_tokens, self.prefix))
+        return Contexts(*moved, memory)
+
+    @staticmethod
+    def cat(contexts: Sequence[Contexts]) -> Contexts:
+        """Join."""
+        joined = zip(*(c.memory for c in contexts), strict=True)
+        return Contexts(
+            torch.cat([c.frames for c in contexts]),
+            torch.cat([c.last_tokens for c in contexts]),
+            torch.cat([c.prefix for c in contexts], dim=2),
+            tuple(ContextMemory(torch.cat([m.key for m in ms]), torch.cat([m.value for m in ms])) for ms in joined),
+        )
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """Where B imagined worlds stand. Immutable: stepping returns a new state and leaves the old one valid, so that
+    keeping a state is all that undo needs.
+
+    Args:
+        contexts: the P contexts that the rows continue.
+        context_of_row: B indices into `contexts`.
+        tokens: (B, n, tokens_per_future_frame) int64, frames since the context; rows with fewer than n frames are
+            filled up at the front.
+        tail: what those frames added to the prompts' keys and values.
+        num_frames: per row, frames since its context.
+        num_steps: per row, frames since `WorldModel.reset`, whatever was re-anchored since.
+        streams: per row, the number of its stream of random numbers: `fork` gives each branch its own.
+    """
+
+    contexts: Contexts
+    context_of_row: tuple[int, ...]
+    tokens: Tensor
+    tail: Tail
+    num_frames: tuple[int, ...]
+    num_steps: tuple[int, ...]
+    streams: tuple[int, ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows B."""
+        return len(self.context_of_row)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        return self.tokens.device
+
+    @property
+    def rows_per_context(self) -> int | None:
+        """N where rows 0 ... N-1 continue context 0, the next N context 1 and so on; None in any other order."""
+        per_context, rest = divmod(self.batch_size, len(self.contexts))
+        grouped = tuple(row // per_context for row in range(self.batch_size)) if per_context and not rest else None
+        return per_context if grouped == self.context_of_row else None
+
+    def grouped(self) -> WorldState:
+        """The same state with rows in the order of their contexts; copies contexts only where that takes it."""
+        if self.rows_per_context is not None:
+            return self
+        indices = torch.tensor(self.context_of_row, device=self.device)
+        return replace(self, contexts=self.contexts.select(indices), context_of_row=tuple(range(self.batch_size)))
+
+    def fork(self, num_branches: int) -> WorldState:
+        """Branch every row: B rows become B * num_branches, the branches of row 0 first. Contexts are not copied.
+
+        Branches given the same actions stay equal under greedy sampling or common random numbers; otherwise each draws
+        its own future.
+
+        Raises:
+            ValueError: if num_branches is smaller than one.
+        """
+        if num_branches < 1:
+            raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+        rows = [row for row in range(self.batch_size) for _ in range(num_branches)]
+        forked = self._select_rows(rows)
+        # Streams are 64-bit numbers on the device; a deep tree wraps around.
+        streams = (
+            (stream * num_branches + branch) % 2**63 for stream in self.streams for branch in range(num_branches)
+        )
+        return replace(forked, streams=tuple(streams))
+
+    def index(self, rows: Sequence[int] | Tensor) -> WorldState:
+        """Take the given rows, in the given order; a row may be taken more than once.
+
+        Raises:
+            IndexError: if a row does not exist.
+        """
+        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
+        bad = [row for row in rows if not -self.batch_size <= row < self.batch_size]
+        if bad or not rows:
+            raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
+        rows = [row % self.batch_size for row in rows]
+        selected = self._select_rows(rows)
+        used = list(dict.fromkeys(selected.context_of_row))
+        if len(used) == len(self.contexts):
+            return selected
+        renumbered = tuple(used.index(context) for context in selected.context_of_row)
+        contexts = self.contexts.select(torch.tensor(used, device=self.device))
+        return replace(selected, contexts=contexts, context_of_row=renumbered)
+
+    def _select_rows(self, rows: Sequence[int]) -> WorldState:
+        taken = torch.tensor(rows, device=self.device)
+        per_row = ("context_of_row", "num_frames", "num_steps", "streams")
+        return replace(
+            self,
+            tokens=self.tokens[taken],
+            tail=self.tail.select(taken),
+            **{name: tuple(getattr(self, name)[row] for row in rows) for name in per_row},
+        )
+
+    @staticmethod
+    def cat(states: Sequence[WorldState]) -> WorldState:
+        """Join states of one world model, of any ages, row after row.
+
+        Raises:
+            ValueError: if there is nothing to join, or the states are on different devices.
+        """
+        if not states:
+            raise ValueError("WorldState.cat needs at least one state")
+        if len({state.device for state in states}) > 1:
+            raise ValueError(f"states are on different devices: {[str(state.device) for state in states]}")
+        # Branches of one context keep sharing it.
+        contexts = list({id(state.contexts): state.contexts for state in states}.values())
+        first = dict(zip(map(id, contexts), _running_sum([len(c) for c in contexts]), strict=True))
+        longest = max(state.tokens.shape[1] for state in states)
+        valid_token = next((s.tokens.flatten()[0].item() for s in states if s.tokens.numel()), 0)
+        tokens = [
+            torch.nn.functional.pad(s.tokens, (0, 0, longest - s.tokens.shape[1], 0), value=valid_token) for s in states
+        ]
+        per_row = ("num_frames", "num_steps", "streams")
+        return WorldState(
+            contexts=contexts[0] if len(contexts) == 1 else Contexts.cat(contexts),
+            context_of_row=tuple(first[id(s.contexts)] + context for s in states for context in s.context_of_row),
+            tokens=torch.cat(tokens),
+            tail=Tail.cat([s.tail for s in states], [s.batch_size for s in states]),
+            **{name: tuple(value for s in states for value in getattr(s, name)) for name in per_row},
+        )
+
+    def to(self, device: torch.device | str) -> WorldState:
+        """Copy to a device."""
+        device = torch.device(device)
+        return replace(
+            self, contexts=self.contexts.to(device), tokens=self.tokens.to(device), tail=self.tail.to(device)
+        )
+
+
+def _running_sum(lengths: Sequence[int]) -> list[int]:
+    return [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The result of one action.
+
+    Args:
+        frame: (B, 3, H, W) uint8, or None if not asked for.
+        reward: (B,) float32 in reward units, or None without a reward head or if not asked for.
+        tokens: (B, tokens_per_future_frame) int64, vocabulary ids.
+        log_prob: (B,) float32, log-probability of the tokens under the sampling distribution.
+    """
+
+    frame: Tensor | None
+    reward: Tensor | None
+    tokens: Tensor
+    log_prob: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees in `WorldModel.imagine`.
+
+    Args:
+        frame: (B, 3, H, W) uint8, the last known frame.
+        reward: (B,) float32, reward of the last step; None before the first or without a reward head.
+        step: steps taken so far in this call.
+        state: where the worlds stand.
+    """
+
+    frame: Tensor
+    reward: Tensor | None
+    step: int
+    state: WorldState
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Predicted futures. The axis N of candidates is there if actions had it or `num_samples` was given.
+
+    Args:
+        frames: (B, [N,] decoded steps, 3, H, W) uint8, predicted frames only; None if not asked for.
+        rewards: (B, [N,] T) float32 in reward units; None without a reward head or if not asked for.
+        tokens: (B, [N,] T, tokens_per_future_frame) int64, vocabulary ids; None if not asked for.
+        log_probs: (B, [N,] T) float32, log-probability of each frame's tokens under the sampling distribution.
+        actions: (B, [N,] T, A) float32 in environment units, or None if action-free.
+        decoded_steps: which of the T steps `frames` shows.
+        reanchored_at: steps before which some row was re-anchored on its own predictions.
+        state: where the worlds stand at the end, B * N rows.
+    """
+
+    frames: Tensor | None
+    rewards: Tensor | None
+    tokens: Tensor | None
+    log_probs: Tensor
+    actions: Tensor | None
+    decoded_steps: tuple[int, ...]
+    reanchored_at: tuple[int, ...]
+    state: WorldState
+
+    def split_candidates(self, num_candidates: int) -> Rollout:
+        """Turn the leading axis B * N of every tensor into (B, N)."""
+        tensors = {
+            field.name: value.unflatten(0, (-1, num_candidates))
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
