@@ -1,0 +1,74 @@
+"""iVideoGPT, the interactive world model (Wu et al., NeurIPS 2024), for the Hugging Face ecosystem.
+
+Public names are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import auto_classes
+
+if TYPE_CHECKING:
+    from .models.configuration_ivideogpt import IVideoGPTConfig
+    from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
+    from .models.modeling_ivideogpt import IVideoGPTForCausalLM, IVideoGPTOutput
+    from .models.modeling_ivideogpt_vq import IVideoGPTVQModel, IVideoGPTVQOutput, VQContext
+    from .models.processing_ivideogpt import IVideoGPTVideoProcessor
+    from .models.token_layout import TokenLayout
+    from .pipeline import IVideoGPTPipeline, IVideoGPTPipelineOutput
+    from .sampling import Sampling
+    from .world_model import WorldModel
+    from .world_state import Observation, Rollout, Step, WorldModelSpec, WorldState
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "models.configuration_ivideogpt": ("IVideoGPTConfig",),
+    "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
+    "models.modeling_ivideogpt": ("IVideoGPTForCausalLM", "IVideoGPTOutput"),
+    "models.modeling_ivideogpt_vq": ("IVideoGPTVQModel", "IVideoGPTVQOutput", "VQContext"),
+    "models.processing_ivideogpt": ("IVideoGPTVideoProcessor",),
+    "models.token_layout": ("TokenLayout",),
+    "pipeline": ("IVideoGPTPipeline", "IVideoGPTPipelineOutput"),
+    "sampling": ("Sampling",),
+    "world_model": ("WorldModel",),
+    "world_state": ("Observation", "Rollout", "Step", "WorldModelSpec", "WorldState"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 (the order of _HOMES, which a test compares)
+    "IVideoGPTConfig",
+    "IVideoGPTVQConfig",
+    "IVideoGPTForCausalLM",
+    "IVideoGPTOutput",
+    "IVideoGPTVQModel",
+    "IVideoGPTVQOutput",
+    "VQContext",
+    "IVideoGPTVideoProcessor",
+    "TokenLayout",
+    "IVideoGPTPipeline",
+    "IVideoGPTPipelineOutput",
+    "Sampling",
+    "WorldModel",
+    "Observation",
+    "Rollout",
+    "Step",
+    "WorldModelSpec",
+    "WorldState",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    if _HOME_OF[name].startswith("models."):
+        auto_classes.register()
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+auto_classes.register_on_first_use()
