@@ -5,8 +5,8 @@ Needs an environment of its own, kept apart from the package's:
     pip install "metaworld==3.1.1" packaging
     MUJOCO_GL=egl python scripts/collect_metaworld.py datasets/default
 
-Writes one npz per episode under train/ and test/: frames (T, 3, 64, 64) uint8; actions (T-1, 4) float32 in [-1, 1], where
-actions[t] leads from frame t to frame t+1; rewards (T-1,) float32, summed over the repeated action.
+Writes one npz per episode under train/ and test/: frames (T, 3, 64, 64) uint8; actions (T-1, 4) float32 in [-1, 1],
+where actions[t] leads from frame t to frame t+1; rewards (T-1,) float32, summed over the repeated action.
 """
 
 import sys
@@ -24,7 +24,7 @@ HELD_OUT_PER_TASK = 10
 NUM_FRAMES = 51
 ACTION_REPEAT = 2
 FRAME_SIZE = 64
-# Half of the episodes act well or nearly so; the other half show what all other actions do, or the model could ignore them.
+# Half of the episodes act well. With those alone a model could guess the action from the frames, and ignore it.
 BEHAVIOURS = ("expert", "noisy expert", "random", "noisy expert", "random", "mixed")
 
 
@@ -40,7 +40,7 @@ def make_environment(task, seed):
 
 
 def render(env, renderer):
-    """One upright frame (3, 64, 64) uint8. Shadows cost ten times the rest, so they are off; the box average smooths edges."""
+    """One upright frame (3, 64, 64) uint8. Shadows would cost ten times the rest; the box average smooths edges."""
     renderer.update_scene(env.data, camera="corner")
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
@@ -163,7 +164,7 @@ def load_parts(
     transformer = load_transformer(folder, dtype=dtype)
     if goal_conditioned is not None:
         transformer.config.goal_conditioned = goal_conditioned
-        transformer.config.validate()
+        transformer.config.check_geometry()
     return vq_model, transformer, load_processor(folder)
 
 
@@ -194,6 +195,8 @@ def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part:
         network, info = model_class.from_pretrained(
             folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
+    except StrictDataclassError as error:
+        raise ValueError(f"{Path(folder) / part / 'config.json'} holds a value of the wrong kind: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     problems = [f"missing: {name}" for name in sorted(info["missing_keys"])]

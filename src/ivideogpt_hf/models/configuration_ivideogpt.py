@@ -55,9 +55,10 @@ class IVideoGPTConfig(LlamaConfig):
         if self.vocab_size is None:
             self.vocab_size = self.layout.vocab_size
         super().__post_init__(**kwargs)
+        self.check_geometry()
 
-    def validate_geometry(self) -> None:
-        """Part of the `@strict` validation: vocabulary, positions and heads must fit the layout.
+    def check_geometry(self) -> None:
+        """Vocabulary, positions and heads must fit the layout. Called at construction.
 
         Raises:
             ValueError: naming the field that does not fit.

@@ -64,8 +64,12 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
 
-    def validate_geometry(self) -> None:
-        """Part of the `@strict` validation: the sizes must divide.
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check_geometry()
+
+    def check_geometry(self) -> None:
+        """The sizes must divide. Called at construction.
 
         Raises:
             ValueError: naming the field that does not fit.

@@ -1,0 +1,114 @@
+"""Tiny real models: every part is the real class, with few channels and random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ivideogpt_hf import (
+    IVideoGPTConfig,
+    IVideoGPTForCausalLM,
+    IVideoGPTVideoProcessor,
+    IVideoGPTVQConfig,
+    IVideoGPTVQModel,
+    WorldModel,
+)
+
+# The models are too small to gain from threads, and several test processes on few cores lose much by them.
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).parents[2] / "shared"
+LAYOUT_FIELDS = (
+    "num_context_frames",
+    "tokens_per_context_frame",
+    "tokens_per_future_frame",
+    "num_context_codes",
+    "num_dynamics_codes",
+)
+
+
+def build_vq_model(seed: int = 0, **config: Any) -> IVideoGPTVQModel:
+    """A VQ model of 16 x 16 frames: 64 tokens for a context frame, 4 for a future frame."""
+    defaults = {
+        "resolution": 16,
+        "block_out_channels": (32, 32),
+        "layers_per_block": 1,
+        "latent_channels": 8,
+        "num_context_codes": 24,
+        "num_dynamics_codes": 40,
+        "max_att_resolution": 8,
+        "patch_size": 4,
+    }
+    torch.manual_seed(seed)
+    return IVideoGPTVQModel(IVideoGPTVQConfig(**(defaults | config))).eval()
+
+
+def build_transformer(vq_config: IVideoGPTVQConfig, seed: int = 0, **config: Any) -> IVideoGPTForCausalLM:
+    """A transformer for a VQ model, with room for six future frames after two context frames of 64 tokens.
+
+    Weights are large, so that predictions are far from ties, and actions have an effect.
+    """
+    defaults = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 160,
+        "initializer_range": 0.3,
+    }
+    layout = {name: getattr(vq_config.layout, name) for name in LAYOUT_FIELDS}
+    torch.manual_seed(seed)
+    model = IVideoGPTForCausalLM(IVideoGPTConfig(**(defaults | layout | config))).eval()
+    if model.config.action_dim:
+        torch.nn.init.normal_(model.action_linear.weight)
+        torch.nn.init.normal_(model.action_linear.bias)
+    return model
+
+
+def build_world(
+    vq: dict[str, Any] | None = None, processor: dict[str, Any] | None = None, **transformer: Any
+) -> WorldModel:
+    """A world model of the two above; keyword arguments are fields of the transformer's config."""
+    vq_model = build_vq_model(**(vq or {}))
+    height, width = vq_model.config.frame_size
+    processor = IVideoGPTVideoProcessor(size={"height": height, "width": width}, **(processor or {}))
+    return WorldModel(vq_model, build_transformer(vq_model.config, **transformer), processor)
+
+
+def random_frames(*leading: int, size: int = 16, seed: int = 0) -> torch.Tensor:
+    """uint8 frames (*leading, 3, size, size)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*leading, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def random_actions(*shape: int, seed: int = 0) -> torch.Tensor:
+    """float32 actions."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def world() -> WorldModel:
+    """Action-conditioned (3 wide), with a reward head, two context frames."""
+    return build_world(action_dim=3, predict_reward=True)
+
+
+@pytest.fixture(scope="session")
+def free_world() -> WorldModel:
+    """Action-free, two context frames."""
+    return build_world()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Resolves a path in the material beside the checkout, and skips the test where it is absent."""
+
+    def resolve(path: str) -> Path:
+        if not (SHARED / path).exists():
+            pytest.skip(f"needs ../shared/{path}, which is not there")
+        return SHARED / path
+
+    return resolve
