@@ -1,0 +1,122 @@
+"""Bad input at the world-model boundary: each has its own message."""
+
+import pytest
+import torch
+
+from ivideogpt_hf import Sampling
+from tests.conftest import random_actions, random_frames
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(1, 2, 1, 16, 16, dtype=torch.uint8), "3 colour channels"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), r"must have shape \(B, C, 3, H, W\)"),
+        (torch.zeros(1, 2, 3, 16, 16), "must be a torch.uint8 tensor"),
+        (torch.full((1, 2, 3, 16, 16), NAN), "must be a torch.uint8 tensor"),
+        (torch.zeros(1, 2, 3, 16, 16, dtype=torch.int64), "must be a torch.uint8 tensor"),
+        ([[1, 2]], "must be a torch.uint8 tensor"),
+        (torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8), "frames of 16 x 16 pixels, got 32 x 32"),
+        (torch.zeros(1, 1, 3, 16, 16, dtype=torch.uint8), "got 1 context frames, fewer than the 2"),
+        (torch.zeros(1, 3, 3, 16, 16, dtype=torch.uint8), "got 3 context frames, more than the 2"),
+        (torch.zeros(0, 2, 3, 16, 16, dtype=torch.uint8), "at least one clip"),
+    ],
+)
+def test_bad_frames(world, frames, message):
+    with pytest.raises(ValueError, match=message):
+        world.reset(frames)
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (None, "is action-conditioned"),
+        (torch.zeros(2, 3, 4), "actions of width 3, got width 4"),
+        (torch.zeros(1, 3, 3), r"must have shape \(2, 3, 3\), got \(1, 3, 3\)"),
+        (torch.zeros(2, 3), r"\(B, T, A\) or \(B, N, T, A\)"),
+        (torch.zeros(2, 0, 3), "there are 0 actions"),
+        (torch.full((2, 3, 3), NAN), "NaN or infinite values, first at index"),
+        (torch.full((2, 3, 3), float("inf")), "NaN or infinite values"),
+        ([[0.0]], "must be a tensor"),
+    ],
+)
+def test_bad_actions(world, actions, message):
+    with pytest.raises(ValueError, match=message):
+        world.rollout(random_frames(2, 2), actions)
+
+
+def test_number_of_actions_and_frames_must_agree(world):
+    with pytest.raises(ValueError, match="num_frames is 5, but there are 3 actions"):
+        world.rollout(random_frames(1, 2), random_actions(1, 3, 3), num_frames=5)
+
+
+def test_actions_for_an_action_free_model(free_world):
+    with pytest.raises(ValueError, match="action-free model"):
+        free_world.rollout(random_frames(1, 2), random_actions(1, 3, 3))
+    with pytest.raises(ValueError, match="action-free model"):
+        free_world.step(free_world.reset(random_frames(1, 2)), random_actions(1, 3))
+
+
+def test_action_free_rollout_needs_a_length(free_world):
+    with pytest.raises(ValueError, match="needs num_frames >= 1"):
+        free_world.rollout(random_frames(1, 2))
+
+
+def test_candidates_in_two_ways(world):
+    with pytest.raises(ValueError, match="drop num_samples"):
+        world.rollout(random_frames(1, 2), random_actions(1, 4, 3, 3), num_samples=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"outputs": ("frames", "reward")}, "outputs must be"),
+        ({"outputs": "frames"}, "outputs must be"),
+        ({"decode_steps": (3,)}, "decode_steps must be"),
+        ({"decode_steps": "first"}, "decode_steps must be"),
+        ({"horizon_policy": "wrap"}, "horizon_policy must be"),
+        ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"sampling": Sampling(seed=(1, 2, 3))}, "one per row"),
+    ],
+)
+def test_bad_options(world, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        world.rollout(random_frames(1, 2), random_actions(1, 3, 3), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (torch.zeros(1, 3, 16, 16), "torch.uint8 tensor of shape"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), r"shape \(1, 3, 16, 16\)"),
+        (None, "got NoneType"),
+    ],
+)
+def test_bad_observed_frame(world, frame, message):
+    with pytest.raises(ValueError, match=message):
+        world.observe(world.reset(random_frames(1, 2)), random_actions(1, 3), frame)
+
+
+@pytest.mark.parametrize(
+    ("policy", "horizon", "message"),
+    [
+        (lambda observation: torch.zeros(1, 4), 2, "actions of width 3, got width 4"),
+        (lambda observation: torch.full((1, 3), NAN), 2, "NaN"),
+        (torch.zeros(1, 3, 3), 2, r"must have shape \(B, 2, A\)"),
+        (lambda observation: torch.zeros(1, 3), 0, "horizon must be at least 1"),
+    ],
+)
+def test_bad_policies(world, policy, horizon, message):
+    with pytest.raises(ValueError, match=message):
+        world.imagine(world.reset(random_frames(1, 2)), policy, horizon)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.0}, "temperature must be positive"), ({"top_k": 0}, "top_k must be at least 1")],
+)
+def test_bad_sampling(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**options)
