@@ -1,7 +1,5 @@
 """Configuration of the transformer. Reads the config files of the released checkpoints as they are."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

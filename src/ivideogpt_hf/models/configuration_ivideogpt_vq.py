@@ -1,7 +1,5 @@
 """Configuration of the VQ model. Reads the config files of the released checkpoints as they are."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict

@@ -1,0 +1,99 @@
+"""transformers' Auto classes find ours: with the package by importing it, without it by `trust_remote_code=True`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ivideogpt_hf
+
+SOURCE = str(Path(ivideogpt_hf.__file__).parents[1])
+AUTO_CLASSES = [
+    ("AutoConfig", "tokenizer", "IVideoGPTVQConfig"),
+    ("AutoModel", "tokenizer", "IVideoGPTVQModel"),
+    ("AutoConfig", "transformer", "IVideoGPTConfig"),
+    ("AutoModel", "transformer", "IVideoGPTForCausalLM"),
+    ("AutoModelForCausalLM", "transformer", "IVideoGPTForCausalLM"),
+]
+
+
+def run(code, *, with_package, home):
+    """Run code in a fresh interpreter, with or without the package; returns its output."""
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = SOURCE if with_package else ""
+    if not with_package:  # it may be installed in the environment that runs the tests
+        code = "import sys; sys.modules['ivideogpt_hf'] = None\n" + code
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkpoint(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    world.save_pretrained(folder, remote_code=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "order", ["import ivideogpt_hf, transformers", "import transformers.models.auto, ivideogpt_hf"]
+)
+def test_importing_the_package_is_enough(checkpoint, tmp_path, order):
+    lines = [
+        f"print(type(transformers.{auto}.from_pretrained({str(checkpoint)!r}, subfolder={part!r})))"
+        for auto, part, _ in AUTO_CLASSES
+    ]
+    output = run("\n".join([order, *lines]), with_package=True, home=tmp_path)
+    for line, (_, _, name) in zip(output.splitlines(), AUTO_CLASSES, strict=True):
+        assert line.startswith("<class 'ivideogpt_hf.models.")
+        assert name in line
+
+
+def test_remote_code_needs_no_package(checkpoint, tmp_path):
+    lines = [
+        f"print(type(transformers.{auto}.from_pretrained("
+        f"{str(checkpoint)!r}, subfolder={part!r}, trust_remote_code=True)))"
+        for auto, part, _ in AUTO_CLASSES
+    ]
+    output = run("\n".join(["import transformers", *lines]), with_package=False, home=tmp_path)
+    for line, (_, _, name) in zip(output.splitlines(), AUTO_CLASSES, strict=True):
+        assert line.startswith("<class 'transformers_modules.")
+        assert name in line
+
+
+def test_remote_code_computes_the_same(checkpoint, tmp_path):
+    code = f"""
+import torch, transformers
+model = transformers.AutoModel.from_pretrained({str(checkpoint)!r}, subfolder="tokenizer", trust_remote_code=True)
+frames = torch.linspace(0, 1, 4 * 3 * 256).view(1, 4, 3, 16, 16)
+print(model.tokenize(frames)[0].tolist())
+"""
+    without = run(code, with_package=False, home=tmp_path)
+    assert without == run("import ivideogpt_hf\n" + code, with_package=True, home=tmp_path)
+
+
+def test_importing_the_package_and_help_load_nothing_heavy(tmp_path):
+    code = """
+import sys
+import ivideogpt_hf, ivideogpt_hf.cli
+try:
+    ivideogpt_hf.cli.main(["--help"])
+except SystemExit:
+    pass
+heavy = ("torch", "transformers", "diffusers", "gradio", "datasets", "accelerate")
+print([name for name in heavy if name in sys.modules])
+"""
+    assert run(code, with_package=True, home=tmp_path).splitlines()[-1] == "[]"
+
+
+def test_public_names_are_all_there():
+    assert sorted(ivideogpt_hf._HOME_OF) == sorted(ivideogpt_hf.__all__)
+    for name in ivideogpt_hf.__all__:
+        assert getattr(ivideogpt_hf, name).__name__ == name
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = ivideogpt_hf.Nonsense
