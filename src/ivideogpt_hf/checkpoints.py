@@ -161,10 +161,7 @@ def load_parts(
         ValueError: if a weight is missing, unused or wrongly shaped.
     """
     vq_model = load_vq_model(folder, dtype=dtype)
-    transformer = load_transformer(folder, dtype=dtype)
-    if goal_conditioned is not None:
-        transformer.config.goal_conditioned = goal_conditioned
-        transformer.config.check_geometry()
+    transformer = load_transformer(folder, dtype=dtype, goal_conditioned=goal_conditioned)
     return vq_model, transformer, load_processor(folder)
 
 
@@ -173,9 +170,20 @@ def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> 
     return _load_strictly(IVideoGPTVQModel, folder, VQ_FOLDER, dtype)
 
 
-def load_transformer(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> IVideoGPTForCausalLM:
+def load_transformer(
+    folder: PathOrRepo, *, dtype: torch.dtype = torch.float32, goal_conditioned: bool | None = None
+) -> IVideoGPTForCausalLM:
     """Load the transformer alone; see `load_parts`."""
-    return _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, dtype)
+    transformer = _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, dtype)
+    if goal_conditioned is not None:
+        transformer.config.goal_conditioned = goal_conditioned
+        transformer.config.check_geometry()
+    return transformer
+
+
+def is_goal_conditioned(path_or_repo_id: PathOrRepo, told: bool | None) -> bool | None:
+    """What the caller tells, else what a released Hub id tells; None: as the checkpoint says."""
+    return True if told is None and os.fspath(path_or_repo_id) in RELEASED_GOAL_CONDITIONED else told
 
 
 def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:

@@ -110,7 +110,7 @@ def _predict(args: argparse.Namespace) -> None:
     video, actions = args.video, args.actions
     if video is None:
         if args.checkpoint is not None or actions is not None:
-            raise ValueError("which video? Give a file or a folder of images")
+            raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
         video = actions = str(Path(__file__).parent / "default" / "episode.npz")
     frames = read_video(video)
     num_context = world.spec.num_context_frames - int(world.spec.goal_conditioned)

@@ -81,8 +81,7 @@ class WorldModel:
         folder = checkpoints.fetch(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        if goal_conditioned is None and str(path_or_repo_id) in checkpoints.RELEASED_GOAL_CONDITIONED:
-            goal_conditioned = True
+        goal_conditioned = checkpoints.is_goal_conditioned(path_or_repo_id, goal_conditioned)
         return cls(*checkpoints.load_parts(folder, dtype=dtype, goal_conditioned=goal_conditioned))
 
     @classmethod

@@ -1,0 +1,313 @@
+"""Video and actions from files and arrays, and video to files. PyAV and PIL are imported where they are used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Source = Any  # what `read_video` lists
+VIDEO_KEYS = ("frames", "image", "observation")
+ACTION_KEYS = ("actions", "action")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SEPARATOR_PIXELS = 2
+MAX_PIXEL = 255
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_video(source: Source) -> Tensor:
+    """Read a clip.
+
+    Args:
+        source: one of
+            - a video file (mp4 and whatever else PyAV reads) or a gif;
+            - an npz file with the frames under "frames", "image" or "observation", or an npy file;
+            - a folder of images, in natural order of their names;
+            - a list of PIL images, of arrays or of tensors;
+            - an array or tensor (T, H, W, 3) or (T, 3, H, W): integers in 0 ... 255, or floats in [0, 1];
+            - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
+
+    Returns:
+        (T, 3, H, W) uint8.
+
+    Raises:
+        OSError: if a file is missing, empty or corrupt.
+        ValueError: if what is there is no RGB video.
+    """
+    if isinstance(source, Mapping):
+        return _read_undecoded(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(Path(source))
+    if isinstance(source, Sequence):
+        return _from_images(source, "the list")
+    if isinstance(source, (np.ndarray, Tensor)):
+        return frames_from_array(source)
+    raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
+
+
+def _read_path(path: Path) -> Tensor:
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    if path.suffix in (".npz", ".npy"):
+        return frames_from_array(_read_numpy(path, VIDEO_KEYS))
+    if path.suffix.lower() == ".gif":
+        return _read_gif(path)
+    return _decode(str(path), str(path))
+
+
+def _read_undecoded(value: Mapping[str, Any]) -> Tensor:
+    if value.get("bytes") is not None:
+        return _decode(io.BytesIO(value["bytes"]), value.get("path") or "the video in memory")
+    if value.get("path") is not None:
+        return _read_path(Path(value["path"]))
+    raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(value)}")
+
+
+def _decode(file: str | io.BytesIO, name: str) -> Tensor:
+    import av
+
+    try:
+        with av.open(file) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.FFmpegError, IndexError) as error:
+        raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
+    if not frames:
+        raise OSError(f"{name} holds no frames")
+    return frames_from_array(np.stack(frames))
+
+
+def _read_gif(path: Path) -> Tensor:
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    except (UnidentifiedImageError, EOFError) as error:
+        raise OSError(f"{path} is not a readable gif: {error}") from error
+    return frames_from_array(np.stack(frames))
+
+
+def _read_folder(path: Path) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    files = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+    if not files:
+        raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+                images.append(image)
+        except (UnidentifiedImageError, OSError) as error:
+            raise OSError(f"{file} is not a readable image: {error}") from error
+    return _from_images(images, str(path))
+
+
+def _natural_order(file: Path) -> list[Any]:
+    """frame_2 before frame_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _from_images(images: Sequence[Any], name: str) -> Tensor:
+    """Stack PIL images, arrays or tensors of one size."""
+    if not images:
+        raise ValueError(f"{name} holds no frames")
+    for image in images:
+        if not isinstance(image, (np.ndarray, Tensor)) and getattr(image, "mode", None) != "RGB":
+            kind = f"an image of mode {image.mode}" if hasattr(image, "mode") else type(image).__name__
+            raise ValueError(f"{name} must hold arrays or RGB images, found {kind}; image.convert('RGB') makes one")
+    arrays = [np.asarray(image) for image in images]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} holds frames of different sizes: {sorted(shapes)}")
+    return frames_from_array(np.stack(arrays))
+
+
+def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
+    """Frames (T, H, W, 3) or (T, 3, H, W) to (T, 3, H, W) uint8.
+
+    Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
+
+    Raises:
+        ValueError: on another shape or range, or NaN.
+    """
+    frames = torch.as_tensor(frames)
+    if frames.ndim != 4 or (frames.shape[-1] == 3) == (frames.shape[1] == 3):
+        raise ValueError(
+            f"frames must have shape (T, H, W, 3) or (T, 3, H, W) with 3 colour channels, got {tuple(frames.shape)}"
+        )
+    if frames.shape[1] != 3:
+        frames = frames.movedim(-1, 1)
+    if not len(frames):
+        raise ValueError("the video holds no frames")
+    if frames.dtype == torch.uint8:
+        return frames.contiguous()
+    if frames.is_floating_point():
+        _check_range(frames, 1, "float frames")
+        return (frames.float() * MAX_PIXEL).round().to(torch.uint8).contiguous()
+    _check_range(frames, MAX_PIXEL, "integer frames")
+    return frames.to(torch.uint8).contiguous()
+
+
+def _check_range(frames: Tensor, highest: int, name: str) -> None:
+    if frames.is_floating_point() and not torch.isfinite(frames).all():
+        raise ValueError("frames contain NaN or infinite pixels")
+    low, high = frames.min().item(), frames.max().item()
+    if low < 0 or high > highest:
+        raise ValueError(f"{name} must be in [0, {highest}], got values from {low:.4g} to {high:.4g}")
+
+
+def read_actions(source: Any) -> Tensor:
+    """Read actions.
+
+    Args:
+        source: an array, tensor or nested list (T, A); or a file: npy, npz (under "actions" or "action"), csv (one row
+            per step, with or without a header line) or json (list of lists).
+
+    Returns:
+        (T, A) float32.
+
+    Raises:
+        OSError: if a file is missing or corrupt.
+        ValueError: if what is there is no table of finite numbers.
+    """
+    name = "actions"
+    if isinstance(source, (str, os.PathLike)):
+        name, source = str(source), _read_action_file(Path(source))
+    try:
+        actions = torch.as_tensor(np.asarray(source, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold a table of numbers with rows of one width: {error}") from error
+    if actions.ndim != 2 or 0 in actions.shape:
+        raise ValueError(f"{name} must have shape (T, A), got {tuple(actions.shape)}")
+    bad = torch.isfinite(actions).all(dim=1).logical_not().nonzero()
+    if len(bad):
+        raise ValueError(f"{name} contain NaN or infinite values, first in row {bad[0].item()}")
+    return actions
+
+
+def _read_action_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix in (".npz", ".npy"):
+        return _read_numpy(path, ACTION_KEYS)
+    if path.suffix == ".json":
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OSError(f"{path} is not valid JSON: {error}") from error
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+        return rows[1:] if rows and not _is_number(rows[0][0]) else rows
+    raise ValueError(f"actions are read from npy, npz, csv or json, not from {path.name}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_numpy(path: Path, keys: Sequence[str]) -> np.ndarray:
+    """The array in an npy file, or under the first of ``keys`` in an npz file. Pickles are never loaded."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            key = next((key for key in keys if key in loaded.files), None)
+            if key is not None:
+                return loaded[key]
+            names = loaded.files
+    except Exception as error:  # numpy and zipfile raise many kinds on a broken file
+        raise OSError(f"{path} cannot be read, it is corrupt or holds pickled objects: {error}") from error
+    raise ValueError(f"{path} must hold one of {list(keys)}, it holds {names}")
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(*clips: Tensor) -> Tensor:
+    """Put clips (T, 3, H, W) uint8 of one size next to each other, with a white line between.
+
+    Returns:
+        (T, 3, H, N * W + (N - 1) * 2) uint8.
+
+    Raises:
+        ValueError: if the clips differ in length or size.
+    """
+    shapes = {tuple(clip.shape) for clip in clips}
+    if len(shapes) != 1:
+        raise ValueError(f"clips to put side by side must have one length and size, got {sorted(shapes)}")
+    separator = torch.full((*clips[0].shape[:3], SEPARATOR_PIXELS), MAX_PIXEL, dtype=torch.uint8)
+    parts = [part for clip in clips for part in (separator, clip.cpu())]
+    return torch.cat(parts[1:], dim=-1)
+
+
+def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, scale: int = 1) -> Path:
+    """Write a clip as mp4 (H.264) or gif, by the suffix of the path; missing folders are made.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+        path: file to write.
+        fps: frames per second.
+        scale: enlarge each pixel to a square of this side. H.264 needs even sizes: where a side is odd even so, its
+            last line of pixels is doubled.
+
+    Raises:
+        ValueError: on another shape or dtype, or an unknown suffix.
+    """
+    path = Path(path)
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+        raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"video is written as .mp4 or .gif, not as {path.name}")
+    if fps < 1 or scale < 1:
+        raise ValueError(f"fps and scale must be at least 1, got {fps} and {scale}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = frames.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3).movedim(1, -1).numpy()
+    if path.suffix.lower() == ".gif":
+        _write_gif(images, path, fps)
+    else:
+        _write_mp4(images, path, fps)
+    return path
+
+
+def _write_gif(images: np.ndarray, path: Path, fps: int) -> None:
+    from PIL import Image
+
+    # One palette for all frames: a palette of its own for each makes colours flicker.
+    palette = Image.fromarray(images.reshape(-1, *images.shape[2:])).quantize(256)
+    first, *others = (Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
+    first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0, optimize=False)
+
+
+def _write_mp4(images: np.ndarray, path: Path, fps: int) -> None:
+    import av
+
+    height, width = images.shape[1:3]
+    images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
+from ivideogpt_hf.media import write_video
+from ivideogpt_hf.released import save_released
+from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
+
+GREEDY = Sampling(greedy=True)
+
+
+def as_pipeline(world):
+    pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(world):
+    return as_pipeline(world)
+
+
+@pytest.fixture(scope="module")
+def free_pipeline(free_world):
+    return as_pipeline(free_world)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(frames):
+    return [Image.fromarray(frame.movedim(0, -1).numpy()) for frame in frames]
+
+
+def test_pipeline_is_a_rollout_of_the_first_frames(pipeline, world):
+    frames, actions = random_frames(5), random_actions(1, 3, 3)
+    output = pipeline(frames, actions[0], sampling=GREEDY, output_type="pt")
+    expected = world.rollout(frames[None, :2], actions, sampling=GREEDY)
+    assert_same_frames(output.frames, expected.frames)
+    torch.testing.assert_close(output.rewards, expected.rewards)
+
+
+def test_samples_are_those_of_a_rollout(free_pipeline, free_world):
+    output = free_pipeline(random_frames(2), num_frames=3, num_samples=4, sampling=Sampling(seed=5), output_type="pt")
+    expected = free_world.rollout(random_frames(1, 2), num_frames=3, num_samples=4, sampling=Sampling(seed=5))
+    assert_same_frames(output.frames, expected.frames)
+    assert output.rewards is None
+
+
+@pytest.mark.parametrize("kind", ["mp4", "gif", "folder", "npz", "pil", "array", "float", "bytes"])
+def test_every_kind_of_clip(free_pipeline, tmp_path, kind):
+    frames = (random_frames(3) // 128) * 255
+    if kind in ("mp4", "gif", "bytes"):
+        source = write_video(frames, tmp_path / f"clip.{'gif' if kind == 'gif' else 'mp4'}")
+        source = {"bytes": source.read_bytes(), "path": None} if kind == "bytes" else str(source)
+    elif kind == "folder":
+        source = tmp_path
+        for i, image in enumerate(images(frames)):
+            image.save(tmp_path / f"{i}.png")
+    elif kind == "npz":
+        source = tmp_path / "clip.npz"
+        np.savez(source, frames=frames.numpy())
+    else:
+        array = frames.movedim(1, -1).numpy()
+        source = {"pil": images(frames), "array": array, "float": array / 255}[kind]
+    output = free_pipeline(source, num_frames=2, sampling=GREEDY, output_type="pt")
+    assert output.frames.shape == (1, 2, 3, 16, 16)
+    if kind not in ("mp4", "bytes"):  # which are lossy
+        assert_same_frames(output.frames, free_pipeline(frames, num_frames=2, sampling=GREEDY, output_type="pt").frames)
+
+
+def test_clips_are_resized_to_what_the_model_takes(free_pipeline):
+    large = random_frames(2, size=40)
+    small = free_pipeline.processor.resize_frames(large)
+    outputs = [free_pipeline(clip, num_frames=1, sampling=GREEDY, output_type="pt").frames for clip in (large, small)]
+    assert_same_frames(*outputs)
+
+
+def test_a_batch_of_clips(pipeline, tmp_path):
+    clips, actions = [random_frames(3, seed=seed) for seed in (1, 2)], random_actions(2, 2, 3)
+    np.save(tmp_path / "actions.npy", actions[1].numpy())
+    both = pipeline(clips, [actions[0], tmp_path / "actions.npy"], sampling=GREEDY, output_type="pt").frames
+    tensor = pipeline(torch.stack(clips), actions, sampling=GREEDY, output_type="pt").frames
+    assert both.equal(tensor)
+    for i in range(2):
+        assert_same_frames(both[i : i + 1], pipeline(clips[i], actions[i], sampling=GREEDY, output_type="pt").frames)
+
+
+def test_output_types(free_pipeline):
+    def call(output_type):
+        settings = {"num_frames": 2, "num_samples": 3, "sampling": GREEDY}
+        return free_pipeline(random_frames(2), output_type=output_type, **settings).frames
+
+    tensor, array, pil = call("pt"), call("np"), call("pil")
+    assert tensor.shape == (1, 3, 2, 3, 16, 16)
+    assert np.array_equal(array, tensor.movedim(-3, -1).numpy())
+    assert np.array_equal(np.asarray(pil[0][2][1]), array[0, 2, 1])
+
+
+def test_the_generator_decides(free_pipeline):
+    def call(source):
+        return free_pipeline(random_frames(2), num_frames=2, generator=source, output_type="np").frames
+
+    assert np.array_equal(call(generator(3)), call(generator(3)))
+    assert not np.array_equal(call(generator(3)), call(generator(4)))
+
+
+def test_every_clip_may_have_its_generator(free_pipeline):
+    clips = [random_frames(2, seed=seed) for seed in (1, 2)]
+    settings = {"num_frames": 2, "num_samples": 2, "output_type": "pt"}
+    both = free_pipeline(clips, generator=[generator(3), generator(4)], **settings).frames
+    assert_same_frames(both[1:], free_pipeline(clips[1], generator=generator(4), **settings).frames)
+
+
+def test_a_goal_conditioned_checkpoint_takes_a_goal(tmp_path):
+    world = build_world(goal_conditioned=True)
+    pipeline, goal, frames = as_pipeline(world), random_frames(1, seed=9), random_frames(3)
+    images(goal)[0].save(tmp_path / "goal.png")
+    expected = world.rollout(torch.cat([goal, frames[:1]])[None], num_frames=2, sampling=GREEDY).frames
+    for given in (tmp_path / "goal.png", images(goal)[0], goal[0]):
+        output = pipeline(frames, goal=given, num_frames=2, sampling=GREEDY, output_type="pt")
+        assert_same_frames(output.frames, expected)
+
+
+@pytest.mark.parametrize("layout", ["released", "ours", "pipeline"])
+def test_every_layout_loads(world, pipeline, tmp_path, layout):
+    if layout == "released":
+        save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    else:
+        (world if layout == "ours" else pipeline).save_pretrained(tmp_path)
+    loaded = IVideoGPTPipeline.from_pretrained(tmp_path)
+    args = (random_frames(2), random_actions(2, 3))
+    frames = [p(*args, sampling=GREEDY, output_type="pt").frames for p in (loaded, pipeline)]
+    assert_same_frames(*frames)
+    assert WorldModel.from_pretrained(tmp_path).spec == world.spec
+
+
+def test_components_can_be_given_and_have_dtypes_of_their_own(world, tmp_path):
+    world.save_pretrained(tmp_path)
+    loaded = IVideoGPTPipeline.from_pretrained(
+        tmp_path, transformer=world.transformer, dtype={"tokenizer": torch.bfloat16}
+    )
+    assert loaded.transformer is world.transformer
+    assert loaded.tokenizer.dtype == torch.bfloat16
+    assert set(loaded.components) == {"tokenizer", "transformer", "processor"}
+
+
+def test_to_moves_and_casts_the_networks(tmp_path):
+    pipeline = as_pipeline(build_world()).to("cpu", torch.bfloat16)
+    assert pipeline.tokenizer.dtype == pipeline.transformer.dtype == torch.bfloat16
+    assert pipeline(random_frames(2), num_frames=1, output_type="pt").frames.dtype == torch.uint8
+
+
+def test_the_progress_bar_counts_frames(world, capsys):
+    pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
+    pipeline(random_frames(2), random_actions(3, 3))
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"video": random_frames(1), "num_frames": 2}, "1 frames, fewer than the 2 of the context"),
+        ({"video": random_frames(2)}, "num_frames says how many"),
+        ({"video": random_frames(2), "actions": [[0.0, 0.0]]}, "action-free model"),
+        ({"video": random_frames(2), "num_frames": 2, "goal": random_frames(1)[0]}, "not goal-conditioned"),
+        ({"video": random_frames(2), "num_frames": 2, "output_type": "mp4"}, "output_type must be"),
+        ({"video": [random_frames(2)] * 2, "num_frames": 2, "generator": [generator()]}, r"one per clip \(2\)"),
+        (
+            {"video": random_frames(2), "num_frames": 2, "generator": generator(), "sampling": Sampling(seed=1)},
+            "not both",
+        ),
+        ({"video": torch.full((2, 3, 16, 16), float("nan")), "num_frames": 2}, "NaN"),
+    ],
+)
+def test_bad_input(free_pipeline, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        free_pipeline(**arguments)
+
+
+def test_bad_actions(pipeline):
+    with pytest.raises(ValueError, match="is action-conditioned"):
+        pipeline(random_frames(2), num_frames=2)
+    with pytest.raises(ValueError, match="num_frames is 3, but there are 2 actions"):
+        pipeline(random_frames(2), random_actions(2, 3), num_frames=3)
+    with pytest.raises(ValueError, match=r"must have one shape \(T, A\)"):
+        pipeline([random_frames(2)] * 2, [random_actions(2, 3), random_actions(3, 3)])
+
+
+def test_a_goal_conditioned_checkpoint_without_a_goal():
+    with pytest.raises(ValueError, match="pass one goal image per clip"):
+        as_pipeline(build_world(goal_conditioned=True))(random_frames(2), num_frames=2)
+
+
+def test_a_goal_that_is_no_image(tmp_path):
+    (tmp_path / "goal.png").write_text("nonsense")
+    with pytest.raises(OSError, match=r"goal\.png cannot be read as an image"):
+        as_pipeline(build_world(goal_conditioned=True))(random_frames(2), goal=tmp_path / "goal.png", num_frames=2)
+
+
+def test_an_unknown_component_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown arguments \['scheduler'\]"):
+        IVideoGPTPipeline.from_pretrained(tmp_path, scheduler=None)
