@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import auto_classes
 
 if TYPE_CHECKING:
+    from .media import read_actions, read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
     from .models.modeling_ivideogpt import IVideoGPTForCausalLM, IVideoGPTOutput
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "media": ("read_actions", "read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
     "models.modeling_ivideogpt": ("IVideoGPTForCausalLM", "IVideoGPTOutput"),
@@ -36,7 +38,11 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 (the order of _HOMES, which a test compares)
+__all__ = [  # noqa: RUF022 (in the order of _HOMES)
+    "read_actions",
+    "read_video",
+    "side_by_side",
+    "write_video",
     "IVideoGPTConfig",
     "IVideoGPTVQConfig",
     "IVideoGPTForCausalLM",

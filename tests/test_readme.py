@@ -1,0 +1,53 @@
+"""The README is executed: its Python blocks in one namespace, its commands one after the other.
+
+Not run: lines that set up a machine (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+SET_UP = ("pip install", "git clone", "cd ", "make ")
+BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
+
+
+def blocks(language):
+    found = BLOCK.finditer(README.read_text(encoding="utf-8"))
+    return [match["code"] for match in found if match["language"] == language and not match["skip"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where everything runs: what one block writes, the next may read."""
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_python_blocks_run(folder):
+    code = "\n".join(blocks("python"))
+    assert code
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_run(folder):
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
+    commands = [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
+    assert commands
+    for command in commands:
+        assert command[0] == "ivideogpt"
+        argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_files_that_it_shows_are_there():
+    text = README.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert links
+    for link in links:
+        assert (README.parent / link).exists(), link
