@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ivideogpt_hf import Sampling
-from tests.conftest import random_actions, random_frames
+from tests.conftest import build_world, random_actions, random_frames
 
 NAN = float("nan")
 
@@ -97,6 +97,14 @@ def test_bad_options(world, arguments, message):
 def test_bad_observed_frame(world, frame, message):
     with pytest.raises(ValueError, match=message):
         world.observe(world.reset(random_frames(1, 2)), random_actions(1, 3), frame)
+
+
+def test_a_state_of_another_world_or_device(world):
+    other = build_world(vq={"num_context_frames": 1}, action_dim=3)
+    with pytest.raises(ValueError, match="of another world model"):
+        world.step(other.reset(random_frames(1, 1)), random_actions(1, 3))
+    with pytest.raises(ValueError, match="the state is on meta, the world model on cpu"):
+        world.rollout(world.reset(random_frames(1, 2)).to("meta"), random_actions(1, 2, 3))
 
 
 @pytest.mark.parametrize(

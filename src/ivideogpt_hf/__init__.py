@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import auto_classes
 
 if TYPE_CHECKING:
+    from .checkpoints import EXAMPLE_EPISODE
     from .media import read_actions, read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "checkpoints": ("EXAMPLE_EPISODE",),
     "media": ("read_actions", "read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
@@ -39,6 +41,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (in the order of _HOMES)
+    "EXAMPLE_EPISODE",
     "read_actions",
     "read_video",
     "side_by_side",

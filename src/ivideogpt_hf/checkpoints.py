@@ -47,6 +47,9 @@ PathOrRepo = str | os.PathLike[str]
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
 DEFAULT_FOLDER = Path(__file__).parent / "default"
+# An episode held out from its training: frames, rewards, and actions, the first of which leads from the first frame to
+# the second.
+EXAMPLE_EPISODE = DEFAULT_FOLDER / "episode.npz"
 # The one property of a released checkpoint that no file in it tells.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 

@@ -102,6 +102,7 @@ def _load(args: argparse.Namespace) -> WorldModel:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from .checkpoints import EXAMPLE_EPISODE
     from .media import read_actions, read_video, side_by_side, write_video
     from .pipeline import IVideoGPTPipeline
     from .sampling import Sampling
@@ -111,7 +112,7 @@ def _predict(args: argparse.Namespace) -> None:
     if video is None:
         if args.checkpoint is not None or actions is not None:
             raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
-        video = actions = str(Path(__file__).parent / "default" / "episode.npz")
+        video = actions = EXAMPLE_EPISODE
     frames = read_video(video)
     num_context = world.spec.num_context_frames - int(world.spec.goal_conditioned)
     true_future = world.processor.resize_frames(frames[num_context:])

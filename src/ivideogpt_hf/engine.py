@@ -71,13 +71,7 @@ class RolloutEngine:
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Eval mode and no gradients inside; each module's training flag is put back afterwards."""
-        training = [
-            module
-            for net in (self.vq_model, self.transformer)
-            if net.training
-            for module in net.modules()
-            if module.training
-        ]
+        training = [module for net in (self.vq_model, self.transformer) for module in net.modules() if module.training]
         for module in training:
             module.training = False
         try:

@@ -10,7 +10,8 @@ from torch import Tensor
 from .models.configuration_ivideogpt import IVideoGPTConfig
 from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .world_state import WorldModelSpec
+from .models.token_layout import TokenLayout
+from .world_state import WorldModelSpec, WorldState
 
 OUTPUTS = ("frames", "rewards", "tokens")
 
@@ -77,6 +78,25 @@ def check_observed_frame(frame: Tensor, batch_size: int, spec: WorldModelSpec) -
     if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.shape != expected:
         got = f"{frame.dtype} {tuple(frame.shape)}" if isinstance(frame, Tensor) else type(frame).__name__
         raise ValueError(f"the observed frame must be a torch.uint8 tensor of shape {expected}, got {got}")
+
+
+def check_state(state: WorldState, layout: TokenLayout, device: torch.device) -> None:
+    """A state must come from this world model, and be where it is.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if state.device != device:
+        raise ValueError(
+            f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"
+        )
+    sizes = state.tokens.shape[-1], state.contexts.prefix.shape[-2] + 1
+    expected = layout.tokens_per_future_frame, layout.prompt_length
+    if sizes != expected:
+        raise ValueError(
+            f"the state is of another world model: {sizes[0]} tokens per frame after a prompt of {sizes[1]}, not "
+            f"{expected[0]} after {expected[1]}"
+        )
 
 
 def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None:

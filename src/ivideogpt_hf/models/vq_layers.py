@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 
 NORM_EPS = 1e-6
+# Distances to all codes are computed for this many vectors at a time: 256 MB with 8192 codes.
+VECTORS_PER_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Codebook(nn.Module):
             encoded = vectors.float()
             weight = self.embedding.weight.float()
             with torch.no_grad():
-                codes = torch.cdist(encoded.flatten(0, -2), weight).argmin(dim=-1).view(vectors.shape[:-1])
+                chunks = encoded.flatten(0, -2).split(VECTORS_PER_CHUNK)
+                codes = torch.cat([torch.cdist(chunk, weight).argmin(dim=-1) for chunk in chunks])
+            codes = codes.view(vectors.shape[:-1])
             nearest = F.embedding(codes, weight)
             loss = self.commitment_cost * F.mse_loss(encoded, nearest.detach()) + F.mse_loss(nearest, encoded.detach())
             passed = encoded + (nearest - encoded).detach()
