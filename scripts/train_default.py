@@ -27,7 +27,7 @@ from ivideogpt_hf import (
     WorldModel,
 )
 
-VQ_MINUTES, TRANSFORMER_MINUTES = 23, 20
+VQ_MINUTES, TRANSFORMER_MINUTES = 27, 24
 NUM_CONTEXT, NUM_FUTURE = 2, 10
 CLIP_LENGTH = NUM_CONTEXT + NUM_FUTURE
 SAVE_SECONDS = 120
@@ -52,16 +52,14 @@ def cut_clips(episodes, starts):
 def train(name, model, loss_function, work, minutes, peak_lr):
     """Minimise for a time budget; the state is saved now and then, and taken up again if there is one."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
-    state = {"updates": 0, "seconds": 0.0}
-    path = work / f"{name}.pt"
+    state, path = {"updates": 0, "seconds": 0.0}, work / f"{name}.pt"
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
     model.train()
     torch.manual_seed(state["updates"])
-    last = saved = time.time()
-    logs = []
+    last, saved, logs = time.time(), time.time(), []
     while state["seconds"] < 60 * minutes:
         progress = state["seconds"] / (60 * minutes)
         for group in optimizer.param_groups:
@@ -79,7 +77,6 @@ def train(name, model, loss_function, work, minutes, peak_lr):
             print(f"{name} {state['updates']} {state['seconds']:.0f} s {means}", flush=True)
             logs = []
         if now - saved > SAVE_SECONDS or state["seconds"] >= 60 * minutes:
-            work.mkdir(parents=True, exist_ok=True)
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), **state}, path)
             saved = now
     model.eval()
@@ -99,10 +96,11 @@ class CodebookCare:
         self.vectors = inputs[0].detach().flatten(0, -2)
         self.counts += torch.bincount(output.codes.flatten(), minlength=len(self.counts))
 
-    def restart_unused(self):
-        unused = self.counts == 0
-        chosen = torch.randint(len(self.vectors), (int(unused.sum()),))
-        self.weight.data[unused] = self.vectors[chosen].float()
+    def count_anew(self, restart_unused):
+        if restart_unused:
+            unused = self.counts == 0
+            chosen = torch.randint(len(self.vectors), (int(unused.sum()),))
+            self.weight.data[unused] = self.vectors[chosen].float()
         self.counts.zero_()
 
     def perplexity(self):
@@ -129,18 +127,15 @@ def train_vq(vq, episodes, work):
         commitment = output.context_commitment_loss + output.future_commitment_loss
         perplexities = {key: care.perplexity() for key, care in cares.items()}
         # Often at first, while the encoder still moves fast; never at the end, so that the codes can settle.
-        if progress < 0.7 and (update in (0, 3, 10, 30) or update % 100 == 60):
+        if update in (0, 3, 10, 30) or update % 100 == 60:
             for care in cares.values():
-                care.restart_unused()
-        elif update % 100 == 60:
-            for care in cares.values():
-                care.counts.zero_()
+                care.count_anew(restart_unused=progress < 0.7)
         return error.mean() + commitment, {"l1": error.mean().item(), "commitment": commitment.item(), **perplexities}
 
     return train("vq", vq, loss_function, work, VQ_MINUTES, peak_lr=1e-3)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def tokenize(vq, episodes, work):
     """Token sequences, actions and rewards of clips that start at every fourth frame: made once, kept in a file."""
     path = work / "tokens.pt"
@@ -170,26 +165,23 @@ def train_transformer(transformer, processor, data, work):
 def main(data_folder, work, target):
     torch.set_num_threads(2)
     torch.manual_seed(0)
+    work.mkdir(parents=True, exist_ok=True)
     episodes = load_episodes(data_folder / "train")
-    vq = IVideoGPTVQModel(
-        IVideoGPTVQConfig(
-            resolution=64, block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8,
-            latent_channels=16, num_context_codes=512, num_dynamics_codes=256, num_context_frames=NUM_CONTEXT,
-            max_att_resolution=16, patch_size=2, attention_dropout=0.0,
-        )
-    )  # fmt: skip
+    vq = IVideoGPTVQModel(IVideoGPTVQConfig(
+        resolution=64, block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8, latent_channels=16,
+        num_context_codes=512, num_dynamics_codes=256, num_context_frames=NUM_CONTEXT, max_att_resolution=16,
+        patch_size=2, attention_dropout=0.0,
+    ))  # fmt: skip
     vq_run = train_vq(vq, episodes, work)
     tokens = tokenize(vq, episodes, work)
     layout = vq.config.layout
-    transformer = IVideoGPTForCausalLM(
-        IVideoGPTConfig(
-            hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-            max_position_embeddings=512, num_context_frames=NUM_CONTEXT, num_trained_frames=NUM_FUTURE,
-            tokens_per_context_frame=layout.tokens_per_context_frame, num_context_codes=layout.num_context_codes,
-            tokens_per_future_frame=layout.tokens_per_future_frame, num_dynamics_codes=layout.num_dynamics_codes,
-            action_dim=episodes["actions"].shape[-1], predict_reward=True,
-        )
-    )  # fmt: skip
+    transformer = IVideoGPTForCausalLM(IVideoGPTConfig(
+        hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+        max_position_embeddings=512, num_context_frames=NUM_CONTEXT, num_trained_frames=NUM_FUTURE,
+        tokens_per_context_frame=layout.tokens_per_context_frame, num_context_codes=layout.num_context_codes,
+        tokens_per_future_frame=layout.tokens_per_future_frame, num_dynamics_codes=layout.num_dynamics_codes,
+        action_dim=episodes["actions"].shape[-1], predict_reward=True,
+    ))  # fmt: skip
     processor = IVideoGPTVideoProcessor(
         size={"height": 64, "width": 64}, action_low=[-1.0] * 4, action_high=[1.0] * 4, reward_transform="symlog",
         action_names=["x", "y", "z", "gripper"],
@@ -198,9 +190,8 @@ def main(data_folder, work, target):
     WorldModel(vq, transformer, processor).save_pretrained(target)
     metrics = {
         "training_command": shlex.join(["python", *sys.argv]),
-        "training": {"num_episodes": len(episodes["frames"]), "num_clips": len(tokens[0]), "vq_model": vq_run,
-                     "transformer": transformer_run},
-    }  # fmt: skip
+        "training": {"num_episodes": len(episodes["frames"]), "vq_model": vq_run, "transformer": transformer_run},
+    }
     (target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 

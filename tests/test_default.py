@@ -34,7 +34,7 @@ def test_it_predicts_far_better_than_a_grey_image(predicted):
 
 
 def test_its_picture_is_that_of_the_episode_and_not_any_picture(predicted):
-    """A picture that does not depend on the context could be the data's mean: each frame must fit its own truth best."""
+    """A picture that ignores the context could be the data's mean: each must fit its own truth better."""
     rollout, true_future = predicted
     own = error(rollout.frames, true_future)
     assert own < error(rollout.frames.flip(0), true_future)
