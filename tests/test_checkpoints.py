@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ivideogpt_hf import Sampling, WorldModel
+from ivideogpt_hf import IVideoGPTVQModel, Sampling, WorldModel
 from ivideogpt_hf.checkpoints import is_released
 from ivideogpt_hf.released import save_released
 from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
@@ -142,6 +142,8 @@ def test_pickles_are_never_loaded(saved):
     file.unlink()
     with pytest.raises(OSError, match=r"pytorch_model\.bin is a pickle, which is never loaded"):
         WorldModel.from_pretrained(folder)
+    with pytest.raises(OSError, match="safetensors"):
+        IVideoGPTVQModel.from_pretrained(folder, subfolder="tokenizer")
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "transformer"])

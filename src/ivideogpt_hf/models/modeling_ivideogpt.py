@@ -62,6 +62,11 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors only: a pickle is never read."""
+        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+
     @can_return_tuple
     def forward(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,11 @@ class IVideoGPTVQModel(PreTrainedModel):
         elif isinstance(module, ContextCrossAttention):
             init.normal_(module.q_pos_emb, std=0.02)
             init.normal_(module.kv_pos_emb, std=0.02)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors only: a pickle is never read."""
+        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
