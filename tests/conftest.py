@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,6 @@ from ivideogpt_hf import (
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"
-LAYOUT_FIELDS = (
-    "num_context_frames",
-    "tokens_per_context_frame",
-    "tokens_per_future_frame",
-    "num_context_codes",
-    "num_dynamics_codes",
-)
 
 
 def build_vq_model(seed: int = 0, **config: Any) -> IVideoGPTVQModel:
@@ -60,9 +54,8 @@ def build_transformer(vq_config: IVideoGPTVQConfig, seed: int = 0, **config: Any
         "max_position_embeddings": 160,
         "initializer_range": 0.3,
     }
-    layout = {name: getattr(vq_config.layout, name) for name in LAYOUT_FIELDS}
     torch.manual_seed(seed)
-    model = IVideoGPTForCausalLM(IVideoGPTConfig(**(defaults | layout | config))).eval()
+    model = IVideoGPTForCausalLM(IVideoGPTConfig(**(defaults | asdict(vq_config.layout) | config))).eval()
     if model.config.action_dim:
         torch.nn.init.normal_(model.action_linear.weight)
         torch.nn.init.normal_(model.action_linear.bias)

@@ -1,6 +1,7 @@
 """Configuration of the transformer. Reads the config files of the released checkpoints as they are."""
 
 import os
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -82,13 +83,7 @@ class IVideoGPTConfig(LlamaConfig):
     @property
     def layout(self) -> TokenLayout:
         """The token sequence that this model continues."""
-        return TokenLayout(
-            num_context_frames=self.num_context_frames,
-            tokens_per_context_frame=self.tokens_per_context_frame,
-            tokens_per_future_frame=self.tokens_per_future_frame,
-            num_context_codes=self.num_context_codes,
-            num_dynamics_codes=self.num_dynamics_codes,
-        )
+        return TokenLayout(**{field.name: getattr(self, field.name) for field in fields(TokenLayout)})
 
     @classmethod
     def get_config_dict(

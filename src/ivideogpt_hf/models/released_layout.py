@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from typing import Any
 
 from safetensors import safe_open
@@ -15,13 +16,6 @@ from transformers.utils import cached_file
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 
-LAYOUT_FIELDS = (
-    "num_context_frames",
-    "tokens_per_context_frame",
-    "tokens_per_future_frame",
-    "num_context_codes",
-    "num_dynamics_codes",
-)
 # Ids that lie outside the vocabulary, left over from the config that the original code started from.
 UNUSED_KEYS = ("model_type", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path")
 
@@ -46,7 +40,7 @@ def complete_transformer_config(
         if tokenizer_file is not None:
             with open(tokenizer_file, encoding="utf-8") as file:
                 layout = IVideoGPTVQConfig.from_dict(json.load(file)).layout
-            completed |= {field: getattr(layout, field) for field in LAYOUT_FIELDS}
+            completed |= asdict(layout)
 
     weights_file = cached_file(path_or_repo_id, "model.safetensors", subfolder=subfolder, **hub_kwargs)
     if weights_file is not None:
