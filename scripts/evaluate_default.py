@@ -58,7 +58,7 @@ def evaluate(world, train_episodes, test_episodes):
     predicted_rewards, predictions = predictions_of(world, frames, actions, mean_image)
     future = frames[:, NUM_CONTEXT:]
     context = world.vq_model.encode_context(frames[:, :NUM_CONTEXT].float() / 255)
-    codes = world.vq_model.encode_future(context, future.float() / 255)
+    codes = world.vq_model.encode_future(context.encoder_memory, future.float() / 255)
     mean_reward = train_episodes["rewards"].mean()
     return {
         "num_clips": len(starts),

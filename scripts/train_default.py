@@ -27,7 +27,7 @@ from ivideogpt_hf import (
     WorldModel,
 )
 
-VQ_MINUTES, TRANSFORMER_MINUTES = 27, 24
+VQ_MINUTES, TRANSFORMER_MINUTES = 27, 28
 NUM_CONTEXT, NUM_FUTURE = 2, 10
 CLIP_LENGTH = NUM_CONTEXT + NUM_FUTURE
 SAVE_SECONDS = 120
@@ -57,9 +57,9 @@ def train(name, model, loss_function, work, minutes, peak_lr):
         state = torch.load(path)
         model.load_state_dict(state.pop("model"))
         optimizer.load_state_dict(state.pop("optimizer"))
-    model.train()
     torch.manual_seed(state["updates"])
     last, saved, logs = time.time(), time.time(), []
+    model.train()
     while state["seconds"] < 60 * minutes:
         progress = state["seconds"] / (60 * minutes)
         for group in optimizer.param_groups:
@@ -125,24 +125,23 @@ def train_vq(vq, episodes, work):
         weight = 1 + 4 * ((clips - mean_image).abs().amax(2, keepdim=True) > 0.1)
         error = (torch.cat([output.context_reconstruction, output.future_reconstruction], 1) - clips).abs() * weight
         commitment = output.context_commitment_loss + output.future_commitment_loss
-        perplexities = {key: care.perplexity() for key, care in cares.items()}
+        perplexity = {key: care.perplexity() for key, care in cares.items()}
         # Often at first, while the encoder still moves fast; never at the end, so that the codes can settle.
         if update in (0, 3, 10, 30) or update % 100 == 60:
             for care in cares.values():
                 care.count_anew(restart_unused=progress < 0.7)
-        return error.mean() + commitment, {"l1": error.mean().item(), "commitment": commitment.item(), **perplexities}
+        return error.mean() + commitment, {"l1": error.mean().item(), "commitment": commitment.item(), **perplexity}
 
     return train("vq", vq, loss_function, work, VQ_MINUTES, peak_lr=1e-3)
 
 
 @torch.no_grad()
 def tokenize(vq, episodes, work):
-    """Token sequences, actions and rewards of clips that start at every fourth frame: made once, kept in a file."""
+    """Token sequences, actions and rewards of clips that start at every second frame: made once, kept in a file."""
     path = work / "tokens.pt"
     if not path.exists():
         num_episodes, length = episodes["frames"].shape[:2]
-        starts = [(e, s) for e in range(num_episodes) for s in range(e % 4, length - CLIP_LENGTH + 1, 4)]
-        batches = []
+        starts, batches = [(e, s) for e in range(num_episodes) for s in range(e % 2, length - CLIP_LENGTH + 1, 2)], []
         for i in range(0, len(starts), 8):
             frames, actions, rewards = cut_clips(episodes, starts[i : i + 8])
             batches.append((*vq.tokenize(frames.float() / 255), actions, rewards))
@@ -154,8 +153,11 @@ def train_transformer(transformer, processor, data, work):
     tokens, labels, actions, rewards = data
 
     def loss_function(transformer, update, progress):
-        rows = torch.randint(len(tokens), (8,))
-        output = transformer(tokens[rows], actions=processor.normalize_actions(actions[rows]), labels=labels[rows])
+        rows, others = torch.randint(len(tokens), (2, 8))
+        # Wrong tokens among the inputs, as a rollout will make them; it also delays learning the clips by heart.
+        wrong = (torch.rand(labels[rows].shape) < 0.05) & (labels[rows] >= 0)
+        inputs = torch.where(wrong, tokens[others], tokens[rows])
+        output = transformer(inputs, actions=processor.normalize_actions(actions[rows]), labels=labels[rows])
         reward_loss = F.mse_loss(output.rewards, processor.rewards_to_head(rewards[rows]))
         return output.loss + reward_loss, {"cross_entropy": output.loss.item(), "reward_mse": reward_loss.item()}
 
@@ -182,10 +184,8 @@ def main(data_folder, work, target):
         tokens_per_future_frame=layout.tokens_per_future_frame, num_dynamics_codes=layout.num_dynamics_codes,
         action_dim=episodes["actions"].shape[-1], predict_reward=True,
     ))  # fmt: skip
-    processor = IVideoGPTVideoProcessor(
-        size={"height": 64, "width": 64}, action_low=[-1.0] * 4, action_high=[1.0] * 4, reward_transform="symlog",
-        action_names=["x", "y", "z", "gripper"],
-    )  # fmt: skip
+    bounds = {"action_low": [-1.0] * 4, "action_high": [1.0] * 4, "action_names": ["x", "y", "z", "gripper"]}
+    processor = IVideoGPTVideoProcessor(size={"height": 64, "width": 64}, reward_transform="symlog", **bounds)
     transformer_run = train_transformer(transformer, processor, tokens, work)
     WorldModel(vq, transformer, processor).save_pretrained(target)
     metrics = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from ivideogpt_hf import (
 
 # The models are too small to gain from threads, and several test processes on few cores lose much by them.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for processes that tests start
 
 SHARED = Path(__file__).parents[2] / "shared"
 

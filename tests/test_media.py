@@ -33,6 +33,11 @@ def test_gif_round_trip_of_few_colours(tmp_path):
     assert read_video(write_video(frames, tmp_path / "clip.gif")).equal(frames)
 
 
+def test_frames_that_are_alike_are_all_read_from_a_gif(tmp_path):
+    frames = ((random_frames(3, size=16) // 128) * 255)[[0, 0, 1, 1, 1, 2]]
+    assert read_video(write_video(frames, tmp_path / "clip.gif")).equal(frames)
+
+
 def test_scale_enlarges_pixels(tmp_path):
     frames = (random_frames(2, size=16) // 128) * 255
     read = read_video(write_video(frames, tmp_path / "clip.gif", scale=3))
@@ -47,7 +52,7 @@ def test_folder_of_images_is_read_in_natural_order(tmp_path):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("kind", ["tensor", "array", "float", "int64", "list", "npy", "npz"])
+@pytest.mark.parametrize("kind", ["tensor", "array", "float", "int64", "uint16", "list", "tensors", "npy", "npz"])
 def test_arrays_of_every_kind(tmp_path, kind, channels_last):
     frames = random_frames(4)
     array = (frames.movedim(1, -1) if channels_last else frames).numpy()
@@ -60,11 +65,18 @@ def test_arrays_of_every_kind(tmp_path, kind, channels_last):
         "array": array,
         "float": array.astype(np.float32) / 255,
         "int64": array.astype(np.int64),
+        "uint16": array.astype(np.uint16),
         "list": list(array),
+        "tensors": list(torch.from_numpy(array)),
         "npy": tmp_path / "clip.npy",
         "npz": str(tmp_path / "clip.npz"),
     }[kind]
     assert read_video(source).equal(frames)
+
+
+def test_an_array_may_be_a_reversed_view():
+    frames = random_frames(4)
+    assert read_video(frames.numpy()[::-1]).equal(frames.flip(0))
 
 
 def test_list_of_pil_images():
@@ -85,6 +97,13 @@ def test_corrupt_mp4_is_named(tmp_path):
     path = write_video(smooth_frames(), tmp_path / "clip.mp4")
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(OSError, match=r"clip\.mp4 cannot be decoded as video"):
+        read_video(path)
+
+
+def test_truncated_gif_is_named(tmp_path):
+    path = write_video(random_frames(4), tmp_path / "clip.gif")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(OSError, match=r"clip\.gif is not a readable gif"):
         read_video(path)
 
 
@@ -121,12 +140,17 @@ def test_empty_folder_and_missing_file(tmp_path):
         (torch.zeros(4, 3, 16, 3, dtype=torch.uint8), "3 colour channels"),
         (torch.zeros(16, 16, 3, dtype=torch.uint8), "3 colour channels"),
         (torch.zeros(0, 3, 16, 16, dtype=torch.uint8), "holds no frames"),
-        (torch.full((4, 3, 16, 16), 256), r"must be in \[0, 255\]"),
-        (torch.full((4, 3, 16, 16), 1.5), r"must be in \[0, 1\]"),
+        (torch.zeros(4, 3, 0, 16, dtype=torch.uint8), "must have pixels"),
+        (torch.full((4, 3, 16, 16), 256), "got torch.int64 from 256"),
+        (torch.full((4, 3, 16, 16), 1.5), "got torch.float32 from 1.5"),
+        (torch.zeros(4, 3, 16, 16, dtype=torch.bool), "got torch.bool"),
+        (np.full((4, 16, 16, 3), None), "an array of dtype object"),
         (torch.full((4, 3, 16, 16), float("nan")), "NaN"),
         ([np.zeros((16, 16, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)], "different sizes"),
-        ([Image.new("L", (16, 16))], "mode L"),
+        ([np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16, 3), np.float32)], "different sizes or dtypes"),
+        ([Image.new("RGB", (16, 16)), Image.new("L", (16, 16))], "frame 1 of the list has mode L"),
         ([Image.new("RGBA", (16, 16))], "mode RGBA"),
+        (["clip.mp4"], "got str"),
         ([], "holds no frames"),
         ({"array": 1}, "'bytes' or 'path'"),
         (3, "got int"),
@@ -142,9 +166,10 @@ def test_what_is_no_video_is_refused(source, message):
 ROWS = [[0.5, -1.0], [2.0, 3.25], [0.0, 1.0]]
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "csv with header", "json", "list", "tensor"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "csv with header", "json", "list", "tensor", "policy output"])
 def test_actions_of_every_kind(tmp_path, kind):
-    source = {"list": ROWS, "tensor": torch.tensor(ROWS)}.get(kind)
+    policy_output = torch.tensor(ROWS, dtype=torch.bfloat16, requires_grad=True)
+    source = {"list": ROWS, "tensor": torch.tensor(ROWS), "policy output": policy_output}.get(kind)
     if source is None:
         source = tmp_path / f"actions.{kind.split()[0]}"
         lines = [",".join(map(str, row)) for row in ROWS]
@@ -159,6 +184,11 @@ def test_actions_of_every_kind(tmp_path, kind):
     actions = read_actions(source)
     assert actions.dtype == torch.float32
     assert actions.tolist() == ROWS
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_row(tmp_path):
+    (tmp_path / "actions.csv").write_text("\ufeff1,2\n3,4\n", encoding="utf-8")
+    assert read_actions(tmp_path / "actions.csv").tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +212,9 @@ def test_action_files_that_cannot_be_read(tmp_path):
     (tmp_path / "actions.json").write_text("{")
     with pytest.raises(OSError, match="not valid JSON"):
         read_actions(tmp_path / "actions.json")
+    (tmp_path / "actions.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(OSError, match=r"actions\.csv is not valid CSV"):
+        read_actions(tmp_path / "actions.csv")
     (tmp_path / "actions.txt").write_text("1")
     with pytest.raises(ValueError, match="npy, npz, csv or json"):
         read_actions(tmp_path / "actions.txt")
@@ -199,9 +232,11 @@ def test_side_by_side_keeps_the_clips_apart():
     assert joined[..., -16:].equal(clips[2])
 
 
-def test_side_by_side_refuses_clips_of_different_lengths():
+def test_side_by_side_refuses_clips_of_different_lengths_and_dtypes():
     with pytest.raises(ValueError, match="one length and size"):
         side_by_side(random_frames(3), random_frames(2))
+    with pytest.raises(ValueError, match="must be uint8"):
+        side_by_side(random_frames(3), random_frames(3) / 255)
 
 
 @pytest.mark.parametrize(

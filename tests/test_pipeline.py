@@ -125,6 +125,26 @@ def test_a_goal_conditioned_checkpoint_takes_a_goal(tmp_path):
         assert_same_frames(output.frames, expected)
 
 
+def test_every_clip_may_have_its_seed(free_pipeline, free_world):
+    clips, sampling = random_frames(2, 2), Sampling(seed=(3, 4))
+    output = free_pipeline(clips, num_frames=2, num_samples=2, sampling=sampling, output_type="pt")
+    expected = free_world.rollout(clips, num_frames=2, num_samples=2, sampling=sampling)
+    assert_same_frames(output.frames, expected.frames)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_every_clip_has_its_goal(stacked):
+    pipeline, goals, clips = (
+        as_pipeline(build_world(goal_conditioned=True)),
+        random_frames(2, seed=9),
+        random_frames(2, 1),
+    )
+    given = goals if stacked else images(goals)
+    both = pipeline(clips, goal=given, num_frames=1, sampling=GREEDY, output_type="pt").frames
+    one = pipeline(clips[1], goal=goals[1], num_frames=1, sampling=GREEDY, output_type="pt").frames
+    assert_same_frames(both[1:], one)
+
+
 @pytest.mark.parametrize("layout", ["released", "ours", "pipeline"])
 def test_every_layout_loads(world, pipeline, tmp_path, layout):
     if layout == "released":
@@ -168,7 +188,10 @@ def test_the_progress_bar_counts_frames(world, capsys):
         ({"video": random_frames(2), "actions": [[0.0, 0.0]]}, "action-free model"),
         ({"video": random_frames(2), "num_frames": 2, "goal": random_frames(1)[0]}, "not goal-conditioned"),
         ({"video": random_frames(2), "num_frames": 2, "output_type": "mp4"}, "output_type must be"),
+        ({"video": random_frames(0, 2), "num_frames": 2}, "at least one clip"),
+        ({"video": random_frames(2), "num_frames": 2, "num_samples": 0}, "num_samples must be at least 1"),
         ({"video": [random_frames(2)] * 2, "num_frames": 2, "generator": [generator()]}, r"one per clip \(2\)"),
+        ({"video": [random_frames(2)] * 2, "num_frames": 2, "sampling": Sampling(seed=(1,))}, r"one per clip \(2\)"),
         (
             {"video": random_frames(2), "num_frames": 2, "generator": generator(), "sampling": Sampling(seed=1)},
             "not both",
@@ -188,11 +211,19 @@ def test_bad_actions(pipeline):
         pipeline(random_frames(2), random_actions(2, 3), num_frames=3)
     with pytest.raises(ValueError, match=r"must have one shape \(T, A\)"):
         pipeline([random_frames(2)] * 2, [random_actions(2, 3), random_actions(3, 3)])
+    for actions in (random_actions(1, 2, 3), "actions.npy"):
+        with pytest.raises(ValueError, match="pass actions for each of the 2 clips"):
+            pipeline([random_frames(2)] * 2, actions)
 
 
 def test_a_goal_conditioned_checkpoint_without_a_goal():
     with pytest.raises(ValueError, match="pass one goal image per clip"):
         as_pipeline(build_world(goal_conditioned=True))(random_frames(2), num_frames=2)
+
+
+def test_fewer_goals_than_clips():
+    with pytest.raises(ValueError, match="pass a goal for each of the 2 clips"):
+        as_pipeline(build_world(goal_conditioned=True))(random_frames(2, 1), goal=random_frames(1), num_frames=2)
 
 
 def test_a_goal_that_is_no_image(tmp_path):
@@ -204,3 +235,8 @@ def test_a_goal_that_is_no_image(tmp_path):
 def test_an_unknown_component_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown arguments \['scheduler'\]"):
         IVideoGPTPipeline.from_pretrained(tmp_path, scheduler=None)
+
+
+def test_a_dtype_for_an_unknown_component_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown components \['vae'\]"):
+        IVideoGPTPipeline.from_pretrained(tmp_path, dtype={"vae": torch.bfloat16})

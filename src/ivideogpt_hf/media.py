@@ -21,6 +21,7 @@ ACTION_KEYS = ("actions", "action")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SEPARATOR_PIXELS = 2
 MAX_PIXEL = 255
+PIXELS = "frames must be integers in 0 ... 255 or floats in [0, 1]"
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -31,7 +32,8 @@ def read_video(source: Source) -> Tensor:
 
     Args:
         source: one of
-            - a video file (mp4 and whatever else PyAV reads) or a gif;
+            - a video file (mp4 and whatever else PyAV reads);
+            - a gif: a frame that it shows n times as long as the shortest one is n frames;
             - an npz file with the frames under "frames", "image" or "observation", or an npy file;
             - a folder of images, in natural order of their names;
             - a list of PIL images, of arrays or of tensors;
@@ -61,9 +63,10 @@ def _read_path(path: Path) -> Tensor:
         return _read_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}")
-    if path.suffix in (".npz", ".npy"):
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
         return frames_from_array(_read_numpy(path, VIDEO_KEYS))
-    if path.suffix.lower() == ".gif":
+    if suffix == ".gif":
         return _read_gif(path)
     return _decode(str(path), str(path))
 
@@ -90,14 +93,20 @@ def _decode(file: str | io.BytesIO, name: str) -> Tensor:
 
 
 def _read_gif(path: Path) -> Tensor:
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
+    frames, durations = [], []
     try:
         with Image.open(path) as image:
-            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
-    except (UnidentifiedImageError, EOFError) as error:
-        raise OSError(f"{path} is not a readable gif: {error}") from error
-    return frames_from_array(np.stack(frames))
+            for frame in ImageSequence.Iterator(image):
+                frames.append(np.asarray(frame.convert("RGB")))
+                durations.append(frame.info.get("duration", 0))
+    except Exception as error:  # Pillow raises many kinds on a broken file
+        raise OSError(f"{path} is not a readable gif, it is corrupt or incomplete: {error}") from error
+    # Writers, ours too, store frames that are alike as one that is shown longer; actions count on each of them.
+    shortest = min(filter(None, durations), default=1)
+    repeats = [max(1, round(duration / shortest)) for duration in durations]
+    return frames_from_array(np.repeat(np.stack(frames), repeats, axis=0))
 
 
 def _read_folder(path: Path) -> Tensor:
@@ -124,17 +133,30 @@ def _natural_order(file: Path) -> list[Any]:
 
 def _from_images(images: Sequence[Any], name: str) -> Tensor:
     """Stack PIL images, arrays or tensors of one size."""
+    from PIL import Image
+
     if not images:
         raise ValueError(f"{name} holds no frames")
-    for image in images:
-        if not isinstance(image, (np.ndarray, Tensor)) and getattr(image, "mode", None) != "RGB":
-            kind = f"an image of mode {image.mode}" if hasattr(image, "mode") else type(image).__name__
-            raise ValueError(f"{name} must hold arrays or RGB images, found {kind}; image.convert('RGB') makes one")
-    arrays = [np.asarray(image) for image in images]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise ValueError(f"{name} holds frames of different sizes: {sorted(shapes)}")
-    return frames_from_array(np.stack(arrays))
+    for i, image in enumerate(images):
+        if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
+            raise ValueError(f"frame {i} of {name} must be an image, an array or a tensor, got {type(image).__name__}")
+        if isinstance(image, Image.Image) and image.mode != "RGB":
+            raise ValueError(f"frame {i} of {name} has mode {image.mode}, not RGB; image.convert('RGB') makes it RGB")
+    frames = [_as_tensor(image) for image in images]
+    kinds = {(tuple(frame.shape), str(frame.dtype)) for frame in frames}
+    if len(kinds) > 1:
+        raise ValueError(f"{name} holds frames of different sizes or dtypes: {sorted(kinds)}")
+    return frames_from_array(torch.stack(frames))
+
+
+def _as_tensor(frames: Any) -> Tensor:
+    if isinstance(frames, Tensor):
+        return frames.detach()
+    array = np.array(frames)  # a copy: torch takes neither negative strides nor, without a warning, read-only memory
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise ValueError(f"frames must hold numbers, got an array of dtype {array.dtype}") from error
 
 
 def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
@@ -143,32 +165,36 @@ def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
     Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
 
     Raises:
-        ValueError: on another shape or range, or NaN.
+        ValueError: on another shape, dtype or range, or NaN.
     """
-    frames = torch.as_tensor(frames)
+    frames = _as_tensor(frames)
     if frames.ndim != 4 or (frames.shape[-1] == 3) == (frames.shape[1] == 3):
         raise ValueError(
             f"frames must have shape (T, H, W, 3) or (T, 3, H, W) with 3 colour channels, got {tuple(frames.shape)}"
         )
-    if frames.shape[1] != 3:
-        frames = frames.movedim(-1, 1)
     if not len(frames):
         raise ValueError("the video holds no frames")
-    if frames.dtype == torch.uint8:
-        return frames.contiguous()
+    if not frames.numel():
+        raise ValueError(f"frames must have pixels, got shape {tuple(frames.shape)}")
+    if frames.dtype == torch.bool or frames.is_complex():
+        raise ValueError(f"{PIXELS}, got {frames.dtype}")
+    if frames.shape[1] != 3:
+        frames = frames.movedim(-1, 1)
     if frames.is_floating_point():
-        _check_range(frames, 1, "float frames")
-        return (frames.float() * MAX_PIXEL).round().to(torch.uint8).contiguous()
-    _check_range(frames, MAX_PIXEL, "integer frames")
+        _check_range(frames, 1)
+        frames = (frames.float() * MAX_PIXEL).round()
+    elif frames.dtype != torch.uint8:
+        frames = frames.long()  # torch compares no unsigned integers but uint8
+        _check_range(frames, MAX_PIXEL)
     return frames.to(torch.uint8).contiguous()
 
 
-def _check_range(frames: Tensor, highest: int, name: str) -> None:
+def _check_range(frames: Tensor, highest: int) -> None:
     if frames.is_floating_point() and not torch.isfinite(frames).all():
         raise ValueError("frames contain NaN or infinite pixels")
     low, high = frames.min().item(), frames.max().item()
     if low < 0 or high > highest:
-        raise ValueError(f"{name} must be in [0, {highest}], got values from {low:.4g} to {high:.4g}")
+        raise ValueError(f"{PIXELS}, got {frames.dtype} from {low:.4g} to {high:.4g}")
 
 
 def read_actions(source: Any) -> Tensor:
@@ -176,7 +202,7 @@ def read_actions(source: Any) -> Tensor:
 
     Args:
         source: an array, tensor or nested list (T, A); or a file: npy, npz (under "actions" or "action"), csv (one row
-            per step, with or without a header line) or json (list of lists).
+            per step; a first line without any number is a header) or json (list of lists).
 
     Returns:
         (T, A) float32.
@@ -188,9 +214,11 @@ def read_actions(source: Any) -> Tensor:
     name = "actions"
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), _read_action_file(Path(source))
+    if isinstance(source, Tensor):
+        source = source.detach().cpu().float()
     try:
-        actions = torch.as_tensor(np.asarray(source, dtype=np.float32))
-    except (TypeError, ValueError) as error:
+        actions = torch.from_numpy(np.array(source, dtype=np.float32))
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must hold a table of numbers with rows of one width: {error}") from error
     if actions.ndim != 2 or 0 in actions.shape:
         raise ValueError(f"{name} must have shape (T, A), got {tuple(actions.shape)}")
@@ -203,18 +231,21 @@ def read_actions(source: Any) -> Tensor:
 def _read_action_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix in (".npz", ".npy"):
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
         return _read_numpy(path, ACTION_KEYS)
-    if path.suffix == ".json":
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OSError(f"{path} is not valid JSON: {error}") from error
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-        return rows[1:] if rows and not _is_number(rows[0][0]) else rows
-    raise ValueError(f"actions are read from npy, npz, csv or json, not from {path.name}")
+    if suffix not in (".csv", ".json"):
+        raise ValueError(f"actions are read from npy, npz, csv or json, not from {path.name}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a csv with a byte order mark
+        return json.loads(text) if suffix == ".json" else _parse_csv(text)
+    except (ValueError, csv.Error) as error:
+        raise OSError(f"{path} is not valid {suffix[1:].upper()}: {error}") from error
+
+
+def _parse_csv(text: str) -> list[list[str]]:
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    return rows if rows and any(map(_is_number, rows[0])) else rows[1:]
 
 
 def _is_number(text: str) -> bool:
@@ -248,17 +279,26 @@ def side_by_side(*clips: Tensor) -> Tensor:
     """Put clips (T, 3, H, W) uint8 of one size next to each other, with a white line between.
 
     Returns:
-        (T, 3, H, N * W + (N - 1) * 2) uint8.
+        (T, 3, H, N * W + (N - 1) * 2) uint8, on the CPU.
 
     Raises:
-        ValueError: if the clips differ in length or size.
+        ValueError: on another shape or dtype, or if the clips differ in length or size.
     """
+    for clip in clips:
+        _check_clip(clip)
     shapes = {tuple(clip.shape) for clip in clips}
     if len(shapes) != 1:
         raise ValueError(f"clips to put side by side must have one length and size, got {sorted(shapes)}")
     separator = torch.full((*clips[0].shape[:3], SEPARATOR_PIXELS), MAX_PIXEL, dtype=torch.uint8)
     parts = [part for clip in clips for part in (separator, clip.cpu())]
     return torch.cat(parts[1:], dim=-1)
+
+
+def _check_clip(frames: Tensor) -> None:
+    if not isinstance(frames, Tensor):
+        raise ValueError(f"frames must be a tensor, got {type(frames).__name__}; read_video makes one")
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not frames.numel():
+        raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
 def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, scale: int = 1) -> Path:
@@ -275,8 +315,7 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, 
         ValueError: on another shape or dtype, or an unknown suffix.
     """
     path = Path(path)
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
-        raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
+    _check_clip(frames)
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"video is written as .mp4 or .gif, not as {path.name}")
     if fps < 1 or scale < 1:

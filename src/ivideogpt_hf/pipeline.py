@@ -23,6 +23,7 @@ from .sampling import Sampling
 from .world_model import HorizonPolicy, WorldModel
 
 COMPONENTS = ("tokenizer", "transformer", "processor")
+DTYPE_NAMES = ("tokenizer", "transformer", "default")
 OutputType = Literal["pil", "np", "pt"]
 
 
@@ -84,20 +85,24 @@ class IVideoGPTPipeline(DiffusionPipeline):
         Args:
             path_or_repo_id, revision, token, cache_dir, local_files_only, goal_conditioned: as in
                 `WorldModel.from_pretrained`.
-            dtype: of all components, or one for each by name ("default" for the others).
+            dtype: of both networks, or one for each by name: "tokenizer", "transformer", or "default" for
+                what is not named.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
         Raises:
-            OSError, ValueError: as in `WorldModel.from_pretrained`; ValueError also for an unknown component.
+            OSError, ValueError: as in `WorldModel.from_pretrained`; ValueError also for an unknown component or dtype.
         """
         unknown = sorted(set(components) - set(COMPONENTS))
         if unknown:
             raise ValueError(f"unknown arguments {unknown}; the components are {COMPONENTS}")
+        dtypes = dtype if isinstance(dtype, Mapping) else {"default": dtype}
+        unknown = sorted(set(dtypes) - set(DTYPE_NAMES))
+        if unknown:
+            raise ValueError(f"dtype names unknown components {unknown}; it may name {DTYPE_NAMES}")
+        default = dtypes.get("default", torch.float32)
         folder = checkpoints.fetch(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        dtypes = dtype if isinstance(dtype, Mapping) else {"default": dtype}
-        default = dtypes.get("default", torch.float32)
         if "tokenizer" not in components:
             components["tokenizer"] = checkpoints.load_vq_model(folder, dtype=dtypes.get("tokenizer", default))
         if "transformer" not in components:
@@ -140,12 +145,13 @@ class IVideoGPTPipeline(DiffusionPipeline):
                 are the context, as many as the checkpoint takes (one fewer with a goal); what follows is not looked at.
             actions: for an action-conditioned checkpoint: (T, A), or a file, for one clip; (B, T, A) or a list for
                 several; the first leads from the last context frame to the first predicted one.
-            goal: for a goal-conditioned checkpoint: an image or image file, or a list of them for several clips.
+            goal: for a goal-conditioned checkpoint: an image or image file for one clip; a list of them, or an array
+                (B, H, W, 3) or (B, 3, H, W), for several.
             num_frames: frames to predict; follows from the actions where there are any.
             num_samples: futures per clip.
             generator: draws the seed; one, or one per clip. Without it, and without a seed in `sampling`, every call
                 differs.
-            sampling: how to draw tokens; None: `Sampling()`.
+            sampling: how to draw tokens, with one seed or one per clip; None: `Sampling()`.
             horizon_policy: as in `WorldModel.rollout`.
             output_type: "pil", "np" or "pt", see `IVideoGPTPipelineOutput`.
             return_dict: whether to return an `IVideoGPTPipelineOutput` or a tuple.
@@ -156,10 +162,16 @@ class IVideoGPTPipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         world = self.world
-        clips = list(video) if _is_batch(video) else [video]
-        context = self._read_context(world, clips, goal)
-        tensor = None if actions is None else _read_batch_of_actions(actions, batched=_is_batch(video))
+        batched = _is_batch(video)
+        clips = list(video) if batched else [video]
+        if not clips:
+            raise ValueError("there must be at least one clip")
+        num_clips = len(clips) if batched else None
+        context = self._read_context(world, clips, _for_each_clip(goal, num_clips, "a goal"))
+        tensor = _stack_actions(_for_each_clip(actions, num_clips, "actions"))
         if tensor is not None and num_frames not in (None, tensor.shape[1]):
             raise ValueError(f"num_frames is {num_frames}, but there are {tensor.shape[1]} actions per clip")
         num_frames = num_frames if tensor is None else tensor.shape[1]
@@ -187,7 +199,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         output = IVideoGPTPipelineOutput(frames=_as_output(frames, output_type), rewards=rewards)
         return output if return_dict else (output.frames, output.rewards)
 
-    def _read_context(self, world: WorldModel, clips: list[Source], goal: Any) -> Tensor:
+    def _read_context(self, world: WorldModel, clips: list[Source], goals: list[Any] | None) -> Tensor:
         """Context frames (B, C, 3, H, W) uint8, the goal first where there is one."""
         num_frames = world.spec.num_context_frames - int(world.spec.goal_conditioned)
         contexts = []
@@ -198,11 +210,10 @@ class IVideoGPTPipeline(DiffusionPipeline):
             contexts.append(world.processor.resize_frames(frames[:num_frames]))
         context = torch.stack(contexts)
         if not world.spec.goal_conditioned:
-            if goal is not None:
+            if goals is not None:
                 raise ValueError("a goal was given, but this checkpoint is not goal-conditioned")
             return context
-        goals = list(goal) if isinstance(goal, (list, tuple)) else [goal]
-        if goal is None or len(goals) != len(clips):
+        if goals is None:
             raise ValueError(f"this checkpoint is goal-conditioned: pass one goal image per clip ({len(clips)})")
         images = torch.stack([world.processor.resize_frames(read_video([_read_image(image)])) for image in goals])
         return torch.cat([images, context], dim=1)
@@ -230,27 +241,44 @@ def _read_image(image: Any) -> Any:
         raise OSError(f"the goal {image} cannot be read as an image: {error}") from error
 
 
-def _read_batch_of_actions(actions: Any, *, batched: bool) -> Tensor:
-    """Actions (B, T, A) float32."""
-    parts = [read_actions(part) for part in (actions if batched else [actions])]
-    lengths = {tuple(part.shape) for part in parts}
-    if len(lengths) > 1:
-        raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(lengths)}")
-    return torch.stack(parts)
+def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] | None:
+    """What was given for each clip, in a list; num_clips is None for a clip that is not in a batch."""
+    if values is None:
+        return None
+    if num_clips is None:
+        return [values]
+    several = isinstance(values, (list, tuple, np.ndarray, Tensor))
+    if not several or len(values) != num_clips:
+        got = len(values) if several else f"one {type(values).__name__}"
+        raise ValueError(f"pass {name} for each of the {num_clips} clips, in a list or stacked; got {got}")
+    return list(values)
+
+
+def _stack_actions(parts: list[Any] | None) -> Tensor | None:
+    """Actions (B, T, A) float32, of one part for each clip."""
+    if parts is None:
+        return None
+    actions = [read_actions(part) for part in parts]
+    shapes = {tuple(part.shape) for part in actions}
+    if len(shapes) > 1:
+        raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
+    return torch.stack(actions)
 
 
 def _with_seed(
     sampling: Sampling, generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int, num_samples: int
 ) -> Sampling:
-    """Put the generator's seed into the sampling options, one for each row."""
-    if generator is None:
+    """Put the generator's seed into the sampling options, and one for each row where clips have their own."""
+    seeds = sampling.seed
+    if generator is not None:
+        if seeds is not None:
+            raise ValueError("pass a generator or a seed in sampling, not both")
+        generators = [generator] * num_clips if isinstance(generator, torch.Generator) else generator
+        seeds = [int(torch.randint(2**62, (1,), generator=source, device=source.device)) for source in generators]
+    if seeds is None or isinstance(seeds, int):
         return sampling
-    if sampling.seed is not None:
-        raise ValueError("pass a generator or a seed in sampling, not both")
-    generators = [generator] * num_clips if isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) != num_clips:
-        raise ValueError(f"pass one generator, or one per clip ({num_clips}), got {len(generators)}")
-    seeds = [int(torch.randint(2**62, (1,), generator=source, device=source.device)) for source in generators]
+    if len(seeds) != num_clips:
+        raise ValueError(f"pass one generator or seed, or one per clip ({num_clips}), got {len(seeds)}")
     return replace(sampling, seed=tuple(seed for seed in seeds for _ in range(num_samples)))
 
 
