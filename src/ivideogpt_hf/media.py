@@ -41,7 +41,7 @@ def read_video(source: Source) -> Tensor:
             - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
 
     Returns:
-        (T, 3, H, W) uint8.
+        (T, 3, H, W) uint8, on the CPU.
 
     Raises:
         OSError: if a file is missing, empty or corrupt.
@@ -151,7 +151,7 @@ def _from_images(images: Sequence[Any], name: str) -> Tensor:
 
 def _as_tensor(frames: Any) -> Tensor:
     if isinstance(frames, Tensor):
-        return frames.detach()
+        return frames.detach().cpu()
     array = np.array(frames)  # a copy: torch takes neither negative strides nor, without a warning, read-only memory
     try:
         return torch.from_numpy(array)
