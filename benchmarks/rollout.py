@@ -99,7 +99,7 @@ def main():
     ours(world, frames, 1, 1)  # the first call allocates
     original(world, frames, 1, 1)
     machine = {
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor(),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": "float32",
