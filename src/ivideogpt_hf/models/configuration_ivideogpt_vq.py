@@ -133,7 +133,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; also reads a released config (diffusers style) by its own names and nothing more."""
-        if config_dict.get("_class_name") == "CompressiveVQModel":
+        if "_class_name" in config_dict:  # as diffusers writes it; transformers does not
             names = {*cls.__dataclass_fields__, *cls.attribute_map} - set(PreTrainedConfig.__dataclass_fields__)
             config_dict = {name: value for name, value in config_dict.items() if name in names}
             # Consumed by transformers' loader and never saved: the name under which diffusers stores weights.
