@@ -78,7 +78,7 @@ def test_goal_conditioning_can_be_told_for_a_released_checkpoint(tmp_path):
     assert WorldModel.from_pretrained(tmp_path, goal_conditioned=True).spec.goal_conditioned
 
 
-def test_grouped_query_models_survive_the_released_layout(tmp_path):
+def test_grouped_query_models_survive_the_released_config(tmp_path):
     world = build_world(num_key_value_heads=2)
     save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
     assert WorldModel.from_pretrained(tmp_path).transformer.config.num_key_value_heads == 2

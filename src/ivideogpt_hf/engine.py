@@ -185,15 +185,12 @@ class RolloutEngine:
             if i in decode_steps:
                 pending.append(step.tokens)
         flush()
-        has_reward = steps[0].reward is not None
-        return Rollout(
+        return Rollout.of_steps(
+            steps,
             frames=torch.cat(frames, dim=1) if frames else None,
-            rewards=torch.stack([step.reward for step in steps], dim=1) if has_reward else None,
-            tokens=torch.stack([step.tokens for step in steps], dim=1),
-            log_probs=torch.stack([step.log_prob for step in steps], dim=1),
             actions=actions,
             decoded_steps=decode_steps,
-            reanchored_at=tuple(reanchored_at),
+            reanchored_at=reanchored_at,
             state=state,
         )
 

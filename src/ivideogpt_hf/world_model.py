@@ -308,14 +308,11 @@ class WorldModel:
             frame, reward = step.frame, step.reward
             steps.append(step)
             actions.append(action)
-        has_actions, has_reward = bool(self.spec.action_dim), self.spec.has_reward
-        return Rollout(
+        return Rollout.of_steps(
+            steps,
             frames=torch.stack([step.frame for step in steps], dim=1),
-            rewards=torch.stack([step.reward for step in steps], dim=1) if has_reward else None,
-            tokens=torch.stack([step.tokens for step in steps], dim=1),
-            log_probs=torch.stack([step.log_prob for step in steps], dim=1),
-            actions=torch.stack([action.float() for action in actions], dim=1) if has_actions else None,
+            actions=torch.stack([action.float() for action in actions], dim=1) if self.spec.action_dim else None,
             decoded_steps=tuple(range(horizon)),
-            reanchored_at=tuple(reanchored_at),
+            reanchored_at=reanchored_at,
             state=state,
         )

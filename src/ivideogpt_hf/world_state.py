@@ -274,6 +274,28 @@ class Rollout:
     reanchored_at: tuple[int, ...]
     state: WorldState
 
+    @staticmethod
+    def of_steps(
+        steps: Sequence[Step],
+        *,
+        frames: Tensor | None,
+        actions: Tensor | None,
+        decoded_steps: tuple[int, ...],
+        reanchored_at: Sequence[int],
+        state: WorldState,
+    ) -> Rollout:
+        """Put the steps of B rows one after the other."""
+        return Rollout(
+            frames=frames,
+            rewards=None if steps[0].reward is None else torch.stack([step.reward for step in steps], dim=1),
+            tokens=torch.stack([step.tokens for step in steps], dim=1),
+            log_probs=torch.stack([step.log_prob for step in steps], dim=1),
+            actions=actions,
+            decoded_steps=decoded_steps,
+            reanchored_at=tuple(reanchored_at),
+            state=state,
+        )
+
     def split_candidates(self, num_candidates: int) -> Rollout:
         """Turn the leading axis B * N of every tensor into (B, N)."""
         tensors = {

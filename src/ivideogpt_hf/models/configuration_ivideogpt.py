@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
-from .released_layout import complete_transformer_config
+from .released_config import complete_transformer_config
 from .token_layout import TokenLayout
 
 
