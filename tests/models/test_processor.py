@@ -55,6 +55,15 @@ def test_call_gives_what_transformers_processors_give(channels_last):
     assert np.isclose(pixels.min().item(), expected.min().item())
 
 
+def test_settings_of_a_call_are_honoured_or_refused():
+    frames = random_frames(2, size=32)
+    processor = build_processor()
+    assert processor(frames, size={"height": 8, "width": 24}).pixel_values_videos[0].shape == (2, 3, 8, 24)
+    assert processor(frames, do_resize=False, do_rescale=False).pixel_values_videos[0].equal(frames)
+    with pytest.raises(ValueError, match="do_normalize and do_center_crop are not supported"):
+        processor(frames, do_normalize=True, image_mean=0.5, image_std=0.5)
+
+
 def test_actions_are_normalised_by_mean_and_deviation():
     actions = torch.tensor([[3.0, -1.0], [1.0, 0.0]])
     assert build_processor(**STATISTICS).normalize_actions(actions).tolist() == [[1.0, 0.0], [0.0, 2.0]]

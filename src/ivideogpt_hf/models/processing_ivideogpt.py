@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
 RewardTransform = Literal["identity", "symlog"]
@@ -94,26 +94,38 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
+        return self._resize(frames, self.frame_size)
+
+    def _resize(self, frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
         if self.crop_to_aspect:
-            frames = self._crop(frames)
-        if frames.shape[-2:] == self.frame_size:
+            frames = _crop_to_aspect(frames, frame_size)
+        if frames.shape[-2:] == frame_size:
             return frames
         flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
-        resized = F.interpolate(flat, size=self.frame_size, mode="bilinear", antialias=True, align_corners=False)
-        return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *self.frame_size)
-
-    def _crop(self, frames: Tensor) -> Tensor:
-        height, width = frames.shape[-2:]
-        target_height, target_width = self.frame_size
-        scale = min(height / target_height, width / target_width)
-        crop_height, crop_width = round(target_height * scale), round(target_width * scale)
-        top, left = (height - crop_height) // 2, (width - crop_width) // 2
-        return frames[..., top : top + crop_height, left : left + crop_width]
+        resized = F.interpolate(flat, size=frame_size, mode="bilinear", antialias=True, align_corners=False)
+        return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *frame_size)
 
     def _preprocess(
-        self, videos: list[Tensor], return_tensors: str | None = None, **kwargs: Any
-    ) -> BatchFeature:  # kwargs: the per-call settings of other processors, which all stand in the config here
-        pixels = [self.resize_frames(video).float() / 255 for video in videos]
+        self,
+        videos: list[Tensor],
+        *,
+        size: SizeDict,
+        do_resize: bool,
+        do_rescale: bool,
+        do_normalize: bool | None,
+        do_center_crop: bool | None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """What transformers calls, with the settings of the config or of the call; in kwargs are those that it always
+        passes and that mean nothing here (resample, rescale_factor, ...)."""
+        if do_normalize or do_center_crop:
+            raise ValueError(
+                "do_normalize and do_center_crop are not supported; pixels are in [0, 1], crop_to_aspect crops"
+            )
+        if do_resize:
+            videos = [self._resize(video, (size["height"], size["width"])) for video in videos]
+        pixels = [video.float() / 255 if do_rescale else video for video in videos]
         return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
@@ -132,6 +144,15 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         """Reward units to the target of the reward head, float32; the inverse of `rewards_from_head`."""
         rewards = rewards.float()
         return rewards.sign() * rewards.abs().log1p() if self.reward_transform == "symlog" else rewards
+
+
+def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
+    """The largest centred window of the target's aspect ratio."""
+    height, width = frames.shape[-2:]
+    scale = min(height / frame_size[0], width / frame_size[1])
+    crop_height, crop_width = round(frame_size[0] * scale), round(frame_size[1] * scale)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return frames[..., top : top + crop_height, left : left + crop_width]
 
 
 __all__ = ["IVideoGPTVideoProcessor"]
