@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ivideogpt_hf.media import read_actions, read_video, side_by_side, write_video
+from ivideogpt_hf import read_actions
+from ivideogpt_hf.media import read_video, side_by_side, write_video
 from tests.conftest import random_frames
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from . import auto_classes
 
 if TYPE_CHECKING:
+    from .action_files import read_actions
     from .checkpoints import EXAMPLE_EPISODE
-    from .media import read_actions, read_video, side_by_side, write_video
+    from .media import read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
     from .models.modeling_ivideogpt import IVideoGPTForCausalLM, IVideoGPTOutput
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "action_files": ("read_actions",),
     "checkpoints": ("EXAMPLE_EPISODE",),
-    "media": ("read_actions", "read_video", "side_by_side", "write_video"),
+    "media": ("read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
     "models.modeling_ivideogpt": ("IVideoGPTForCausalLM", "IVideoGPTOutput"),
@@ -41,8 +43,8 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (in the order of _HOMES)
-    "EXAMPLE_EPISODE",
     "read_actions",
+    "EXAMPLE_EPISODE",
     "read_video",
     "side_by_side",
     "write_video",

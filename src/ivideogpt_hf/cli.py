@@ -1,4 +1,4 @@
-"""The command line, one entry point: ``ivideogpt predict | convert | info``. Imports nothing heavy before it must."""
+"""The command line, one entry point: ``ivideogpt predict | convert-data | ...``; imports nothing heavy at its start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .cli_data import add_data_commands
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--remote-code", action="store_true", help="add the code, for trust_remote_code=True")
     convert.set_defaults(run=_convert)
 
+    add_data_commands(commands, common)
+
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
     info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
     info.set_defaults(run=_info)
@@ -102,8 +106,9 @@ def _load(args: argparse.Namespace) -> WorldModel:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from .action_files import read_actions
     from .checkpoints import EXAMPLE_EPISODE
-    from .media import read_actions, read_video, side_by_side, write_video
+    from .media import read_video, side_by_side, write_video
     from .pipeline import IVideoGPTPipeline
     from .sampling import Sampling
 

@@ -59,7 +59,7 @@ class RolloutEngine:
         return WorldModelSpec(
             frame_size=self.vq_model.config.frame_size,
             num_context_frames=config.num_context_frames,
-            action_dim=config.action_dim,
+            action_dim=processor.action_dim or config.action_dim,
             action_low=None if processor.action_low is None else tuple(processor.action_low),
             action_high=None if processor.action_high is None else tuple(processor.action_high),
             has_reward=config.predict_reward,

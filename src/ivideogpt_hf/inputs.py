@@ -31,10 +31,10 @@ def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor
         raise ValueError(
             f"the processor makes frames of {processor.frame_size}, the VQ model takes {vq_config.frame_size}"
         )
-    if processor.action_dim is not None and processor.action_dim != config.action_dim:
+    width = processor.padded_action_dim or processor.action_dim
+    if width is not None and width != config.action_dim:
         raise ValueError(
-            f"the processor describes {processor.action_dim} action dimensions, the transformer takes "
-            f"{config.action_dim}"
+            f"the processor describes {width} action dimensions, the transformer takes {config.action_dim}"
         )
 
 

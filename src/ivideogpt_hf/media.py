@@ -1,13 +1,11 @@
-"""Video and actions from files and arrays, and video to files. PyAV and PIL are imported where they are used."""
+"""Video from files and arrays, and to files. PyAV and PIL are imported where they are used."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from torch import Tensor
 
 Source = Any  # what `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
-ACTION_KEYS = ("actions", "action")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SEPARATOR_PIXELS = 2
 MAX_PIXEL = 255
@@ -65,7 +62,7 @@ def _read_path(path: Path) -> Tensor:
         raise FileNotFoundError(f"there is no file or folder {path}")
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy"):
-        return frames_from_array(_read_numpy(path, VIDEO_KEYS))
+        return frames_from_array(read_numpy(path, VIDEO_KEYS))
     if suffix == ".gif":
         return _read_gif(path)
     return _decode(str(path), str(path))
@@ -80,16 +77,51 @@ def _read_undecoded(value: Mapping[str, Any]) -> Tensor:
 
 
 def _decode(file: str | io.BytesIO, name: str) -> Tensor:
+    return frames_from_array(np.stack(list(iterate_video(file, name))))
+
+
+def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:
+    """Decode a video frame by frame, upright as its rotation tag says, in the order in which it is shown.
+
+    Args:
+        file: path or binary file.
+        name: what to call it in errors.
+        start: seconds of its clock at which to begin; the file is not decoded from its beginning then.
+
+    Yields:
+        (H, W, 3) uint8.
+
+    Raises:
+        OSError: if it cannot be decoded or holds no frames.
+    """
     import av
 
+    found = False
     try:
         with av.open(file) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            stream = container.streams.video[0]
+            tolerance = 0.5 / float(stream.average_rate or 1)
+            if start > 0:
+                container.seek(round(start / stream.time_base), stream=stream)  # to the key frame before
+            for frame in container.decode(stream):
+                if start > 0 and frame.time < start - tolerance:
+                    continue
+                found = True
+                image = frame.to_ndarray(format="rgb24")
+                yield np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
     except (av.FFmpegError, IndexError) as error:
         raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
-    if not frames:
+    if not found:
         raise OSError(f"{name} holds no frames")
-    return frames_from_array(np.stack(frames))
+
+
+def video_rate(path: Path) -> float | None:
+    """A video file's frames per second, or None where it does not say."""
+    import av
+
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+    return None if rate is None else float(rate)
 
 
 def _read_gif(path: Path) -> Tensor:
@@ -112,7 +144,8 @@ def _read_gif(path: Path) -> Tensor:
 def _read_folder(path: Path) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
-    files = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files.sort(key=lambda file: natural_key(file.name))
     if not files:
         raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     images = []
@@ -126,9 +159,9 @@ def _read_folder(path: Path) -> Tensor:
     return _from_images(images, str(path))
 
 
-def _natural_order(file: Path) -> list[Any]:
-    """frame_2 before frame_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """A sort key that takes digits as numbers: frame_2 before frame_10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _from_images(images: Sequence[Any], name: str) -> Tensor:
@@ -197,66 +230,7 @@ def _check_range(frames: Tensor, highest: int) -> None:
         raise ValueError(f"{PIXELS}, got {frames.dtype} from {low:.4g} to {high:.4g}")
 
 
-def read_actions(source: Any) -> Tensor:
-    """Read actions.
-
-    Args:
-        source: an array, tensor or nested list (T, A); or a file: npy, npz (under "actions" or "action"), csv (one row
-            per step; a first line without any number is a header) or json (list of lists).
-
-    Returns:
-        (T, A) float32.
-
-    Raises:
-        OSError: if a file is missing or corrupt.
-        ValueError: if what is there is no table of finite numbers.
-    """
-    name = "actions"
-    if isinstance(source, (str, os.PathLike)):
-        name, source = str(source), _read_action_file(Path(source))
-    if isinstance(source, Tensor):
-        source = source.detach().cpu().float()
-    try:
-        actions = torch.from_numpy(np.array(source, dtype=np.float32))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} must hold a table of numbers with rows of one width: {error}") from error
-    if actions.ndim != 2 or 0 in actions.shape:
-        raise ValueError(f"{name} must have shape (T, A), got {tuple(actions.shape)}")
-    bad = torch.isfinite(actions).all(dim=1).logical_not().nonzero()
-    if len(bad):
-        raise ValueError(f"{name} contain NaN or infinite values, first in row {bad[0].item()}")
-    return actions
-
-
-def _read_action_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    suffix = path.suffix.lower()
-    if suffix in (".npz", ".npy"):
-        return _read_numpy(path, ACTION_KEYS)
-    if suffix not in (".csv", ".json"):
-        raise ValueError(f"actions are read from npy, npz, csv or json, not from {path.name}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a csv with a byte order mark
-        return json.loads(text) if suffix == ".json" else _parse_csv(text)
-    except (ValueError, csv.Error) as error:
-        raise OSError(f"{path} is not valid {suffix[1:].upper()}: {error}") from error
-
-
-def _parse_csv(text: str) -> list[list[str]]:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    return rows if rows and any(map(_is_number, rows[0])) else rows[1:]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_numpy(path: Path, keys: Sequence[str]) -> np.ndarray:
+def read_numpy(path: Path, keys: Sequence[str]) -> np.ndarray:
     """The array in an npy file, or under the first of ``keys`` in an npz file. Pickles are never loaded."""
     try:
         loaded = np.load(path, allow_pickle=False)

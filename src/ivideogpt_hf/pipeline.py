@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from . import checkpoints
-from .media import Source, read_actions, read_video
+from .action_files import read_actions
+from .media import Source, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor

@@ -97,6 +97,8 @@ def _llama_config(config: IVideoGPTConfig) -> dict[str, Any]:
 
 
 def _released_state_dict(state: dict[str, Tensor], processor: IVideoGPTVideoProcessor | None) -> dict[str, Tensor]:
+    if processor is not None and processor.embodiments:
+        raise ValueError("the released layout cannot hold several embodiments; save in our layout")
     if processor is not None and processor.action_mean is not None:
         weight, bias = state["action_linear.weight"], state["action_linear.bias"]
         folded = weight / torch.tensor(processor.action_std).to(weight)

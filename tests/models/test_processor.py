@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ivideogpt_hf import IVideoGPTVideoProcessor
-from tests.conftest import random_frames
+from ivideogpt_hf import IVideoGPTVideoProcessor, Sampling, WorldModel
+from tests.conftest import build_world, random_frames
 
 STATISTICS = {"action_mean": [1.0, -1.0], "action_std": [2.0, 0.5], "action_low": [-1.0, -3.0], "action_high": [3, 1]}
 
@@ -99,3 +99,51 @@ def test_auto_video_processor_finds_it(tmp_path):
 def test_statistics_that_contradict_each_other_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build_processor(**config)
+
+
+EMBODIMENTS = {
+    "arm": {"action_dim": 2, "action_mean": [1.0, -1.0], "action_std": [2.0, 0.5]},
+    "hand": {"action_dim": 3},
+}
+
+
+def test_a_chosen_embodiments_actions_are_normalized_and_padded():
+    processor = build_processor(embodiments=EMBODIMENTS, padded_action_dim=3).for_embodiment("arm")
+    assert processor.action_dim == 2
+    assert processor.normalize_actions(torch.tensor([[3.0, 0.0]])).tolist() == [[1.0, 2.0, 0.0]]
+
+
+def test_embodiments_survive_saving(tmp_path):
+    build_processor(embodiments=EMBODIMENTS, padded_action_dim=3).save_pretrained(tmp_path)
+    loaded = IVideoGPTVideoProcessor.from_pretrained(tmp_path)
+    assert loaded.for_embodiment("hand").action_dim == 3
+
+
+def test_a_world_takes_the_chosen_embodiments_width():
+    world = build_world(action_dim=3, processor={"embodiments": EMBODIMENTS, "padded_action_dim": 3})
+    arm = WorldModel(world.vq_model, world.transformer, world.processor.for_embodiment("arm"))
+    assert arm.spec.action_dim == 2
+    narrow = torch.tensor([[[3.0, 0.0]]])
+    padded = torch.tensor([[[1.0, 2.0, 0.0]]])
+    greedy = Sampling(greedy=True)
+    expected = world.rollout(random_frames(1, 2), padded, sampling=greedy)
+    assert arm.rollout(random_frames(1, 2), narrow, sampling=greedy).tokens.equal(expected.tokens)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"embodiments": EMBODIMENTS},
+        {"embodiments": EMBODIMENTS, "padded_action_dim": 2},
+        {"embodiments": {"arm": {"action_mean": [0.0]}}, "padded_action_dim": 2},
+    ],
+    ids=["no padded width", "too narrow", "no width"],
+)
+def test_contradictory_embodiments_are_refused(config):
+    with pytest.raises(ValueError, match=r"padded_action_dim|action_dim"):
+        build_processor(**config)
+
+
+def test_an_unknown_embodiment_is_refused():
+    with pytest.raises(ValueError, match="there are"):
+        build_processor(embodiments=EMBODIMENTS, padded_action_dim=3).for_embodiment("leg")

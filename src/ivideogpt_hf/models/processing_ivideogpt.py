@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
 RewardTransform = Literal["identity", "symlog"]
+EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high", "action_names")
 
 
 class IVideoGPTVideoProcessor(BaseVideoProcessor):
@@ -28,6 +30,9 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
             model sees actions as they are.
         action_low, action_high: bounds per dimension in environment units, for planners and players; None: unknown.
         action_names: a name per dimension, or None.
+        embodiments: for a model trained on several robots: by name the settings of each one's actions ("action_dim" and
+            any of the five above). `for_embodiment` chooses one.
+        padded_action_dim: the width that the model takes; narrower actions are padded with zeros after normalisation.
         reward_transform: what the reward head was trained on: "identity" or "symlog" (sign(r) log(1 + |r|)).
         kwargs: forwarded to `transformers.BaseVideoProcessor`.
 
@@ -49,6 +54,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         action_low: Sequence[float] | None = None,
         action_high: Sequence[float] | None = None,
         action_names: Sequence[str] | None = None,
+        embodiments: dict[str, dict[str, Any]] | None = None,
+        padded_action_dim: int | None = None,
         reward_transform: RewardTransform = "identity",
         **kwargs: Any,
     ) -> None:
@@ -58,6 +65,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         self.action_mean, self.action_std = action_mean, action_std
         self.action_low, self.action_high = action_low, action_high
         self.action_names = action_names
+        self.embodiments = embodiments
+        self.padded_action_dim = padded_action_dim
         self.reward_transform = reward_transform
         self._check()
 
@@ -76,8 +85,43 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
             low >= high for low, high in zip(self.action_low, self.action_high, strict=True)
         ):
             raise ValueError(f"action_low must be below action_high, got {self.action_low} and {self.action_high}")
+        self._check_widths()
         if self.reward_transform not in ("identity", "symlog"):
             raise ValueError(f"reward_transform must be 'identity' or 'symlog', got {self.reward_transform!r}")
+
+    def _check_widths(self) -> None:
+        """The padded width must hold the chosen actions and those of all embodiments."""
+        widths = {"the actions described": self.action_dim}
+        for name, settings in (self.embodiments or {}).items():
+            unknown = set(settings) - {"action_dim", *EMBODIMENT_SETTINGS}
+            if unknown or "action_dim" not in settings:
+                raise ValueError(
+                    f"the embodiment {name!r} needs action_dim and may have {', '.join(EMBODIMENT_SETTINGS)}, got "
+                    f"{sorted(settings)}"
+                )
+            widths[f"the embodiment {name!r}"] = settings["action_dim"]
+        if self.embodiments and self.padded_action_dim is None:
+            raise ValueError("embodiments need padded_action_dim, the width that the model takes")
+        for name, width in widths.items():
+            if None not in (width, self.padded_action_dim) and width > self.padded_action_dim:
+                raise ValueError(f"{name} have width {width}, more than padded_action_dim {self.padded_action_dim}")
+
+    def for_embodiment(self, name: str) -> IVideoGPTVideoProcessor:
+        """A copy that takes and describes the actions of one embodiment, in its own width and units.
+
+        Raises:
+            ValueError: if there is no such embodiment.
+        """
+        if name not in (self.embodiments or {}):
+            raise ValueError(f"there is no embodiment {name!r}; there are {sorted(self.embodiments or {})}")
+        settings = self.embodiments[name]
+        chosen = copy.deepcopy(self)
+        for setting in EMBODIMENT_SETTINGS:
+            setattr(chosen, setting, settings.get(setting))
+        if chosen.action_dim is None:  # without statistics, names tell the width
+            chosen.action_names = [str(i) for i in range(settings["action_dim"])]
+        chosen._check()
+        return chosen
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -94,16 +138,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
-        return self._resize(frames, self.frame_size)
-
-    def _resize(self, frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
-        if self.crop_to_aspect:
-            frames = _crop_to_aspect(frames, frame_size)
-        if frames.shape[-2:] == frame_size:
-            return frames
-        flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
-        resized = F.interpolate(flat, size=frame_size, mode="bilinear", antialias=True, align_corners=False)
-        return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *frame_size)
+        return resize_frames(frames, self.frame_size, crop_to_aspect=self.crop_to_aspect)
 
     def _preprocess(
         self,
@@ -124,16 +159,19 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
                 "do_normalize and do_center_crop are not supported; pixels are in [0, 1], crop_to_aspect crops"
             )
         if do_resize:
-            videos = [self._resize(video, (size["height"], size["width"])) for video in videos]
+            size = (size["height"], size["width"])
+            videos = [resize_frames(video, size, crop_to_aspect=self.crop_to_aspect) for video in videos]
         pixels = [video.float() / 255 if do_rescale else video for video in videos]
         return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
-        """Environment units (..., A) to what the model takes, float32."""
+        """Environment units (..., A) to what the model takes, float32 (..., padded_action_dim or A)."""
         actions = actions.float()
-        if self.action_mean is None:
+        if self.action_mean is not None:
+            actions = (actions - actions.new_tensor(self.action_mean)) / actions.new_tensor(self.action_std)
+        if self.padded_action_dim is None:
             return actions
-        return (actions - actions.new_tensor(self.action_mean)) / actions.new_tensor(self.action_std)
+        return F.pad(actions, (0, self.padded_action_dim - actions.shape[-1]))
 
     def rewards_from_head(self, outputs: Tensor) -> Tensor:
         """Outputs of the reward head to reward units, float32."""
@@ -146,6 +184,20 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         return rewards.sign() * rewards.abs().log1p() if self.reward_transform == "symlog" else rewards
 
 
+def resize_frames(frames: Tensor, frame_size: tuple[int, int], *, crop_to_aspect: bool = False) -> Tensor:
+    """Resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing.
+
+    With ``crop_to_aspect`` the largest centred window of the target's aspect ratio is cut first.
+    """
+    if crop_to_aspect:
+        frames = _crop_to_aspect(frames, frame_size)
+    if frames.shape[-2:] == frame_size:
+        return frames
+    flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
+    resized = F.interpolate(flat, size=frame_size, mode="bilinear", antialias=True, align_corners=False)
+    return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *frame_size)
+
+
 def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
     """The largest centred window of the target's aspect ratio."""
     height, width = frames.shape[-2:]
@@ -155,4 +207,4 @@ def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
     return frames[..., top : top + crop_height, left : left + crop_width]
 
 
-__all__ = ["IVideoGPTVideoProcessor"]
+__all__ = ["IVideoGPTVideoProcessor", "resize_frames"]

@@ -1,0 +1,1 @@
+"""Episodes from anywhere, as ordinary Hugging Face datasets, and training clips from them."""

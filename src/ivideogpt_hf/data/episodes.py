@@ -1,0 +1,296 @@
+"""One schema of an episode: the dataclass in memory, and its columns on disk and on the Hub.
+
+On disk an episode is a row of a Parquet file that plain ``datasets.load_dataset`` reads:
+
+| column | type | meaning |
+|---|---|---|
+| ``schema_version`` | int32 | `SCHEMA_VERSION` |
+| ``source`` | string | name of the data set that the episode comes from |
+| ``episode_id`` | string | name of the episode in its source, unique there, such as ``run/7.npz`` |
+| ``episode_index`` | int64 | its place in the source's order |
+| ``task`` | string | what is done, as text; "" where unknown |
+| ``fps`` | float32 | frames per second, or null |
+| ``num_frames`` | int32 | T |
+| ``success`` | bool | whether the task succeeded, or null |
+| ``action_names`` | list of string | one per action dimension, or null |
+| ``action_low``, ``action_high`` | list of float32 | bounds per action dimension in environment units, or null |
+| ``actions`` | list of list of float32 | (T - 1, A), environment units, or null: row t leads from frame t to t + 1 |
+| ``rewards`` | list of float32 | (T - 1,), or null: row t is what action t earned |
+| ``frames.<camera>`` | list of Image | T encoded images of one size, one such column per camera |
+
+An action after the last frame leads to nothing that is stored, so a source with T actions loses its last row.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+DEFAULT_CAMERA = "image"
+FRAMES_PREFIX = "frames."
+CHANNELS = 3
+# Level 3 instead of Pillow's 6: robot video grows by a few per cent, is written twice as fast and read as fast.
+PNG_LEVEL = 3
+
+Frames = np.ndarray | Sequence[bytes]
+
+
+class Signature(NamedTuple):
+    """What all episodes of a data set share: the cameras' names, sorted, and the width of actions, None without any."""
+
+    cameras: tuple[str, ...]
+    action_dim: int | None
+
+    def __str__(self) -> str:
+        actions = "no actions" if self.action_dim is None else f"{self.action_dim}-wide actions"
+        return f"cameras {', '.join(self.cameras)} and {actions}"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode; the module's table says what the fields mean.
+
+    Attributes:
+        frames: per camera (T, H, W, 3) uint8, or T images as encoded bytes (PNG, JPEG, ...).
+        actions: (T - 1, A) float32, or None.
+        rewards: (T - 1,) float32, or None.
+
+    Raises:
+        ValueError: if lengths, shapes or dtypes contradict each other, or a number is not finite.
+    """
+
+    frames: Mapping[str, Frames]
+    episode_id: str
+    source: str
+    actions: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+    success: bool | None = None
+    task: str = ""
+    fps: float | None = None
+    action_names: Sequence[str] | None = None
+    action_low: Sequence[float] | None = None
+    action_high: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {camera: len(frames) for camera, frames in self.frames.items()}
+        if not lengths or 0 in lengths.values():
+            raise ValueError(f"it has no frames (per camera: {lengths})")
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"its cameras have different numbers of frames: {lengths}")
+        for camera, frames in self.frames.items():
+            if isinstance(frames, np.ndarray) and (
+                frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != CHANNELS
+            ):
+                raise ValueError(
+                    f"frames of camera {camera!r} must be RGB, uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}"
+                )
+        self._check_rows("actions", self.actions, 2)
+        self._check_rows("rewards", self.rewards, 1)
+        for name in ("action_names", "action_low", "action_high"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.action_dim:
+                raise ValueError(f"{name} has {len(values)} entries for {self.action_dim} action dimensions")
+
+    def _check_rows(self, name: str, rows: np.ndarray | None, ndim: int) -> None:
+        if rows is None:
+            return
+        if rows.dtype != np.float32 or rows.ndim != ndim:
+            raise ValueError(f"{name} must be float32 with {ndim} dimension(s), got {rows.dtype} {rows.shape}")
+        if len(rows) != self.num_frames - 1:
+            raise ValueError(
+                f"{self.num_frames} frames need {self.num_frames - 1} {name}, one for each step between two frames "
+                f"(or one more, after the last), got {len(rows)}"
+            )
+        bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{name} contain NaN or infinite values, first in row {bad[0]}")
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(next(iter(self.frames.values())))
+
+    @property
+    def action_dim(self) -> int | None:
+        """A, or None without actions."""
+        return None if self.actions is None else self.actions.shape[1]
+
+    @property
+    def signature(self) -> Signature:
+        """What must be the same in all episodes of a data set."""
+        return Signature(tuple(sorted(self.frames)), self.action_dim)
+
+
+def step_rows(rows: Any, num_frames: int, name: str) -> np.ndarray:
+    """The rows that lie between frames, as float32: from T rows the last is dropped, since no frame follows it.
+
+    Raises:
+        ValueError: unless there are T or T - 1 rows of numbers.
+    """
+    try:
+        rows = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} are not a table of numbers: {error}") from error
+    if len(rows) not in (num_frames, num_frames - 1):
+        raise ValueError(f"{num_frames} frames do not match {len(rows)} {name}; allowed are as many, or one fewer")
+    return rows[: num_frames - 1]
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 to PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """An encoded RGB image to (H, W, 3) uint8.
+
+    Raises:
+        ValueError: if it is corrupt or not RGB.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode != "RGB":
+                raise ValueError(f"an image has mode {image.mode}, not RGB")
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on broken PNG chunks
+        raise ValueError(f"an image cannot be decoded: {error}") from error
+
+
+def decode_frames(frames: Frames) -> np.ndarray:
+    """Frames of one camera as (T, H, W, 3) uint8.
+
+    Raises:
+        ValueError: if an image is corrupt, not RGB, or of another size than the first.
+    """
+    if isinstance(frames, np.ndarray):
+        return frames
+    images = []
+    for index, data in enumerate(frames):
+        try:
+            images.append(decode_image(data))
+        except ValueError as error:
+            raise ValueError(f"frame {index}: {error}") from error
+        if images[-1].shape != images[0].shape:
+            raise ValueError(f"frame {index} is {images[-1].shape[:2]} pixels, the first is {images[0].shape[:2]}")
+    return np.stack(images)
+
+
+def resize_pixels(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(T, h, w, 3) to (T, H, W, 3) uint8, as `IVideoGPTVideoProcessor` does: bilinear, antialiased."""
+    import torch
+
+    from ..models.processing_ivideogpt import resize_frames
+
+    # A copy: torch takes neither negative strides nor, without a warning, read-only memory.
+    pixels = torch.from_numpy(frames.copy()).movedim(-1, 1)
+    return resize_frames(pixels, size).movedim(1, -1).numpy()
+
+
+def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:
+    """The episode with frames of (height, width); frames that have this size stay as they are, encoded or not."""
+
+    def resize(frames: Frames) -> Frames:
+        pixels = decode_frames(frames)
+        return frames if pixels.shape[1:3] == size else resize_pixels(pixels, size)
+
+    return replace(episode, frames={camera: resize(frames) for camera, frames in episode.frames.items()})
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def episode_features(cameras: Sequence[str]) -> Any:
+    """The schema as `datasets.Features`, for these cameras."""
+    from datasets import Features, Image, List, Value
+
+    numbers = List(Value("float32"))
+    return Features(
+        {
+            "schema_version": Value("int32"),
+            "source": Value("string"),
+            "episode_id": Value("string"),
+            "episode_index": Value("int64"),
+            "task": Value("string"),
+            "fps": Value("float32"),
+            "num_frames": Value("int32"),
+            "success": Value("bool"),
+            "action_names": List(Value("string")),
+            "action_low": numbers,
+            "action_high": numbers,
+            "actions": List(numbers),
+            "rewards": numbers,
+            **{FRAMES_PREFIX + camera: List(Image()) for camera in cameras},
+        }
+    )
+
+
+def cameras_in(columns: Sequence[str]) -> list[str]:
+    """The cameras among the columns of a data set."""
+    return [column.removeprefix(FRAMES_PREFIX) for column in columns if column.startswith(FRAMES_PREFIX)]
+
+
+def check_columns(columns: Sequence[str], name: str) -> None:
+    """Raise ValueError unless a data set has the columns of the schema."""
+    missing = set(episode_features(())) - set(columns)
+    if missing or not cameras_in(columns):
+        lacks = sorted(missing) or f"a column {FRAMES_PREFIX}<camera>"
+        raise ValueError(
+            f"{name} is not a data set of episodes in this package's schema, it lacks {lacks}; "
+            f"`ivideogpt convert-data` makes one from it"
+        )
+
+
+def check_version(version: int, name: str) -> None:
+    """Raise ValueError unless a data set has the schema's version."""
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"{name} has version {version} of the episode schema, this package reads version {SCHEMA_VERSION}; "
+            f"{'update the package' if version > SCHEMA_VERSION else 'convert the source again'}"
+        )
+
+
+def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
+    """An episode as a row of the schema; arrays of frames are encoded as PNG, encoded images are kept as they are.
+
+    Raises:
+        ValueError: if an encoded image is corrupt, not RGB, or of another size than the first.
+    """
+    row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "episode_index": index, "num_frames": episode.num_frames}
+    for field in fields(Episode):
+        value = getattr(episode, field.name)
+        if field.name == "frames":
+            continue
+        if isinstance(value, np.ndarray):
+            value = list(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = [item if isinstance(item, str) else float(item) for item in value]
+        row[field.name] = value
+    for camera, frames in episode.frames.items():
+        pixels = decode_frames(frames)
+        images = map(encode_png, pixels) if isinstance(frames, np.ndarray) else frames
+        row[FRAMES_PREFIX + camera] = [{"bytes": image, "path": None} for image in images]
+    return row
+
+
+def episode_from_row(row: Mapping[str, Any], cameras: Sequence[str]) -> Episode:
+    """The inverse of `episode_to_row`, from plain Python values with undecoded images."""
+    given = {field.name: row[field.name] for field in fields(Episode) if field.name != "frames"}
+    for name in ("actions", "rewards"):
+        if given[name] is not None:
+            given[name] = np.array(given[name], dtype=np.float32)
+    frames = {camera: [image["bytes"] for image in row[FRAMES_PREFIX + camera]] for camera in cameras}
+    return Episode(frames=frames, **given)

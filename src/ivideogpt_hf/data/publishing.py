@@ -1,0 +1,34 @@
+"""Upload of a converted data set to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .conversion import DATA, STAGING
+
+
+def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload a finished conversion as one commit; an interrupted upload goes on when it is called again.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        ValueError: if the folder holds no finished conversion.
+        OSError: if the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    if not (folder / DATA).is_dir():
+        raise ValueError(f"{folder} holds no finished conversion: there is no folder {DATA} in it")
+    api = HfApi()
+    address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        repo_type="dataset",
+        ignore_patterns=[f"{STAGING}/*"],
+        delete_patterns=[f"{DATA}/*"],
+        commit_message="Upload episodes",
+    )
+    return str(address)

@@ -1,0 +1,100 @@
+"""Readers of episodes, one small module per format; `open_episodes` finds the right one by looking at the source."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .base import EpisodeError, EpisodeReader
+from .hdf5 import HDF5Reader
+from .lerobot import INFO_FILE, LeRobotReader
+from .npz import NpzReader
+from .parquet import ParquetReader
+from .rlds import RLDSReader
+from .stacked_npz import StackedNpzReader
+from .video_folder import VideoFolderReader
+
+# LeRobot folders hold Parquet and mp4 files, so that they are asked about first, and alone.
+READERS: tuple[type[EpisodeReader], ...] = (
+    LeRobotReader,
+    NpzReader,
+    StackedNpzReader,
+    HDF5Reader,
+    RLDSReader,
+    VideoFolderReader,
+    ParquetReader,
+)
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+def open_episodes(
+    source: str | os.PathLike[str],
+    *,
+    reader: str | None = None,
+    cameras: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> EpisodeReader:
+    """Open the episodes of a source.
+
+    Args:
+        source: a file, a folder, or the id of a data set on the Hub (LeRobot v3.0, or this package's schema), which is
+            downloaded.
+        reader: name of the reader; None finds it by looking at the source.
+        cameras: the cameras to read; None reads all.
+        size: (height, width) to resize frames to; None keeps their size.
+
+    Returns:
+        A reader: ``len``, iteration and indexing.
+
+    Raises:
+        FileNotFoundError: if there is no such source.
+        ValueError: if the format is not recognised, several are, or there are no episodes.
+        ImportError: if a package that the format needs is missing; names the extra.
+    """
+    path = Path(source)
+    if not path.exists():
+        if not HUB_ID.match(str(source)):
+            raise FileNotFoundError(f"there is no file or folder {source}, and it is no Hub id (name/name) either")
+        path = _download(str(source), cameras)
+    if reader is not None:
+        named = {kind.name: kind for kind in READERS}
+        if reader not in named:
+            raise ValueError(f"there is no reader {reader!r}; there are {sorted(named)}")
+        return named[reader](path, cameras, size)
+    return _recognize(path)(path, cameras, size)
+
+
+def _recognize(path: Path) -> type[EpisodeReader]:
+    if LeRobotReader.recognizes(path):
+        return LeRobotReader
+    found = [kind for kind in READERS if kind.recognizes(path)]
+    if not found:
+        formats = "; ".join(f"{kind.name}: {kind.description}" for kind in READERS)
+        raise ValueError(f"{path} holds no episodes in a format that is read: {formats}")
+    if len(found) > 1:
+        names = ", ".join(kind.name for kind in found)
+        raise ValueError(f"{path} holds several formats ({names}): name the one to read with reader=, --reader")
+    return found[0]
+
+
+def _download(repo_id: str, cameras: Sequence[str] | None) -> Path:
+    """A data set's files from the Hub; of a LeRobot data set only the wanted cameras' videos."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        files = HfApi().list_repo_files(repo_id, repo_type="dataset")
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no folder {repo_id} here and no data set {repo_id} on the Hub that you may see; "
+            f"log in with `hf auth login` if it is private"
+        ) from error
+    patterns = None
+    if INFO_FILE.as_posix() in files and cameras is not None:
+        patterns = ["meta/*", "data/*", *(f"videos/*{camera}/*" for camera in cameras)]
+    return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns))
+
+
+__all__ = ["READERS", "EpisodeError", "EpisodeReader", "open_episodes"]

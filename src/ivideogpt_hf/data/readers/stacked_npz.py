@@ -1,0 +1,66 @@
+"""The original's Meta-world demonstrations: npz files of a replay buffer with stacked frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..episodes import DEFAULT_CAMERA, Episode
+from .base import FileReader
+
+OBSERVATION_KEY = "observation"
+CHANNELS = 3
+# A reward sums two simulator steps, of 10 at most each, and 10 for success; without success the 30 demonstrations stay
+# below this value.
+SUCCESS_REWARD = 16.5
+ACTION_NAMES = ("x", "y", "z", "gripper")
+
+
+class StackedNpzReader(FileReader):
+    """npz files with ``observation`` (T, 3 K, H, W) uint8, K stacked frames, the newest last; ``action``; ``reward``.
+
+    Row t holds the frame that action t led to and the reward that it earned; row 0 is the reset: its action is dropped.
+    The actions are the expert's, unclipped, though the simulator clips them to [-1, 1]; the bounds say so.
+    """
+
+    name = "stacked-npz"
+    description = "npz files, one per episode, with stacked frames 'observation' (T, 3 K, H, W)"
+    suffixes = (".npz",)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        from .npz import keys_of
+
+        files = cls.find_files(path)
+        return bool(files) and OBSERVATION_KEY in keys_of(files[0])
+
+    def _list_episodes(self) -> list[str]:
+        self._files = self.find_files(self.path)
+        return [self.name_of(file) for file in self._files]
+
+    def _read(self, index: int) -> Episode:
+        file = self._files[index]
+        self._select_cameras([DEFAULT_CAMERA])
+        with np.load(file, allow_pickle=False) as arrays:
+            observation, action, reward = (arrays[key] for key in (OBSERVATION_KEY, "action", "reward"))
+        if observation.dtype != np.uint8 or observation.ndim != 4 or observation.shape[1] % CHANNELS:
+            raise ValueError(f"observation must be uint8 (T, 3 K, H, W), got {observation.dtype} {observation.shape}")
+        if not len(observation) == len(action) == len(reward):
+            raise ValueError(
+                f"observation, action and reward have {len(observation)}, {len(action)} and {len(reward)} rows"
+            )
+        rewards = reward[1:].reshape(len(reward) - 1).astype(np.float32)
+        is_robot = action.shape[1] == len(ACTION_NAMES)
+        return Episode(
+            frames={DEFAULT_CAMERA: observation[:, -CHANNELS:].transpose(0, 2, 3, 1)},
+            episode_id=self.episode_ids[index],
+            source=self.source_name,
+            actions=action[1:].astype(np.float32),
+            rewards=rewards,
+            success=bool((rewards >= SUCCESS_REWARD).any()),
+            task=file.resolve().parent.name.replace("-", " "),
+            action_names=ACTION_NAMES if is_robot else None,
+            action_low=[-1.0] * action.shape[1],
+            action_high=[1.0] * action.shape[1],
+        )

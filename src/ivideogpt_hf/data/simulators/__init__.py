@@ -1,0 +1,37 @@
+"""Simulated environments for `ivideogpt collect`; each needs its package, which an extra installs."""
+
+from __future__ import annotations
+
+from .base import Simulator, Transition
+
+
+def make_simulator(name: str, size: int) -> Simulator:
+    """Make an environment that renders.
+
+    Args:
+        name: "metaworld/<task>", "robodesk/<task>", "pusht", or the id of any gymnasium environment.
+        size: side of the frames, in pixels.
+
+    Raises:
+        ImportError: if its package is missing; names the extra.
+        ValueError: if there is no such environment.
+    """
+    family, _, task = name.partition("/")
+    if family == "metaworld":
+        from .metaworld import MetaWorldSimulator
+
+        return MetaWorldSimulator(task, size)
+    if family == "robodesk":
+        from .robodesk import RoboDeskSimulator
+
+        return RoboDeskSimulator(task, size)
+    if name == "pusht":
+        from .pusht import PushTSimulator
+
+        return PushTSimulator(size)
+    from .gymnasium import GymnasiumSimulator
+
+    return GymnasiumSimulator(name, size)
+
+
+__all__ = ["Simulator", "Transition", "make_simulator"]

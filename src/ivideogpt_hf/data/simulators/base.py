@@ -1,0 +1,64 @@
+"""What collection needs of an environment: frames, rewards, bounds of actions, and perhaps a scripted expert."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one action led to.
+
+    Attributes:
+        frame: (H, W, 3) uint8.
+        reward: what the action earned.
+        success: whether the task counts as solved in this state; None where the environment does not say.
+        done: whether the episode is over.
+    """
+
+    frame: np.ndarray
+    reward: float
+    success: bool | None
+    done: bool
+
+
+class Simulator(ABC):
+    """An environment that renders, with continuous actions.
+
+    Attributes:
+        task: what is to be done, as text.
+        action_low, action_high: (A,) float32 bounds.
+        action_names: a name per dimension, or None.
+        observation: the environment's own observation after the last reset or step, for policies written in Python.
+    """
+
+    task: str
+    action_low: np.ndarray
+    action_high: np.ndarray
+    action_names: Sequence[str] | None = None
+    observation: Any = None
+
+    @abstractmethod
+    def reset(self, seed: int) -> np.ndarray:
+        """Begin the episode that belongs to a seed, always the same; returns its first frame (H, W, 3) uint8."""
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> Transition:
+        """Take an action (A,) within the bounds."""
+
+    def expert_action(self) -> np.ndarray:
+        """What the scripted expert does in this state, (A,), not clipped.
+
+        Raises:
+            ValueError: if there is no expert for this environment.
+        """
+        raise ValueError(f"there is no scripted expert for {self.task!r}; use the policy 'random' or one of your own")
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the renderer."""

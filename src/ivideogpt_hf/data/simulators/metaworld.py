@@ -1,0 +1,87 @@
+"""Meta-world V3 tasks, rendered off screen without shadows: ten times as fast, and close to the stock picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Simulator, Transition
+
+CAMERA = "corner"
+OVERSAMPLING = 2  # in place of the renderer's multisampling: boxes of 2 x 2 pixels are averaged
+
+
+class MetaWorldSimulator(Simulator):
+    """A Meta-world V3 task, such as "plate-slide" or "plate-slide-v3", with its scripted expert.
+
+    The camera is that of the original's demonstrations: "corner", whose rows are flipped, since it hangs upside down.
+    An episode never ends by itself. Success is the environment's own.
+
+    Args:
+        task: name of the task.
+        size: side of the frames, in pixels.
+
+    Raises:
+        ImportError: without metaworld; names the extra.
+        ValueError: if there is no such task.
+    """
+
+    action_names = ("x", "y", "z", "gripper")
+
+    def __init__(self, task: str, size: int) -> None:
+        try:
+            import metaworld.policies
+            import mujoco
+            from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as ENVIRONMENTS
+        except ImportError as error:
+            raise ImportError("Meta-world tasks need metaworld: pip install 'ivideogpt-hf[metaworld]'") from error
+        name = task if task.endswith("-v3") else f"{task}-v3"
+        if f"{name}-goal-observable" not in ENVIRONMENTS:
+            known = sorted(key.removesuffix("-v3-goal-observable") for key in ENVIRONMENTS)
+            raise ValueError(f"Meta-world has no task {task!r}; it has {', '.join(known)}")
+        self.task = name.removesuffix("-v3").replace("-", " ")
+        self.size = size
+        self._make = lambda seed: ENVIRONMENTS[f"{name}-goal-observable"](seed=seed)
+        self._make_policy = metaworld.policies.ENV_POLICY_MAP[name]
+        self._mujoco = mujoco
+        self._environment: Any = None
+        self._renderer: Any = None
+        self.action_low, self.action_high = np.full(4, -1, np.float32), np.full(4, 1, np.float32)
+
+    def reset(self, seed: int) -> np.ndarray:
+        # A fresh environment: otherwise the state of the last episode leaks into the next one's reset.
+        self._environment = self._make(seed)
+        self._environment._freeze_rand_vec = False  # a new object position at every reset
+        self._environment.max_path_length = 10**9
+        self._policy = self._make_policy()
+        self.observation, _ = self._environment.reset()
+        self._set_up_renderer()
+        return self._render()
+
+    def _set_up_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        model = self._environment.model
+        model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = model.vis.global_.offheight = OVERSAMPLING * self.size
+        self._renderer = self._mujoco.Renderer(model, OVERSAMPLING * self.size, OVERSAMPLING * self.size)
+        for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._renderer.scene.flags[flag] = 0
+
+    def _render(self) -> np.ndarray:
+        self._renderer.update_scene(self._environment.data, camera=CAMERA)
+        image = self._renderer.render()[::-1].astype(np.float32)
+        boxes = image.reshape(self.size, OVERSAMPLING, self.size, OVERSAMPLING, 3)
+        return boxes.mean(axis=(1, 3)).round().astype(np.uint8)
+
+    def step(self, action: np.ndarray) -> Transition:
+        self.observation, reward, _, _, info = self._environment.step(action)
+        return Transition(self._render(), float(reward), bool(info["success"]), done=False)
+
+    def expert_action(self) -> np.ndarray:
+        return np.asarray(self._policy.get_action(self.observation), dtype=np.float32)
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()

@@ -1,0 +1,196 @@
+"""Random access to the episodes of a data set in our schema: memory-mapped Arrow, or Parquet fetched when needed."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
+
+METADATA = ["schema_version", "num_frames"]
+OPENING_THREADS = 16
+HUB_SCHEME = "hf://datasets/"
+
+
+class EpisodeStore(ABC):
+    """Episodes of one split, by index.
+
+    Attributes:
+        name: what to call it in errors.
+        num_frames: (N,) int64, frames of each episode.
+        cameras: their names.
+        groups: for streaming, (file, first episode, last episode + 1) of each row group; else None.
+    """
+
+    name: str
+    num_frames: np.ndarray
+    cameras: list[str]
+    groups: list[tuple[int, int, int]] | None = None
+
+    @abstractmethod
+    def _column(self, episode: int, column: str) -> Any:
+        """A value of an episode's row as a pyarrow scalar."""
+
+    def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
+        """The encoded images of some frames; no other frame is touched."""
+        values = self._column(episode, FRAMES_PREFIX + camera).values.field("bytes")
+        return [values[frame].as_py() for frame in frames]
+
+    def actions(self, episode: int) -> np.ndarray | None:
+        """(T - 1, A) float32, or None."""
+        scalar = self._column(episode, "actions")
+        if not scalar.is_valid:
+            return None
+        return _numbers(scalar.values.flatten()).reshape(len(scalar.values), -1)
+
+    def rewards(self, episode: int) -> np.ndarray | None:
+        """(T - 1,) float32, or None."""
+        scalar = self._column(episode, "rewards")
+        return _numbers(scalar.values) if scalar.is_valid else None
+
+    def metadata(self, episode: int, column: str) -> Any:
+        """Any other column of an episode, as a Python value."""
+        return self._column(episode, column).as_py()
+
+
+def _numbers(array: Any) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False)
+
+
+def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStore:
+    """Open a data set in our schema.
+
+    Args:
+        path: folder, or id of a data set on the Hub.
+        split: such as "train".
+        streaming: False has `datasets` download and convert it to memory-mapped Arrow files once; True reads row groups
+            of the Parquet files as they are needed, from the folder or from the Hub, and stores nothing.
+
+    Raises:
+        FileNotFoundError: if there is no such data set or split.
+        ValueError: if it is not in our schema, or in another version of it.
+    """
+    return ParquetStore(path, split) if streaming else ArrowStore(path, split)
+
+
+class ArrowStore(EpisodeStore):
+    """Memory-mapped Arrow, by ``datasets.load_dataset``."""
+
+    def __init__(self, path: str, split: str) -> None:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetNotFoundError
+
+        self.name = f"{path}, split {split}"
+        try:
+            self._dataset = load_dataset(path, split=split)
+        except DatasetNotFoundError as error:
+            raise FileNotFoundError(f"there is no data set {path}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.name} cannot be loaded: {error}") from error
+        check_columns(self._dataset.column_names, self.name)
+        self.cameras = cameras_in(self._dataset.column_names)
+        for version in self._dataset.data.column("schema_version").unique().to_pylist():
+            check_version(version, self.name)
+        self.num_frames = self._dataset.data.column("num_frames").to_numpy().astype(np.int64)
+
+    def _column(self, episode: int, column: str) -> Any:
+        return self._dataset.data.column(column)[episode]
+
+
+class ParquetStore(EpisodeStore):
+    """Parquet files, of which only the row groups that are needed are fetched; the last few are kept.
+
+    Args:
+        path: folder, or id on the Hub.
+        split: files ``data/<split>-*.parquet`` belong to it.
+    """
+
+    def __init__(self, path: str, split: str) -> None:
+        self.name = f"{path}, split {split}"
+        self._files = _split_files(path, split)
+        self._handles: dict[int, Any] = {}
+        self._process = os.getpid()
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._columns: list[str] | None = None
+        self.max_cached_groups = 1
+        with ThreadPoolExecutor(OPENING_THREADS) as pool:
+            parts = list(pool.map(self._read_metadata, range(len(self._files))))
+        self.num_frames = np.concatenate([values for part in parts for values in part]).astype(np.int64)
+        self.groups = []
+        self._places: list[tuple[int, int]] = []  # of each group: file, number in the file
+        first = 0
+        for file, part in enumerate(parts):
+            for number, values in enumerate(part):
+                self.groups.append((file, first, first + len(values)))
+                self._places.append((file, number))
+                first += len(values)
+        self._starts = np.array([group[1] for group in self.groups])
+
+    def _read_metadata(self, file: int) -> list[np.ndarray]:
+        """The lengths of a file's episodes, per row group; fetches its footer and one column."""
+        parquet = self._open(file)
+        check_columns(parquet.schema_arrow.names, self._files[file])
+        self.cameras = cameras_in(parquet.schema_arrow.names)
+        lengths = []
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, columns=METADATA)
+            for version in table["schema_version"].unique().to_pylist():
+                check_version(version, self._files[file])
+            lengths.append(table["num_frames"].to_numpy())
+        return lengths
+
+    def _open(self, file: int) -> Any:
+        import fsspec
+        import pyarrow.parquet as pq
+
+        if self._process != os.getpid():  # handles do not survive a fork
+            self._process, self._handles = os.getpid(), {}
+        if file not in self._handles:
+            name = self._files[file]
+            if name.startswith(HUB_SCHEME):
+                stream = fsspec.open(name, "rb", cache_type="none").open()
+                self._handles[file] = pq.ParquetFile(stream, pre_buffer=True)
+            else:
+                self._handles[file] = pq.ParquetFile(name)
+        return self._handles[file]
+
+    def keep(self, columns: Sequence[str], max_cached_groups: int) -> None:
+        """Say which columns are needed, and how many row groups are in use at a time."""
+        self._columns, self.max_cached_groups = list(columns), max_cached_groups
+
+    def _column(self, episode: int, column: str) -> Any:
+        group = int(np.searchsorted(self._starts, episode, side="right")) - 1
+        if column not in (self._columns or [column]):
+            file, number = self._places[group]
+            return self._open(file).read_row_group(number, columns=[column])[column][episode - self.groups[group][1]]
+        if group not in self._cache:
+            file, number = self._places[group]
+            self._cache[group] = self._open(file).read_row_group(number, columns=self._columns)
+            while len(self._cache) > self.max_cached_groups:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
+        return self._cache[group][column][episode - self.groups[group][1]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers open the files again: handles do not survive a pickle."""
+        return self.__dict__ | {"_handles": {}, "_cache": OrderedDict()}
+
+
+def _split_files(path: str, split: str) -> list[str]:
+    pattern = f"data/{split}-*.parquet"
+    if Path(path).is_dir():
+        files = sorted(str(file) for file in Path(path).glob(pattern))
+    else:
+        from huggingface_hub import HfFileSystem
+
+        files = [f"hf://{file}" for file in sorted(HfFileSystem().glob(f"datasets/{path}/{pattern}"))]
+    if not files:
+        raise FileNotFoundError(f"{path} has no files {pattern}, neither as a folder nor as a data set on the Hub")
+    return files
