@@ -47,8 +47,8 @@ class SegmentDataset(torch.utils.data.Dataset):
         size: (height, width) to resize to; None keeps the size of the stored frames.
         augmentation: "none", "weak" or "strong".
         crop_to_aspect: without augmentation, whether to cut the largest centred window of the size's aspect first.
-        actions: whether clips have actions.
-        rewards: whether clips have rewards.
+        actions: whether clips have actions; None: if every source has them.
+        rewards: whether clips have rewards; None: if every source has them.
         seed: of everything random.
         streaming: see `open_store`.
         root: see `load_mixture`.
@@ -66,8 +66,8 @@ class SegmentDataset(torch.utils.data.Dataset):
         size: tuple[int, int] | None = None,
         augmentation: AugmentationName = "none",
         crop_to_aspect: bool = False,
-        actions: bool = False,
-        rewards: bool = False,
+        actions: bool | None = False,
+        rewards: bool | None = False,
         seed: int = 0,
         streaming: bool = False,
         root: str | None = None,
@@ -77,6 +77,8 @@ class SegmentDataset(torch.utils.data.Dataset):
         self.segment = segment or SegmentSpec()
         self.size, self.crop_to_aspect = size, crop_to_aspect
         self.augmentation = AUGMENTATIONS[augmentation]
+        if self.segment.horizon is not None:  # a random choice of frames has nothing between them
+            actions, rewards = actions or False, rewards or False
         self.with_actions, self.with_rewards = actions, rewards
         self.seed, self.streaming = seed, streaming
         if (actions or rewards) and self.segment.horizon is not None:
@@ -84,6 +86,10 @@ class SegmentDataset(torch.utils.data.Dataset):
                 "a random choice of future frames (horizon) is for the VQ model and has no actions or rewards"
             )
         self.sources = [SourceClips(source, self) for source in self.mixture.sources]
+        if self.with_actions is None:
+            self.with_actions = all(source.has("actions") for source in self.sources)
+        if self.with_rewards is None:
+            self.with_rewards = all(source.has("rewards") for source in self.sources)
         self._pattern = SourcePattern([source.weight for source in self.mixture.sources], seed)
         self._order = lru_cache(maxsize=2)(self._make_order)
 
@@ -153,7 +159,7 @@ class SourceClips:
         self.stride = dataset.mixture.stride_of(spec)
         self.store: EpisodeStore = open_store(spec.path, spec.split, streaming=dataset.streaming)
         self.cameras = self._choose_cameras()
-        self._concatenates = dataset.with_actions and spec.action_aggregation == "concatenate"
+        self._concatenates = dataset.with_actions is not False and spec.action_aggregation == "concatenate"
         if self._concatenates and self.stride > 1 and dataset.segment.short_episodes == "shrink":
             raise ValueError(
                 f"{spec.name}: concatenated actions of stride {self.stride} would change their width where the stride "
@@ -194,10 +200,13 @@ class SourceClips:
         return np.sort(generator.permutation(total)[:wanted])
 
     def _check_content(self) -> None:
-        episode = int(np.flatnonzero(self._starts)[0])
         for wanted, name in ((self._dataset.with_actions, "actions"), (self._dataset.with_rewards, "rewards")):
-            if wanted and getattr(self.store, name)(episode) is None:
+            if wanted and not self.has(name):
                 raise ValueError(f"{self.store.name} has no {name}")
+
+    def has(self, name: str) -> bool:
+        """Whether its first episode in use has "actions" or "rewards"."""
+        return getattr(self.store, name)(int(np.flatnonzero(self._starts)[0])) is not None
 
     def columns(self) -> list[str]:
         """The columns that clips are made of."""

@@ -15,6 +15,7 @@ from ..media import write_video
 COLUMNS = 8
 TILE_PIXELS = 96  # a tile is at least so wide: small frames are enlarged by a whole number, without blur
 BARS_PIXELS = 34
+REWARD_PIXELS = 12
 TITLE_PIXELS = 16
 TEXT_PIXELS = 10
 BACKGROUND, INK, AXIS = (255, 255, 255), (20, 20, 20), (170, 170, 170)
@@ -78,13 +79,13 @@ def _tile(strip: Strip, index: int) -> np.ndarray:
     frame = strip.frames[index]
     scale = max(1, -(-TILE_PIXELS // frame.shape[1]))
     frame = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-    below = np.full((BARS_PIXELS, frame.shape[1], 3), BACKGROUND, np.uint8)
+    below = np.full((BARS_PIXELS + REWARD_PIXELS, frame.shape[1], 3), BACKGROUND, np.uint8)
     image = _image(np.concatenate([frame, below]))
     if strip.actions is not None and index < len(strip.actions):
         _draw_bars(image, strip.actions[index], _full_scale(strip), frame.shape[0])
     if strip.rewards is not None and index < len(strip.rewards):
         text = f"r {strip.rewards[index]:.3g}"
-        _draw_text(image, text, (frame.shape[1] - 2, frame.shape[0] + BARS_PIXELS - 2), anchor="rb")
+        _draw_text(image, text, (2, image.height - 2), anchor="lb")
     return np.pad(np.asarray(image), ((0, 0), (0, 2), (0, 0)), constant_values=255)
 
 

@@ -16,15 +16,15 @@ from .rlds import RLDSReader
 from .stacked_npz import StackedNpzReader
 from .video_folder import VideoFolderReader
 
-# LeRobot folders hold Parquet and mp4 files, so that they are asked about first, and alone.
+# LeRobot folders hold Parquet and mp4 files, and ours a picture: these two are asked about first, and alone.
+COMPLETE_LAYOUTS: tuple[type[EpisodeReader], ...] = (LeRobotReader, ParquetReader)
 READERS: tuple[type[EpisodeReader], ...] = (
-    LeRobotReader,
+    *COMPLETE_LAYOUTS,
     NpzReader,
     StackedNpzReader,
     HDF5Reader,
     RLDSReader,
     VideoFolderReader,
-    ParquetReader,
 )
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -67,8 +67,9 @@ def open_episodes(
 
 
 def _recognize(path: Path) -> type[EpisodeReader]:
-    if LeRobotReader.recognizes(path):
-        return LeRobotReader
+    for kind in COMPLETE_LAYOUTS:
+        if kind.recognizes(path):
+            return kind
     found = [kind for kind in READERS if kind.recognizes(path)]
     if not found:
         formats = "; ".join(f"{kind.name}: {kind.description}" for kind in READERS)

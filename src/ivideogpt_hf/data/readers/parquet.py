@@ -23,6 +23,13 @@ class ParquetReader(FileReader):
     description = "Parquet files in this package's episode schema"
     suffixes = (".parquet",)
 
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        import pyarrow.parquet as pq
+
+        files = cls.find_files(path)
+        return bool(files) and set(episode_features(())) <= set(pq.read_schema(files[0]).names)
+
     def _list_episodes(self) -> list[str]:
         import pyarrow.parquet as pq
 

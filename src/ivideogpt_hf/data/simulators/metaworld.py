@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ class MetaWorldSimulator(Simulator):
         return Transition(self._render(), float(reward), bool(info["success"]), done=False)
 
     def expert_action(self) -> np.ndarray:
-        return np.asarray(self._policy.get_action(self.observation), dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the action will be clipped, which the caller does
+            return np.asarray(self._policy.get_action(self.observation), dtype=np.float32)
 
     def close(self) -> None:
         if self._renderer is not None:

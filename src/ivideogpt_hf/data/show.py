@@ -1,0 +1,81 @@
+"""Episodes, and training clips as the model sees them, as pictures: ``ivideogpt show``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .dataset import SegmentDataset
+from .drawing import Strip, contact_sheet, moving_strips
+from .episodes import decode_frames
+from .readers import EpisodeReader
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
+MOVING_SUFFIXES = (".gif", ".mp4")
+
+
+def episode_strips(reader: EpisodeReader, indices: Sequence[int]) -> list[Strip]:
+    """Whole episodes, a strip for each camera.
+
+    Raises:
+        ValueError: if there is no such episode.
+    """
+    strips = []
+    for index in indices:
+        if not 0 <= index < len(reader):
+            raise ValueError(f"there is no episode {index}; {reader.path} has {len(reader)}, counted from 0")
+        episode = reader[index]
+        for camera, frames in episode.frames.items():
+            title = f"{episode.episode_id} {camera}"
+            strips.append(Strip(title, decode_frames(frames), episode.actions, episode.rewards))
+    return strips
+
+
+def clip_strips(dataset: SegmentDataset, num_clips: int, epoch: int = 0) -> list[Strip]:
+    """The first clips of an epoch, with actions normalised and padded as the model gets them.
+
+    Raises:
+        ValueError: if an epoch has fewer clips.
+    """
+    available = len(dataset.order(epoch))
+    if not 1 <= num_clips <= available:
+        raise ValueError(f"an epoch has {available} clips, {num_clips} were asked for")
+    strips = []
+    for index in range(num_clips):
+        clip = dataset[epoch, index]
+        source = dataset.sources[clip["source"]].spec.name
+        frames = _ranges(clip["frame_indices"].tolist())
+        title = f"clip {index}: {source}, episode {clip['episode']}, frames {frames} of it"
+        strips.append(
+            Strip(title, clip["frames"].movedim(1, -1).numpy(), _array(clip, "actions"), _array(clip, "rewards"))
+        )
+    return strips
+
+
+def _array(clip: dict[str, Any], name: str) -> np.ndarray | None:
+    return clip[name].numpy() if name in clip else None
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Evenly spaced numbers as first-last/step, others one by one."""
+    steps = set(np.diff(numbers).tolist())
+    if len(steps) == 1 and len(numbers) > 2:
+        return f"{numbers[0]}-{numbers[-1]}/{steps.pop()}"
+    return ",".join(map(str, numbers))
+
+
+def write_strips(strips: Sequence[Strip], path: Path, fps: int) -> Path:
+    """Write a contact sheet (png, jpg) or a moving picture (gif, mp4), by the suffix of the path.
+
+    Raises:
+        ValueError: on another suffix, or if clips to be moved side by side differ in length.
+    """
+    if path.suffix.lower() in SHEET_SUFFIXES:
+        return contact_sheet(strips, path)
+    if path.suffix.lower() in MOVING_SUFFIXES:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return moving_strips(strips, path, fps)
+    raise ValueError(f"pictures are written as {', '.join((*SHEET_SUFFIXES, *MOVING_SUFFIXES))}, not as {path.name}")
