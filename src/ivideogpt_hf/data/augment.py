@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.processing_ivideogpt import resize_frames
+from ..models.resizing import resize_frames
 
 AugmentationName = Literal["none", "weak", "strong"]
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL and torchvision

@@ -193,7 +193,7 @@ def resize_pixels(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T, h, w, 3) to (T, H, W, 3) uint8, as `IVideoGPTVideoProcessor` does: bilinear, antialiased."""
     import torch
 
-    from ..models.processing_ivideogpt import resize_frames
+    from ..models.resizing import resize_frames
 
     # A copy: torch takes neither negative strides nor, without a warning, read-only memory.
     pixels = torch.from_numpy(frames.copy()).movedim(-1, 1)

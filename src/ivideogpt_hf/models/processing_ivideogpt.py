@@ -6,12 +6,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
+
+from .resizing import resize_frames
 
 RewardTransform = Literal["identity", "symlog"]
 EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high", "action_names")
@@ -184,27 +185,4 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         return rewards.sign() * rewards.abs().log1p() if self.reward_transform == "symlog" else rewards
 
 
-def resize_frames(frames: Tensor, frame_size: tuple[int, int], *, crop_to_aspect: bool = False) -> Tensor:
-    """Resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing.
-
-    With ``crop_to_aspect`` the largest centred window of the target's aspect ratio is cut first.
-    """
-    if crop_to_aspect:
-        frames = _crop_to_aspect(frames, frame_size)
-    if frames.shape[-2:] == frame_size:
-        return frames
-    flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
-    resized = F.interpolate(flat, size=frame_size, mode="bilinear", antialias=True, align_corners=False)
-    return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *frame_size)
-
-
-def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
-    """The largest centred window of the target's aspect ratio."""
-    height, width = frames.shape[-2:]
-    scale = min(height / frame_size[0], width / frame_size[1])
-    crop_height, crop_width = round(frame_size[0] * scale), round(frame_size[1] * scale)
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return frames[..., top : top + crop_height, left : left + crop_width]
-
-
-__all__ = ["IVideoGPTVideoProcessor", "resize_frames"]
+__all__ = ["IVideoGPTVideoProcessor"]
