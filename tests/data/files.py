@@ -75,7 +75,7 @@ class MemoryReader(EpisodeReader):
 def make_episode(index: int, num_frames: int, width: int | None = ACTION_DIM, size: int = 16) -> Episode:
     """An episode whose first action dimension and reward count its steps, and whose frames carry their number."""
     frames = make_frames(num_frames, size, seed=index)
-    frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(num_frames), index
+    frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(num_frames), index % 256
     actions = None
     if width is not None:
         actions = make_actions(num_frames - 1, width, seed=index)
@@ -95,9 +95,11 @@ def convert(reader: EpisodeReader, output: Path, **settings: object) -> Path:
     return output
 
 
-def make_dataset(output: Path, lengths: list[int], width: int | None = ACTION_DIM, **settings: object) -> Path:
+def make_dataset(
+    output: Path, lengths: list[int], width: int | None = ACTION_DIM, size: int = 16, **settings: object
+) -> Path:
     """A converted data set of episodes of these lengths."""
-    episodes = [make_episode(index, length, width) for index, length in enumerate(lengths)]
+    episodes = [make_episode(index, length, width, size) for index, length in enumerate(lengths)]
     return convert(MemoryReader(episodes), output, **settings)
 
 
