@@ -1,6 +1,7 @@
-"""A stand-in for the Hub's HTTP endpoint: model repositories in memory, with commits, gates and private repositories.
+"""A stand-in for the Hub's HTTP endpoint: models and data sets in memory, with commits, gates and private repositories.
 
-It speaks as much of the protocol as huggingface_hub uses to create, upload, list and download. Start it with
+It speaks as much of the protocol as huggingface_hub and datasets use to create, upload (Parquet by LFS), list, download
+and read by ranges. A data set's id has the prefix "datasets/" here, as in the Hub's addresses. Start it with
 `FakeHub()`, and run clients with `HF_ENDPOINT` set to its `url` before huggingface_hub is imported.
 """
 
@@ -13,10 +14,15 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import unquote, urlparse
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlparse
 
 TOKEN = "hf_fake"
+API = re.compile(
+    r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
+)
+RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
+PREFIXES = {"models": "", "datasets": "datasets/"}
 Files = dict[str, bytes]
 
 
@@ -45,6 +51,21 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def entry(path: str, content: bytes) -> dict[str, Any]:
+    """A file in a listing."""
+    return {"type": "file", "oid": blob_id(content), "size": len(content), "path": path}
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _upload_mode(path: str) -> dict[str, Any]:
+    mode = "lfs" if path.endswith(".parquet") else "regular"
+    return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
+
+
 class FakeHub:
     """The server; it runs in a thread until `close`."""
 
@@ -54,6 +75,7 @@ class FakeHub:
 
         class Handler(_Handler):
             repos = hub.repos
+            large_files: ClassVar[Files] = {}
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -74,6 +96,7 @@ class FakeHub:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     repos: dict[str, Repo]
+    large_files: Files
 
     def log_message(self, *args: Any) -> None:
         """Say nothing."""
@@ -109,34 +132,58 @@ class _Handler(BaseHTTPRequestHandler):
     # -- requests -------------------------------------------------------------------------------------------------
 
     def do_GET(self) -> None:
-        path = unquote(urlparse(self.path).path)
+        address = urlparse(self.path)
+        path = unquote(address.path)
         if path == "/api/whoami-v2":
             return self.answer(200, {"type": "user", "name": "tester", "orgs": []})
-        if match := re.match(r"^/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+).*)?$", path):
-            return self.describe(match[1], match[2], match[3] or "main")
-        if match := re.match(r"^/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$", path):
-            return self.download(*match.groups())
+        if match := API.match(path):
+            kind, repo_id, action, rest = match.groups()
+            revision, _, folder = (rest or "main").partition("/")
+            name = PREFIXES[kind] + repo_id
+            if action == "tree":
+                return self.list(name, revision, folder, recursive="recursive=true" in address.query.lower())
+            return self.describe(name, revision)
+        if match := RESOLVE.match(path):
+            return self.download((match[1] or "") + match[2], match[3], match[4])
         return self.refuse(404, f"unknown address {path}")
 
     do_HEAD = do_GET  # noqa: N815
 
-    def describe(self, repo_id: str, kind: str | None, revision: str) -> None:
-        repo = self.visible(repo_id)
+    def files_of(self, name: str, revision: str) -> tuple[str, Files] | None:
+        """A commit and its files, or None after the answer that there is none."""
+        repo = self.visible(name)
         if repo is None:
-            return
+            return None
         sha = repo.resolve(revision)
         if sha is None:
-            return self.refuse(404, "RevisionNotFound")
-        files = repo.commits[sha]
-        if kind == "tree":
-            entries = [
-                {"type": "file", "oid": blob_id(content), "size": len(content), "path": path}
-                for path, content in sorted(files.items())
-            ]
-            return self.answer(200, entries)
-        siblings = [{"rfilename": path} for path in sorted(files)]
-        info = {"id": repo_id, "sha": sha, "private": repo.private, "tags": [], "siblings": siblings}
-        return self.answer(200, info)
+            self.refuse(404, "RevisionNotFound")
+            return None
+        return sha, repo.commits[sha]
+
+    def describe(self, name: str, revision: str) -> None:
+        found = self.files_of(name, revision)
+        if found is not None:
+            sha, files = found
+            siblings = [{"rfilename": path} for path in sorted(files)]
+            info = {"id": name.removeprefix("datasets/"), "sha": sha, "tags": [], "siblings": siblings}
+            self.answer(200, info | {"private": self.repos[name].private})
+
+    def list(self, name: str, revision: str, folder: str, *, recursive: bool) -> None:
+        found = self.files_of(name, revision)
+        if found is None:
+            return
+        prefix = f"{folder}/" if folder else ""
+        inside = {path: content for path, content in sorted(found[1].items()) if path.startswith(prefix)}
+        if folder and not inside:
+            return self.refuse(404, "EntryNotFound")
+        folders = {
+            parent for path in inside for parent in _parents(path) if parent.startswith(prefix) and parent != folder
+        }
+        entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in sorted(folders)]
+        entries += [entry(path, content) for path, content in inside.items()]
+        if not recursive:
+            entries = [found for found in entries if "/" not in found["path"].removeprefix(prefix)]
+        return self.answer(200, entries)
 
     def download(self, repo_id: str, revision: str, path: str) -> None:
         repo = self.visible(repo_id, reading_files=True)
@@ -149,40 +196,70 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
         headers = {"ETag": f'"{blob_id(content)}"', "X_Repo_Commit": sha, "Content_Type": "application/octet-stream"}
-        return self.answer(200, content, **headers)
+        wanted = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range") or "")
+        if wanted and self.command == "GET":
+            first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            headers["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
+            return self.answer(206, content[first : last + 1], **headers)
+        return self.answer(200, content, Accept_Ranges="bytes", **headers)
 
     def do_POST(self) -> None:
         path = unquote(urlparse(self.path).path)
         body = self.read_body()
         if path == "/api/repos/create":
             return self.create(json.loads(body))
-        match = re.match(r"^/api/models/([^/]+/[^/]+)/(preupload|commit)/(.+)$", path)
-        if not match:
+        if path == "/api/validate-yaml":
+            return self.answer(200, {"errors": [], "warnings": []})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.offer_uploads(json.loads(body)["objects"])
+        match = API.match(path)
+        if not match or match[3] not in ("preupload", "commit", "paths-info"):
             return self.refuse(404, f"unknown address {path}")
-        repo = self.visible(match[1])
+        repo = self.visible(PREFIXES[match[1]] + match[2])
         if repo is None:
             return None
-        if match[2] == "preupload":
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]
-            return self.answer(200, {"files": files})
+        if match[3] == "preupload":
+            return self.answer(200, {"files": [_upload_mode(file["path"]) for file in json.loads(body)["files"]]})
         files = dict(repo.commits.get(repo.head, {}))
+        if match[3] == "paths-info":
+            wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+            return self.answer(200, [entry(path, files[path]) for path in wanted if path in files])
         for line in map(json.loads, body.splitlines()):
-            if line["key"] == "file":
-                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            self.change(files, line["key"], line["value"])
         sha = repo.commit(files)
-        url = f"http://{self.headers['Host']}/{match[1]}/commit/{sha}"
+        url = f"http://{self.headers['Host']}/{match[2]}/commit/{sha}"
         return self.answer(200, {"success": True, "commitUrl": url, "commitOid": sha, "hookOutput": ""})
+
+    def change(self, files: Files, key: str, value: dict[str, str]) -> None:
+        """Apply one line of a commit."""
+        if key == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif key == "lfsFile":
+            files[value["path"]] = self.large_files[value["oid"]]
+        elif key == "deletedFile":
+            files.pop(value["path"], None)
+
+    def offer_uploads(self, objects: list[dict[str, Any]]) -> None:
+        """Where to put large files."""
+        place = f"http://{self.headers['Host']}/lfs/"
+        offers = [
+            {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": place + o["oid"], "header": {}}}}
+            for o in objects
+        ]
+        self.answer(200, {"transfer": "basic", "objects": offers}, Content_Type="application/vnd.git-lfs+json")
+
+    def do_PUT(self) -> None:
+        self.large_files[self.path.rsplit("/", 1)[-1]] = self.read_body()
+        self.answer(200, {})
 
     def create(self, request: dict[str, Any]) -> None:
         repo_id = f"{request.get('organization') or 'tester'}/{request['name']}"
-        answer = {"url": f"http://{self.headers['Host']}/{repo_id}", "name": repo_id, "id": repo_id}
-        if repo_id in self.repos:
+        name = PREFIXES[(request.get("type") or "model") + "s"] + repo_id
+        answer = {"url": f"http://{self.headers['Host']}/{name}", "name": repo_id, "id": repo_id}
+        if name in self.repos:
             return self.answer(409, answer | {"error": "exists"})
-        self.repos[repo_id] = Repo(private=request.get("visibility") == "private")
-        self.repos[repo_id].commit({})
+        self.repos[name] = Repo(private=request.get("visibility") == "private")
+        self.repos[name].commit({})
         return self.answer(200, answer)
 
     def read_body(self) -> bytes:

@@ -2,6 +2,238 @@
 
 from __future__ import annotations
 
-ACTION_REPEAT = 50  # of 20 ms: an action lasts a second, and a full one moves the hand by about 8 cm
-RENDERED_SIZE = 120  # the least; the crop is given in pixels of a picture of this size
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .base import Simulator, Transition
+
+ACTION_REPEAT = 50  # of 20 ms: an action lasts a second
+LEAST_RENDERED = 120  # pixels; the crop box belongs to a picture of this size
 CROP_BOX = (16.75, 25.0, 105.0, 88.75)  # left, top, right, bottom
+FLOOR_HEIGHT = 0.6  # a block below this has left the table
+# What a full action moves the hand by is 8 cm: with this gain the hand is where it should be after one action.
+GAIN, LEAST_ACTION = 12.0, 0.1
+FINGER_LENGTH = 0.05  # from the environment's "end effector" to the fingertips
+TABLE_HEIGHT, TABLE_EDGE = 0.76, 0.575  # its top, and where it begins as seen from the robot
+BLOCK_HALF_SIZES = {"flat_block": (0.08, 0.035, 0.015), "upright_block": (0.023, 0.023, 0.09)}
+
+
+class RoboDeskSimulator(Simulator):
+    """A RoboDesk task, such as "push_red"; an action is a second of the simulation, as in VP2.
+
+    Actions: hand displacement x, y, z (1 is 8 cm), rotation of the wrist, gripper (-1 closed). The reward is the dense
+    one, summed over the second: 0 to 50. Success is the environment's own test, except that a block pushed off the
+    table counts whatever happens to the others: so does VP2. An episode never ends by itself.
+
+    There are scripted experts for VP2's seven tasks. Episodes of 20 solved within 15 actions, and within 25:
+    push_red ?, push_green ?, push_blue ?, open_slide ?, open_drawer ?, upright_block_off_table ?,
+    flat_block_off_table ?.
+
+    Args:
+        task: name of the task.
+        size: side of the frames, in pixels.
+
+    Raises:
+        ImportError: without robodesk; names the extra.
+        ValueError: if there is no such task.
+    """
+
+    action_names = ("x", "y", "z", "wrist", "gripper")
+
+    def __init__(self, task: str, size: int) -> None:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # gym's advice to use gymnasium, which is not ours to take
+                import mujoco
+                from robodesk import RoboDesk
+        except ImportError as error:
+            raise ImportError("RoboDesk tasks need robodesk: pip install 'ivideogpt-hf[robodesk]'") from error
+        corrected = type("CorrectedRoboDesk", (_Corrections, RoboDesk), {})
+        self._environment = corrected(task, "dense", action_repeat=ACTION_REPEAT, episode_length=0, image_size=size)
+        if task not in self._environment.all_tasks:
+            raise ValueError(f"RoboDesk has no task {task!r}; it has {', '.join(sorted(self._environment.all_tasks))}")
+        self._environment.set_up_renderer(mujoco)
+        self.task = task.replace("_", " ")
+        self._task = task
+        self.action_low, self.action_high = np.full(5, -1, np.float32), np.full(5, 1, np.float32)
+
+    def reset(self, seed: int) -> np.ndarray:
+        # The environment draws from numpy's global generator, which belongs to the caller.
+        state = np.random.get_state()
+        np.random.seed(seed % 2**32)
+        try:
+            self.observation = self._environment.reset()
+        finally:
+            np.random.set_state(state)
+        self._expert = _Expert(self._environment.physics.named.data)
+        return self.observation["image"]
+
+    def step(self, action: np.ndarray) -> Transition:
+        self.observation, reward, _, _ = self._environment.step(action)
+        return Transition(self.observation["image"], float(reward), self._is_solved(), done=False)
+
+    def _is_solved(self) -> bool:
+        if self._task in ("upright_block_off_table", "flat_block_off_table"):
+            block = self._task.removesuffix("_off_table")
+            return bool(self._environment.physics.named.data.qpos[block][2] < FLOOR_HEIGHT)
+        return bool(self._environment._get_task_reward(self._task, "success"))
+
+    def expert_action(self) -> np.ndarray:
+        kind, _, target = self._task.partition("_")
+        if kind == "push":
+            return self._expert.push_button(target)
+        if self._task == "open_slide":
+            return self._expert.open_slide()
+        if self._task == "open_drawer":
+            return self._expert.open_drawer()
+        if self._task == "upright_block_off_table":
+            return self._expert.sweep_off_table("upright_block")
+        if self._task == "flat_block_off_table":
+            return self._expert.drag_off_table("flat_block")
+        return super().expert_action()
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class _Corrections:
+    """What is wrong or slow in ``robodesk.RoboDesk``, to be put before it in the order of base classes."""
+
+    def set_up_renderer(self, mujoco: Any) -> None:
+        """Make the renderer that all frames come from; the original makes one for every frame."""
+        side = max(LEAST_RENDERED, self.image_size)
+        model = self.physics.model.ptr
+        model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = model.vis.global_.offheight = side
+        self._renderer = mujoco.Renderer(model, side, side)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._renderer.scene.flags[flag] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.distance, self._camera.azimuth, self._camera.elevation = 1.8, 90, -60
+        self._camera.lookat[:] = 0, 0.535, 1.1
+        self._crop_box = [edge * side / LEAST_RENDERED for edge in CROP_BOX]
+
+    def render(self, mode: str = "rgb_array", resize: bool = True) -> np.ndarray:
+        """(H, W, 3) uint8; resize: the crop at the size of the frames."""
+        self._renderer.update_scene(self.physics.data.ptr, camera=self._camera)
+        pixels = self._renderer.render()
+        if not resize:
+            return pixels
+        size = (self.image_size, self.image_size)
+        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=self._crop_box))
+
+    def reset(self) -> dict[str, np.ndarray]:
+        """As the original, but it keeps views of the blocks' positions, so that to it no block ever moves."""
+        observation = super().reset()
+        self.original_pos = {block: position.copy() for block, position in self.original_pos.items()}
+        return observation
+
+    def _get_obs(self) -> dict[str, np.ndarray]:
+        # The original returns velocities for positions, and a view of the hand's position.
+        observation = super()._get_obs()
+        observation["qpos_objects"] = self.physics.data.qpos[self.num_joints :].copy()
+        observation["end_effector"] = observation["end_effector"].copy()
+        return observation
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+class _Expert:
+    """Proportional controllers: the fingertips go to a point that follows from where hand and object are.
+
+    The robot stands at y = 0.1 and looks along y; z is up; lengths in metres. Each method returns an action (5,),
+    not clipped.
+
+    Args:
+        data: the simulation's named data, which it reads whenever it is asked for an action.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self._is_folded = False  # whether the hand has been bent back, for the drawer
+
+    @property
+    def _axis(self) -> np.ndarray:
+        return self._data.site_xmat["end_effector"].reshape(3, 3)[:, 2]
+
+    @property
+    def _tip(self) -> np.ndarray:
+        return self._data.site_xpos["end_effector"] + FINGER_LENGTH * self._axis
+
+    def _move_to(self, *point: float) -> np.ndarray:
+        """Move the fingertips towards a point, on a straight line, with the gripper closed."""
+        action = GAIN * (np.array(point) - self._tip)
+        largest = np.abs(action).max()
+        action *= np.clip(largest, LEAST_ACTION, 1) / max(largest, 1e-6)
+        return np.array([*action, 0, -1], dtype=np.float32)
+
+    def push_button(self, colour: str) -> np.ndarray:
+        """Go above the button, then down."""
+        x, y, z = self._data.xpos[f"{colour}_button"] + [0, 0, 0.03]  # its top
+        is_above = np.hypot(*(self._tip[:2] - [x, y])) < 0.02
+        return self._move_to(x, y, z - 0.03 if is_above else z + 0.06)
+
+    def open_slide(self) -> np.ndarray:
+        """Go to the left of the handle, around its front, then push to the right."""
+        tip, (x, y, z) = self._tip, self._data.site_xpos["slide_handle"]
+        if tip[0] > x - 0.015:  # not on the left: back off first, so as not to push the handle to the left
+            return self._move_to(tip[0], 0.66, z) if tip[1] > 0.72 else self._move_to(x - 0.09, 0.71, z)
+        if abs(tip[2] - z) > 0.06 or tip[1] < y - 0.03:
+            return self._move_to(x - 0.06, y + 0.02, z)
+        return self._move_to(x + 0.2, y + 0.02, z)
+
+    def open_drawer(self) -> np.ndarray:
+        """Bend the hand back at the edge of the table, reach down behind the handle, then pull.
+
+        As it stands at first the arm is folded up before the drawer is open: with the hand bent towards the robot, it
+        reaches farther back. Inverse kinematics that ignore the hand's direction let it bend when the tip is blocked.
+        """
+        tip = self._tip
+        handle = 0.49 + self._data.qpos["drawer_joint"][0]
+        if tip[1] < handle - 0.03 or abs(tip[0]) > 0.06 or tip[2] > 0.83:
+            return self._move_to(0, 0.6 if tip[2] > 0.74 else handle + 0.05, 0.8)
+        self._is_folded |= bool(self._axis[1] < 0)
+        gap = handle + 0.045  # between the handle and the drawer's front
+        if not self._is_folded:
+            is_below_edge = tip[1] > 0.53 and abs(tip[2] - 0.725) < 0.03
+            return self._move_to(0, tip[1] + 0.2 if is_below_edge else TABLE_EDGE - 0.015, 0.725)
+        if tip[2] > 0.66:
+            return self._move_to(0, gap, max(tip[2], 0.72) if abs(tip[1] - gap) > 0.02 else 0.61)
+        return self._move_to(0, tip[1] - 0.15, 0.59)
+
+    def _block(self, name: str) -> tuple[Sequence[float], Sequence[float]]:
+        """Centre and half extents of a block along the axes, as it lies now."""
+        return self._data.xpos[name], np.abs(self._data.xmat[name].reshape(3, 3)) @ BLOCK_HALF_SIZES[name]
+
+    def sweep_off_table(self, name: str) -> np.ndarray:
+        """Go to the left of a standing block, topple it to the right, and sweep it off that side of the table."""
+        tip, (centre, extent) = self._tip, self._block(name)
+        left = centre[0] - extent[0]
+        height = 0.83 if centre[2] > 0.82 else TABLE_HEIGHT  # standing or lying
+        if tip[2] < 0.79 and tip[1] < TABLE_EDGE + 0.045:  # below the edge of the table
+            return self._move_to(left - 0.07, tip[1] - 0.03, 0.92)
+        if tip[0] > left + 0.03 and tip[1] > centre[1] - extent[1] - 0.02:  # too far to the right: out to the front
+            return self._move_to(tip[0] - 0.1, centre[1] - 0.2, max(tip[2], height))
+        if tip[0] > left and tip[1] < centre[1] - 0.05:
+            return self._move_to(left - 0.07, centre[1] - 0.15, height + 0.02)
+        if tip[2] - height > 0.06 or tip[1] < centre[1]:
+            return self._move_to(left - 0.04, centre[1] + 0.03, height)
+        return self._move_to(tip[0] + 0.3, centre[1], height)
+
+    def drag_off_table(self, name: str) -> np.ndarray:
+        """Go over a flat block to behind it, then drag it over the edge on the robot's side."""
+        tip, (centre, extent) = self._tip, self._block(name)
+        back, top = centre[1] + extent[1], centre[2] + extent[2]
+        if tip[1] < back - 0.02:
+            if tip[2] < top + 0.05:
+                return self._move_to(tip[0] + np.clip(centre[0] - tip[0], -0.05, 0.05), tip[1], top + 0.12)
+            return self._move_to(centre[0], back + 0.06, top + 0.08)
+        if abs(tip[0] - centre[0]) > 0.04 and tip[2] > top:
+            return self._move_to(centre[0], back + 0.05, top + 0.06)
+        is_down = tip[2] < TABLE_HEIGHT + 0.03
+        return self._move_to(centre[0], tip[1] - 0.3 if is_down else back + 0.045, TABLE_HEIGHT)
