@@ -37,9 +37,8 @@ SIZE = (64, 64)
 def write_sources(folder):
     frames = read_video(EXAMPLE_EPISODE).movedim(1, -1).numpy()
     actions = read_actions(EXAMPLE_EPISODE).numpy()
-    frames = np.concatenate([frames, frames[-2::-1]])
-    actions = np.concatenate([actions, -actions[::-1]])
-    actions = np.pad(actions, ((0, len(frames) - len(actions)), (0, 0)))
+    frames = np.concatenate([frames, frames[-2::-1]] * 3)[:101]
+    actions = np.resize(actions, (len(frames), actions.shape[1]))
     for index in range(NUM_EPISODES):
         file = folder / "npz" / f"{index}.npz"
         file.parent.mkdir(exist_ok=True)
@@ -118,16 +117,16 @@ class DecodeOnly(torch.utils.data.Dataset):
 
     def __init__(self, folder):
         loader = load_clips(str(folder / "data"), batch_size=BATCH, segment=SegmentSpec(NUM_FRAMES))
-        self.store = loader.dataset.sources[0].store
-        images = [self.store.images(episode, "image", range(101)) for episode in range(NUM_EPISODES)]
-        self.images = images
+        store = loader.dataset.sources[0].store
+        lengths = store.num_frames.tolist()
+        self.images = [store.images(episode, "image", range(length)) for episode, length in enumerate(lengths)]
 
     def __len__(self):
         return 10**9
 
     def __getitem__(self, index):
-        episode = self.images[index % NUM_EPISODES]
-        start = index % (101 - NUM_FRAMES)
+        episode = self.images[index % len(self.images)]
+        start = index % (len(episode) - NUM_FRAMES)
         for data in episode[start : start + NUM_FRAMES]:
             np.asarray(Image.open(io.BytesIO(data)))
         return 0

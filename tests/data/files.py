@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ivideogpt_hf.data.conversion import Conversion, ConversionSettings
-from ivideogpt_hf.data.episodes import Episode, encode_png
+from ivideogpt_hf.data.episodes import Episode
+from ivideogpt_hf.data.images import encode_png
 from ivideogpt_hf.data.readers import EpisodeReader
 from ivideogpt_hf.media import write_video
 

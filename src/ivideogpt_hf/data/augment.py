@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.resizing import resize_frames
@@ -69,7 +70,9 @@ def transform_clip(
         return frames if size is None else resize_frames(frames, size, crop_to_aspect=crop_to_aspect)
     top, left, height, width = draw_crop(frames.shape[-2], frames.shape[-1], augmentation, generator)
     size = size or (frames.shape[-2], frames.shape[-1])
-    frames = resize_frames(frames[..., top : top + height, left : left + width], size)
+    window = frames[..., top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    # On integers: off by one level at most from `resize_frames`, and several times as fast.
+    frames = F.interpolate(window, size=size, mode="bilinear", antialias=True, align_corners=False)
     return recolour(frames, augmentation, generator)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .augment import AUGMENTATIONS, AugmentationName, transform_clip
-from .episodes import FRAMES_PREFIX, decode_image
+from .episodes import FRAMES_PREFIX
+from .images import decode_images
 from .mixture import Mixture, Source, load_mixture
 from .order import SequentialOrder, ShuffledOrder, SourcePattern, SourceWindows, StreamedOrder, hash_seed
 from .segments import SegmentSpec, between_frames, check_choice, choose_frames, count_starts, fitting_stride
@@ -294,9 +295,9 @@ class SourceClips:
     def _read_frames(self, episode: int, camera: str, indices: np.ndarray) -> Tensor:
         """(T, 3, h, w) uint8; a frame that occurs twice is decoded once."""
         wanted, places = np.unique(indices, return_inverse=True)
-        images = [decode_image(data) for data in self.store.images(episode, camera, wanted.tolist())]
-        pixels = np.stack(images)[places] if len(images) < len(indices) else np.stack([images[i] for i in places])
-        return torch.from_numpy(pixels).movedim(-1, 1)
+        pixels = decode_images(self.store.images(episode, camera, wanted.tolist()))
+        in_order = len(wanted) == len(indices) and (places[:-1] < places[1:]).all()
+        return torch.from_numpy(pixels if in_order else pixels[places]).movedim(-1, 1)
 
     def _between(self, rows: np.ndarray, indices: np.ndarray, stride: int, how: Any) -> np.ndarray:
         if not self._dataset.segment.goal_conditioned:

@@ -23,19 +23,18 @@ An action after the last frame leads to nothing that is stored, so a source with
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .images import decode_images, encode_png
+
 SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"
 FRAMES_PREFIX = "frames."
 CHANNELS = 3
-# Level 3 instead of Pillow's 6: robot video grows by a few per cent, is written twice as fast and read as fast.
-PNG_LEVEL = 3
 
 Frames = np.ndarray | Sequence[bytes]
 
@@ -144,49 +143,13 @@ def step_rows(rows: Any, num_frames: int, name: str) -> np.ndarray:
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 to PNG."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=PNG_LEVEL)
-    return file.getvalue()
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """An encoded RGB image to (H, W, 3) uint8.
-
-    Raises:
-        ValueError: if it is corrupt or not RGB.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode != "RGB":
-                raise ValueError(f"an image has mode {image.mode}, not RGB")
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on broken PNG chunks
-        raise ValueError(f"an image cannot be decoded: {error}") from error
-
-
 def decode_frames(frames: Frames) -> np.ndarray:
     """Frames of one camera as (T, H, W, 3) uint8.
 
     Raises:
         ValueError: if an image is corrupt, not RGB, or of another size than the first.
     """
-    if isinstance(frames, np.ndarray):
-        return frames
-    images = []
-    for index, data in enumerate(frames):
-        try:
-            images.append(decode_image(data))
-        except ValueError as error:
-            raise ValueError(f"frame {index}: {error}") from error
-        if images[-1].shape != images[0].shape:
-            raise ValueError(f"frame {index} is {images[-1].shape[:2]} pixels, the first is {images[0].shape[:2]}")
-    return np.stack(images)
+    return frames if isinstance(frames, np.ndarray) else decode_images(frames)
 
 
 def resize_pixels(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .episodes import Episode, decode_image
+from .episodes import Episode
+from .images import decode_images
 
 # A dimension whose values differ by less than this share of the largest is constant up to rounding.
 CONSTANT_SPREAD = 1e-6
@@ -109,7 +110,7 @@ class EpisodeStatistics:
         """Count an episode."""
         self.lengths[episode.num_frames] += 1
         for camera, frames in episode.frames.items():
-            first = frames[0] if isinstance(frames, np.ndarray) else decode_image(frames[0])
+            first = frames[0] if isinstance(frames, np.ndarray) else decode_images(frames[:1])[0]
             self.sizes[f"{camera} {first.shape[0]}x{first.shape[1]}"] += 1
             self.blank[camera] += int((first == first[0, 0]).all())
         self.successes["unknown" if episode.success is None else str(episode.success).lower()] += 1

@@ -30,9 +30,9 @@ class RoboDeskSimulator(Simulator):
     one, summed over the second: 0 to 50. Success is the environment's own test, except that a block pushed off the
     table counts whatever happens to the others: so does VP2. An episode never ends by itself.
 
-    There are scripted experts for VP2's seven tasks. Episodes of 20 solved within 15 actions, and within 25:
-    push_red ?, push_green ?, push_blue ?, open_slide ?, open_drawer ?, upright_block_off_table ?,
-    flat_block_off_table ?.
+    VP2's seven tasks have scripted experts. Episodes that they solved, without noise, in 15 actions and in 25: the
+    three buttons all of 20; open_slide 2 and 8 of 12 (the arm yields to the door and pushes it 4 cm an action);
+    flat_block_off_table 7 and 8, upright_block_off_table 4 and 9, open_drawer 0 and 1 of 12.
 
     Args:
         task: name of the task.
