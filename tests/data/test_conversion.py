@@ -96,6 +96,19 @@ def test_all_splits_are_found_by_plain_load_dataset(tmp_path):
     assert min(expected.values()) > 3
 
 
+def test_a_folder_that_is_converted_again_is_read_anew(tmp_path):
+    """`datasets` caches a folder under its name."""
+    import shutil
+
+    output = tmp_path / "out"
+    for length in (5, 7):
+        shutil.rmtree(output, ignore_errors=True)
+        source = write_npz_folder(tmp_path / f"in{length}", [length])
+        assert main(["convert-data", str(source), str(output), "--test-fraction", "0", "--num-workers", "1"]) == 0
+        assert datasets.load_dataset(str(output), split="train")[0]["num_frames"] == length
+        assert SegmentDataset(str(output), SegmentSpec(4)).sources[0].store.num_frames.tolist() == [length]
+
+
 def test_the_hold_out_of_an_episode_depends_on_its_name_alone():
     few, many = [f"e{i}" for i in range(50)], [f"e{i}" for i in range(500)]
     settings = ConversionSettings(test_fraction=0.2)

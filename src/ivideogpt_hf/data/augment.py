@@ -126,21 +126,22 @@ def adjust_saturation(pixels: Tensor, factor: float) -> Tensor:
 def adjust_hue(pixels: Tensor, turns: float) -> Tensor:
     """Turn the hue of pixels (..., 3, H, W) in [0, 1], keeping HSV's saturation and value.
 
-    A channel of an HSV colour with hue h (in sixths) is v - v s max(0, min(k, 4 - k, 1)) with k = (n + h) mod 6, and
-    n = 5, 3, 1 for red, green, blue.
+    A colour of hue h, in sixths of a turn, has the channels v - c w with w = 2 - |h - 3| for red, |h - 2| - 1 for green
+    and |h - 4| - 1 for blue, each cut off at 0 and 1; v is the value, c the chroma.
     """
     red, green, blue = pixels.unbind(-3)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     scale = chroma.clamp(min=1e-8).reciprocal_()
-    hue = torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
-    hue = torch.where(value == red, (green - blue) * scale, hue).add_(6 * turns)
-    turned = torch.empty_like(pixels)
-    for channel, n in enumerate((5, 3, 1)):
-        k = hue + n
-        k = k - 6 * torch.floor(k / 6)  # a quarter of the time of remainder()
-        torch.sub(value, chroma * torch.minimum(k, 4 - k).clamp_(0, 1), out=turned.select(-3, channel))
-    return turned.clamp_(0, 1)
+    # Sums with masks take a third of the time of torch.where.
+    is_red = (value == red).float()
+    is_green = (value == green).float() * (1 - is_red)
+    hue = (green - blue) * scale * is_red + ((blue - red) * scale + 2) * is_green
+    hue = hue.add_(((red - green) * scale + 4) * (1 - is_red - is_green)).add_(6 * turns)
+    hue = hue - 6 * torch.floor(hue / 6)
+    weights = (2 - (hue - 3).abs_(), (hue - 2).abs_() - 1, (hue - 4).abs_() - 1)
+    turned = [torch.addcmul(value, chroma, weight.clamp_(0, 1), value=-1) for weight in weights]
+    return torch.stack(turned, dim=-3).clamp_(0, 1)
 
 
 def _grey(pixels: Tensor) -> Tensor:

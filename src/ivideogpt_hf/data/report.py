@@ -152,11 +152,20 @@ def _card(output: Path, report: dict[str, Any], text: str, files: list[Path]) ->
     """A card whose metadata names the splits, so that plain ``load_dataset`` finds them."""
     splits = [split for split in (TRAIN, TEST) if report["splits"][split]]
     data_files = "\n".join(f'      - split: {split}\n        path: "{DATA}/{split}-*.parquet"' for split in splits)
+    # `datasets` tells a folder that was written again from the one in its cache by these numbers.
+    sizes = {split: sum(file.stat().st_size for file in files if file.name.startswith(f"{split}-")) for split in splits}
+    counts = "\n".join(
+        f"    - name: {split}\n      num_examples: {report['splits'][split]}\n      num_bytes: {sizes[split]}"
+        for split in splits
+    )
     return f"""---
 configs:
   - config_name: default
     data_files:
 {data_files}
+dataset_info:
+  splits:
+{counts}
 tags:
   - robotics
   - world-model

@@ -89,7 +89,11 @@ class ArrowStore(EpisodeStore):
 
         self.name = f"{path}, split {split}"
         try:
-            self._dataset = load_dataset(path, split=split)
+            if Path(path).is_dir():
+                # By its files: a folder's name alone would find what was cached of it before it was converted again.
+                self._dataset = load_dataset("parquet", data_files={split: split_files(path, split)}, split=split)
+            else:
+                self._dataset = load_dataset(path, split=split)
         except DatasetNotFoundError as error:
             raise FileNotFoundError(f"there is no data set {path}: {error}") from error
         except ValueError as error:
@@ -114,7 +118,7 @@ class ParquetStore(EpisodeStore):
 
     def __init__(self, path: str, split: str) -> None:
         self.name = f"{path}, split {split}"
-        self._files = _split_files(path, split)
+        self._files = split_files(path, split)
         self._handles: dict[int, Any] = {}
         self._process = os.getpid()
         self._cache: OrderedDict[int, Any] = OrderedDict()
@@ -183,7 +187,8 @@ class ParquetStore(EpisodeStore):
         return self.__dict__ | {"_handles": {}, "_cache": OrderedDict()}
 
 
-def _split_files(path: str, split: str) -> list[str]:
+def split_files(path: str, split: str) -> list[str]:
+    """The Parquet files of a split, in a folder or on the Hub."""
     pattern = f"data/{split}-*.parquet"
     if Path(path).is_dir():
         files = sorted(str(file) for file in Path(path).glob(pattern))

@@ -53,7 +53,8 @@ class MetaWorldSimulator(Simulator):
     def reset(self, seed: int) -> np.ndarray:
         # A fresh environment: otherwise the state of the last episode leaks into the next one's reset.
         self._environment = self._make(seed)
-        self._environment._freeze_rand_vec = False  # a new object position at every reset
+        self._environment._freeze_rand_vec = False  # a new object position at every reset, ...
+        self._environment.seeded_rand_vec = True  # ... by the seed, not by numpy's global generator
         self._environment.max_path_length = 10**9
         self._policy = self._make_policy()
         self.observation, _ = self._environment.reset()
