@@ -1,5 +1,6 @@
 # Developer commands; `make help` lists them. Everything happens in .venv, which is made where it does not exist.
 PYTHON ?= python3
+export MUJOCO_GL ?= egl
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
 
 # Torch first and alone: a later, looser requirement would otherwise be free to choose another, larger build of it.
 $(VENV)/torch.stamp:
@@ -33,15 +34,51 @@ test: $(VENV)/dev.stamp ## check lint and format, and run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+$(VENV)/simulators.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[data,metaworld,robodesk,pusht]"
+	@touch $@
+
+.PHONY: test-simulators
+test-simulators: $(VENV)/simulators.stamp ## test the simulators; needs EGL (Debian: libegl1 libegl-mesa0)
+	$(BIN)/python -m pytest tests/data/test_simulators.py
+
 .PHONY: format
 format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Data sets by seeds, as configs/data/ mixes them. Half of the episodes follow the expert, most of them with noise: from
+# experts alone a model could guess the action from the frames, and ignore it. Each goes on where it stopped.
+COLLECT := $(BIN)/ivideogpt collect
+METAWORLD_TASKS := plate-slide drawer-open button-press-topdown-wall
+ROBODESK_TASKS := push_red push_green push_blue open_slide
+NOISY := --noise 0.4 --noise-fraction 0.67 --seed 0
+RANDOM := --policy random --seed 100000
+
+.PHONY: collect-metaworld
+collect-metaworld: $(VENV)/simulators.stamp ## make datasets/metaworld from seeds
+	set -e; for task in $(METAWORLD_TASKS); do \
+	  $(COLLECT) metaworld/$$task datasets/metaworld/$$task-expert --num-episodes 200 --num-frames 51 --action-repeat 2 $(NOISY); \
+	  $(COLLECT) metaworld/$$task datasets/metaworld/$$task-random --num-episodes 100 --num-frames 51 --action-repeat 2 $(RANDOM); \
+	done
+
+.PHONY: collect-robodesk
+collect-robodesk: $(VENV)/simulators.stamp ## make datasets/robodesk from seeds
+	set -e; for task in $(ROBODESK_TASKS); do \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 200 --num-frames 36 $(NOISY); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 50 --num-frames 36 $(RANDOM); \
+	done
+
+.PHONY: collect-pusht
+collect-pusht: $(VENV)/simulators.stamp ## make datasets/pusht from seeds
+	$(COLLECT) pusht datasets/pusht/expert --num-episodes 400 $(NOISY)
+	$(COLLECT) pusht datasets/pusht/random --num-episodes 200 $(RANDOM)
+
 .PHONY: bench
-bench: $(VENV)/package.stamp ## run the benchmarks; leave the machine alone meanwhile
+bench: $(VENV)/dev.stamp ## run the benchmarks; leave the machine alone meanwhile
 	$(BIN)/python benchmarks/imports.py --output benchmarks/results/imports.json
 	$(BIN)/python benchmarks/rollout.py --output benchmarks/results/rollout.json
+	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything made

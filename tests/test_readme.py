@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.files import write_mp4
+
 README = Path(__file__).parents[1] / "README.md"
 SET_UP = ("pip install", "git clone", "cd ", "make ")
 BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
@@ -23,15 +25,14 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where everything runs: what one block writes, the next may read."""
-    return tmp_path_factory.mktemp("readme")
-
-
-def test_python_blocks_run(folder):
-    code = "\n".join(blocks("python"))
-    assert code
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    """Where everything runs: what one block writes, the next may read. It holds the clips that the README talks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    lines = ["clip,x,y"]
+    for name in ("kitchen", "table", "yard"):
+        write_mp4(folder / f"my-clips/{name}.mp4", 30, (180, 320), fps=30)
+        lines += [f"{name}.mp4,{t / 30},{-t / 30}" for t in range(30)]
+    (folder / "my-clips/actions.csv").write_text("\n".join(lines))
+    return folder
 
 
 def test_commands_run(folder):
@@ -43,6 +44,13 @@ def test_commands_run(folder):
         argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
         done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
+
+
+def test_python_blocks_run(folder):
+    code = "\n".join(blocks("python"))
+    assert code
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_that_it_shows_are_there():

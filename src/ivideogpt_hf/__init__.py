@@ -11,6 +11,12 @@ from . import auto_classes
 if TYPE_CHECKING:
     from .action_files import read_actions
     from .checkpoints import EXAMPLE_EPISODE
+    from .data.dataset import SegmentDataset
+    from .data.episodes import Episode
+    from .data.loader import ClipLoader, load_clips
+    from .data.mixture import Mixture, Source, load_mixture
+    from .data.readers import open_episodes
+    from .data.segments import SegmentSpec
     from .media import read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
@@ -28,6 +34,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "action_files": ("read_actions",),
     "checkpoints": ("EXAMPLE_EPISODE",),
+    "data.dataset": ("SegmentDataset",),
+    "data.episodes": ("Episode",),
+    "data.loader": ("ClipLoader", "load_clips"),
+    "data.mixture": ("Mixture", "Source", "load_mixture"),
+    "data.readers": ("open_episodes",),
+    "data.segments": ("SegmentSpec",),
     "media": ("read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
@@ -45,6 +57,15 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "read_actions",
     "EXAMPLE_EPISODE",
+    "SegmentDataset",
+    "Episode",
+    "ClipLoader",
+    "load_clips",
+    "Mixture",
+    "Source",
+    "load_mixture",
+    "open_episodes",
+    "SegmentSpec",
     "read_video",
     "side_by_side",
     "write_video",

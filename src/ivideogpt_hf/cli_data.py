@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _collect(args: argparse.Namespace) -> None:
     from .data.collect import Behaviour, SimulatedEpisodes
 
+    sys.path.insert(0, os.getcwd())  # where a policy or an environment of the user's own lies
     behaviour = Behaviour(args.policy, args.noise_fraction, args.noise)
     settings = {"size": args.size, "action_repeat": args.action_repeat, "seed": args.seed}
     reader = SimulatedEpisodes(args.environment, args.num_episodes, args.num_frames, behaviour, **settings)
