@@ -104,7 +104,7 @@ def test_streaming_epochs_are_equally_long_on_all_ranks():
 
 def test_streaming_keeps_to_few_row_groups_at_a_time():
     """A batch comes from one block of each source, and a lane stays with its block until it is used up."""
-    source = streamed(24)
+    source = streamed(96)
     order, clips = locate_all([source], rank=0, world_size=1, batch_size=8)
     lanes = order.num_lanes
     starts = [source.cumulative[first] for _, first, _ in source.groups]
@@ -123,3 +123,9 @@ def test_streaming_sees_nearly_all_of_a_large_source():
 def test_streaming_needs_a_file_for_each_rank():
     with pytest.raises(ValueError, match="--num-shards 4"):
         locate_all([streamed(3)], rank=0, world_size=4, batch_size=1)
+
+
+def test_streaming_leaves_no_process_without_a_clip():
+    source = SourceWindows(np.array([0, 5, 5]), [(0, 0, 1), (1, 1, 2)])  # the second file's episode is too short
+    with pytest.raises(ValueError, match="without a clip"):
+        locate_all([source], rank=0, world_size=2, batch_size=1)

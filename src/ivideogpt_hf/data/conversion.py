@@ -253,6 +253,8 @@ class Conversion:
         except FileNotFoundError:  # another job of the array was faster
             if not self.is_published:
                 raise
+        for partial in self.staging.glob("*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 # -- one shard --------------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ def write_shard(
     """
     statistics = EpisodeStatistics()
     target = staging / DATA / f"{shard.name}.parquet"
-    partial = target.with_suffix(f".{os.getpid()}.partial")
+    partial = staging / f"{shard.name}.{os.getpid()}.partial"  # not among the shards: a kill leaves it behind
     try:
         with ShardWriter(partial, signature) as writer:
             for index in shard.indices:

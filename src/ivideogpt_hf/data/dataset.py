@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ class SegmentDataset(torch.utils.data.Dataset):
         if self.with_rewards is None:
             self.with_rewards = all(source.has("rewards") for source in self.sources)
         self._pattern = SourcePattern([source.weight for source in self.mixture.sources], seed)
-        self._order = lru_cache(maxsize=2)(self._make_order)
+        self._last_order: tuple[int, ShuffledOrder | SequentialOrder] | None = None
 
     @cached_property
     def action_dim(self) -> int | None:
@@ -101,13 +101,12 @@ class SegmentDataset(torch.utils.data.Dataset):
 
     def order(self, epoch: int = 0) -> ShuffledOrder | SequentialOrder:
         """The order of an epoch: shuffled, or sequential where each episode gives its first clip only."""
-        return self._order(epoch)
-
-    def _make_order(self, epoch: int) -> ShuffledOrder | SequentialOrder:
-        windows = [source.windows for source in self.sources]
-        if self.segment.starts == "first":
-            return SequentialOrder(windows)
-        return ShuffledOrder(windows, self._pattern, self.seed, epoch)
+        if self._last_order is None or self._last_order[0] != epoch:
+            windows = [source.windows for source in self.sources]
+            sequential = self.segment.starts == "first"
+            made = SequentialOrder(windows) if sequential else ShuffledOrder(windows, self._pattern, self.seed, epoch)
+            self._last_order = (epoch, made)
+        return self._last_order[1]
 
     def streamed_order(self, epoch: int, rank: int, world_size: int, batch_size: int) -> StreamedOrder:
         """The order in which one rank sees an epoch of streaming."""

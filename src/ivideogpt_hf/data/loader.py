@@ -33,6 +33,11 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.first_batch = 0
+        self._last_order: tuple[int, StreamedOrder] | None = None
+        if not len(self):
+            raise ValueError(
+                f"the data give no batch of {batch_size} clips for each of {world_size} processes; lower batch_size"
+            )
 
     def __len__(self) -> int:
         """Batches of the whole epoch, whatever ``first_batch`` is."""
@@ -46,7 +51,10 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
         return self.dataset.segment.starts == "first"
 
     def _streamed_order(self) -> StreamedOrder:
-        return self.dataset.streamed_order(self.epoch, self.rank, self.world_size, self.batch_size)
+        if self._last_order is None or self._last_order[0] != self.epoch:
+            order = self.dataset.streamed_order(self.epoch, self.rank, self.world_size, self.batch_size)
+            self._last_order = (self.epoch, order)
+        return self._last_order[1]
 
     def groups_in_use(self, num_workers: int) -> int:
         """How many row groups of a source one process reads from at a time, with streaming."""

@@ -16,7 +16,8 @@ ROUNDS = 4
 # Batches of a rank come from lanes in turn, each with blocks of its own. A worker takes every n-th batch, so that with
 # a number of workers that divides the number of lanes no block is fetched twice; the order never depends on the
 # workers.
-LANES = (12, 6, 4, 3, 2, 1)
+LANES = (12, 6, 4, 3, 2)
+MIN_BLOCKS_PER_LANE = 8  # what one lane has more than another is left out: at most one block in nine
 BLOCK_EPISODES = 32
 
 
@@ -154,12 +155,17 @@ class StreamedOrder:
         world_size: int,
         batch_size: int,
     ) -> None:
-        self._pattern, self._batch_size, self._keys = pattern, batch_size, []
+        self._pattern, self._batch_size = pattern, batch_size
         blocks = [
             self._deal(source, hash_seed("blocks", seed, epoch, i), world_size) for i, source in enumerate(sources)
         ]
         fewest = min(len(of_rank) for of_source in blocks for of_rank in of_source)
-        self.num_lanes = next(lanes for lanes in LANES if lanes <= fewest)
+        if fewest == 0:
+            raise ValueError(
+                f"streaming to {world_size} processes leaves one without a clip; use fewer, or convert the data with "
+                f"more --num-shards"
+            )
+        self.num_lanes = next((lanes for lanes in LANES if lanes * MIN_BLOCKS_PER_LANE <= fewest), 1)
         sizes = [
             [[_lane_size(of_rank[lane :: self.num_lanes]) for of_rank in of_source] for lane in range(self.num_lanes)]
             for of_source in blocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -119,13 +118,14 @@ class ParquetStore(EpisodeStore):
     def __init__(self, path: str, split: str) -> None:
         self.name = f"{path}, split {split}"
         self._files = split_files(path, split)
-        self._handles: dict[int, Any] = {}
-        self._process = os.getpid()
+        self._footers: dict[int, Any] = {}
         self._cache: OrderedDict[int, Any] = OrderedDict()
-        self._columns: list[str] | None = None
+        self._columns: list[str] | None = None  # until `keep` says which: then columns are read one by one
+        self._last_column: tuple[int, str, Any] = (-1, "", None)
         self.max_cached_groups = 1
         with ThreadPoolExecutor(OPENING_THREADS) as pool:
-            parts = list(pool.map(self._read_metadata, range(len(self._files))))
+            footers, parts = zip(*pool.map(self._read_metadata, range(len(self._files))), strict=True)
+        self._footers = dict(enumerate(footers))
         self.num_frames = np.concatenate([values for part in parts for values in part]).astype(np.int64)
         self.groups = []
         self._places: list[tuple[int, int]] = []  # of each group: file, number in the file
@@ -137,33 +137,30 @@ class ParquetStore(EpisodeStore):
                 first += len(values)
         self._starts = np.array([group[1] for group in self.groups])
 
-    def _read_metadata(self, file: int) -> list[np.ndarray]:
-        """The lengths of a file's episodes, per row group; fetches its footer and one column."""
-        parquet = self._open(file)
-        check_columns(parquet.schema_arrow.names, self._files[file])
-        self.cameras = cameras_in(parquet.schema_arrow.names)
-        lengths = []
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, columns=METADATA)
-            for version in table["schema_version"].unique().to_pylist():
-                check_version(version, self._files[file])
-            lengths.append(table["num_frames"].to_numpy())
-        return lengths
+    def _read_metadata(self, file: int) -> tuple[Any, list[np.ndarray]]:
+        """A file's footer, and the lengths of its episodes per row group; fetches the footer and two columns."""
+        with self._open(file) as parquet:
+            check_columns(parquet.schema_arrow.names, self._files[file])
+            self.cameras = cameras_in(parquet.schema_arrow.names)
+            lengths = []
+            for group in range(parquet.num_row_groups):
+                table = parquet.read_row_group(group, columns=METADATA)
+                for version in table["schema_version"].unique().to_pylist():
+                    check_version(version, self._files[file])
+                lengths.append(table["num_frames"].to_numpy())
+            return parquet.metadata, lengths
 
     def _open(self, file: int) -> Any:
+        """Open a file; its footer is fetched once. Files stay open no longer than for one read: an open one would keep
+        what was read of it, and does not survive a fork."""
         import fsspec
         import pyarrow.parquet as pq
 
-        if self._process != os.getpid():  # handles do not survive a fork
-            self._process, self._handles = os.getpid(), {}
-        if file not in self._handles:
-            name = self._files[file]
-            if name.startswith(HUB_SCHEME):
-                stream = fsspec.open(name, "rb", cache_type="none").open()
-                self._handles[file] = pq.ParquetFile(stream, pre_buffer=True)
-            else:
-                self._handles[file] = pq.ParquetFile(name)
-        return self._handles[file]
+        name, footer = self._files[file], self._footers.get(file)
+        if name.startswith(HUB_SCHEME):
+            stream = fsspec.open(name, "rb", cache_type="none").open()
+            return pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+        return pq.ParquetFile(name, metadata=footer)
 
     def keep(self, columns: Sequence[str], max_cached_groups: int) -> None:
         """Say which columns are needed, and how many row groups are in use at a time."""
@@ -171,20 +168,26 @@ class ParquetStore(EpisodeStore):
 
     def _column(self, episode: int, column: str) -> Any:
         group = int(np.searchsorted(self._starts, episode, side="right")) - 1
-        if column not in (self._columns or [column]):
-            file, number = self._places[group]
-            return self._open(file).read_row_group(number, columns=[column])[column][episode - self.groups[group][1]]
+        row = episode - self.groups[group][1]
+        if self._columns is None or column not in self._columns:
+            if self._last_column[:2] != (group, column):
+                self._last_column = (group, column, self._read_group(group, [column])[column])
+            return self._last_column[2][row]
         if group not in self._cache:
-            file, number = self._places[group]
-            self._cache[group] = self._open(file).read_row_group(number, columns=self._columns)
+            self._cache[group] = self._read_group(group, self._columns)
             while len(self._cache) > self.max_cached_groups:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
-        return self._cache[group][column][episode - self.groups[group][1]]
+        return self._cache[group][column][row]
+
+    def _read_group(self, group: int, columns: list[str]) -> Any:
+        file, number = self._places[group]
+        with self._open(file) as parquet:
+            return parquet.read_row_group(number, columns=columns)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers open the files again: handles do not survive a pickle."""
-        return self.__dict__ | {"_handles": {}, "_cache": OrderedDict()}
+        """Without what can be fetched again."""
+        return self.__dict__ | {"_cache": OrderedDict(), "_last_column": (-1, "", None)}
 
 
 def split_files(path: str, split: str) -> list[str]:
