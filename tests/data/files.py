@@ -109,6 +109,9 @@ def write_lerobot(
 ) -> list[np.ndarray]:
     """A LeRobot v3.0 data set with one mp4 for all episodes ("front"), one image camera ("wrist"), actions and rewards.
 
+    Written as the format's description says: the lerobot package cannot be installed beside this package's versions of
+    torch, datasets and huggingface_hub.
+
     Returns:
         The actions of each episode, (T, 2).
     """

@@ -26,8 +26,16 @@ def test_the_papers_mixtures_are_shipped():
 
 def test_the_shipped_mixture_agrees_with_the_specification(shared):
     table = yaml.safe_load(shared("spec/oxe_mixture.yaml").read_text())["oxe_select"]
-    ours = [(source.name, source.weight, source.stride) for source in load_mixture("oxe").sources]
-    assert ours == [(entry["name"], entry["weight"], entry["stride"]) for entry in table]
+    mixture = load_mixture("oxe")
+    ours = [(source.name, source.weight, mixture.stride_of(source)) for source in mixture.sources]
+    assert ours == [(entry["name"], entry["weight"], max(round(entry["stride"] / 3), 1)) for entry in table]
+    cameras = [source.cameras for source in mixture.sources]
+    assert cameras == [[entry["image_key"]] if "image_key" in entry else None for entry in table]
+
+
+def test_an_own_stride_counts_from_the_mixtures_base():
+    mixture = Mixture([Source("a", stride=4), Source("b"), Source("kuka", stride=1)], video_step=2, base_stride=2)
+    assert [mixture.stride_of(source) for source in mixture.sources] == [4, 2, 1]
 
 
 def test_paths_begin_at_the_yamls_folder(tmp_path):

@@ -27,6 +27,7 @@ class Source:
         split: "train" or "test".
         weight: share of the clips, relative to the other sources'.
         stride: relative to the mixture's base: kept frames are max(round(video_step * stride / base_stride), 1) apart.
+            By default the base itself, or, for a data set with a name that the original knows, what it takes.
         cameras: the cameras whose frames are used, each clip from one of them. By default the only one, or the one that
             the original uses for a data set of this name.
         num_episodes: a subset of so many episodes, drawn without replacement by the mixture's seed; None takes all.
@@ -45,7 +46,7 @@ class Source:
     name: str = ""
     split: str = "train"
     weight: float = 1.0
-    stride: float = 1.0
+    stride: float | None = None
     cameras: Sequence[str] | None = None
     num_episodes: int | None = None
     action_aggregation: ActionAggregation = "sum"
@@ -56,7 +57,7 @@ class Source:
             object.__setattr__(self, "name", Path(self.path).name)
         if self.cameras is None and self.name in original_datasets()["image_keys"]:
             object.__setattr__(self, "cameras", [original_datasets()["image_keys"][self.name]])
-        if not self.weight > 0 or not self.stride > 0:
+        if not self.weight > 0 or (self.stride is not None and not self.stride > 0):
             raise ValueError(f"{self.name}: weight and stride must be positive, got {self.weight} and {self.stride}")
         if self.num_episodes is not None and self.num_episodes < 1:
             raise ValueError(f"{self.name}: num_episodes must be at least 1, got {self.num_episodes}")
@@ -99,7 +100,12 @@ class Mixture:
 
     def stride_of(self, source: Source) -> int:
         """Frames between two kept ones."""
-        return frame_stride(source.stride, video_step=self.video_step, base_stride=self.base_stride)
+        if source.stride is not None:
+            return frame_stride(source.stride, video_step=self.video_step, base_stride=self.base_stride)
+        original = original_datasets()
+        base_stride = original["base_stride"]
+        stride = original["strides"].get(source.name, base_stride)
+        return frame_stride(stride, video_step=self.video_step, base_stride=base_stride)
 
 
 def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str | None = None) -> Mixture:

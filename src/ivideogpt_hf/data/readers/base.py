@@ -14,6 +14,9 @@ import numpy as np
 from ...media import frames_from_array, iterate_video, natural_key
 from ..episodes import Episode, Signature, resize_episode, resize_pixels
 
+# Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
+SIGNATURE_ATTEMPTS = 20
+
 
 class EpisodeError(ValueError):
     """An episode that cannot be read, with its file and the reason."""
@@ -92,7 +95,7 @@ class EpisodeReader(ABC):
             EpisodeError: the first episode's, if none can be read.
         """
         first_error = None
-        for index in range(len(self)):
+        for index in range(min(len(self), SIGNATURE_ATTEMPTS)):
             try:
                 return self[index].signature
             except EpisodeError as error:
