@@ -1,6 +1,5 @@
 # Developer commands; `make help` lists them. Everything happens in .venv, which is made where it does not exist.
 PYTHON ?= python3
-export MUJOCO_GL ?= egl
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -3,12 +3,12 @@
 import os
 import sys
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # before mujoco is imported
-
 import numpy as np
 import pytest
 
 from ivideogpt_hf.data.simulators import Simulator, make_simulator
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # `importorskip` imports mujoco before a simulator can choose
 
 # Name of the environment, the package that it needs.
 ENVIRONMENTS = {

@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class SimulatedEpisodes(EpisodeReader):
         self.cameras = None
         self.episode_ids = [f"{environment}/seed-{seed + index}" for index in range(num_episodes)]
         self._simulator: Simulator | None = None
+        self._closes_at_exit = False
         self._policy = behaviour.load() if behaviour.kind == "python" else None
 
     @classmethod
@@ -146,7 +148,7 @@ class SimulatedEpisodes(EpisodeReader):
         return Signature((DEFAULT_CAMERA,), len(self.simulator.action_low))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_simulator": None}
+        return self.__dict__ | {"_simulator": None, "_closes_at_exit": False}
 
     def __getitem__(self, index: int) -> Episode:
         """Make an episode. Whatever the simulator raises is not the episode's fault, and passes through."""
@@ -160,6 +162,9 @@ class SimulatedEpisodes(EpisodeReader):
         noise = self.behaviour.noise if generator.random() < self.behaviour.noise_fraction else 0.0
         walk = RandomWalk(simulator, generator)
         frames = [simulator.reset(self.seed + index)]
+        if not self._closes_at_exit:  # only now: what the renderer registers itself must come after this
+            atexit.register(simulator.close)
+            self._closes_at_exit = True
         actions, rewards, successes = [], [], []
         done = False
         while not done and len(frames) < self.num_frames:

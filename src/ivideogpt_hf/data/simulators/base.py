@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,15 @@ class Transition:
     reward: float
     success: bool | None
     done: bool
+
+
+def choose_renderer() -> None:
+    """Have MuJoCo render off screen by EGL where there is no screen, unless MUJOCO_GL says otherwise.
+
+    MuJoCo reads the variable when it is imported, so this comes first.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 class Simulator(ABC):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Simulator, Transition
+from .base import Simulator, Transition, choose_renderer
 
 CAMERA = "corner"
 OVERSAMPLING = 2  # in place of the renderer's multisampling: boxes of 2 x 2 pixels are averaged
@@ -31,6 +31,7 @@ class MetaWorldSimulator(Simulator):
     action_names = ("x", "y", "z", "gripper")
 
     def __init__(self, task: str, size: int) -> None:
+        choose_renderer()
         try:
             import metaworld.policies
             import mujoco

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import Simulator, Transition
+from .base import Simulator, Transition, choose_renderer
 
 ACTION_REPEAT = 50  # of 20 ms: an action lasts a second
 LEAST_RENDERED = 120  # pixels; the crop box belongs to a picture of this size
@@ -46,6 +46,7 @@ class RoboDeskSimulator(Simulator):
     action_names = ("x", "y", "z", "wrist", "gripper")
 
     def __init__(self, task: str, size: int) -> None:
+        choose_renderer()
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # gym's advice to use gymnasium, which is not ours to take
                 import mujoco
