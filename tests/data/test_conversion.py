@@ -160,7 +160,17 @@ def test_out_of_bounds_actions_and_success_are_reported(shared, tmp_path):
 
 def test_resizing(tmp_path):
     write_npz(tmp_path / "in/e.npz")
-    main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0", "--resize", "8x12"])
+    arguments = [
+        "convert-data",
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--test-fraction",
+        "0",
+        "--resize",
+        "8x12",
+    ]
+    for _ in range(2):  # the second time it is recognised
+        assert main(arguments) == 0
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train")
     assert rows[0]["frames.image"][0].size == (12, 8)
 
@@ -271,6 +281,16 @@ def test_a_source_that_was_mended_goes_on(tmp_path):
         convert(open_episodes(source), tmp_path / "out", num_shards=10)
     write_npz(source / "episode_3.npz", 5, seed=3)
     convert(open_episodes(source), tmp_path / "out", num_shards=10)
+    assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 10
+
+
+def test_skipped_episodes_are_tried_again(tmp_path):
+    source = write_half_bad(tmp_path / "in", num_bad=3)
+    with pytest.raises(ValueError, match="3 of 10"):
+        convert(open_episodes(source), tmp_path / "out", num_shards=5, skip_bad=True)
+    for index in (3, 4, 5):
+        write_npz(source / f"episode_{index}.npz", 5, seed=index)
+    convert(open_episodes(source), tmp_path / "out", num_shards=5, skip_bad=True)
     assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 10
 
 

@@ -132,7 +132,8 @@ class Conversion:
         self.shards = plan_shards(reader.episode_ids, settings)
         ids = hashlib.sha256("\n".join(reader.episode_ids).encode()).hexdigest()
         plan = {"test_fraction": settings.test_fraction, "num_shards": settings.num_shards}
-        self.identity = {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
+        identity = {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
+        self.identity = json.loads(json.dumps(identity))  # as it is read back: tuples are lists
         self._claim()
 
     def _claim(self) -> None:
@@ -146,7 +147,7 @@ class Conversion:
                     f"{self.output} holds another conversion, they differ in {', '.join(changed)}; give another "
                     f"folder, or delete this one"
                 )
-        elif self.output.is_dir() and any(self.output.iterdir()):
+        elif self.output.is_dir() and any(path.name != STAGING for path in self.output.iterdir()):
             raise FileExistsError(f"{self.output} is not empty; give a new folder")
         if not self.is_published:
             (self.staging / DATA).mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ class Conversion:
         return (self.staging / f"{shard.name}.json").is_file()
 
     def run(self, *, job: tuple[int, int] = (0, 1), num_workers: int = 1) -> EpisodeStatistics | None:
-        """Write the shards that are missing, those of one job of a cluster's array.
+        """Write the shards that are missing or lack bad episodes, those of one job of a cluster's array.
 
         Args:
             job: (i, n): write shards i, i + n, i + 2 n, ... only.
@@ -180,7 +181,8 @@ class Conversion:
         number, num_jobs = job
         if not 0 <= number < num_jobs:
             raise ValueError(f"a job i of n needs 0 <= i < n, got {number} of {num_jobs}")
-        todo = [shard for shard in self.shards[number::num_jobs] if not self.is_done(shard)]
+        mine = [] if self.is_published else self.shards[number::num_jobs]
+        todo = [shard for shard in mine if not self.is_done(shard) or self._statistics_of(shard).skipped]
         try:
             self._write_shards(todo, num_workers)
         except OSError as error:
@@ -229,9 +231,11 @@ class Conversion:
                     pool.shutdown(wait=True, cancel_futures=True)
 
     def _statistics(self) -> EpisodeStatistics:
-        files = [self.staging / f"{shard.name}.json" for shard in self.shards]
-        parts = [EpisodeStatistics.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files]
-        return merge_statistics(parts)
+        return merge_statistics([self._statistics_of(shard) for shard in self.shards])
+
+    def _statistics_of(self, shard: Shard) -> EpisodeStatistics:
+        file = self.staging / f"{shard.name}.json"
+        return EpisodeStatistics.from_json(json.loads(file.read_text(encoding="utf-8")))
 
     def _check_skipped(self, statistics: EpisodeStatistics) -> None:
         share = len(statistics.skipped) / len(self.reader)

@@ -91,6 +91,9 @@ class SegmentDataset(torch.utils.data.Dataset):
             self.with_actions = all(source.has("actions") for source in self.sources)
         if self.with_rewards is None:
             self.with_rewards = all(source.has("rewards") for source in self.sources)
+        if self.with_actions:  # here, once: otherwise each worker would go through all actions
+            for source in self.sources:
+                _ = source.normalization
         self._pattern = SourcePattern([source.weight for source in self.mixture.sources], seed)
         self._last_order: tuple[int, ShuffledOrder | SequentialOrder] | None = None
 
@@ -233,9 +236,11 @@ class SourceClips:
         moments = Moments()
         for episode in np.flatnonzero(self._starts):
             frames = np.arange(0, self.store.num_frames[episode], self.stride)
+            rows = self.store.actions(int(episode))
+            if self.stride > 1 and len(frames) > 1:
+                rows = between_frames(rows, frames, self.stride, self.spec.action_aggregation)
             if len(frames) > 1:
-                rows = self.store.actions(int(episode))
-                moments.add(between_frames(rows, frames, self.stride, self.spec.action_aggregation))
+                moments.add(rows)
         std = np.where(moments.is_constant, 1, moments.std)
         return moments.mean.astype(np.float32), std.astype(np.float32)
 
