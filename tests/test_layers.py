@@ -25,7 +25,7 @@ LAYERS = (
 )
 # The same within data/.
 DATA_LAYERS = (
-    ("images",),
+    ("hub", "images"),
     ("episodes", "segments"),
     ("readers", "statistics", "simulators", "augment", "drawing"),
     ("conversion", "mixture", "order", "store"),

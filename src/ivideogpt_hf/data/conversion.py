@@ -121,6 +121,7 @@ class Conversion:
 
     Raises:
         FileExistsError: if the folder holds anything but this very conversion.
+        EpisodeError: if no episode can be read.
         ValueError: see `plan_shards`.
     """
 
@@ -134,6 +135,7 @@ class Conversion:
         plan = {"test_fraction": settings.test_fraction, "num_shards": settings.num_shards}
         identity = {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
         self.identity = json.loads(json.dumps(identity))  # as it is read back: tuples are lists
+        self._signature = reader.signature  # before a folder is made: that nothing can be read shows here
         self._claim()
 
     def _claim(self) -> None:
@@ -204,7 +206,7 @@ class Conversion:
         total = sum(len(shard.indices) for shard in shards)
         if not shards:
             return
-        setup = (self.reader, self.reader.signature, self.staging, self.settings.skip_bad)
+        setup = (self.reader, self._signature, self.staging, self.settings.skip_bad)
         with tqdm(total=total, unit="episode", desc="writing", disable=None) as bar:
             if num_workers <= 1 or len(shards) == 1:
                 for shard in shards:

@@ -235,12 +235,11 @@ class SourceClips:
             return mean, std
         moments = Moments()
         for episode in np.flatnonzero(self._starts):
-            frames = np.arange(0, self.store.num_frames[episode], self.stride)
-            rows = self.store.actions(int(episode))
-            if self.stride > 1 and len(frames) > 1:
-                rows = between_frames(rows, frames, self.stride, self.spec.action_aggregation)
-            if len(frames) > 1:
-                moments.add(rows)
+            length, rows = int(self.store.num_frames[episode]), self.store.actions(int(episode))
+            stride = fitting_stride(self.stride, length, self._dataset.segment)
+            if stride > 1:
+                rows = between_frames(rows, np.arange(0, length, stride), stride, self.spec.action_aggregation)
+            moments.add(rows)
         std = np.where(moments.is_constant, 1, moments.std)
         return moments.mean.astype(np.float32), std.astype(np.float32)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .conversion import DATA, STAGING
+from .hub import hub_errors
 
 
 def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
@@ -22,13 +23,14 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
     if not (folder / DATA).is_dir():
         raise ValueError(f"{folder} holds no finished conversion: there is no folder {DATA} in it")
     api = HfApi()
-    address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        repo_type="dataset",
-        ignore_patterns=[f"{STAGING}/*"],
-        delete_patterns=[f"{DATA}/*"],
-        commit_message="Upload episodes",
-    )
+    with hub_errors(repo_id):
+        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type="dataset",
+            ignore_patterns=[f"{STAGING}/*"],
+            delete_patterns=[f"{DATA}/*"],
+            commit_message="Upload episodes",
+        )
     return str(address)

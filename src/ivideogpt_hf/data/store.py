@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
+from .hub import check_hub_id, hub_errors
 
 METADATA = ["schema_version", "num_frames"]
 OPENING_THREADS = 16
@@ -76,6 +77,8 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
         FileNotFoundError: if there is no such data set or split.
         ValueError: if it is not in our schema, or in another version of it.
     """
+    if not Path(path).is_dir():
+        check_hub_id(path)
     return ParquetStore(path, split) if streaming else ArrowStore(path, split)
 
 
@@ -198,7 +201,8 @@ def split_files(path: str, split: str) -> list[str]:
     else:
         from huggingface_hub import HfFileSystem
 
-        files = [f"hf://{file}" for file in sorted(HfFileSystem().glob(f"datasets/{path}/{pattern}"))]
+        with hub_errors(path):
+            files = [f"hf://{file}" for file in sorted(HfFileSystem().glob(f"datasets/{path}/{pattern}"))]
     if not files:
         raise FileNotFoundError(f"{path} has no files {pattern}, neither as a folder nor as a data set on the Hub")
     return files

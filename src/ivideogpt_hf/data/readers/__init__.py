@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..hub import check_hub_id, hub_errors
 from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
@@ -26,7 +26,6 @@ READERS: tuple[type[EpisodeReader], ...] = (
     RLDSReader,
     VideoFolderReader,
 )
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def open_episodes(
@@ -55,8 +54,7 @@ def open_episodes(
     """
     path = Path(source)
     if not path.exists():
-        if not HUB_ID.match(str(source)):
-            raise FileNotFoundError(f"there is no file or folder {source}, and it is no Hub id (name/name) either")
+        check_hub_id(str(source))
         path = _download(str(source), cameras)
     if reader is not None:
         named = {kind.name: kind for kind in READERS}
@@ -83,19 +81,13 @@ def _recognize(path: Path) -> type[EpisodeReader]:
 def _download(repo_id: str, cameras: Sequence[str] | None) -> Path:
     """A data set's files from the Hub; of a LeRobot data set only the wanted cameras' videos."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
+    with hub_errors(repo_id):
         files = HfApi().list_repo_files(repo_id, repo_type="dataset")
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"there is no folder {repo_id} here and no data set {repo_id} on the Hub that you may see; "
-            f"log in with `hf auth login` if it is private"
-        ) from error
-    patterns = None
-    if INFO_FILE.as_posix() in files and cameras is not None:
-        patterns = ["meta/*", "data/*", *(f"videos/*{camera}/*" for camera in cameras)]
-    return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns))
+        patterns = None
+        if INFO_FILE.as_posix() in files and cameras is not None:
+            patterns = ["meta/*", "data/*", *(f"videos/*{camera}/*" for camera in cameras)]
+        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns))
 
 
 __all__ = ["READERS", "EpisodeError", "EpisodeReader", "open_episodes"]
