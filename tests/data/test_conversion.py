@@ -324,6 +324,17 @@ def test_grey_images_are_refused(tmp_path):
         convert(MemoryReader([replace(make_episode(0, 3), frames={"image": [file.getvalue()] * 3})]), tmp_path / "out")
 
 
+def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for attempt in (
+        lambda: convert(MemoryReader([make_episode(0, 5)]), tmp_path / "out"),
+        lambda: SegmentDataset("a/b"),
+    ):
+        with pytest.raises(ImportError, match=r"ivideogpt-hf\[data\]"):
+            attempt()
+    assert not (tmp_path / "out").exists()
+
+
 def test_repeated_episode_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="occurs more than once"):
         convert(MemoryReader([make_episode(0, 5), make_episode(0, 5)]), tmp_path / "out")

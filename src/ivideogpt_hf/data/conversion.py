@@ -21,7 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .episodes import FRAMES_PREFIX, SCHEMA_VERSION, Episode, Signature, episode_features, episode_to_row
+from .episodes import (
+    FRAMES_PREFIX,
+    SCHEMA_VERSION,
+    Episode,
+    Signature,
+    episode_features,
+    episode_to_row,
+    require_datasets,
+)
 from .readers import EpisodeError, EpisodeReader
 from .statistics import EpisodeStatistics, merge_statistics
 
@@ -128,6 +136,7 @@ class Conversion:
     def __init__(
         self, reader: EpisodeReader, output: Path, settings: ConversionSettings, description: dict[str, Any]
     ) -> None:
+        require_datasets()
         self.reader, self.output, self.settings = reader, Path(output), settings
         self.staging = self.output / STAGING
         self.shards = plan_shards(reader.episode_ids, settings)

@@ -176,8 +176,17 @@ def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
+def require_datasets() -> None:
+    """Raise ImportError, which names the extra, unless the packages that read and write Parquet are there."""
+    try:
+        import datasets  # noqa: F401
+    except ImportError as error:
+        raise ImportError("data sets need the package datasets: pip install 'ivideogpt-hf[data]'") from error
+
+
 def episode_features(cameras: Sequence[str]) -> Any:
     """The schema as `datasets.Features`, for these cameras."""
+    require_datasets()
     from datasets import Features, Image, List, Value
 
     numbers = List(Value("float32"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
+from .episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version, require_datasets
 from .hub import check_hub_id, hub_errors
 
 METADATA = ["schema_version", "num_frames"]
@@ -77,6 +77,7 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
         FileNotFoundError: if there is no such data set or split.
         ValueError: if it is not in our schema, or in another version of it.
     """
+    require_datasets()
     if not Path(path).is_dir():
         check_hub_id(path)
     return ParquetStore(path, split) if streaming else ArrowStore(path, split)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..episodes import Episode, Frames
+from ..episodes import Episode, Frames, require_datasets
 from .base import EpisodeReader, natural_sort
 
 INFO_FILE = Path("meta", "info.json")
@@ -32,6 +32,7 @@ class LeRobotReader(EpisodeReader):
         return (path / INFO_FILE).is_file()
 
     def _list_episodes(self) -> list[str]:
+        require_datasets()  # which brings pyarrow
         import pyarrow.parquet as pq
 
         try:

@@ -12,6 +12,7 @@ from ..episodes import (
     check_version,
     episode_features,
     episode_from_row,
+    require_datasets,
 )
 from .base import FileReader
 
@@ -31,6 +32,7 @@ class ParquetReader(FileReader):
         return bool(files) and set(episode_features(())) <= set(pq.read_schema(files[0]).names)
 
     def _list_episodes(self) -> list[str]:
+        require_datasets()  # which brings pyarrow
         import pyarrow.parquet as pq
 
         self._places: list[tuple[Path, int, int]] = []  # file, row group, row in it
