@@ -39,7 +39,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     convert.add_argument("--reader", help="name of the format, where the source holds several")
     convert.add_argument("--cameras", nargs="+", help="cameras to keep (default: all)")
     convert.add_argument(
-        "--resize", type=_size, metavar="HxW", help="resize frames, such as 64x64 (default: as they are)"
+        "--resize", type=_size, metavar="HxW", help="resize frames, whatever their aspect (default: as they are)"
     )
     convert.add_argument(
         "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
