@@ -49,7 +49,7 @@ format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 # Data sets by seeds, as configs/data/ mixes them. Half of the episodes follow the expert, most of them with noise: from
 # experts alone a model could guess the action from the frames, and ignore it. Each goes on where it stopped.
 COLLECT := $(BIN)/ivideogpt collect
-METAWORLD_TASKS := plate-slide drawer-open button-press-topdown-wall
+METAWORLD_TASKS := button-press-topdown-wall plate-slide hammer door-lock handle-pull-side coffee-push reach push drawer-open
 ROBODESK_TASKS := push_red push_green push_blue open_slide
 NOISY := --noise 0.4 --noise-fraction 0.67 --seed 0
 RANDOM := --policy random --seed 100000

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_data import add_data_commands
+from .cli_train import add_training_commands
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     add_data_commands(commands, common)
+    add_training_commands(commands, common)
 
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
     info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
@@ -71,16 +73,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 after an error, which is told in one line."""
-    args = build_parser().parse_args(argv)
+    """Run one command; returns the exit code: 0, 2 after an error, told in one line, or one of the command's own."""
+    parser = build_parser()
+    args, args.more = parser.parse_known_args(argv)
+    if args.more and not getattr(args, "takes_more", False):
+        parser.error(f"unrecognized arguments: {' '.join(args.more)}")
     try:
-        args.run(args)
-    except (ValueError, OSError, ImportError) as error:
+        code = args.run(args)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
         print(f"ivideogpt: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
-    return 0
+    return code or 0
 
 
 def _be_quiet() -> None:

@@ -36,12 +36,20 @@ class IVideoGPTVQOutput(ModelOutput):
         future_reconstruction: (B, T, 3, H, W) float, not clamped.
         context_commitment_loss: scalar float32, codebook and commitment term of the context codes.
         future_commitment_loss: scalar float32, the same of the dynamics codes.
+        context_tokens: (B, C, tokens_per_context_frame) int64 codes of the context.
+        future_tokens: (B, T, tokens_per_future_frame) int64 codes of the future frames.
+        context_latents: (B * C, h, w, code_dim) float, what the context codebook was given.
+        future_latents: (B, T, tokens_per_future_frame, code_dim) float, what the dynamics codebook was given.
     """
 
     context_reconstruction: Tensor | None = None
     future_reconstruction: Tensor | None = None
     context_commitment_loss: Tensor | None = None
     future_commitment_loss: Tensor | None = None
+    context_tokens: Tensor | None = None
+    future_tokens: Tensor | None = None
+    context_latents: Tensor | None = None
+    future_latents: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class VQContext:
         commitment_loss: scalar float32.
         decoder_memory: keys and values for each cross-attention of the future decoder.
         encoder_memory: the same for the future encoder; None when the context came from tokens.
+        latents: (B * C, h, w, code_dim) float, what was quantised; None when the context came from tokens.
     """
 
     tokens: Tensor
@@ -61,6 +70,7 @@ class VQContext:
     commitment_loss: Tensor
     decoder_memory: tuple[ContextMemory, ...]
     encoder_memory: tuple[ContextMemory, ...] | None
+    latents: Tensor | None
 
 
 class IVideoGPTVQModel(PreTrainedModel):
@@ -138,6 +148,10 @@ class IVideoGPTVQModel(PreTrainedModel):
             future_reconstruction=self._decode_future_vectors(context.decoder_memory, quantized.vectors),
             context_commitment_loss=context.commitment_loss,
             future_commitment_loss=quantized.loss,
+            context_tokens=context.tokens,
+            future_tokens=quantized.codes,
+            context_latents=context.latents,
+            future_latents=quantized.latents,
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -185,6 +199,7 @@ class IVideoGPTVQModel(PreTrainedModel):
             commitment_loss=quantized.loss,
             decoder_memory=self.cond_decoder.remember([f.unflatten(0, (batch_size, -1)) for f in features]),
             encoder_memory=encoder_memory,
+            latents=quantized.latents,
         )
 
     def encode_future(self, memory: Sequence[ContextMemory], future_frames: Tensor) -> Tensor:

@@ -24,11 +24,12 @@ VECTORS_PER_CHUNK = 8192
 @dataclass(frozen=True)
 class Quantized:
     """What a codebook makes of vectors: ``vectors`` like the input (straight-through gradient), ``codes`` (...) int64
-    in [0, num_codes), ``loss`` scalar float32: the commitment loss."""
+    in [0, num_codes), ``loss`` scalar float32: the commitment loss, ``latents`` the input itself."""
 
     vectors: Tensor
     codes: Tensor
     loss: Tensor
+    latents: Tensor | None = None
 
 
 class Codebook(nn.Module):
@@ -51,7 +52,7 @@ class Codebook(nn.Module):
             nearest = F.embedding(codes, weight)
             loss = self.commitment_cost * F.mse_loss(encoded, nearest.detach()) + F.mse_loss(nearest, encoded.detach())
             passed = encoded + (nearest - encoded).detach()
-        return Quantized(passed.to(vectors.dtype), codes, loss)
+        return Quantized(passed.to(vectors.dtype), codes, loss, vectors)
 
 
 @dataclass(frozen=True)

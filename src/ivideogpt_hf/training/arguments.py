@@ -1,0 +1,301 @@
+"""What can be set in a training, with the only defaults: dataclasses, filled from a yaml file and the command line.
+
+Every field of the dataclasses below is a key of the yaml file and an option ``--key`` of the command, which wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class Settings(dict):
+    """A mapping in the yaml file; on the command line it is written as JSON."""
+
+    def __init__(self, content: str | Iterable[tuple[str, Any]]) -> None:
+        super().__init__(json.loads(content) if isinstance(content, str) else content)
+
+
+def described(text: str, *, default: Any) -> Any:
+    """A field with its help text."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class RunArguments:
+    """Where a training runs, what it writes, and when."""
+
+    output_dir: str = described("folder for checkpoints, metrics and the finished model", default="")
+    num_updates: int = described("optimiser updates in all", default=0)
+    resume: str | None = described("'latest', or a folder of the output's checkpoints/, to go on from", default=None)
+    seed: int = described("of weights, data order and dropout", default=0)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = described(
+        "by default what the Accelerate config says", default=None
+    )
+    compile: bool = described("torch.compile the model", default=False)
+    gradient_checkpointing: bool = described(
+        "compute activations again in the backward pass to save memory", default=False
+    )
+    num_processes: int | None = described("refuse to start with any other number of processes", default=None)
+    log_every: int = described("updates between two entries of the metrics", default=50)
+    validate_every: int = described("updates between two validations; 0: never", default=500)
+    num_validation_batches: int = described("batches in a validation", default=8)
+    sample_every: int = described("updates between two sample videos; 0: never", default=0)
+    save_every: int = described("updates between two checkpoints; the last one is always written", default=500)
+    keep_checkpoints: int = described("how many of the last checkpoints stay; the best stays as well", default=2)
+    tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
+        "where metrics go beside the file", default="trackio"
+    )
+    run_name: str | None = described("of the run in the tracker; the output folder's name by default", default=None)
+    push_to_hub: str | None = described(
+        "repository on the Hub that checkpoints are uploaded to, as they come", default=None
+    )
+    hub_private: bool = described("make that repository private", default=False)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output_dir), "output_dir is missing: where to write the model?")
+        require(self.num_updates > 0, f"num_updates must be at least 1, got {self.num_updates}")
+        for name in ("log_every", "save_every", "num_validation_batches", "keep_checkpoints"):
+            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("validate_every", "sample_every"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 (never) or more, got {getattr(self, name)}")
+        require(not self.hub_private or self.push_to_hub is not None, "hub_private needs push_to_hub")
+
+
+@dataclass
+class DataArguments:
+    """Clips, as `ivideogpt_hf.data.loader.load_clips` takes them."""
+
+    data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
+    data_root: str | None = described("where the paths in a mixture's yaml begin", default=None)
+    validation_split: str | None = described(
+        "split of every source to validate on; null: no validation", default="test"
+    )
+    num_frames: int = described("frames of a clip", default=16)
+    num_context_frames: int = described("how many of them are context", default=2)
+    augmentation: Literal["none", "weak", "strong"] = described(
+        "crop and colour change, one draw per clip", default="weak"
+    )
+    crop_to_aspect: bool = described(
+        "without augmentation, cut to the frame size's aspect before resizing", default=False
+    )
+    short_episodes: Literal["shrink", "drop"] = described(
+        "what happens to episodes shorter than a clip", default="shrink"
+    )
+    streaming: bool = described("read Parquet as needed instead of memory-mapping all of it", default=False)
+    num_workers: int = described("processes that prepare clips", default=0)
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.num_context_frames < self.num_frames,
+            f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {self.num_context_frames} and "
+            f"{self.num_frames}",
+        )
+        require(self.num_workers >= 0, f"num_workers must be 0 or more, got {self.num_workers}")
+
+
+@dataclass
+class OptimizationArguments:
+    """How weights change. `batch_size` and the rate mean the same on any number of processes."""
+
+    batch_size: int = described("clips of one update, over all processes", default=16)
+    micro_batch_size: int | None = described(
+        "clips that one process takes at a time; by default its whole share", default=None
+    )
+    learning_rate: float = described("after warm-up", default=1e-4)
+    schedule: Literal["constant", "cosine"] = described("of the learning rate after warm-up", default="constant")
+    warmup_updates: int = described("over which the rate rises linearly", default=500)
+    weight_decay: float = described("of AdamW; not on biases, norms and embeddings", default=0.0)
+    max_grad_norm: float = described("to which the gradient is clipped", default=1.0)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, f"batch_size must be at least 1, got {self.batch_size}")
+        require(
+            self.micro_batch_size is None or self.micro_batch_size > 0,
+            f"micro_batch_size must be at least 1, got {self.micro_batch_size}",
+        )
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        require(self.warmup_updates >= 0, f"warmup_updates must be 0 or more, got {self.warmup_updates}")
+        require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
+        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
+
+
+@dataclass
+class VQArguments:
+    """The VQ model and its losses (Wu et al., 2024, section 3.1 and appendix A)."""
+
+    vq_model: str | None = described("folder or Hub id of a checkpoint to fine-tune", default=None)
+    vq_config: Settings | None = described("fields of IVideoGPTVQConfig, for a new model", default=None)
+    horizon: int | None = described("choose future frames at random within so many strides", default=None)
+    commitment_weight: float = described("of both commitment losses", default=1.0)
+    perceptual_weight: float = described("of LPIPS; 0: without", default=1.0)
+    perceptual_frames: int | None = described(
+        "frames of a clip that LPIPS looks at, at random; null: all", default=None
+    )
+    lpips_weights: str | None = described(
+        "file, or owner/name/file.safetensors on the Hub; see the README", default=None
+    )
+    motion_weight: float = described("how much more pixels count that change within the clip", default=0.0)
+    adversarial_weight: float = described("of the adversarial loss, times the adaptive weight", default=0.8)
+    adversarial_start: int | None = described("update from which there is a discriminator; null: never", default=None)
+    discriminator_learning_rate: float = described("of its own AdamW", default=1e-4)
+    freeze_codebooks: bool = described("train everything but the codes", default=False)
+    restart_dead_codes: int = described("updates between restarts of codes that were not used; 0: never", default=0)
+    restart_until: float = described(
+        "share of the updates after which no code restarts, so that all settle", default=0.7
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            (self.vq_model is None) != (self.vq_config is None),
+            "give either vq_model (a checkpoint to fine-tune) or vq_config (a new model)",
+        )
+        require(
+            not (self.freeze_codebooks and self.restart_dead_codes),
+            "freeze_codebooks and restart_dead_codes contradict each other",
+        )
+        require(
+            self.perceptual_weight > 0 or self.adversarial_start is None,
+            "the adversarial loss is weighted by the perceptual one's gradient: it needs perceptual_weight above 0",
+        )
+        for name in ("commitment_weight", "perceptual_weight", "motion_weight", "restart_dead_codes"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
+        require(
+            self.perceptual_frames is None or self.perceptual_frames > 0,
+            f"perceptual_frames must be at least 1, got {self.perceptual_frames}",
+        )
+
+
+@dataclass
+class WorldModelArguments:
+    """The transformer, what it is conditioned on, and what it predicts (Wu et al., 2024, section 3.2)."""
+
+    vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
+    transformer: str | None = described("folder or Hub id of a checkpoint to start from", default=None)
+    transformer_config: Settings | None = described("fields of IVideoGPTConfig, for a new model", default=None)
+    tokens: str | None = described("folder that `ivideogpt tokenize` wrote, in place of data", default=None)
+    actions: bool = described("condition on actions", default=False)
+    action_conditioning: Literal["add", "scale_shift"] | None = described(
+        "how; null: as the checkpoint to start from, else 'add'", default=None
+    )
+    rewards: bool = described("predict rewards", default=False)
+    reward_transform: Literal["symlog", "identity"] = described("of the reward head's target", default="symlog")
+    reward_weight: float = described("of the reward head's mean squared error", default=1.0)
+    reconstruct_actions: bool = described("predict the actions too", default=False)
+    action_reconstruction_weight: float = described("of that mean squared error", default=1.0)
+    goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
+    attention_dropout: float | None = described("in training; null: as the config says", default=None)
+    token_noise: float = described("share of input tokens replaced by others, as a rollout's errors will", default=0.0)
+    lora_rank: int = described("rank of LoRA adapters on all linear layers; 0: train all weights", default=0)
+    lora_alpha: float | None = described("their scale; twice the rank by default", default=None)
+    sample_frames: int | None = described(
+        "future frames of the sample videos; as many as trained by default", default=None
+    )
+
+    def __post_init__(self) -> None:
+        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        require(
+            (self.transformer is None) != (self.transformer_config is None),
+            "give either transformer (a checkpoint to start from) or transformer_config (a new model)",
+        )
+        require(not self.reconstruct_actions or self.actions, "reconstruct_actions needs actions")
+        require(self.action_conditioning is None or self.actions, "action_conditioning needs actions")
+        require(
+            not self.lora_rank or self.transformer is not None,
+            "lora_rank needs a checkpoint to start from: name it as transformer",
+        )
+        require(self.lora_alpha is None or self.lora_rank > 0, "lora_alpha needs lora_rank")
+        require(0 <= self.token_noise < 1, f"token_noise must be in [0, 1), got {self.token_noise}")
+        for name in ("reward_weight", "action_reconstruction_weight", "lora_rank"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass
+class TokenizeArguments:
+    """What `ivideogpt tokenize` writes."""
+
+    output_dir: str = described("folder to write", default="")
+    vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
+    num_passes: int = described("passes over the data; with augmentation each sees other crops and colours", default=1)
+    clips_per_pass: int | None = described("clips of a pass, drawn without replacement; null: every clip", default=None)
+    batch_size: int = described("clips coded at a time by one process", default=16)
+    actions: bool = described("keep actions", default=False)
+    rewards: bool = described("keep rewards", default=False)
+    goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = described("as in training", default=None)
+    num_processes: int | None = described("refuse to start with any other number of processes", default=None)
+    seed: int = described("of the order of clips and of the augmentation", default=0)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output_dir), "output_dir is missing: where to write the tokens?")
+        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        for name in ("num_passes", "batch_size"):
+            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            self.clips_per_pass is None or self.clips_per_pass > 0,
+            f"clips_per_pass must be at least 1, got {self.clips_per_pass}",
+        )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with a message unless a condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str], command: str) -> tuple[T, ...]:
+    """Fill dataclasses from a yaml file and from what the command line says, which wins.
+
+    Args:
+        kinds: the dataclasses, whose fields have different names.
+        config: the yaml file, or None.
+        overrides: such as ``["--learning_rate", "1e-4", "--no_compile"]``.
+        command: name to show in the help.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: on an unknown key, a value of the wrong kind, or values that contradict each other.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
+    from_file, unset = _as_options(config, kinds) if config is not None else ([], [])
+    for name in unset:
+        parser.set_defaults(**{name: None})
+    try:
+        return parser.parse_args_into_dataclasses([*from_file, *overrides], look_for_args_file=False)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def _as_options(config: str, kinds: Sequence[type]) -> tuple[list[str], list[str]]:
+    """A yaml file's content as command-line options, so that both are checked alike, and the keys that it sets to
+    null."""
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"there is no config file {config}")
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{config} must be a mapping of keys to values")
+    known = [item.name for kind in kinds for item in fields(kind)]
+    options: list[str] = []
+    for key, value in content.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(known)}"
+            raise ValueError(f"{config} has the unknown key {key!r}{hint}")
+        if value is None:
+            continue
+        options += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return options, [key for key, value in content.items() if value is None]

@@ -1,0 +1,265 @@
+"""What happens beside the updates: progress, metrics, validation, sample videos, checkpoints, uploads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from torch import Tensor
+from tqdm import tqdm
+
+from ..media import write_video
+from . import run_checkpoints
+from .loop import Callback, Loop
+
+logger = get_logger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
+
+
+def is_due(loop: Loop, every: int) -> bool:
+    """Whether something that happens every so many updates happens after this one, or the run ends with it."""
+    return loop.update % every == 0 or loop.update == loop.num_updates
+
+
+@dataclass
+class Metrics(Callback):
+    """Means of the metrics since the last entry, over all processes: to a JSON-lines file, the trackers and the bar.
+
+    Attributes:
+        accelerator: the processes, over which means are taken.
+        every: updates between two entries.
+        batch_size: clips of an update, over all processes.
+    """
+
+    accelerator: Accelerator
+    every: int
+    batch_size: int
+    _sums: dict[str, Tensor] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+    _since: float = 0.0
+    _updates: int = 0
+    _bar: tqdm | None = None
+
+    def on_start(self, loop: Loop) -> None:
+        if loop.accelerator.is_main_process:
+            drop_entries_after(loop.output_dir / METRICS_FILE, loop.update)
+        self._bar = tqdm(
+            total=loop.num_updates,
+            initial=loop.update,
+            unit="update",
+            smoothing=0.05,
+            disable=not loop.accelerator.is_main_process,
+        )
+        self._since = time.perf_counter()
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        self._bar.update()
+        self._updates += 1
+        for name, value in metrics.items():
+            value = value.detach().to(loop.accelerator.device, torch.float32)
+            self._sums[name] = value + self._sums.get(name, 0)
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if is_due(loop, self.every) or loop.interrupted:
+            self._write(loop)
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = {name: self.accelerator.reduce(value, "mean").item() for name, value in sorted(self._sums.items())}
+        return {"sums": sums, "counts": self._counts, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums = {
+            name: torch.tensor(value, device=self.accelerator.device) for name, value in state["sums"].items()
+        }
+        self._counts, self._updates = state["counts"], state["updates"]
+
+    def _write(self, loop: Loop) -> None:
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        means = loop.accelerator.reduce(means, "mean").tolist()
+        seconds = time.perf_counter() - self._since
+        entry = dict(zip(names, means, strict=True))
+        entry |= {"clips_per_second": self._updates * self.batch_size / seconds, "epoch": loop.loader.epoch}
+        if loop.accelerator.device.type == "cuda":
+            entry["max_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        write_entry(loop, entry)
+        self._bar.set_postfix({"loss": f"{entry['loss']:.4f}", "clips/s": f"{entry['clips_per_second']:.1f}"})
+        self._sums, self._counts, self._updates, self._since = {}, {}, 0, time.perf_counter()
+
+    def on_end(self, loop: Loop) -> None:
+        self._bar.close()
+
+
+def write_entry(loop: Loop, entry: dict[str, float]) -> None:
+    """Add an entry to the metrics file and the trackers."""
+    loop.accelerator.log(entry, step=loop.update)
+    if loop.accelerator.is_main_process:
+        with (loop.output_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"update": loop.update} | entry) + "\n")
+
+
+def drop_entries_after(file: Path, update: int) -> None:
+    """Remove what a run wrote after the checkpoint from which it now goes on."""
+    if not file.exists():
+        return
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    file.write_text("".join(line for line in lines if json.loads(line)["update"] <= update), encoding="utf-8")
+
+
+@dataclass
+class Validation(Callback):
+    """Measures on held-out clips; among what it gives is "validation/loss".
+
+    Attributes:
+        every: updates between two validations.
+        measure: gives means over this process's share of the validation clips.
+    """
+
+    every: int
+    measure: Callable[[], dict[str, Tensor]]
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        if not is_due(loop, self.every):
+            return
+        measured = self.measure()
+        names = sorted(measured)
+        values = torch.stack([measured[name].float().to(loop.accelerator.device) for name in names])
+        values = loop.accelerator.reduce(values, "mean").tolist()
+        loop.validation = {f"validation/{name}": value for name, value in zip(names, values, strict=True)}
+        write_entry(loop, loop.validation)
+
+
+@dataclass
+class Samples(Callback):
+    """Writes a moving picture of held-out clips beside what the model makes of them.
+
+    Attributes:
+        every: updates between two of them.
+        draw: gives frames (T, 3, H, W) uint8; called on the main process only.
+    """
+
+    every: int
+    draw: Callable[[], Tensor]
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        if is_due(loop, self.every):
+            if loop.accelerator.is_main_process:
+                folder = loop.output_dir / SAMPLES
+                write_video(self.draw(), folder / f"update-{loop.update:08d}.gif", fps=5, scale=2)
+            loop.accelerator.wait_for_everyone()
+
+
+@dataclass
+class Checkpoints(Callback):
+    """Saves what is needed to go on, and the best model.
+
+    Attributes:
+        every: updates between two checkpoints; there is one at the end and after a signal, too.
+        num_kept: how many of the last ones stay.
+        export: writes the model to a folder; called on every process.
+    """
+
+    every: int
+    num_kept: int
+    export: Callable[[Path], None]
+    _best: float = float("inf")
+
+    def on_start(self, loop: Loop) -> None:
+        entries = loop.output_dir / BEST / "validation.json"
+        if entries.is_file():
+            best = json.loads(entries.read_text(encoding="utf-8"))
+            if best["update"] <= loop.update:
+                self._best = best["validation/loss"]
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        if loop.validation and loop.validation["validation/loss"] < self._best:
+            self._best = loop.validation["validation/loss"]
+            self._export_best(loop)
+        if is_due(loop, self.every) or loop.interrupted:
+            folder = loop.output_dir / CHECKPOINTS
+            state = loop.state_dict() | {"validation_loss": loop.validation.get("validation/loss")}
+            run_checkpoints.save(loop.accelerator, folder, loop.update, state)
+            if loop.accelerator.is_main_process:
+                run_checkpoints.rotate(folder, self.num_kept)
+
+    def _export_best(self, loop: Loop) -> None:
+        aside, target = loop.output_dir / f"{BEST}.partial", loop.output_dir / BEST
+        if loop.accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+        loop.accelerator.wait_for_everyone()
+        self.export(aside)
+        if loop.accelerator.is_main_process:
+            entry = {"update": loop.update} | loop.validation
+            (aside / "validation.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+            if target.exists():
+                old = target.with_name(f"{BEST}.old{run_checkpoints.PARTIAL}")
+                target.replace(old)
+                aside.replace(target)
+                shutil.rmtree(old)
+            else:
+                aside.replace(target)
+        loop.accelerator.wait_for_everyone()
+
+
+@dataclass
+class Uploads(Callback):
+    """Uploads the model to the Hub with every checkpoint, in the background; a failed upload does not stop a training.
+
+    Attributes:
+        every: updates between two uploads.
+        repo_id: where to.
+        private: whether a new repository is private.
+        export: see `Checkpoints`.
+    """
+
+    every: int
+    repo_id: str
+    private: bool
+    export: Callable[[Path], None]
+    _pending: Future | None = None
+
+    def on_start(self, loop: Loop) -> None:
+        """Create the repository now: a wrong name or token is told before the training, not after it."""
+        if loop.accelerator.is_main_process:
+            from huggingface_hub import HfApi
+
+            self.repo_id = HfApi().create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        if is_due(loop, self.every) or loop.interrupted:
+            self._upload(loop, wait=loop.interrupted or loop.update == loop.num_updates)
+
+    def _upload(self, loop: Loop, wait: bool) -> None:
+        folder = loop.output_dir / "upload.partial"
+        if loop.accelerator.is_main_process:
+            self._finish()
+            shutil.rmtree(folder, ignore_errors=True)
+        loop.accelerator.wait_for_everyone()
+        self.export(folder)
+        if loop.accelerator.is_main_process:
+            from huggingface_hub import HfApi
+
+            shutil.copy(loop.output_dir / METRICS_FILE, folder / METRICS_FILE)
+            self._pending = HfApi().upload_folder(
+                repo_id=self.repo_id,
+                folder_path=folder,
+                commit_message=f"Training, update {loop.update} of {loop.num_updates}",
+                run_as_future=True,
+            )
+            if wait:
+                self._finish()
+
+    def _finish(self) -> None:
+        if self._pending is not None and self._pending.exception() is not None:
+            logger.warning(f"the upload to {self.repo_id} failed: {self._pending.exception()}")
+        self._pending = None

@@ -1,0 +1,71 @@
+"""Processes and precision: the `Accelerator` of a run, with as many processes as were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+
+from .arguments import RunArguments
+
+
+def start_processes(mixed_precision: str | None, num_processes: int | None, **options: Any) -> Accelerator:
+    """Join the other processes of a run.
+
+    Launchers can fall back to single processes without a word: each of them would train on all clips and overwrite the
+    others' files.
+
+    Raises:
+        ValueError: if there are not as many processes as the launcher or the configuration says.
+    """
+    accelerator = Accelerator(mixed_precision=mixed_precision, **options)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched (WORLD_SIZE), but each trains alone: on a CPU, set the environment "
+            f"variable ACCELERATE_USE_CPU=true for torchrun or `accelerate launch --multi_gpu`"
+        )
+    if num_processes is not None and accelerator.num_processes != num_processes:
+        raise ValueError(
+            f"num_processes is {num_processes}, but {accelerator.num_processes} run: start the command with "
+            f"`accelerate launch --config_file configs/accelerate/...`; on a CPU, --multi_gpu with ACCELERATE_USE_CPU="
+            f"true (--cpu starts one process only)"
+        )
+    return accelerator
+
+
+def start_run(run: RunArguments) -> Accelerator:
+    """`start_processes` with the trackers of a run, and every random generator seeded by process."""
+    tracker = [] if run.tracker == "none" else [run.tracker]
+    if tracker and find_spec(run.tracker) is None:
+        raise ImportError(f"tracker {run.tracker} is not installed: pip install {run.tracker}, or set tracker to none")
+    accelerator = start_processes(
+        run.mixed_precision,
+        run.num_processes,
+        log_with=tracker,
+        project_dir=run.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    set_seed(run.seed, device_specific=True)
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, run: RunArguments, configuration: dict[str, Any]) -> None:
+    """Open the tracker, or go on in the run of the same output folder."""
+    name = run.run_name or Path(run.output_dir).resolve().name
+    identity = hashlib.sha256(os.fspath(Path(run.output_dir).resolve()).encode()).hexdigest()[:8]
+    accelerator.init_trackers(
+        "ivideogpt",
+        config={
+            key: value if isinstance(value, (int, float, str)) else str(value) for key, value in configuration.items()
+        },
+        init_kwargs={
+            "trackio": {"name": name, "resume": "allow", "embed": False},
+            "wandb": {"name": name, "id": identity, "resume": "allow"},
+        },
+    )

@@ -1,0 +1,151 @@
+"""Checkpoints of a run: written aside and renamed, checked by hash when read, and rotated afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+
+logger = get_logger(__name__)
+
+PREFIX, PARTIAL = "update-", ".partial"
+STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Complete-looking checkpoints, oldest first."""
+    found = folder.glob(f"{PREFIX}*")
+    return sorted(path for path in found if path.is_dir() and path.suffix != PARTIAL)
+
+
+def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, Any]) -> Path:
+    """Write weights, optimisers and random states of all processes, and ``state``.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk. Earlier checkpoints are untouched.
+    """
+    target = folder / f"{PREFIX}{update:08d}"
+    aside = target.with_name(target.name + PARTIAL)
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (aside / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            _seal(aside)
+            if target.exists():
+                shutil.rmtree(target)  # of a run that was resumed from an earlier one
+            aside.replace(target)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint {target} could not be written, those before it are untouched: {error}"
+        ) from error
+    accelerator.wait_for_everyone()
+    return target
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest, and see to it that everything is on the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in [*files, folder / MANIFEST_FILE]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))
+        for name, digest in manifest.items():
+            if _digest(checkpoint / name) != digest:
+                return f"{name} is corrupt"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{MANIFEST_FILE} cannot be read: {error}"
+    return None
+
+
+def choose(accelerator: Accelerator, folder: Path, resume: str) -> Path | None:
+    """The checkpoint to go on from, the same on all processes; None: there is none yet.
+
+    Args:
+        folder: the run's checkpoints.
+        resume: "latest", which skips broken ones and says so, or the path of one.
+
+    Raises:
+        OSError: if the one that was named is broken, or all are.
+    """
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = _choose(folder, resume)
+        except OSError as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise OSError(answer[1])
+    return answer[0]
+
+
+def _choose(folder: Path, resume: str) -> Path | None:
+    if resume != "latest":
+        problem = problem_of(Path(resume))
+        if problem is not None:
+            raise OSError(f"the checkpoint {resume} cannot be used: {problem}")
+        return Path(resume)
+    candidates = checkpoints_in(folder)
+    for checkpoint in reversed(candidates):
+        problem = problem_of(checkpoint)
+        if problem is None:
+            return checkpoint
+        logger.warning(f"skipped the checkpoint {checkpoint}: {problem}")
+    if candidates:
+        raise OSError(f"none of the {len(candidates)} checkpoints in {folder} can be used")
+    return None
+
+
+def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
+    """Put weights, optimisers and random states back; returns the ``state`` that was saved with them."""
+    accelerator.load_state(str(checkpoint))
+    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+
+
+def rotate(folder: Path, num_kept: int) -> None:
+    """Delete all but the last checkpoints and the one with the lowest validation loss."""
+    checkpoints = checkpoints_in(folder)
+    losses = {path: _validation_loss(path) for path in checkpoints}
+    validated = [path for path, loss in losses.items() if loss is not None]
+    kept = {*checkpoints[-num_kept:], *([min(validated, key=losses.__getitem__)] if validated else [])}
+    for path in checkpoints:
+        if path not in kept:
+            shutil.rmtree(path)
+    for path in folder.glob(f"{PREFIX}*{PARTIAL}"):
+        shutil.rmtree(path)
+
+
+def _validation_loss(checkpoint: Path) -> float | None:
+    try:
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state.get("validation_loss")

@@ -1,0 +1,290 @@
+"""Training of the VQ model: reconstruct context and future frames through the codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ..checkpoints import VQ_FOLDER, fetch, load_vq_model
+from ..data.loader import ClipLoader, load_clips
+from ..data.mixture import Mixture, load_mixture
+from ..data.segments import SegmentSpec
+from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from ..perceptual import LPIPS
+from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, require
+from .codebooks import Codebooks
+from .launch import start_run
+from .loop import Batch, Loss
+from .losses import Discriminator, absolute_error, adaptive_weight, hinge_loss, motion_weights, perceptual_loss
+from .provenance import describe_data, describe_training
+from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
+
+VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
+
+
+def train_vq(
+    run: RunArguments, data: DataArguments, optimization: OptimizationArguments, vq: VQArguments
+) -> int | None:
+    """Train or fine-tune a VQ model; the output folder then holds it as ``tokenizer/``.
+
+    Returns:
+        None, or the exit code of a run that a signal asked to stop.
+
+    Raises:
+        ValueError, OSError: if arguments, data or weights do not fit.
+    """
+    accelerator = start_run(run)
+    share = check_run(run, optimization, accelerator.num_processes)
+    model = _make_model(vq, data)
+    if run.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    loader = make_loader(data, model, share, run.seed, accelerator, horizon=vq.horizon)
+    lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
+
+    discriminator = Discriminator().to(accelerator.device) if vq.adversarial_start is not None else None
+    losses = VQLosses(vq, lpips, discriminator, model)
+    phases = [make_phase(accelerator, "vq", model, losses.generator, run, optimization)]
+    codebooks = Codebooks(
+        accelerator,
+        model,
+        phases[0].optimizer,
+        log_every=run.log_every,
+        restart_every=vq.restart_dead_codes,
+        restart_until=int(vq.restart_until * run.num_updates),
+    )
+    losses.codebooks = codebooks
+    if discriminator is not None:
+        own = {"first_update": vq.adversarial_start, "learning_rate": vq.discriminator_learning_rate}
+        phases.append(
+            make_phase(accelerator, "discriminator", discriminator, losses.discriminate, run, optimization, **own)
+        )
+
+    measure = draw = None
+    if data.validation_split is not None:
+        validation = make_validation_loader(data, model, share, accelerator, horizon=vq.horizon)
+        measure = partial(_validate, validation, run.num_validation_batches, accelerator, model, losses)
+        draw = partial(_draw, validation, accelerator, model)
+    task = Task(
+        phases=phases,
+        loader=loader,
+        source_names=[source.name for source in loader.dataset.mixture.sources],
+        measure=measure,
+        draw=draw,
+        save=partial(_save, accelerator, phases[0].model),
+        training=describe_training((run, data, optimization, vq), describe_data(loader.dataset)),
+        callbacks=[codebooks],
+    )
+    return run_training(accelerator, run, optimization, task)
+
+
+def _make_model(vq: VQArguments, data: DataArguments) -> IVideoGPTVQModel:
+    if vq.vq_model is not None:
+        model = load_vq_model(fetch(vq.vq_model))
+        if model.config.num_context_frames != data.num_context_frames:
+            model.resize_context(data.num_context_frames)
+    else:
+        model = IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config | {"num_context_frames": data.num_context_frames}))
+    if vq.freeze_codebooks:
+        model.quantize.requires_grad_(requires_grad=False)
+        model.dynamics_quantize.requires_grad_(requires_grad=False)
+    return model
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def make_loader(
+    data: DataArguments,
+    vq_model: IVideoGPTVQModel,
+    batch_size: int,
+    seed: int,
+    accelerator: Accelerator,
+    **options: Any,
+) -> ClipLoader:
+    """Training clips of a VQ model's frame size; ``options`` are `SegmentSpec`'s "horizon" and "goal_conditioned", and
+    those of `SegmentDataset`."""
+    require(data.data is not None, "data is missing: which data set or mixture?")
+    return _load(
+        load_mixture(data.data, root=data.data_root), data, vq_model, batch_size, accelerator, seed=seed, **options
+    )
+
+
+def make_validation_loader(
+    data: DataArguments, vq_model: IVideoGPTVQModel, batch_size: int, accelerator: Accelerator, **options: Any
+) -> ClipLoader:
+    """Clips of the validation split, without augmentation, in an order that never changes.
+
+    Raises:
+        FileNotFoundError, ValueError: if a source has no such split, or too few clips in it.
+    """
+    mixture = load_mixture(data.data, root=data.data_root)
+    sources = [replace(source, split=data.validation_split, num_episodes=None) for source in mixture.sources]
+    held_out = replace(data, augmentation="none", streaming=False, num_workers=0)
+    return _load(replace(mixture, sources=sources), held_out, vq_model, batch_size, accelerator, seed=0, **options)
+
+
+def _load(
+    mixture: Mixture,
+    data: DataArguments,
+    vq_model: IVideoGPTVQModel,
+    batch_size: int,
+    accelerator: Accelerator,
+    **options: Any,
+) -> ClipLoader:
+    segment = SegmentSpec(
+        data.num_frames,
+        data.num_context_frames,
+        horizon=options.pop("horizon", None),
+        goal_conditioned=options.pop("goal_conditioned", False),
+        short_episodes=data.short_episodes,
+    )
+    return load_clips(
+        mixture,
+        batch_size=batch_size,
+        segment=segment,
+        streaming=data.streaming,
+        num_workers=data.num_workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+        size=vq_model.config.frame_size,
+        augmentation=data.augmentation,
+        crop_to_aspect=data.crop_to_aspect,
+        **options,
+    )
+
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+
+
+class VQLosses:
+    """What the generator and the discriminator minimise (Wu et al., 2024, and Esser et al., 2021).
+
+    Args:
+        vq: the weights of the terms.
+        lpips: the perceptual distance; None: without.
+        discriminator: the bare one, which the generator's loss looks through; None: without.
+        model: the bare VQ model.
+    """
+
+    def __init__(
+        self, vq: VQArguments, lpips: LPIPS | None, discriminator: Discriminator | None, model: IVideoGPTVQModel
+    ) -> None:
+        self.vq, self.lpips, self.discriminator = vq, lpips, discriminator
+        self.num_context_frames = model.config.num_context_frames
+        self.last_layers = [model.decoder.conv_out.weight, model.cond_decoder.conv_out.weight]
+        self.codebooks: Codebooks | None = None
+
+    def generator(self, model: nn.Module, batch: Batch, _carry: Any, update: int) -> Loss:
+        """The VQ model's loss on frames (B, T, 3, H, W) uint8; carries real and reconstructed frames."""
+        frames = batch["frames"].float() / 255
+        total, reconstruction, metrics = self.reconstruct(model, frames)
+        start = self.vq.adversarial_start
+        if start is not None and update >= start:
+            fooled, metrics["adaptive_weight"] = self._adversarial(total, reconstruction, metrics["perceptual"])
+            total = total + fooled
+            metrics["adversarial"] = fooled
+        metrics["loss"] = total
+        reported = {name: value.detach() for name, value in metrics.items()}
+        return Loss(total, reported, carry=(frames, reconstruction.detach()))
+
+    def reconstruct(self, model: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Loss without the adversarial part, reconstruction (B, T, 3, H, W) float32, and the terms."""
+        context, future = frames[:, : self.num_context_frames], frames[:, self.num_context_frames :]
+        output = model(context, future)
+        if self.codebooks is not None and model.training:
+            self.codebooks.record(output)
+        weights = motion_weights(frames, self.vq.motion_weight)
+        terms = {
+            "context_l1": absolute_error(output.context_reconstruction.float(), context, weights),
+            "future_l1": absolute_error(output.future_reconstruction.float(), future, weights),
+            "context_commitment": output.context_commitment_loss,
+            "future_commitment": output.future_commitment_loss,
+        }
+        commitment = terms["context_commitment"] + terms["future_commitment"]
+        total = terms["context_l1"] + terms["future_l1"] + self.vq.commitment_weight * commitment
+        reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1).float()
+        if self.lpips is not None:
+            chosen = self.vq.perceptual_frames if model.training else None
+            distance = perceptual_loss(self.lpips, reconstruction, frames, self.num_context_frames, chosen)
+            terms["perceptual"] = distance
+            total = total + self.vq.perceptual_weight * distance
+        return total, reconstruction, terms
+
+    def _adversarial(self, total: Tensor, reconstruction: Tensor, perceptual: Tensor) -> tuple[Tensor, Tensor]:
+        """The generator's adversarial term, weighted, and the adaptive weight."""
+        with _frozen(self.discriminator):
+            fooled = -self.discriminator(reconstruction.flatten(0, 1)).mean()
+        adaptive = adaptive_weight(perceptual, fooled, self.last_layers)
+        return self.vq.adversarial_weight * adaptive * fooled, adaptive
+
+    def discriminate(self, discriminator: nn.Module, _batch: Batch, carry: tuple[Tensor, Tensor], _update: int) -> Loss:
+        """The discriminator's loss on the frames that the generator was just trained on."""
+        real, fake = (frames.flatten(0, 1) for frames in carry)
+        loss = hinge_loss(*discriminator(torch.cat([real, fake])).chunk(2))
+        return Loss(loss, {"discriminator": loss.detach()})
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Gradients go through a module, not into it."""
+    module.requires_grad_(requires_grad=False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(requires_grad=True)
+
+
+# -- validation and output --------------------------------------------------------------------------------------------
+
+
+def _validate(
+    loader: ClipLoader, num_batches: int, accelerator: Accelerator, model: IVideoGPTVQModel, losses: VQLosses
+) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> dict[str, Tensor]:
+        frames = batch["frames"].float() / 255
+        total, reconstruction, terms = losses.reconstruct(model, frames)
+        error = (reconstruction.clamp(0, 1) - frames).square().mean((2, 3, 4))
+        psnr = -10 * error.log10()
+        num_context = losses.num_context_frames
+        return terms | {
+            "loss": total,
+            "context_psnr": psnr[:, :num_context].mean(),
+            "future_psnr": psnr[:, num_context:].mean(),
+        }
+
+    model.eval()
+    try:
+        return mean_over_batches(loader, num_batches, accelerator, measure)
+    finally:
+        model.train()
+
+
+@torch.no_grad()
+def _draw(loader: ClipLoader, accelerator: Accelerator, model: IVideoGPTVQModel) -> Tensor:
+    """The first validation clip above its reconstruction, (T, 3, 2H, W) uint8."""
+    frames = loader.dataset[0]["frames"][None].to(accelerator.device).float() / 255
+    num_context = model.config.num_context_frames
+    model.eval()
+    try:
+        output = model(frames[:, :num_context], frames[:, num_context:])
+    finally:
+        model.train()
+    reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
+    both = torch.cat([frames, reconstruction.clamp(0, 1)], dim=3)[0]
+    return (both * 255).round().to("cpu", torch.uint8)
+
+
+def _save(accelerator: Accelerator, model: nn.Module, folder: Path) -> None:
+    weights = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(folder / VQ_FOLDER, state_dict=weights)
