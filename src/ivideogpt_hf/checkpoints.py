@@ -14,6 +14,7 @@ A missing, unused or wrongly shaped weight is an error. Pickles are never read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -296,3 +297,12 @@ def push(
             repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
         )
     return commit.commit_url
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """A hash of a network's weights, in float32, whatever file or device they come from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -57,6 +57,6 @@ def _train(args: argparse.Namespace) -> int | None:
 
 def _tokenize(args: argparse.Namespace) -> None:
     _require_accelerate()
-    from .training.tokenize import TOKENIZE_ARGUMENTS, tokenize
+    from .training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
 
     tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))

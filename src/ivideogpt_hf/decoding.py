@@ -172,12 +172,12 @@ class FrameDecoder:
             embeds = self._embed(torch.stack([last_tokens, slot], dim=1))
             if actions is not None:
                 embeds[:, 1] += self.transformer.action_linear(actions.to(embeds.dtype))
-            hidden = self._forward(embeds, tail, length)
+            hidden = self._forward(embeds, tail, length, actions)
 
         tokens, log_prob = [], 0
         for i in range(self.layout.tokens_per_future_frame):
             if i:
-                hidden = self._forward(self._embed(tokens[-1][:, None]), tail, length + 1 + i)
+                hidden = self._forward(self._embed(tokens[-1][:, None]), tail, length + 1 + i, actions)
             token, token_log_prob = self._draw(hidden[:, -1], uniform[:, 1 + i], sampling)
             tokens.append(token)
             log_prob = log_prob + token_log_prob
@@ -211,9 +211,11 @@ class FrameDecoder:
         code, log_prob = draw(F.linear(hidden, weight), uniform, sampling)
         return code + first, log_prob
 
-    def _forward(self, x: Tensor, tail: Tail, length: int) -> Tensor:
+    def _forward(self, x: Tensor, tail: Tail, length: int, actions: Tensor | None = None) -> Tensor:
         """Run (rows, n, hidden) embeddings through the layers, writing their keys and values at ``length`` of the
-        tail's buffer; returns the normed hidden states."""
+        tail's buffer; returns the normed hidden states. Actions (rows, A) have a say in the last position only: before
+        it stands, if anything, the end of the frame before."""
+        modulates = actions is not None and self.transformer.config.action_conditioning == "scale_shift"
         model = self.transformer.model
         stop = length + x.shape[1]
         positions = torch.arange(length, stop, device=x.device)[None] + self.prefix.shape[-2]
@@ -222,6 +224,8 @@ class FrameDecoder:
         cos, sin = model.rotary_emb(x, positions)
         mask = self._mask(tail.start, length, stop, x.device)
         for index, layer in enumerate(model.layers):
+            if modulates:
+                x = torch.cat([x[:, :-1], layer.modulate(x[:, -1:], actions[:, None])], dim=1)
             attention = layer.self_attn
             shape = (*x.shape[:2], -1, attention.head_dim)
             normed = layer.input_layernorm(x)

@@ -139,17 +139,18 @@ class SegmentDataset(torch.utils.data.Dataset):
         """Arguments for `IVideoGPTVideoProcessor` that describe these clips' actions, so that a checkpoint carries
         them.
 
-        For several sources each one's width and statistics, under its name, and the width that they are padded to.
+        For several sources with different actions, each one's width and statistics, under its name, and the width that
+        they are padded to.
         """
         settings: dict[str, Any] = {"crop_to_aspect": self.crop_to_aspect}
         if self.size is not None:
             settings["size"] = {"height": self.size[0], "width": self.size[1]}
         if not self.with_actions:
             return settings
-        if len(self.sources) == 1:
-            of_source = self.sources[0].action_settings()
-            return settings | {name: value for name, value in of_source.items() if name != "action_dim"}
         embodiments = {source.spec.name: source.action_settings() for source in self.sources}
+        first, *others = embodiments.values()
+        if all(other == first for other in others):
+            return settings | {name: value for name, value in first.items() if name != "action_dim"}
         return settings | {"embodiments": embodiments, "padded_action_dim": self.action_dim}
 
 

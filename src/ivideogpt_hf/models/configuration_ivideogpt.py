@@ -19,6 +19,9 @@ class IVideoGPTConfig(LlamaConfig):
         num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes:
             the token layout, see `TokenLayout`. `vocab_size` follows from it and must agree where it is given.
         action_dim: width A of an action; 0 for an action-free model.
+        action_conditioning: "add" adds the action to the embedding of the slot before the frame that it causes;
+            "scale_shift" does that, and also scales and shifts the hidden states that decide on that frame before every
+            layer (He et al., 2025, arXiv 2502.07825).
         predict_reward: whether there is a reward head.
         reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at its slot.
         goal_conditioned: whether the first context frame is the goal.
@@ -45,6 +48,7 @@ class IVideoGPTConfig(LlamaConfig):
     num_context_codes: int = 8192
     num_dynamics_codes: int = 8192
     action_dim: int = 0
+    action_conditioning: str = "add"
     predict_reward: bool = False
     reconstruct_actions: bool = False
     goal_conditioned: bool = False
@@ -75,6 +79,8 @@ class IVideoGPTConfig(LlamaConfig):
             )
         if self.action_dim < 0:
             raise ValueError(f"action_dim must be 0 (action-free) or positive, got {self.action_dim}")
+        if self.action_conditioning not in ("add", "scale_shift"):
+            raise ValueError(f"action_conditioning must be 'add' or 'scale_shift', got {self.action_conditioning!r}")
         if self.reconstruct_actions and not self.action_dim:
             raise ValueError("reconstruct_actions needs action_dim > 0")
         if self.goal_conditioned and self.num_context_frames < 2:

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_ivideogpt import IVideoGPTConfig
@@ -33,6 +34,39 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
     reconstructed_actions: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class PlacedActions:
+    """Actions (B, rows, A), the ``row`` (L,) int64 that each position belongs to, and two (L,) bool masks: positions
+    that are a slot, and those that decide on a frame (its slot, and its tokens but the last)."""
+
+    actions: Tensor
+    row: Tensor
+    is_slot: Tensor
+    acts: Tensor
+
+
+class ActionModulatedLayer(LlamaDecoderLayer):
+    """A LLaMA layer whose input is scaled and shifted by the action, where the action has a say: x * (1 + scale) +
+    shift. Zero-initialised, so that an ordinary checkpoint is unchanged by it."""
+
+    def __init__(self, config: IVideoGPTConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.action_modulation = nn.Linear(config.action_dim, 2 * config.hidden_size)
+
+    def modulate(self, x: Tensor, actions: Tensor) -> Tensor:
+        """Scale and shift (B, L, hidden) by (B, L, A) actions."""
+        scale, shift = self.action_modulation(actions.to(self.action_modulation.weight.dtype)).to(x.dtype).chunk(2, -1)
+        return x * (1 + scale) + shift
+
+    def forward(self, hidden_states: Tensor, placed_actions: PlacedActions | None = None, **kwargs: Any) -> Tensor:
+        """As in LLaMA, with the actions of `IVideoGPTForCausalLM.forward`."""
+        if placed_actions is not None:
+            actions, row, acts = placed_actions.actions, placed_actions.row, placed_actions.acts
+            modulated = self.modulate(hidden_states, actions[:, row])
+            hidden_states = torch.where(acts[:, None], modulated, hidden_states)
+        return super().forward(hidden_states, **kwargs)
+
+
 class IVideoGPTForCausalLM(LlamaForCausalLM):
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
@@ -50,6 +84,10 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         if config.action_dim:
             self.action_linear = nn.Linear(config.action_dim, config.hidden_size)
+            if config.action_conditioning == "scale_shift":
+                layers = (ActionModulatedLayer(config, index) for index in range(config.num_hidden_layers))
+                self.model.layers = nn.ModuleList(layers)
+                self._no_split_modules = ["ActionModulatedLayer"]
         if config.predict_reward:
             self.reward_linear = nn.Linear(config.hidden_size, 1)
         if config.reconstruct_actions:
@@ -58,7 +96,11 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if self.config.action_dim and module is getattr(self, "action_linear", None):
+        if isinstance(module, ActionModulatedLayer):
+            module = module.action_modulation
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif self.config.action_dim and module is getattr(self, "action_linear", None):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
 
@@ -86,7 +128,8 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
         Args:
             input_ids: (B, L) int64 vocabulary ids; they start where `past_key_values` ends.
             actions: (B, slots, A) float, one row for each slot among `input_ids`: the action that causes the frame
-                which the slot starts, in the units of training (see the processor).
+                which the slot starts, in the units of training (see the processor). With "scale_shift" conditioning and
+                `past_key_values`, the frame that the cache ends in the middle of has a row as well, the first one.
             labels: (B, L) int64, -100 where no loss; shifted inside, as everywhere in transformers.
             past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in
                 `LlamaForCausalLM`.
@@ -98,7 +141,13 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
         start = past_key_values.get_seq_length() if past_key_values is not None else 0
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        inputs_embeds = self._add_actions(inputs_embeds, actions, start)
+        placed_actions = self._place_actions(inputs_embeds, actions, start)
+        if placed_actions is not None:
+            added = self.action_linear(placed_actions.actions.to(self.action_linear.weight.dtype))
+            added = added[:, placed_actions.row].to(inputs_embeds.dtype) * placed_actions.is_slot[:, None]
+            inputs_embeds = inputs_embeds + added
+            if self.config.action_conditioning == "scale_shift":
+                kwargs["placed_actions"] = placed_actions
         outputs = self.model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -112,7 +161,7 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
         logits = self.lm_head(hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return IVideoGPTOutput(
             loss=loss,
             logits=logits,
@@ -123,18 +172,20 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
             attentions=outputs.attentions,
         )
 
-    def _add_actions(self, embeds: Tensor, actions: Tensor | None, start: int | Tensor) -> Tensor:
-        """Add each action to the embedding of its slot; ``start`` is the position of the first embedding."""
+    def _place_actions(self, embeds: Tensor, actions: Tensor | None, start: int | Tensor) -> PlacedActions | None:
+        """Find the positions that each action belongs to; ``start`` is the position of the first embedding."""
         layout = self.config.layout
         length = embeds.shape[1]
         if not self.config.action_dim:
             if actions is not None:
                 raise ValueError("actions were given to an action-free model (config.action_dim is 0)")
-            return embeds
+            return None
+        modulates = self.config.action_conditioning == "scale_shift"
         if isinstance(start, int):  # a static cache counts on the device, and is not asked here
-            num_slots = len(layout.slot_positions(start, start + length))
-            expected = (embeds.shape[0], num_slots, self.config.action_dim)
-            if actions is None and num_slots:
+            stop = start + length
+            rows = layout.acting_frames(start, stop) if modulates else layout.slot_positions(start, stop)
+            expected = (embeds.shape[0], len(rows), self.config.action_dim)
+            if actions is None and expected[1]:
                 raise ValueError(f"this model is action-conditioned: actions of shape {expected} are missing")
             if actions is not None and actions.shape != expected:
                 raise ValueError(
@@ -142,12 +193,18 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
                     f"got {tuple(actions.shape)}"
                 )
         if actions is None or not actions.shape[1]:
-            return embeds
+            return None
         offset = torch.arange(length, device=embeds.device) + start - layout.prompt_length
-        is_slot = (offset >= 0) & (offset % layout.block_length == 0)
-        row = (is_slot.cumsum(0) - 1).clamp(min=0, max=actions.shape[1] - 1)
-        added = self.action_linear(actions.to(self.action_linear.weight.dtype))
-        return embeds + added[:, row].to(embeds.dtype) * is_slot[:, None]
+        within = offset % layout.block_length
+        frame = offset.div(layout.block_length, rounding_mode="floor")
+        is_slot = (offset >= 0) & (within == 0)
+        acts = (offset >= 0) & (within < layout.tokens_per_future_frame)
+        has_row = acts if modulates else is_slot
+        first = frame.masked_fill(
+            ~has_row, length + layout.max_future_frames(self.config.max_position_embeddings)
+        ).min()
+        row = (frame - first).clamp(min=0, max=actions.shape[1] - 1)
+        return PlacedActions(actions, row, is_slot, acts)
 
     def _read_at_frame_ends(
         self, head: str, hidden: Tensor, start: int | Tensor, squeeze: bool = False
@@ -171,6 +228,8 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
             passed = passed if passed is not None else inputs["input_ids"]
             layout = self.config.layout
             first, last = layout.num_slots_before(stop - passed.shape[1]), layout.num_slots_before(stop)
+            if self.config.action_conditioning == "scale_shift":
+                first = layout.acting_frames(stop - passed.shape[1], stop).start
             inputs["actions"] = actions[:, first:last]
         return inputs
 

@@ -113,6 +113,12 @@ class TokenLayout:
         """Future frames whose last token stands at a position smaller than ``position``."""
         return max(0, (position - self.prompt_length) // self.block_length)
 
+    def acting_frames(self, start: int, stop: int) -> range:
+        """Future frames that a position in ``[start, stop)`` decides on: their slot, and their tokens but the last."""
+        num_positions = self.tokens_per_future_frame
+        first = max(0, -((self.prompt_length + num_positions - 1 - start) // self.block_length))
+        return range(first, self.num_slots_before(stop))
+
     def slot_positions(self, start: int, stop: int) -> range:
         """Positions of all slots in ``[start, stop)``."""
         return range(self.slot(self.num_slots_before(start)), stop, self.block_length)

@@ -134,7 +134,9 @@ class VQArguments:
     """The VQ model and its losses (Wu et al., 2024, section 3.1 and appendix A)."""
 
     vq_model: str | None = described("folder or Hub id of a checkpoint to fine-tune", default=None)
-    vq_config: Settings | None = described("fields of IVideoGPTVQConfig, for a new model", default=None)
+    vq_config: Settings | None = described(  # noqa: RUF009
+        "fields of IVideoGPTVQConfig, for a new model", default=None
+    )
     horizon: int | None = described("choose future frames at random within so many strides", default=None)
     commitment_weight: float = described("of both commitment losses", default=1.0)
     perceptual_weight: float = described("of LPIPS; 0: without", default=1.0)
@@ -181,7 +183,9 @@ class WorldModelArguments:
 
     vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
     transformer: str | None = described("folder or Hub id of a checkpoint to start from", default=None)
-    transformer_config: Settings | None = described("fields of IVideoGPTConfig, for a new model", default=None)
+    transformer_config: Settings | None = described(  # noqa: RUF009
+        "fields of IVideoGPTConfig, for a new model", default=None
+    )
     tokens: str | None = described("folder that `ivideogpt tokenize` wrote, in place of data", default=None)
     actions: bool = described("condition on actions", default=False)
     action_conditioning: Literal["add", "scale_shift"] | None = described(

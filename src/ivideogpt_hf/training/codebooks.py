@@ -80,7 +80,7 @@ class Codebooks(Callback):
             entry[f"codebook/{name}_dead"] = len(counts) - used
             if used < max(2, COLLAPSED_SHARE * len(counts)):
                 logger.warning(
-                    f"the {name} codebook has collapsed: {used} of {len(counts)} codes were used since the last report; "
+                    f"the {name} codebook has collapsed: {used} of {len(counts)} codes were used since the last entry; "
                     f"set restart_dead_codes, or take a smaller codebook"
                 )
             self._logged[name].zero_()

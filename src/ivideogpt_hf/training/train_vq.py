@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..checkpoints import VQ_FOLDER, fetch, load_vq_model
-from ..data.loader import ClipLoader, load_clips
-from ..data.mixture import Mixture, load_mixture
-from ..data.segments import SegmentSpec
+from ..data.loader import ClipLoader
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..perceptual import LPIPS
-from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, require
+from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
+from .clips import load, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import start_run
 from .loop import Batch, Loss
@@ -47,7 +45,8 @@ def train_vq(
     model = _make_model(vq, data)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    loader = make_loader(data, model, share, run.seed, accelerator, horizon=vq.horizon)
+    clips = training_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
+    loader = load(clips, share, accelerator, data.num_workers)
     lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
 
     discriminator = Discriminator().to(accelerator.device) if vq.adversarial_start is not None else None
@@ -70,17 +69,18 @@ def train_vq(
 
     measure = draw = None
     if data.validation_split is not None:
-        validation = make_validation_loader(data, model, share, accelerator, horizon=vq.horizon)
+        held_out = validation_clips(data, model.config.frame_size, horizon=vq.horizon)
+        validation = load(held_out, share, accelerator)
         measure = partial(_validate, validation, run.num_validation_batches, accelerator, model, losses)
         draw = partial(_draw, validation, accelerator, model)
     task = Task(
         phases=phases,
         loader=loader,
-        source_names=[source.name for source in loader.dataset.mixture.sources],
+        source_names=[source.name for source in clips.mixture.sources],
         measure=measure,
         draw=draw,
         save=partial(_save, accelerator, phases[0].model),
-        training=describe_training((run, data, optimization, vq), describe_data(loader.dataset)),
+        training=describe_training((run, data, optimization, vq), describe_data(clips)),
         callbacks=[codebooks],
     )
     return run_training(accelerator, run, optimization, task)
@@ -97,70 +97,6 @@ def _make_model(vq: VQArguments, data: DataArguments) -> IVideoGPTVQModel:
         model.quantize.requires_grad_(requires_grad=False)
         model.dynamics_quantize.requires_grad_(requires_grad=False)
     return model
-
-
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-def make_loader(
-    data: DataArguments,
-    vq_model: IVideoGPTVQModel,
-    batch_size: int,
-    seed: int,
-    accelerator: Accelerator,
-    **options: Any,
-) -> ClipLoader:
-    """Training clips of a VQ model's frame size; ``options`` are `SegmentSpec`'s "horizon" and "goal_conditioned", and
-    those of `SegmentDataset`."""
-    require(data.data is not None, "data is missing: which data set or mixture?")
-    return _load(
-        load_mixture(data.data, root=data.data_root), data, vq_model, batch_size, accelerator, seed=seed, **options
-    )
-
-
-def make_validation_loader(
-    data: DataArguments, vq_model: IVideoGPTVQModel, batch_size: int, accelerator: Accelerator, **options: Any
-) -> ClipLoader:
-    """Clips of the validation split, without augmentation, in an order that never changes.
-
-    Raises:
-        FileNotFoundError, ValueError: if a source has no such split, or too few clips in it.
-    """
-    mixture = load_mixture(data.data, root=data.data_root)
-    sources = [replace(source, split=data.validation_split, num_episodes=None) for source in mixture.sources]
-    held_out = replace(data, augmentation="none", streaming=False, num_workers=0)
-    return _load(replace(mixture, sources=sources), held_out, vq_model, batch_size, accelerator, seed=0, **options)
-
-
-def _load(
-    mixture: Mixture,
-    data: DataArguments,
-    vq_model: IVideoGPTVQModel,
-    batch_size: int,
-    accelerator: Accelerator,
-    **options: Any,
-) -> ClipLoader:
-    segment = SegmentSpec(
-        data.num_frames,
-        data.num_context_frames,
-        horizon=options.pop("horizon", None),
-        goal_conditioned=options.pop("goal_conditioned", False),
-        short_episodes=data.short_episodes,
-    )
-    return load_clips(
-        mixture,
-        batch_size=batch_size,
-        segment=segment,
-        streaming=data.streaming,
-        num_workers=data.num_workers,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
-        size=vq_model.config.frame_size,
-        augmentation=data.augmentation,
-        crop_to_aspect=data.crop_to_aspect,
-        **options,
-    )
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------

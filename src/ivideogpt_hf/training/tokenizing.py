@@ -1,0 +1,146 @@
+"""Writing a data set of tokens: every clip is coded once by the VQ model, for many trainings of a transformer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..checkpoints import fetch, load_vq_model, weights_hash
+from ..data.dataset import Clip, ClipKey, SegmentDataset
+from ..data.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from .arguments import DataArguments, TokenizeArguments
+from .clips import training_clips, validation_clips
+from .launch import start_processes
+from .provenance import describe_data, describe_training
+
+logger = get_logger(__name__)
+
+TOKENIZE_ARGUMENTS = (TokenizeArguments, DataArguments)
+CLIPS_PER_SHARD = 1024
+SETTINGS_FILE = "settings.partial.json"
+
+
+def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
+    """Code the clips of a data set or mixture. What is written does not depend on the number of processes, and after a
+    kill the same command goes on where it stopped.
+
+    Raises:
+        ValueError, OSError: if arguments, data or weights do not fit, or the folder holds other tokens.
+    """
+    accelerator = start_processes(settings.mixed_precision, settings.num_processes)
+    vq_model = load_vq_model(fetch(settings.vq_model))
+    data = replace(data, num_context_frames=vq_model.config.num_context_frames)
+    size = vq_model.config.frame_size
+    wanted = {
+        "goal_conditioned": settings.goal_conditioned,
+        "actions": settings.actions,
+        "rewards": settings.rewards,
+    }
+    clips = {"train": training_clips(data, size, settings.seed, **wanted)}
+    if data.validation_split is not None:
+        clips["validation"] = validation_clips(data, size, **wanted)
+    made = _describe(settings, data, vq_model, clips["train"])
+    folder = Path(settings.output_dir)
+    if accelerator.is_main_process:
+        _claim(folder, made)
+    accelerator.wait_for_everyone()
+    vq_model.to(accelerator.device)
+    for split, dataset in clips.items():
+        num_passes = settings.num_passes if split == "train" else 1
+        shards = _plan(folder / "data", split, dataset, num_passes, settings.clips_per_pass)
+        mine = [
+            shard for shard in shards[accelerator.process_index :: accelerator.num_processes] if not shard[0].exists()
+        ]
+        bar = tqdm(mine, desc=split, unit="shard", disable=not accelerator.is_main_process)
+        for file, keys in bar:
+            write_tokens(file, _code(accelerator, vq_model, dataset, keys, settings.batch_size, data.num_workers))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        os.replace(folder / SETTINGS_FILE, folder / TOKENS_FILE)
+
+
+def _describe(
+    settings: TokenizeArguments, data: DataArguments, vq_model: IVideoGPTVQModel, clips: SegmentDataset
+) -> dict[str, Any]:
+    return {
+        "version": TOKENS_VERSION,
+        "vq_model_hash": weights_hash(vq_model),
+        "layout": asdict(vq_model.config.layout),
+        "segment": asdict(clips.segment),
+        "processor": clips.processor_settings(),
+        "action_dim": clips.action_dim,
+        "sources": [source.name for source in clips.mixture.sources],
+        "training": describe_training((settings, data), describe_data(clips)),
+    }
+
+
+def _claim(folder: Path, made: dict[str, Any]) -> None:
+    """Say in the folder what is being written there, unless something else is."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name in (TOKENS_FILE, SETTINGS_FILE):
+        if (folder / name).exists():
+            before = json.loads((folder / name).read_text(encoding="utf-8"))
+            changed = [key for key, value in _what_matters(made).items() if _what_matters(before).get(key) != value]
+            if changed:
+                raise ValueError(
+                    f"{folder} holds tokens that were made with other {', '.join(changed)}: choose another output_dir"
+                )
+    text = json.dumps(made, indent=2) + "\n"
+    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    (folder / TOKENS_FILE).unlink(missing_ok=True)
+
+
+def _what_matters(made: dict[str, Any]) -> dict[str, Any]:
+    """What the tokens depend on, of what is known of their making."""
+    free = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
+    arguments = made["training"]["arguments"]
+    settings = {name: value for name, value in arguments.items() if name not in free}
+    content = {name: made[name] for name in ("vq_model_hash", "segment", "processor")} | {
+        "data": made["training"]["data"]
+    }
+    return json.loads(json.dumps(settings | content))
+
+
+def _plan(
+    folder: Path, split: str, dataset: SegmentDataset, num_passes: int, clips_per_pass: int | None
+) -> list[tuple[Path, list[ClipKey]]]:
+    """The files to write, each with the clips in it; a pass is the beginning of an epoch."""
+    shards = []
+    for epoch in range(num_passes):
+        order = dataset.order(epoch)
+        count = len(order) if clips_per_pass is None else min(clips_per_pass, len(order))
+        for first in range(0, count, CLIPS_PER_SHARD):
+            keys = [ClipKey(epoch, *order.locate(index)) for index in range(first, min(first + CLIPS_PER_SHARD, count))]
+            shards.append((folder / f"{split}-{len(shards):05d}.parquet", keys))
+    return shards
+
+
+@torch.no_grad()
+def _code(
+    accelerator: Accelerator,
+    vq_model: IVideoGPTVQModel,
+    dataset: SegmentDataset,
+    keys: list[ClipKey],
+    batch_size: int,
+    num_workers: int,
+) -> list[Clip]:
+    chunks = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
+    coded = []
+    for batch in DataLoader(dataset, batch_sampler=chunks, num_workers=num_workers):
+        frames = batch["frames"].to(accelerator.device, non_blocking=True)
+        with accelerator.autocast():
+            batch["tokens"], _ = vq_model.tokenize(frames.float() / 255)
+        batch["tokens"] = batch["tokens"].cpu()
+        kept = [name for name in COLUMNS if name in batch]
+        coded += [{name: batch[name][row] for name in kept} for row in range(len(frames))]
+    return coded
