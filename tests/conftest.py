@@ -61,6 +61,9 @@ def build_transformer(vq_config: IVideoGPTVQConfig, seed: int = 0, **config: Any
     if model.config.action_dim:
         torch.nn.init.normal_(model.action_linear.weight)
         torch.nn.init.normal_(model.action_linear.bias)
+        if model.config.action_conditioning == "scale_shift":
+            for layer in model.model.layers:
+                torch.nn.init.normal_(layer.action_modulation.weight, std=0.3)
     return model
 
 

@@ -85,7 +85,15 @@ def test_6_a_batched_rollout_equals_a_loop_of_steps(world, sampling):
         torch.testing.assert_close(step.log_prob, rollout.log_probs[:, i])
 
 
-@pytest.mark.parametrize("config", [{"action_dim": 3}, {"action_dim": 3, "num_key_value_heads": 2}, {}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"action_dim": 3},
+        {"action_dim": 3, "num_key_value_heads": 2},
+        {"action_dim": 3, "action_conditioning": "scale_shift"},
+        {},
+    ],
+)
 def test_6_cached_equals_recomputed(config):
     world = build_world(**config)
     actions = random_actions(2, 4, 3) if "action_dim" in config else None

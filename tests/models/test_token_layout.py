@@ -35,6 +35,8 @@ def test_slots_and_frame_ends_are_found_in_every_window():
     for start in range(end):
         for stop in range(start, end + 1):
             assert list(layout.slot_positions(start, stop)) == [s for s in slots if start <= s < stop]
+            acting = [i for i, s in enumerate(slots) if s < stop and s + layout.tokens_per_future_frame > start]
+            assert list(layout.acting_frames(start, stop)) == acting
             assert list(layout.frame_end_positions(start, stop)) == [e for e in frame_ends if start <= e < stop]
 
 

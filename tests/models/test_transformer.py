@@ -88,8 +88,48 @@ def test_cached_equals_recomputed_at_every_position(key_value_heads):
     torch.testing.assert_close(torch.cat(rewards, dim=1), whole.rewards, atol=1e-4, rtol=1e-4)
 
 
-def test_generate_takes_actions_for_every_slot():
-    model = build_transformer(VQ_CONFIG, action_dim=3)
+def test_scale_and_shift_leave_an_ordinary_checkpoint_unchanged(tmp_path):
+    ordinary = build_transformer(VQ_CONFIG, action_dim=3)
+    ordinary.save_pretrained(tmp_path)
+    modulated = IVideoGPTForCausalLM.from_pretrained(tmp_path, action_conditioning="scale_shift")
+    actions = random_actions(2, 3, 3)
+    torch.testing.assert_close(modulated(tokens(), actions=actions).logits, ordinary(tokens(), actions=actions).logits)
+
+
+def test_scale_and_shift_act_where_a_frame_is_decided():
+    model = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning="scale_shift")
+    actions = random_actions(2, 3, 3)
+    x = model.model.embed_tokens(tokens()).clone()
+    for i in range(3):
+        x[:, LAYOUT.slot(i)] += model.action_linear(actions[:, i])
+    first = model.model.layers[0]
+    for i in range(3):
+        acting = slice(LAYOUT.slot(i), LAYOUT.slot(i + 1) - 1)  # the slot, and all tokens but the last
+        scale, shift = first.action_modulation(actions[:, i, None]).chunk(2, dim=-1)
+        x[:, acting] = x[:, acting] * (1 + scale) + shift
+    seen = []
+    first.input_layernorm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    model(tokens(), actions=actions)
+    torch.testing.assert_close(seen[0], x)
+
+
+def test_scale_and_shift_cached_equal_recomputed_within_frames():
+    model = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning="scale_shift")
+    actions = random_actions(2, 3, 3)
+    whole = model(tokens(), actions=actions).logits
+    cache, logits, first = None, [], 0
+    for stop in (LAYOUT.prompt_length, LAYOUT.slot(0) + 2, LAYOUT.slot(1) + 1, LAYOUT.slot(1) + 4, LAYOUT.slot(3)):
+        acting = LAYOUT.acting_frames(first, stop)
+        given = actions[:, acting.start : acting.stop]
+        output = model(tokens()[:, first:stop], actions=given, past_key_values=cache, use_cache=True)
+        cache, first = output.past_key_values, stop
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", ["add", "scale_shift"])
+def test_generate_takes_actions_for_every_slot(conditioning):
+    model = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning=conditioning)
     prompt = tokens()[:, : LAYOUT.slot(0) + 1]
     settings = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt), "max_new_tokens": 4}
     generated = [model.generate(prompt, actions=random_actions(2, 1, 3, seed=seed), **settings) for seed in (0, 0, 1)]
@@ -97,8 +137,9 @@ def test_generate_takes_actions_for_every_slot():
     assert not generated[0].equal(generated[2])
 
 
-def test_static_cache_gives_the_same_generation():
-    model = build_transformer(VQ_CONFIG, action_dim=3)
+@pytest.mark.parametrize("conditioning", ["add", "scale_shift"])
+def test_static_cache_gives_the_same_generation(conditioning):
+    model = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning=conditioning)
     prompt = tokens()[:, : LAYOUT.slot(0) + 1]
     settings = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt), "max_new_tokens": 4}
     settings["actions"] = random_actions(2, 1, 3)

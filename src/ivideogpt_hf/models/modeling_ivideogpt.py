@@ -45,13 +45,17 @@ class PlacedActions:
     acts: Tensor
 
 
+class ZeroLinear(nn.Linear):
+    """A linear layer that is initialised with zeros: what it adds to a checkpoint changes nothing before training."""
+
+
 class ActionModulatedLayer(LlamaDecoderLayer):
     """A LLaMA layer whose input is scaled and shifted by the action, where the action has a say: x * (1 + scale) +
-    shift. Zero-initialised, so that an ordinary checkpoint is unchanged by it."""
+    shift."""
 
     def __init__(self, config: IVideoGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self.action_modulation = nn.Linear(config.action_dim, 2 * config.hidden_size)
+        self.action_modulation = ZeroLinear(config.action_dim, 2 * config.hidden_size)
 
     def modulate(self, x: Tensor, actions: Tensor) -> Tensor:
         """Scale and shift (B, L, hidden) by (B, L, A) actions."""
@@ -83,7 +87,7 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
     def __init__(self, config: IVideoGPTConfig) -> None:
         super().__init__(config)
         if config.action_dim:
-            self.action_linear = nn.Linear(config.action_dim, config.hidden_size)
+            self.action_linear = ZeroLinear(config.action_dim, config.hidden_size)
             if config.action_conditioning == "scale_shift":
                 layers = (ActionModulatedLayer(config, index) for index in range(config.num_hidden_layers))
                 self.model.layers = nn.ModuleList(layers)
@@ -96,11 +100,7 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ActionModulatedLayer):
-            module = module.action_modulation
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif self.config.action_dim and module is getattr(self, "action_linear", None):
+        if isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
 
