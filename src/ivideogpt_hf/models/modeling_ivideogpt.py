@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 from transformers.utils import can_return_tuple
 
 from .configuration_ivideogpt import IVideoGPTConfig
@@ -71,6 +71,28 @@ class ActionModulatedLayer(LlamaDecoderLayer):
         return super().forward(hidden_states, **kwargs)
 
 
+class ActionModulatedModel(LlamaModel):
+    """A LLaMA of such layers."""
+
+    _no_split_modules = ["ActionModulatedLayer"]  # noqa: RUF012 (transformers declares it so)
+
+    def __init__(self, config: IVideoGPTConfig) -> None:
+        super().__init__(config)
+        layers = (ActionModulatedLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layers)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        _set_to_zero(module)
+
+
+def _set_to_zero(module: nn.Module) -> None:
+    if isinstance(module, ZeroLinear):
+        init.zeros_(module.weight)
+        init.zeros_(module.bias)
+
+
 class IVideoGPTForCausalLM(LlamaForCausalLM):
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
@@ -89,8 +111,7 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
         if config.action_dim:
             self.action_linear = ZeroLinear(config.action_dim, config.hidden_size)
             if config.action_conditioning == "scale_shift":
-                layers = (ActionModulatedLayer(config, index) for index in range(config.num_hidden_layers))
-                self.model.layers = nn.ModuleList(layers)
+                self.model = ActionModulatedModel(config)
                 self._no_split_modules = ["ActionModulatedLayer"]
         if config.predict_reward:
             self.reward_linear = nn.Linear(config.hidden_size, 1)
@@ -100,9 +121,7 @@ class IVideoGPTForCausalLM(LlamaForCausalLM):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ZeroLinear):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
+        _set_to_zero(module)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
