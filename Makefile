@@ -73,11 +73,33 @@ collect-pusht: $(VENV)/simulators.stamp ## make datasets/pusht from seeds
 	$(COLLECT) pusht datasets/pusht/expert --num-episodes 400 $(NOISY)
 	$(COLLECT) pusht datasets/pusht/random --num-episodes 200 $(RANDOM)
 
+$(VENV)/train.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[train,eval]"
+	@touch $@
+
+# LPIPS's weights: a safetensors file, or owner/name/file.safetensors on the Hub.
+LPIPS ?= $(IVIDEOGPT_LPIPS_WEIGHTS)
+
+.PHONY: train-default
+train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/metaworld; goes on where it stopped
+	$(BIN)/ivideogpt train-vq --config configs/default_vq.yaml --lpips_weights "$(LPIPS)" --resume latest
+	$(BIN)/ivideogpt tokenize --config configs/default_tokens.yaml
+	$(BIN)/ivideogpt train --config configs/default.yaml --resume latest
+	$(BIN)/python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
+	$(BIN)/python scripts/evaluate_default.py src/ivideogpt_hf/default --lpips-weights "$(LPIPS)" --plot docs/default.png
+
+.PHONY: finetune-example
+finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task
+	$(COLLECT) metaworld/drawer-close datasets/drawer-close --num-episodes 20 --num-frames 51 --action-repeat 2 \
+	  --test-fraction 0.2 $(NOISY)
+	$(BIN)/python examples/finetune.py datasets/drawer-close outputs/drawer-close
+
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## run the benchmarks; leave the machine alone meanwhile
 	$(BIN)/python benchmarks/imports.py --output benchmarks/results/imports.json
 	$(BIN)/python benchmarks/rollout.py --output benchmarks/results/rollout.json
 	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
+	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything made

@@ -14,6 +14,7 @@ import pytest
 from tests.data.files import write_mp4
 
 README = Path(__file__).parents[1] / "README.md"
+CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
 BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
 
@@ -25,13 +26,16 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where everything runs: what one block writes, the next may read. It holds the clips that the README talks of."""
+    """Where everything runs: what one block writes, the next may read. It holds the clips that the README talks
+    of, and the config files that it shows."""
     folder = tmp_path_factory.mktemp("readme")
     lines = ["clip,x,y"]
     for name in ("kitchen", "table", "yard"):
         write_mp4(folder / f"my-clips/{name}.mp4", 30, (180, 320), fps=30)
         lines += [f"{name}.mp4,{t / 30},{-t / 30}" for t in range(30)]
     (folder / "my-clips/actions.csv").write_text("\n".join(lines))
+    for match in CONFIG.finditer(README.read_text(encoding="utf-8")):
+        (folder / match["name"]).write_text(match["content"])
     return folder
 
 

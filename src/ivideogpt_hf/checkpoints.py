@@ -86,7 +86,8 @@ def fetch(
     cache_dir: PathOrRepo | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a checkpoint; downloads it, safetensors and json only, if it is a Hub id.
+    """The local folder of a checkpoint; downloads it, safetensors and json only, if it is a Hub id. "default" is the
+    embedded one, unless there is a folder of that name.
 
     Raises:
         OSError: if there is no such folder or repository, access is denied, or the Hub cannot be reached.
@@ -94,6 +95,8 @@ def fetch(
     if os.path.isdir(path_or_repo_id):
         return Path(path_or_repo_id)
     name = os.fspath(path_or_repo_id)
+    if name == "default":
+        return DEFAULT_FOLDER
     try:
         folder = snapshot_download(
             name,

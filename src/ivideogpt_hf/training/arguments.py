@@ -78,7 +78,7 @@ class DataArguments:
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
     data_root: str | None = described("where the paths in a mixture's yaml begin", default=None)
     validation_split: str | None = described(
-        "split of every source to validate on; null: no validation", default="test"
+        "split of every source to validate on; 'none': no validation", default="test"
     )
     num_frames: int = described("frames of a clip", default=16)
     num_context_frames: int = described("how many of them are context", default=2)
@@ -95,6 +95,8 @@ class DataArguments:
     num_workers: int = described("processes that prepare clips", default=0)
 
     def __post_init__(self) -> None:
+        if self.validation_split == "none":
+            self.validation_split = None
         require(
             1 <= self.num_context_frames < self.num_frames,
             f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {self.num_context_frames} and "

@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) 
     decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in embeddings]
     others = [parameter for parameter in trained if parameter.ndim <= 1 or id(parameter) in embeddings]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=learning_rate)
+    return AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
 
 
 def make_scheduler(optimizer: AdamW, schedule: str, warmup_updates: int, num_updates: int) -> LRScheduler:

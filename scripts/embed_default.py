@@ -1,0 +1,96 @@
+"""Put a trained checkpoint into the package, with an episode that it has not seen.
+
+python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ivideogpt_hf.data.images import decode_images
+from ivideogpt_hf.data.mixture import load_mixture
+from ivideogpt_hf.data.store import open_store
+
+EPISODE_LENGTH = 25
+MAX_BYTES = 40e6
+CONFIGS = {
+    "vq_model": "configs/default_vq.yaml",
+    "tokens": "configs/default_tokens.yaml",
+    "transformer": "configs/default.yaml",
+}
+COMMANDS = ["make collect-metaworld", "make train-default"]
+
+
+def copy_checkpoint(source, target):
+    """The parts that `WorldModel.from_pretrained` reads."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copy(source / "model_index.json", target)
+    for part in ("tokenizer", "transformer", "processor"):
+        shutil.copytree(source / part, target / part)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    assert size <= MAX_BYTES, f"{size / 1e6:.1f} MB are too many to ship"
+
+
+def curve(file):
+    """What the metrics file says of training and validation: every entry's update, losses and codebook use."""
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = ("update", "loss", "cross_entropy", "reward_mse", "perceptual", "future_l1", "context_l1")
+    picked = []
+    for entry in entries:
+        chosen = {k: round(v, 5) for k, v in entry.items() if k in kept or k.startswith(("validation/", "codebook/"))}
+        if entry["update"] % 500 == 0 and len(chosen) > 1:
+            picked.append(chosen)
+    return picked
+
+
+def write_episode(path, data, root):
+    """The beginning of the held-out episode in which most moves."""
+    best, motion = None, -1.0
+    for source in load_mixture(data, root=root).sources:
+        store = open_store(source.path, "test")
+        for index, length in enumerate(store.num_frames):
+            if length < EPISODE_LENGTH:
+                continue
+            frames = decode_images(store.images(index, store.cameras[0], range(EPISODE_LENGTH)))
+            moved = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean()
+            if moved > motion:
+                best, motion = (frames, store.actions(index), store.rewards(index)), moved
+    frames, actions, rewards = best
+    np.savez_compressed(
+        path,
+        frames=np.moveaxis(frames, -1, 1),
+        actions=actions[: EPISODE_LENGTH - 1],
+        rewards=rewards[: EPISODE_LENGTH - 1],
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--vq-run", type=Path, default=Path("outputs/default_vq"))
+    parser.add_argument("--data", default="configs/data/metaworld.yaml")
+    parser.add_argument("--root", default="datasets")
+    args = parser.parse_args()
+    copy_checkpoint(args.source, args.target)
+    training = json.loads((args.source / "training.json").read_text())
+    metrics = {
+        "commands": COMMANDS,
+        "configs": CONFIGS,
+        "versions": training["versions"],
+        "data": training["data"]["data"],
+        "curves": {
+            "vq_model": curve(args.vq_run / "metrics.jsonl"),
+            "transformer": curve(args.source / "metrics.jsonl"),
+        },
+    }
+    (args.target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_episode(args.target / "episode.npz", args.data, args.root)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Tiny trainings: data, yaml files, and how to run a command in this process or in another one.
+
+Every fixture that ends in ``_config`` gives the path of a yaml file whose ``output_dir`` is ``tmp_path / "out"``. What
+a test needs otherwise, it sets on the command line: ``run("train-vq", vq_config, "--num_updates", 8)``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ivideogpt_hf.cli import main
+from tests.conftest import build_vq_model
+from tests.data.files import make_dataset
+
+VQ_SETTINGS = {
+    "resolution": 16,
+    "block_out_channels": [32, 32],
+    "layers_per_block": 1,
+    "latent_channels": 8,
+    "num_context_codes": 24,
+    "num_dynamics_codes": 40,
+    "max_att_resolution": 8,
+    "patch_size": 4,
+}
+TRANSFORMER_SETTINGS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 160,
+}
+# Six updates on clips of five frames, two of them context, four clips at a time; 18 such batches are an epoch.
+SHORT_RUN = {
+    "num_frames": 5,
+    "augmentation": "none",
+    "num_updates": 6,
+    "batch_size": 4,
+    "learning_rate": 1.0e-3,
+    "warmup_updates": 0,
+    "log_every": 1,
+    "validate_every": 0,
+    "save_every": 50,
+    "num_validation_batches": 2,
+    "tracker": "none",
+}
+
+
+def run(command: str, config: Path | None, *overrides: object) -> int:
+    """Run a command of ``ivideogpt`` in this process, with options such as ``"--num_updates", 8``; its exit code."""
+    named = [] if config is None else ["--config", str(config)]
+    return main([command, *named, *map(str, overrides)])
+
+
+class Started:
+    """A command of ``ivideogpt`` in a process of its own, which can be killed, limited, and asked for its exit code.
+
+    It is forked from a server that has imported everything, which takes many times longer than a tiny training.
+
+    Args:
+        limits: of resources, such as ``{resource.RLIMIT_FSIZE: 1000}``, in bytes.
+    """
+
+    def __init__(
+        self, command: str, config: Path, *overrides: object, log: Path, limits: dict[int, int] | None = None
+    ) -> None:
+        argv = [command, "--config", str(config), *map(str, overrides)]
+        self.log = log
+        self.process = _FORKS.Process(target=_run_forked, args=(argv, log, limits or {}), daemon=True)
+        self.process.start()
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code; a negative one is the signal that ended it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running:\n{self.output}"
+        return self.process.exitcode
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait until something is so that it will bring about."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), f"ended too early:\n{self.output}"
+            assert time.monotonic() < deadline, f"waited too long:\n{self.output}"
+            time.sleep(0.002)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
+    @property
+    def output(self) -> str:
+        """What it wrote to stdout and stderr until now."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["ivideogpt_hf.training.train_vq", "ivideogpt_hf.training.train_world_model"])
+
+
+def _run_forked(argv: list[str], log: Path, limits: dict[int, int]) -> None:
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    for kind, limit in limits.items():
+        resource.setrlimit(kind, (limit, limit))
+    sys.exit(main(argv))
+
+
+def write_yaml(file: Path, settings: dict[str, Any]) -> Path:
+    """A config file."""
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return file
+
+
+def metrics_of(output: Path) -> list[dict[str, Any]]:
+    """The entries that a run wrote, without what depends on the machine's speed."""
+    lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "clips_per_second"} for line in lines]
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    """All weights that a finished run left, by file and name."""
+    files = sorted(file for part in ("tokenizer", "transformer") for file in (output / part).glob("*.safetensors"))
+    assert files, f"no weights in {output}"
+    return {f"{file.parent.name}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    """Equal to the bit."""
+    one, other = weights_of(first), weights_of(second)
+    assert one.keys() == other.keys()
+    different = [name for name, value in one.items() if not torch.equal(value, other[name])]
+    assert not different
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in singletons, and refuses a second run with other settings in one process."""
+    state = pytest.importorskip("accelerate.state")
+    yield
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in our schema: 8 episodes to train on and 2 (numbers 1 and 7) held out as "test", each of 13 frames
+    of 16 x 16 pixels, with actions 3 wide and rewards."""
+    pytest.importorskip("datasets")
+    return make_dataset(tmp_path_factory.mktemp("data") / "arm", [13] * 10, test_fraction=0.3)
+
+
+@pytest.fixture(scope="session")
+def vq_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VQ model, saved as a training leaves it: 64 tokens for a context frame, 4 for a future frame."""
+    output = tmp_path_factory.mktemp("vq")
+    build_vq_model(attention_dropout=0.0).save_pretrained(output / "tokenizer")
+    return output
+
+
+@pytest.fixture
+def vq_config(folder: Path, tmp_path: Path) -> Path:
+    """yaml of a tiny ``train-vq``."""
+    own = {"vq_config": VQ_SETTINGS | {"attention_dropout": 0.0}, "perceptual_weight": 0.0}
+    settings = SHORT_RUN | own | {"data": str(folder), "output_dir": str(tmp_path / "out")}
+    return write_yaml(tmp_path / "vq.yaml", settings)
+
+
+@pytest.fixture
+def world_config(folder: Path, vq_folder: Path, tmp_path: Path) -> Path:
+    """yaml of a tiny ``train``, conditioned on actions, with a reward head."""
+    own = {
+        "vq_model": str(vq_folder),
+        "transformer_config": TRANSFORMER_SETTINGS,
+        "actions": True,
+        "rewards": True,
+        "attention_dropout": 0.0,
+    }
+    settings = SHORT_RUN | own | {"data": str(folder), "output_dir": str(tmp_path / "out")}
+    return write_yaml(tmp_path / "world.yaml", settings)
