@@ -70,7 +70,8 @@ class Started:
     It is forked from a server that has imported everything, which takes many times longer than a tiny training.
 
     Args:
-        limits: of resources, such as ``{resource.RLIMIT_FSIZE: 1000}``, in bytes.
+        limits: of resources in bytes, such as ``{resource.RLIMIT_FSIZE: 1000}``. That of the address space is what it
+            may take beyond what the imports took.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ def _run_forked(argv: list[str], log: Path, limits: dict[int, int]) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     for kind, limit in limits.items():
-        resource.setrlimit(kind, (limit, limit))
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        total = limit + (taken if kind == resource.RLIMIT_AS else 0)
+        resource.setrlimit(kind, (total, total))
     sys.exit(main(argv))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import pytest
+import yaml
 
 from ivideogpt_hf.training.arguments import (
     DataArguments,
@@ -162,7 +163,7 @@ def test_null_where_a_number_is_needed_is_an_error_that_names_the_key(parsed):
 
 
 def test_no_validation_can_be_asked_for_on_the_command_line(parsed):
-    assert parsed({}, "--validation_split", "none")["validation_split"] is None
+    assert parsed({}, "--validation_split", "null")["validation_split"] is None
 
 
 @pytest.mark.parametrize("in_file", [True, False])
@@ -224,6 +225,16 @@ def test_an_unknown_option_is_an_error_of_one_line(command, capsys, tmp_path):
     assert lines[0].startswith("ivideogpt: error: ")
     assert "--learing_rate" in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("command", "key"), [("train-vq", "vq_config"), ("train", "transformer_config")])
+def test_an_unknown_field_of_a_model_is_an_error_that_names_it(command, key, request, tmp_path, capsys):
+    """A config of Transformers takes any field: a model of other sizes than those asked for would train for days."""
+    config = request.getfixturevalue({"train-vq": "vq_config", "train": "world_config"}[command])
+    settings = yaml.safe_load(config.read_text())
+    settings[key]["hiden_sise"] = 8
+    assert run(command, write_yaml(tmp_path / "wrong.yaml", settings), "--num_updates", 1) == 2
+    assert "hiden_sise" in capsys.readouterr().err
 
 
 def test_every_option_is_listed_with_its_help(capsys):

@@ -9,9 +9,9 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -78,7 +78,7 @@ class DataArguments:
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
     data_root: str | None = described("where the paths in a mixture's yaml begin", default=None)
     validation_split: str | None = described(
-        "split of every source to validate on; 'none': no validation", default="test"
+        "split of every source to validate on; null: no validation", default="test"
     )
     num_frames: int = described("frames of a clip", default=16)
     num_context_frames: int = described("how many of them are context", default=2)
@@ -95,8 +95,6 @@ class DataArguments:
     num_workers: int = described("processes that prepare clips", default=0)
 
     def __post_init__(self) -> None:
-        if self.validation_split == "none":
-            self.validation_split = None
         require(
             1 <= self.num_context_frames < self.num_frames,
             f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {self.num_context_frames} and "
@@ -264,7 +262,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     Args:
         kinds: the dataclasses, whose fields have different names.
         config: the yaml file, or None.
-        overrides: such as ``["--learning_rate", "1e-4", "--no_compile"]``.
+        overrides: such as ``["--learning_rate", "1e-4", "--compile", "false", "--micro_batch_size", "null"]``.
         command: name to show in the help.
 
     Raises:
@@ -273,19 +271,39 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     """
     from transformers import HfArgumentParser
 
+    types = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    settings = _read_config(config, list(types)) if config is not None else {}
+    options: list[str] = []
+    for option in overrides:
+        if option == "null" and options:
+            settings[options.pop().removeprefix("--").replace("-", "_")] = None
+        else:
+            options.append(option)
     parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
-    from_file, unset = _as_options(config, kinds) if config is not None else ([], [])
-    for name in unset:
-        parser.set_defaults(**{name: None})
+    from_file: list[str] = []
+    for key, value in settings.items():
+        if value is not None:
+            from_file.append(f"--{key}={_as_text(value, types[key])}")
+            continue
+        require(key in types and type(None) in get_args(types[key]), f"{key} cannot be null")
+        parser.set_defaults(**{key: None})
     try:
-        return parser.parse_args_into_dataclasses([*from_file, *overrides], look_for_args_file=False)
+        return parser.parse_args_into_dataclasses([*from_file, *options], look_for_args_file=False)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
 
 
-def _as_options(config: str, kinds: Sequence[type]) -> tuple[list[str], list[str]]:
-    """A yaml file's content as command-line options, so that both are checked alike, and the keys that it sets to
-    null."""
+def _as_text(value: Any, hint: Any) -> str:
+    """A value of the yaml file as it would be written on the command line."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if value is False and "no" in {choice for kind in get_args(hint) for choice in get_args(kind)}:
+        return "no"  # which yaml takes for false
+    return str(value)
+
+
+def _read_config(config: str, known: Sequence[str]) -> dict[str, Any]:
+    """The content of a yaml file, all of whose keys are known."""
     if not Path(config).is_file():
         raise FileNotFoundError(f"there is no config file {config}")
     try:
@@ -294,14 +312,14 @@ def _as_options(config: str, kinds: Sequence[type]) -> tuple[list[str], list[str
         raise ValueError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{config} must be a mapping of keys to values")
-    known = [item.name for kind in kinds for item in fields(kind)]
-    options: list[str] = []
-    for key, value in content.items():
+    check_keys(content, known, config)
+    return content
+
+
+def check_keys(content: Iterable[str], known: Sequence[str], name: str) -> None:
+    """Raise ValueError if a key is not known: what transformers' configs, which take any key, would let pass."""
+    for key in content:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(known)}"
-            raise ValueError(f"{config} has the unknown key {key!r}{hint}")
-        if value is None:
-            continue
-        options += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return options, [key for key, value in content.items() if value is None]
+            raise ValueError(f"{name} has the unknown key {key!r}{hint}")

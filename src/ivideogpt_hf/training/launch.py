@@ -47,7 +47,7 @@ def start_run(run: RunArguments) -> Accelerator:
     accelerator = start_processes(
         run.mixed_precision,
         run.num_processes,
-        log_with=tracker,
+        log_with=tracker or None,
         project_dir=run.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..data.loader import ClipLoader
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..perceptual import LPIPS
-from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
+from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, check_keys
 from .clips import load, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import start_run
@@ -44,7 +45,7 @@ def train_vq(
     share = check_run(run, optimization, accelerator.num_processes)
     model = _make_model(vq, data)
     if run.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     clips = training_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
     loader = load(clips, share, accelerator, data.num_workers)
     lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
@@ -92,6 +93,7 @@ def _make_model(vq: VQArguments, data: DataArguments) -> IVideoGPTVQModel:
         if model.config.num_context_frames != data.num_context_frames:
             model.resize_context(data.num_context_frames)
     else:
+        check_keys(vq.vq_config, [item.name for item in fields(IVideoGPTVQConfig)], "vq_config")
         model = IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config | {"num_context_frames": data.num_context_frames}))
     if vq.freeze_codebooks:
         model.quantize.requires_grad_(requires_grad=False)

@@ -54,7 +54,7 @@ def train_world_model(
     )
     transformer = make_transformer(model, vq_model.config.layout, clips.action_dim, clips.num_future_frames)
     if run.gradient_checkpointing:
-        transformer.gradient_checkpointing_enable()
+        transformer.activation_checkpointing_enable()
     if model.lora_rank:
         transformer = add_lora(transformer, model.lora_rank, model.lora_alpha)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from ..checkpoints import fetch, load_transformer
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.token_layout import TokenLayout
-from .arguments import WorldModelArguments, require
+from .arguments import WorldModelArguments, check_keys, require
 
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
 NEW_PARTS = ("action_linear", "action_modulation", "reward_linear", "action_recon_linear")
@@ -36,6 +36,7 @@ def make_transformer(
     """
     before = None if model.transformer is None else load_transformer(fetch(model.transformer))
     if before is None:
+        check_keys(model.transformer_config, [item.name for item in fields(IVideoGPTConfig)], "transformer_config")
         settings: dict[str, Any] = dict(model.transformer_config) | asdict(layout)
     else:
         _check_fit(before.config, model, layout, action_dim)

@@ -1,0 +1,184 @@
+"""A run that was stopped goes on as if nothing had happened: the same weights to the bit, the same metrics."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+
+from ivideogpt_hf.training.run_checkpoints import checkpoints_in
+from tests.data.files import make_dataset
+from tests.training.conftest import Started, assert_same_weights, metrics_of, run, weights_of, write_yaml
+
+# Updates after whose entry in the metrics each kill comes: before, between and after checkpoints, in different epochs.
+KILLS = (3, 6, 9)
+RUN = {
+    "num_updates": 12,
+    "batch_size": 2,
+    "save_every": 2,
+    "validate_every": 2,
+    "learning_rate": 3.0e-3,
+    "warmup_updates": 3,
+    "schedule": "cosine",
+    "augmentation": "strong",
+}
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """A data set of 12 clips to train on: six batches of two are an epoch."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "few", [8] * 4, test_fraction=0.3)
+
+
+@pytest.fixture
+def config_of(vq_config, world_config, few, tmp_path):
+    """Configs of trainings that draw random numbers in every update."""
+
+    def make(command):
+        settings = yaml.safe_load({"train-vq": vq_config, "train": world_config}[command].read_text())
+        settings |= RUN | {"data": str(few)}
+        if command == "train-vq":
+            settings["vq_config"]["attention_dropout"] = 0.1
+            settings |= {"restart_dead_codes": 2, "restart_until": 1.0, "log_every": 1}
+        else:
+            settings |= {"attention_dropout": 0.1, "token_noise": 0.1}
+        return write_yaml(tmp_path / "run.yaml", settings)
+
+    return make
+
+
+def last_update(output):
+    """Of the newest entry of the metrics: 0 where there is none."""
+    file = output / "metrics.jsonl"
+    lines = [line for line in file.read_text().splitlines(True) if line.endswith("\n")] if file.exists() else []
+    return json.loads(lines[-1])["update"] if lines else 0
+
+
+@pytest.mark.parametrize("command", ["train-vq", "train"])
+def test_a_run_that_is_killed_three_times_ends_as_one_that_is_not(command, config_of, tmp_path):
+    config, whole, killed = config_of(command), tmp_path / "whole", tmp_path / "killed"
+    assert Started(command, config, "--output_dir", whole, log=tmp_path / "log").wait() == 0
+    options = ["--output_dir", killed, "--resume", "latest"]
+    for update in KILLS:
+        process = Started(command, config, *options, log=tmp_path / "log")
+        process.wait_for(lambda update=update: last_update(killed) >= update)
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert last_update(killed) < RUN["num_updates"]
+    assert Started(command, config, *options, log=tmp_path / "log").wait() == 0
+    assert metrics_of(killed) == metrics_of(whole)
+    assert_same_weights(killed, whole)
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_only_that_one(config_of, tmp_path):
+    config, whole, killed = config_of("train"), tmp_path / "whole", tmp_path / "killed"
+    assert run("train", config, "--output_dir", whole) == 0
+    process = Started("train", config, "--output_dir", killed, log=tmp_path / "log")
+    process.wait_for((killed / "checkpoints" / "update-00000006.partial").exists)
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert run("train", config, "--output_dir", killed, "--resume", "latest") == 0
+    assert metrics_of(killed) == metrics_of(whole)
+    assert_same_weights(killed, whole)
+
+
+@pytest.mark.parametrize("command", ["train-vq", "train"])
+def test_a_run_that_was_asked_to_stop_goes_on_as_one_that_was_not(command, config_of, tmp_path):
+    config, whole, stopped = config_of(command), tmp_path / "whole", tmp_path / "stopped"
+    assert run(command, config, "--output_dir", whole, "--log_every", 1) == 0
+    process = Started(command, config, "--output_dir", stopped, "--log_every", 1, log=tmp_path / "log")
+    process.wait_for(lambda: last_update(stopped) >= 3)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 75
+    assert run(command, config, "--output_dir", stopped, "--log_every", 1, "--resume", "latest") == 0
+    assert metrics_of(stopped) == metrics_of(whole)
+    assert_same_weights(stopped, whole)
+
+
+def test_means_over_several_updates_include_those_before_the_stop(config_of, tmp_path):
+    """A checkpoint between two entries holds the sums for the next one."""
+    config = config_of("train")
+    options = ["--log_every", 5, "--num_updates", 10]
+    assert run("train", config, "--output_dir", tmp_path / "whole", *options) == 0
+    whole = metrics_of(tmp_path / "whole")
+    folder = tmp_path / "whole" / "checkpoints"
+    (before, _) = checkpoints_in(folder)[-2:]
+    assert before.name == "update-00000008"
+    assert run("train", config, "--output_dir", tmp_path / "whole", *options, "--resume", before) == 0
+    assert metrics_of(tmp_path / "whole") == whole
+
+
+def test_latest_with_nothing_there_starts_from_the_beginning(config_of, tmp_path):
+    config = config_of("train")
+    assert run("train", config, "--output_dir", tmp_path / "plain", "--num_updates", 2) == 0
+    assert run("train", config, "--output_dir", tmp_path / "resumed", "--num_updates", 2, "--resume", "latest") == 0
+    assert metrics_of(tmp_path / "plain") == metrics_of(tmp_path / "resumed")
+    assert_same_weights(tmp_path / "plain", tmp_path / "resumed")
+
+
+def test_a_finished_run_can_be_resumed_without_a_further_update(config_of, tmp_path):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 4) == 0
+    metrics, weights = metrics_of(tmp_path / "out"), weights_of(tmp_path / "out")
+    assert run("train", config, "--num_updates", 4, "--resume", "latest") == 0
+    assert metrics_of(tmp_path / "out") == metrics
+    assert all(torch.equal(value, weights[name]) for name, value in weights_of(tmp_path / "out").items())
+
+
+# -- the best model ---------------------------------------------------------------------------------------------------
+
+
+def best_of(output):
+    return json.loads((output / "best" / "validation.json").read_text())
+
+
+def test_the_best_loss_so_far_is_known_after_a_resume(config_of, tmp_path):
+    """A worse model does not take the best one's place: the rate is so high that the first validation is the best."""
+    config = config_of("train")
+    options = ["--schedule", "constant", "--warmup_updates", 0, "--learning_rate", 0.5]
+    assert run("train", config, *options, "--num_updates", 2) == 0
+    best, weights = best_of(tmp_path / "out"), weights_of(tmp_path / "out" / "best")
+    assert best["update"] == 2
+    assert run("train", config, *options, "--num_updates", 6, "--resume", "latest") == 0
+    later = [entry["validation/loss"] for entry in metrics_of(tmp_path / "out") if "validation/loss" in entry]
+    assert min(later[1:]) > best["validation/loss"]
+    assert best_of(tmp_path / "out") == best
+    assert all(torch.equal(value, weights[name]) for name, value in weights_of(tmp_path / "out" / "best").items())
+
+
+def test_a_better_model_takes_the_best_ones_place_after_a_resume(config_of, tmp_path):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    assert run("train", config, "--num_updates", 8, "--resume", "latest") == 0
+    losses = {e["update"]: e["validation/loss"] for e in metrics_of(tmp_path / "out") if "validation/loss" in e}
+    assert best_of(tmp_path / "out")["update"] == min(losses, key=losses.__getitem__) > 2
+
+
+def test_what_a_kill_left_of_an_export_is_no_obstacle(config_of, tmp_path):
+    """The best model is replaced by two renamings and a removal; a kill may come between any of them."""
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    for left in ("best.partial", "best.old.partial"):
+        (tmp_path / "out" / left / "transformer").mkdir(parents=True)
+        (tmp_path / "out" / left / "transformer" / "config.json").write_text("{}")
+    assert run("train", config, "--num_updates", 8, "--resume", "latest") == 0
+    assert best_of(tmp_path / "out")["update"] > 2
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+# -- what may not change ----------------------------------------------------------------------------------------------
+
+
+def test_other_data_are_refused(config_of, folder, tmp_path, capsys):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--data", folder) == 2
+    assert "the data differ from those of the saved state" in capsys.readouterr().err
+
+
+def test_another_batch_size_is_refused(config_of, capsys):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--batch_size", 4) == 2
+    assert "global_batch_size" in capsys.readouterr().err

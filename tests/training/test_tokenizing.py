@@ -1,0 +1,97 @@
+"""Data sets of tokens: what they hold, how they go on after a kill, and what they refuse."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from ivideogpt_hf.data.dataset import ClipKey
+from ivideogpt_hf.data.tokens import TokenDataset
+from tests.conftest import build_vq_model
+from tests.training.conftest import Started, run, write_yaml
+
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture
+def tokens_config(folder, vq_folder, tmp_path):
+    settings = {
+        "data": str(folder),
+        "vq_model": str(vq_folder),
+        "output_dir": str(tmp_path / "tokens"),
+        "num_frames": 5,
+        "augmentation": "none",
+        "actions": True,
+        "rewards": True,
+    }
+    return write_yaml(tmp_path / "tokens.yaml", settings)
+
+
+def all_tokens(folder, split="train"):
+    dataset = TokenDataset(folder, split)
+    return [dataset[ClipKey(0, 0, index)]["tokens"].tolist() for index in range(len(dataset))]
+
+
+def test_a_pass_holds_every_clip_once_and_a_split_for_validation(tokens_config, tmp_path):
+    assert run("tokenize", tokens_config) == 0
+    train, validation = (TokenDataset(tmp_path / "tokens", split) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (8 * 9, 2 * 9)
+    clips = {(clip["episode"], tuple(clip["tokens"].tolist())) for clip in (train[ClipKey(0, 0, i)] for i in range(72))}
+    assert len(clips) == 72
+
+
+def test_augmented_passes_differ(tokens_config, tmp_path):
+    assert run("tokenize", tokens_config, "--augmentation", "strong", "--num_passes", 2) == 0
+    coded = all_tokens(tmp_path / "tokens")
+    assert len(coded) == 2 * 72
+    assert len({tuple(tokens) for tokens in coded}) == 2 * 72
+
+
+def test_fewer_clips_are_drawn_without_replacement(tokens_config, tmp_path):
+    assert run("tokenize", tokens_config, "--clips_per_pass", 20) == 0
+    assert len({tuple(tokens) for tokens in all_tokens(tmp_path / "tokens")}) == 20
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(tokens_config, tmp_path):
+    many = ("--num_passes", 43, "--batch_size", 64, "--augmentation", "weak")
+    killed = Started("tokenize", tokens_config, *many, log=tmp_path / "log")
+    killed.wait_for(lambda: len(list((tmp_path / "tokens/data").glob("train-*.parquet"))) >= 1)
+    killed.send(signal.SIGKILL)
+    killed.wait()
+    done = sorted((tmp_path / "tokens/data").glob("train-*.parquet"))
+    times = [file.stat().st_mtime_ns for file in done]
+    assert len(done) < 4
+    assert not (tmp_path / "tokens/tokens.json").exists()
+    with pytest.raises(FileNotFoundError, match="no finished data set of tokens"):
+        TokenDataset(tmp_path / "tokens", "train")
+
+    assert run("tokenize", tokens_config, *many) == 0
+    assert [file.stat().st_mtime_ns for file in done] == times  # not written again
+    resumed = all_tokens(tmp_path / "tokens")
+    shutil.rmtree(tmp_path / "tokens")
+    assert run("tokenize", tokens_config, *many) == 0
+    assert resumed == all_tokens(tmp_path / "tokens")
+
+
+def test_a_folder_with_other_tokens_is_refused(tokens_config, tmp_path, capsys):
+    assert run("tokenize", tokens_config) == 0
+    build_vq_model(seed=1).save_pretrained(tmp_path / "other/tokenizer")
+    assert run("tokenize", tokens_config, "--vq_model", tmp_path / "other") == 2
+    assert "made with other vq_model_hash" in capsys.readouterr().err
+    assert run("tokenize", tokens_config, "--num_frames", 6) == 2
+    assert "choose another output_dir" in capsys.readouterr().err
+
+
+def test_another_version_is_refused(tokens_config, tmp_path):
+    assert run("tokenize", tokens_config) == 0
+    file = tmp_path / "tokens/tokens.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 0}))
+    with pytest.raises(ValueError, match="has version 0"):
+        TokenDataset(tmp_path / "tokens", "train")
+
+
+def test_tokens_without_actions_cannot_condition(tokens_config, world_config, tmp_path, capsys):
+    assert run("tokenize", tokens_config, "--actions", "false") == 0
+    assert run("train", world_config, "--data", "null", "--tokens", tmp_path / "tokens") == 2
+    assert "written without actions" in capsys.readouterr().err
