@@ -70,6 +70,7 @@ OPTIONAL = {
         "training/train_vq.py",
         "training/train_world_model.py",
         "training/trainer.py",
+        "training/transformer.py",
     },
     "crc32c": {"data/readers/rlds.py"},
     "datasets": {"cli_train.py", "data/episodes.py", "data/store.py", "data/tokens.py"},

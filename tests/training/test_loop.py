@@ -152,7 +152,7 @@ def absurd(tmp_path_factory):
 
 
 def test_the_batch_behind_it_is_kept_and_its_sources_are_named(world_config, absurd, tmp_path, capsys):
-    options = ["--data", absurd, "--validation_split", "none", "--reward_transform", "identity", "--num_updates", 50]
+    options = ["--data", absurd, "--validation_split", "null", "--reward_transform", "identity", "--num_updates", 50]
     assert run("train", world_config, *options, "--micro_batch_size", 1) == 2
     message = error_in(capsys.readouterr().err)
     (file,) = (tmp_path / "out").glob("*.safetensors")
@@ -168,7 +168,7 @@ def test_the_batch_behind_it_is_kept_and_its_sources_are_named(world_config, abs
 
 def test_an_error_stands_on_a_line_of_its_own(world_config, absurd, capsys):
     """Not behind the progress bar, and the bar is not drawn once more below it."""
-    options = ["--data", absurd, "--validation_split", "none", "--reward_transform", "identity", "--num_updates", 50]
+    options = ["--data", absurd, "--validation_split", "null", "--reward_transform", "identity", "--num_updates", 50]
     assert run("train", world_config, *options) == 2
     gc.collect()
     assert re.match("ivideogpt: error: .* is not finite", capsys.readouterr().err.splitlines()[-1])
@@ -239,7 +239,7 @@ def test_a_second_interrupt_does_not_wait(make_loop):
 def test_a_batch_that_exceeds_the_memory_is_an_error_that_says_what_to_lower(command, config_of, tmp_path):
     wide = {"train-vq": ["--vq_config", json.dumps(VQ_SETTINGS | {"block_out_channels": [128, 128]})]}
     wide["train"] = ["--transformer_config", json.dumps(TRANSFORMER_SETTINGS | {"intermediate_size": 131072})]
-    options = ["--batch_size", 64, "--validation_split", "none", *wide[command]]
+    options = ["--batch_size", 64, "--validation_split", "null", *wide[command]]
     limit = {resource.RLIMIT_AS: {"train-vq": 3 * 2**29, "train": 3 * 2**30}[command]}
     process = Started(command, config_of(command), *options, log=tmp_path / "log", limits=limit)
     assert process.wait() == 2, process.output

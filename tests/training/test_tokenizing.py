@@ -54,14 +54,14 @@ def test_fewer_clips_are_drawn_without_replacement(tokens_config, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(tokens_config, tmp_path):
-    many = ("--num_passes", 43, "--batch_size", 64, "--augmentation", "weak")
+    many = ("--num_passes", 15, "--batch_size", 64, "--augmentation", "weak")
     killed = Started("tokenize", tokens_config, *many, log=tmp_path / "log")
     killed.wait_for(lambda: len(list((tmp_path / "tokens/data").glob("train-*.parquet"))) >= 1)
     killed.send(signal.SIGKILL)
     killed.wait()
     done = sorted((tmp_path / "tokens/data").glob("train-*.parquet"))
     times = [file.stat().st_mtime_ns for file in done]
-    assert len(done) < 4
+    assert len(done) < 2
     assert not (tmp_path / "tokens/tokens.json").exists()
     with pytest.raises(FileNotFoundError, match="no finished data set of tokens"):
         TokenDataset(tmp_path / "tokens", "train")

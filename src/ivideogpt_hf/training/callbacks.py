@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
 from torch import Tensor
 from tqdm import tqdm
 
@@ -145,17 +148,18 @@ class Samples(Callback):
 
     Attributes:
         every: updates between two of them.
-        draw: gives frames (T, 3, H, W) uint8; called on the main process only.
+        draw: gives frames (T, 3, H, W) uint8 on the main process; called on every process.
     """
 
     every: int
-    draw: Callable[[], Tensor]
+    draw: Callable[[], Tensor | None]
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if is_due(loop, self.every):
+            frames = self.draw()
             if loop.accelerator.is_main_process:
                 folder = loop.output_dir / SAMPLES
-                write_video(self.draw(), folder / f"update-{loop.update:08d}.gif", fps=5, scale=2)
+                write_video(frames, folder / f"update-{loop.update:08d}.gif", fps=5, scale=2)
             loop.accelerator.wait_for_everyone()
 
 
@@ -230,10 +234,15 @@ class Uploads(Callback):
 
     def on_start(self, loop: Loop) -> None:
         """Create the repository now: a wrong name or token is told before the training, not after it."""
-        if loop.accelerator.is_main_process:
-            from huggingface_hub import HfApi
-
+        if not loop.accelerator.is_main_process:
+            return
+        try:
             self.repo_id = HfApi().create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
+        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.TransportError) as error:
+            raise OSError(
+                f"the repository {self.repo_id} cannot be made on the Hub: {error}; log in with `hf auth login`, or "
+                f"leave push_to_hub out"
+            ) from error
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if is_due(loop, self.every) or loop.interrupted:
@@ -247,8 +256,6 @@ class Uploads(Callback):
         loop.accelerator.wait_for_everyone()
         self.export(folder)
         if loop.accelerator.is_main_process:
-            from huggingface_hub import HfApi
-
             shutil.copy(loop.output_dir / METRICS_FILE, folder / METRICS_FILE)
             self._pending = HfApi().upload_folder(
                 repo_id=self.repo_id,

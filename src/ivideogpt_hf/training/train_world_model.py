@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ..checkpoints import fetch, load_vq_model, weights_hash
 from ..data.dataset import ClipKey, SegmentDataset
 from ..data.loader import ClipLoader
 from ..data.tokens import TokenDataset
-from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
@@ -29,7 +28,7 @@ from .launch import start_run
 from .loop import Batch, Loss
 from .provenance import describe_data, describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
-from .transformer import add_lora, make_transformer, merged
+from .transformer import add_lora, is_adapted, make_transformer, whole_transformer
 
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
 
@@ -56,6 +55,10 @@ def train_world_model(
     if run.gradient_checkpointing:
         transformer.activation_checkpointing_enable()
     if model.lora_rank:
+        require(
+            accelerator.distributed_type != DistributedType.FSDP,
+            "lora_rank and FSDP exclude each other: adapters are merged on one process; LoRA fits without sharding",
+        )
         transformer = add_lora(transformer, model.lora_rank, model.lora_alpha)
 
     losses = WorldModelLosses(model, vq_model, processor)
@@ -64,7 +67,7 @@ def train_world_model(
     if held_out is not None:
         validation = load(held_out.dataset, share, accelerator)
         measure = partial(_validate, validation, run.num_validation_batches, accelerator, transformer, losses)
-        draw = partial(_draw, held_out.dataset, accelerator, transformer, losses, model.sample_frames)
+        draw = partial(_draw, held_out.dataset, accelerator, phase.model, losses, model.sample_frames)
     task = Task(
         phases=[phase],
         loader=load(clips.dataset, share, accelerator, data.num_workers),
@@ -241,7 +244,11 @@ def _validate(
         tokens = losses.tokens_of(batch)
         return losses.terms(transformer, tokens, tokens, batch)[1]
 
-    return _in_eval_mode(transformer, lambda: mean_over_batches(loader, num_batches, accelerator, measure))
+    transformer.eval()
+    try:
+        return mean_over_batches(loader, num_batches, accelerator, measure)
+    finally:
+        transformer.train()
 
 
 def _draw(
@@ -250,8 +257,11 @@ def _draw(
     transformer: nn.Module,
     losses: WorldModelLosses,
     num_frames: int | None,
-) -> Tensor:
-    """The first validation clip above one sampled future of its context, (T, 3, 2H, W) uint8."""
+) -> Tensor | None:
+    """The first validation clip above one sampled future of its context, (T, 3, 2H, W) uint8; on the main process."""
+    whole = whole_transformer(accelerator, transformer)
+    if whole is None:
+        return None
     clip = dataset[ClipKey(0, *dataset.order(0).locate(0))]
     frames = clip.get("frames")
     if frames is None:
@@ -259,14 +269,11 @@ def _draw(
         frames = (decoded.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     num_context = losses.layout.num_context_frames
     truth = frames[num_context:][:num_frames]
-    world = WorldModel(losses.vq_model, merged(accelerator.unwrap_model(transformer)), losses.processor)
+    world = WorldModel(losses.vq_model, whole.to(accelerator.device), losses.processor)
     actions = None
     if losses.model.actions:
         actions = _in_environment_units(clip["actions"][num_context - 1 :][: len(truth)], losses.processor)[None]
-    rollout = _in_eval_mode(
-        transformer,
-        lambda: world.rollout(frames[None, :num_context], actions, num_frames=len(truth), sampling=Sampling(seed=0)),
-    )
+    rollout = world.rollout(frames[None, :num_context], actions, num_frames=len(truth), sampling=Sampling(seed=0))
     return torch.cat([truth, rollout.frames[0].cpu()], dim=2)
 
 
@@ -278,14 +285,6 @@ def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -
     return actions * std + mean
 
 
-def _in_eval_mode(transformer: nn.Module, do: Callable[[], Any]) -> Any:
-    transformer.eval()
-    try:
-        return do()
-    finally:
-        transformer.train()
-
-
 def _save(
     accelerator: Accelerator,
     transformer: nn.Module,
@@ -294,14 +293,10 @@ def _save(
     folder: Path,
 ) -> None:
     """A complete checkpoint; adapters are merged into it, and saved beside it as well."""
-    weights = accelerator.get_state_dict(transformer)
-    if not accelerator.is_main_process:
+    whole = whole_transformer(accelerator, transformer)
+    if whole is None:
         return
     bare = accelerator.unwrap_model(transformer)
-    if hasattr(bare, "peft_config"):
+    if is_adapted(bare):
         bare.save_pretrained(folder / "adapter")
-        whole = merged(bare)
-    else:
-        whole = IVideoGPTForCausalLM(bare.config)
-        whole.load_state_dict(weights)
     WorldModel(vq_model, whole, processor).save_pretrained(folder)

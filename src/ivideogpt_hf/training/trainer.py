@@ -47,7 +47,7 @@ class Task:
     loader: ClipLoader
     source_names: Sequence[str]
     measure: Callable[[], dict[str, Tensor]] | None
-    draw: Callable[[], Tensor] | None
+    draw: Callable[[], Tensor | None] | None
     save: Callable[[Path], None]
     training: dict[str, Any]
     callbacks: Sequence[Callback] = ()

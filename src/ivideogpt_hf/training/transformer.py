@@ -6,6 +6,7 @@ import copy
 from dataclasses import asdict, fields
 from typing import Any
 
+from accelerate import Accelerator
 from torch import nn
 
 from ..checkpoints import fetch, load_transformer
@@ -117,8 +118,25 @@ def add_lora(transformer: IVideoGPTForCausalLM, rank: int, alpha: float | None) 
     )
 
 
+def is_adapted(transformer: nn.Module) -> bool:
+    """Whether it has adapters."""
+    return hasattr(transformer, "peft_config")
+
+
 def merged(transformer: nn.Module) -> IVideoGPTForCausalLM:
-    """A transformer without adapters, whose weights hold what they add; a plain one is returned as it is."""
-    if not hasattr(transformer, "peft_config"):
-        return transformer
+    """A copy without adapters, whose weights hold what they add."""
     return copy.deepcopy(transformer).merge_and_unload()
+
+
+def whole_transformer(accelerator: Accelerator, transformer: nn.Module) -> IVideoGPTForCausalLM | None:
+    """A copy, in eval mode, of a transformer that may be distributed, sharded or adapted: on the main process, None on
+    the others. Every process must call this."""
+    weights = accelerator.get_state_dict(transformer)
+    if not accelerator.is_main_process:
+        return None
+    bare = accelerator.unwrap_model(transformer)
+    if is_adapted(bare):
+        return merged(bare).eval()
+    whole = IVideoGPTForCausalLM(bare.config)
+    whole.load_state_dict(weights)
+    return whole.eval()
