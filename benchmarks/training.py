@@ -14,6 +14,8 @@ import json
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,6 +41,10 @@ def default_pair():
     """The embedded checkpoint."""
     world = WorldModel.default()
     return world.vq_model, world.transformer
+
+
+PAIRS = {"default": default_pair, "released": released_pair}
+WAYS = ("original", "on the fly", "cached")
 
 
 # -- the original's way -----------------------------------------------------------------------------------------------
@@ -80,11 +86,11 @@ def original_tokens(vq_model, frames):
     layout = vq_model.config.layout
     dynamics = vq_model.dynamics_quantize(vectors.unflatten(0, (len(frames), num_future))).codes
     blocks = F.pad(dynamics + layout.dynamics_offset, (1, 0), value=layout.slot_id)
-    prompt = prompt_tokens(vq_model.config, codes.flatten(1).unflatten(1, (num_context, -1)))
+    prompt = prompt_tokens(vq_model.config, codes.flatten(1).unflatten(0, (len(frames), num_context)))
     return torch.cat([prompt, blocks.flatten(1)], dim=1)
 
 
-def original_loss(pair, frames, actions, _tokens, autocast):
+def original_loss(pair, frames, actions, autocast):
     vq_model, transformer = pair
     tokens = original_tokens(vq_model, frames)
     labels = tokens.clone()
@@ -111,81 +117,93 @@ def our_loss(pair, frames, actions, tokens, autocast):
 # -- timing -----------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(device):
-    """Bytes: of the device's allocations since the last reset, or of the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+class Bench:
+    """A pair on a device with a batch of random clips, and a training step for each way."""
+
+    def __init__(self, pair, batch_size, device, dtype):
+        torch.manual_seed(0)
+        self.pair = tuple(part.to(device) for part in PAIRS[pair]())
+        vq_model, transformer = self.pair
+        vq_model.eval().requires_grad_(requires_grad=False)
+        transformer.train()
+        self.device, self.dtype, self.batch_size = device, dtype, batch_size
+        layout, size = transformer.config.layout, vq_model.config.frame_size
+        num_future = min(NUM_FUTURE, layout.max_future_frames(transformer.config.max_position_embeddings))
+        self.length = layout.sequence_length(num_future)
+        self.frames = torch.rand(batch_size, layout.num_context_frames + num_future, 3, *size, device=device)
+        self.actions = torch.rand(batch_size, num_future, transformer.config.action_dim, device=device)
+        self.cached, _ = vq_model.tokenize(self.frames)
+        self.optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-4, fused=True)
+
+    def loss(self, way):
+        """Loss of the batch."""
+        autocast = nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+        if way == "original":
+            return original_loss(self.pair, self.frames, self.actions, autocast)
+        return our_loss(self.pair, self.frames, self.actions, self.cached if way == "cached" else None, autocast)
+
+    def step(self, way):
+        """One update."""
+        self.loss(way).backward()
+        torch.nn.utils.clip_grad_norm_(self.pair[1].parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def seconds(self, num_rounds):
+        """Median seconds of a step for each way, taken in turn, so that noise falls on all alike."""
+        seconds = {way: [] for way in WAYS}
+        for round_number in range(num_rounds + 1):
+            for way in WAYS:
+                self._synchronize()
+                started = time.perf_counter()
+                self.step(way)
+                self._synchronize()
+                if round_number:  # the first is the warm-up
+                    seconds[way].append(time.perf_counter() - started)
+        return {way: statistics.median(values) for way, values in seconds.items()}
+
+    def peak_memory(self, way):
+        """Bytes that CUDA's allocator held at most during a step."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.step(way)
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def _synchronize(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
-def time_ways(ways, step, device, num_rounds):
-    """Median seconds and peak memory of each way, taken in turn, so that noise falls on all alike."""
-    seconds = {name: [] for name in ways}
-    memory = dict.fromkeys(ways, 0)
-    for round_number in range(num_rounds + 1):
-        for name, way in ways.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-                torch.cuda.synchronize(device)
-            started = time.perf_counter()
-            step(way)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number:  # the first is the warm-up
-                seconds[name].append(time.perf_counter() - started)
-            memory[name] = max(memory[name], peak_memory(device))
-    return {name: statistics.median(values) for name, values in seconds.items()}, memory
+def memory_in_fresh_process(pair, way, batch_size):
+    """Peak resident bytes of a process that takes two steps in one way, on the CPU."""
+    argv = [sys.executable, __file__, "--memory-of", pair, way, str(batch_size)]
+    return int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
 
-def run(name, pair, batch_size, device, dtype, num_rounds):
-    torch.manual_seed(0)
-    vq_model, transformer = (part.to(device) for part in pair)
-    vq_model.eval().requires_grad_(requires_grad=False)
-    transformer.train()
-    layout = transformer.config.layout
-    num_future = min(NUM_FUTURE, layout.max_future_frames(transformer.config.max_position_embeddings))
-    frames = torch.rand(
-        batch_size, layout.num_context_frames + num_future, 3, *vq_model.config.frame_size, device=device
-    )
-    actions = torch.rand(batch_size, num_future, transformer.config.action_dim, device=device)
-    cached, _ = vq_model.tokenize(frames)
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-4)
-
-    def autocast():
-        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-    ways = {
-        "original": lambda: original_loss((vq_model, transformer), frames, actions, None, autocast()),
-        "on the fly": lambda: our_loss((vq_model, transformer), frames, actions, None, autocast()),
-        "cached": lambda: our_loss((vq_model, transformer), frames, actions, cached, autocast()),
-    }
+def run(pair, batch_size, device, dtype, num_rounds):
+    """Time all ways of one pair; returns what is reported."""
+    bench = Bench(pair, batch_size, device, dtype)
+    transformer = bench.pair[1]
     if dtype == torch.float32:
         transformer.eval()
-        losses = {key: way().item() for key, way in ways.items()}
+        losses = [bench.loss(way).item() for way in WAYS]
+        assert max(losses) - min(losses) < 1e-3, losses
         transformer.train()
-        assert max(losses.values()) - min(losses.values()) < 1e-3, losses
-
-    def step(way):
-        way().backward()
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    seconds, memory = time_ways(ways, step, device, num_rounds)
-    length = layout.sequence_length(num_future)
-    result = {"batch_size": batch_size, "tokens_per_clip": length, "ways": {}}
-    for way in ways:
+    seconds = bench.seconds(num_rounds)
+    result = {"batch_size": batch_size, "tokens_per_clip": bench.length, "ways": {}}
+    for way in WAYS:
+        cuda = device.type == "cuda"
+        memory = bench.peak_memory(way) if cuda else memory_in_fresh_process(pair, way, batch_size)
         entry = {
             "steps_per_second": round(1 / seconds[way], 4),
             "times_the_original": round(seconds["original"] / seconds[way], 2),
-            "peak_memory_gb": round(memory[way] / 1e9, 2),
+            "peak_memory_gb": round(memory / 1e9, 2),
         }
-        if device.type == "cuda":
+        if cuda:
             peak = next((v for k, v in PEAK_FLOPS.items() if k in torch.cuda.get_device_name(device)), None)
-            flops = 6 * transformer.num_parameters() * batch_size * length
+            flops = 6 * transformer.num_parameters() * batch_size * bench.length
             entry["model_flops_utilisation"] = peak and round(flops / seconds[way] / peak, 3)
         result["ways"][way] = entry
-        print(f"{name:10s} batch {batch_size:3d}  {way:10s} {entry}")
+        print(f"{pair:10s} batch {batch_size:3d}  {way:10s} {entry}")
     return result
 
 
@@ -197,11 +215,19 @@ def main():
     parser.add_argument("--default-batch", type=int, default=8, help="clips per step of the default's sizes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.memory_of:
+        pair, way, batch_size = args.memory_of
+        bench = Bench(pair, int(batch_size), torch.device("cpu"), torch.float32)
+        for _ in range(2):
+            bench.step(way)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     results = {
-        "default": run("default", default_pair(), args.default_batch, device, dtype, args.rounds),
-        "released": run("released", released_pair(), args.batch, device, dtype, args.rounds),
+        "default": run("default", args.default_batch, device, dtype, args.rounds),
+        "released": run("released", args.batch, device, dtype, args.rounds),
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     machine = {"device": name, "dtype": args.dtype, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -97,8 +97,10 @@ def test_micro_batches_give_the_weights_of_the_whole_batch(command, size, config
     for one, other in zip(ours, whole, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
     ours, whole = weights_of(tmp_path / f"micro{size}"), weights_of(tmp_path / "micro4")
-    for name, value in whole.items():  # an update moves a weight by up to 1e-3
-        torch.testing.assert_close(ours[name], value, atol=2e-4, rtol=0)
+    errors = torch.cat([(ours[name] - value).abs().flatten() for name, value in whole.items()])
+    # An update moves weights by up to 1e-3. AdamW does so even where the gradient is nothing but rounding: in biases
+    # before a norm.
+    assert (errors > 1e-5).float().mean() < 0.01
 
 
 def test_the_gradient_is_clipped(make_loop):
@@ -258,6 +260,13 @@ def test_a_folder_that_holds_a_run_is_not_trained_into(command, config_of, tmp_p
     assert re.search(r"out already holds a run: go on with --resume latest, or choose another output_dir", message)
     after = weights_of(tmp_path / "out")
     assert all(value.equal(after[name]) for name, value in before.items())
+
+
+def test_a_small_validation_split_does_not_limit_the_batch(world_config, tmp_path):
+    """There are 72 clips to train on, and 18 held out."""
+    options = ["--batch_size", 32, "--num_updates", 1, "--validate_every", 1, "--save_every", 1]
+    assert run("train", world_config, *options) == 0
+    assert metrics_of(tmp_path / "out")[-1]["validation/loss"] > 0
 
 
 @pytest.mark.parametrize(
