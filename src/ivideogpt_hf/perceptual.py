@@ -62,7 +62,8 @@ class LPIPS(nn.Module):
         try:
             model.load_state_dict(found)
         except RuntimeError as error:
-            raise OSError(f"these are not the weights of LPIPS on VGG16: {error}") from error
+            name = os.fspath(weights or os.environ.get(WEIGHTS_VARIABLE, "")) or "of the package lpips"
+            raise OSError(f"the LPIPS weights {name} are not those of LPIPS on VGG16: {error}") from error
         return model
 
     def features_of(self, images: Tensor) -> list[Tensor]:

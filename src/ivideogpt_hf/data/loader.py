@@ -95,6 +95,7 @@ class ClipLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # torch's own must not depend on how often iteration begins
         )
         self._taken = 0
         if self.dataset.streaming:

@@ -27,7 +27,7 @@ from .loop import Callback, Loop
 logger = get_logger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
+CHECKPOINTS, BEST, OLD_BEST, SAMPLES = "checkpoints", "best", "best.old.partial", "samples"
 
 
 def is_due(loop: Loop, every: int) -> bool:
@@ -99,8 +99,9 @@ class Metrics(Callback):
         self._bar.set_postfix({"loss": f"{entry['loss']:.4f}", "clips/s": f"{entry['clips_per_second']:.1f}"})
         self._sums, self._counts, self._updates, self._since = {}, {}, 0, time.perf_counter()
 
-    def on_end(self, loop: Loop) -> None:
-        self._bar.close()
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def write_entry(loop: Loop, entry: dict[str, float]) -> None:
@@ -179,6 +180,10 @@ class Checkpoints(Callback):
     _best: float = float("inf")
 
     def on_start(self, loop: Loop) -> None:
+        if loop.accelerator.is_main_process and not (loop.output_dir / BEST).exists():
+            for old in loop.output_dir.glob(OLD_BEST):  # a kill came between the two renames
+                old.replace(loop.output_dir / BEST)
+        loop.accelerator.wait_for_everyone()
         entries = loop.output_dir / BEST / "validation.json"
         if entries.is_file():
             best = json.loads(entries.read_text(encoding="utf-8"))
@@ -206,7 +211,8 @@ class Checkpoints(Callback):
             entry = {"update": loop.update} | loop.validation
             (aside / "validation.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
             if target.exists():
-                old = target.with_name(f"{BEST}.old{run_checkpoints.PARTIAL}")
+                old = loop.output_dir / OLD_BEST
+                shutil.rmtree(old, ignore_errors=True)
                 target.replace(old)
                 aside.replace(target)
                 shutil.rmtree(old)

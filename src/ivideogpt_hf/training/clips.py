@@ -60,6 +60,12 @@ def validation_clips(data: DataArguments, frame_size: tuple[int, int], **options
     return training_clips(held_out, frame_size, 0, **options)
 
 
+def load_validation(dataset: Any, batch_size: int, accelerator: Accelerator) -> ClipLoader:
+    """`load` for few clips: smaller batches, where they are not enough for one."""
+    share = len(dataset.order(0)) // accelerator.num_processes
+    return load(dataset, max(1, min(batch_size, share)), accelerator)
+
+
 def load(dataset: Any, batch_size: int, accelerator: Accelerator, num_workers: int = 0) -> ClipLoader:
     """This process's share of each batch of a `SegmentDataset` or a `TokenDataset`."""
     batches = ClipBatches(dataset, batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast
 from torch import Tensor
 
+from ..data.order import hash_seed
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel, IVideoGPTVQOutput
 from .callbacks import is_due, write_entry
 from .loop import Callback, Loop
@@ -35,6 +35,7 @@ class Codebooks(Callback):
         accelerator: the processes, whose counts are added.
         model: the bare model.
         optimizer: whose momentum of a restarted code is forgotten.
+        seed: of the vectors that unused codes are moved to.
         log_every: updates between two reports.
         restart_every: updates between two restarts; 0: never.
         restart_until: update after which none restarts.
@@ -43,32 +44,40 @@ class Codebooks(Callback):
     accelerator: Accelerator
     model: IVideoGPTVQModel
     optimizer: torch.optim.Optimizer
+    seed: int
     log_every: int
     restart_every: int
     restart_until: int
     _logged: dict[str, Tensor] = field(default_factory=dict)
     _used: dict[str, Tensor] = field(default_factory=dict)
-    _latents: dict[str, Tensor] = field(default_factory=dict)
+    _latents: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._books = {"context": self.model.quantize, "dynamics": self.model.dynamics_quantize}
         for counts in (self._logged, self._used):
             counts.update({name: torch.zeros(len(book.embedding.weight)) for name, book in self._books.items()})
 
-    def record(self, output: IVideoGPTVQOutput) -> None:
-        """Count the codes of a training batch."""
-        self._latents = {"context": output.context_latents.detach(), "dynamics": output.future_latents.detach()}
+    def record(self, output: IVideoGPTVQOutput, update: int) -> None:
+        """Count the codes of a training batch, or a part of it, after so many updates."""
+        if self._is_due(update + 1):
+            batch_size = len(output.context_tokens)
+            for name, latents in (("context", output.context_latents), ("dynamics", output.future_latents)):
+                self._latents.setdefault(name, []).append(latents.detach().float().unflatten(0, (batch_size, -1)))
         for name, codes in (("context", output.context_tokens), ("dynamics", output.future_tokens)):
             counts = codes.flatten().bincount(minlength=len(self._used[name])).to("cpu", torch.float32)
             self._used[name] += counts
             self._logged[name] += counts
 
+    def _is_due(self, update: int) -> bool:
+        return bool(self.restart_every) and update % self.restart_every == 0 and update <= self.restart_until
+
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if is_due(loop, self.log_every):
             self._report(loop)
-        if self.restart_every and loop.update % self.restart_every == 0 and loop.update <= self.restart_until:
+        if self._is_due(loop.update):
             for name in self._books:
-                self._restart(name)
+                self._restart(name, loop.update)
+            self._latents.clear()
 
     def _report(self, loop: Loop) -> None:
         entry = {}
@@ -87,16 +96,17 @@ class Codebooks(Callback):
         write_entry(loop, entry)
 
     @torch.no_grad()
-    def _restart(self, name: str) -> None:
-        """Move each unused code onto a vector that the encoder just made; the main process draws for all."""
+    def _restart(self, name: str, update: int) -> None:
+        """Move each unused code onto a vector that the encoder just made, the same on any number of processes."""
         weight = self._books[name].embedding.weight
         unused = torch.nonzero(self._over_processes(self._used[name]) == 0)[:, 0].to(weight.device)
         self._used[name].zero_()
-        if not len(unused):
-            return
-        vectors = self._latents[name].flatten(0, -2).float()
-        moved = vectors[torch.randint(len(vectors), (len(unused),)).to(vectors.device)].to(weight.dtype)
-        weight[unused] = broadcast(moved.contiguous())
+        # Clip i of a batch is clip i // processes of process i % processes: this puts them back in order.
+        clips = self.accelerator.gather(torch.cat(self._latents[name]).contiguous())
+        vectors = clips.unflatten(0, (self.accelerator.num_processes, -1)).transpose(0, 1).flatten(0, -2)
+        generator = torch.Generator().manual_seed(hash_seed("restart", self.seed, update, name) % 2**63)
+        chosen = torch.randint(len(vectors), (len(unused),), generator=generator)
+        weight[unused] = vectors[chosen.to(vectors.device)].to(weight.dtype)
         for value in self.optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
                 value[unused] = 0

@@ -23,7 +23,7 @@ Batch = dict[str, Any]
 
 
 class NonFiniteLossError(ValueError):
-    """A loss became NaN or infinite. The weights are those from before the update."""
+    """A loss or a gradient became NaN or infinite. The weights that it would have changed are unchanged."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Callback:
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         """After each update, with this process's metrics of it."""
 
-    def on_end(self, loop: Loop) -> None:
-        """After the last update, or the one after which the loop was asked to stop."""
+    def close(self) -> None:
+        """At the end, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold of it: JSON."""
@@ -132,8 +132,15 @@ class Loop:
             NonFiniteLossError: if a loss is NaN or infinite on any process.
             MemoryError: if a batch does not fit; says what to lower.
         """
-        for callback in self.callbacks:
-            callback.on_start(self)
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self)
+            self._update_until_the_end()
+        finally:
+            for callback in self.callbacks:
+                callback.close()
+
+    def _update_until_the_end(self) -> None:
         with _stop_signals() as stop:
             while self.update < self.num_updates and not self.interrupted:
                 for batch in self.loader:
@@ -143,8 +150,6 @@ class Loop:
                         callback.on_update(self, metrics)
                     if self.update >= self.num_updates or self.interrupted:
                         break
-        for callback in self.callbacks:
-            callback.on_end(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that Accelerate does not save: JSON."""
@@ -179,8 +184,8 @@ class Loop:
                 continue
             phase.optimizer.zero_grad()
             losses = self._accumulate(phase, parts, carries)
-            self._check_finite(losses, parts)
             norm = self.accelerator.clip_grad_norm_(phase.model.parameters(), self.max_grad_norm)
+            self._check_finite(losses, norm, parts)
             metrics[f"{phase.name}/grad_norm"] = torch.as_tensor(norm)
             metrics[f"{phase.name}/learning_rate"] = torch.tensor(phase.scheduler.get_last_lr()[0])
             phase.optimizer.step()
@@ -202,7 +207,7 @@ class Loop:
                         loss = phase.loss(part, carry, self.update)
                     self.accelerator.backward(loss.value / len(parts))
                 losses.append(Loss(loss.value.detach(), loss.metrics, loss.carry))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             size = len(parts[0]["source"])
@@ -212,23 +217,24 @@ class Loop:
             ) from error
         return losses
 
-    def _check_finite(self, losses: list[Loss], parts: list[Batch]) -> None:
+    def _check_finite(self, losses: list[Loss], norm: Tensor | float, parts: list[Batch]) -> None:
         bad = [part for loss, part in zip(losses, parts, strict=True) if not torch.isfinite(loss.value)]
+        what = "loss" if bad else "gradient"
+        # With a scaler, a gradient may overflow: then the update is skipped and the scale is lowered.
+        if not bad and self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):
+            bad = [{key: torch.cat([part[key] for part in parts]) for key in parts[0]}]
         if not self._any(bool(bad)):
             return
+        update, rank = self.update + 1, self.accelerator.process_index
         if not bad:
-            raise NonFiniteLossError(
-                f"the loss of update {self.update + 1} is not finite on another process, whose message says more"
-            )
-        file = (
-            self.output_dir / f"non_finite_update_{self.update + 1}_rank_{self.accelerator.process_index}.safetensors"
-        )
-        tensors = {key: value.cpu().contiguous() for key, value in bad[0].items() if isinstance(value, Tensor)}
+            raise NonFiniteLossError(f"update {update} failed on another process, whose message says more")
+        file = self.output_dir / f"non_finite_update_{update}_rank_{rank}.safetensors"
+        tensors = {key: value.cpu().contiguous() for key, value in bad[0].items()}
         sources = [self.source_names[number] for number in tensors["source"].tolist()]
         save_file(tensors, file, metadata={"sources": json.dumps(sources)})
         raise NonFiniteLossError(
-            f"the loss of update {self.update + 1} is not finite; its batch, from {', '.join(sorted(set(sources)))}, "
-            f"is in {file}. Look at it; a lower learning_rate or bf16 instead of fp16 often helps"
+            f"the {what} of update {update} is not finite; its batch, from {', '.join(sorted(set(sources)))}, is in "
+            f"{file}. Look at it; a lower learning_rate or bf16 instead of fp16 often helps"
         )
 
     def _any(self, flag: bool) -> bool:
@@ -247,7 +253,10 @@ def _split(batch: Batch, size: int | None) -> list[Batch]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # How torch's allocator and oneDNN say it on a CPU.
+    return any(text in str(error) for text in ("can't allocate memory", "could not create a primitive"))
 
 
 @dataclass

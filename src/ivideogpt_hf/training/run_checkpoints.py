@@ -113,6 +113,8 @@ def _choose(folder: Path, resume: str) -> Path | None:
         if problem is not None:
             raise OSError(f"the checkpoint {resume} cannot be used: {problem}")
         return Path(resume)
+    for partial in folder.glob(f"{PREFIX}*{PARTIAL}"):
+        logger.warning(f"skipped the checkpoint {partial}: it was not written to its end")
     candidates = checkpoints_in(folder)
     for checkpoint in reversed(candidates):
         problem = problem_of(checkpoint)
@@ -125,8 +127,15 @@ def _choose(folder: Path, resume: str) -> Path | None:
 
 
 def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
-    """Put weights, optimisers and random states back; returns the ``state`` that was saved with them."""
-    accelerator.load_state(str(checkpoint))
+    """Put weights, optimisers and random states back; returns the ``state`` that was saved with them.
+
+    Raises:
+        ValueError: if it is of another model.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint {checkpoint} is of another model: {error}") from error
     return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
 
 

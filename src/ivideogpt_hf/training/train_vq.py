@@ -19,7 +19,7 @@ from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..perceptual import LPIPS
 from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, check_keys
-from .clips import load, training_clips, validation_clips
+from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import start_run
 from .loop import Batch, Loss
@@ -57,6 +57,7 @@ def train_vq(
         accelerator,
         model,
         phases[0].optimizer,
+        seed=run.seed,
         log_every=run.log_every,
         restart_every=vq.restart_dead_codes,
         restart_until=int(vq.restart_until * run.num_updates),
@@ -71,7 +72,7 @@ def train_vq(
     measure = draw = None
     if data.validation_split is not None:
         held_out = validation_clips(data, model.config.frame_size, horizon=vq.horizon)
-        validation = load(held_out, share, accelerator)
+        validation = load_validation(held_out, share, accelerator)
         measure = partial(_validate, validation, run.num_validation_batches, accelerator, model, losses)
         draw = partial(_draw, validation, accelerator, model)
     task = Task(
@@ -125,7 +126,7 @@ class VQLosses:
     def generator(self, model: nn.Module, batch: Batch, _carry: Any, update: int) -> Loss:
         """The VQ model's loss on frames (B, T, 3, H, W) uint8; carries real and reconstructed frames."""
         frames = batch["frames"].float() / 255
-        total, reconstruction, metrics = self.reconstruct(model, frames)
+        total, reconstruction, metrics = self.reconstruct(model, frames, update)
         start = self.vq.adversarial_start
         if start is not None and update >= start:
             fooled, metrics["adaptive_weight"] = self._adversarial(total, reconstruction, metrics["perceptual"])
@@ -135,12 +136,14 @@ class VQLosses:
         reported = {name: value.detach() for name, value in metrics.items()}
         return Loss(total, reported, carry=(frames, reconstruction.detach()))
 
-    def reconstruct(self, model: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def reconstruct(
+        self, model: nn.Module, frames: Tensor, update: int = 0
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss without the adversarial part, reconstruction (B, T, 3, H, W) float32, and the terms."""
         context, future = frames[:, : self.num_context_frames], frames[:, self.num_context_frames :]
         output = model(context, future)
         if self.codebooks is not None and model.training:
-            self.codebooks.record(output)
+            self.codebooks.record(output, update)
         weights = motion_weights(frames, self.vq.motion_weight)
         terms = {
             "context_l1": absolute_error(output.context_reconstruction.float(), context, weights),

@@ -23,7 +23,7 @@ from ..models.token_layout import TokenLayout
 from ..sampling import Sampling
 from ..world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
-from .clips import load, training_clips, validation_clips
+from .clips import load, load_validation, training_clips, validation_clips
 from .launch import start_run
 from .loop import Batch, Loss
 from .provenance import describe_data, describe_training
@@ -65,7 +65,7 @@ def train_world_model(
     phase = make_phase(accelerator, "transformer", transformer, losses.loss, run, optimization)
     measure = draw = None
     if held_out is not None:
-        validation = load(held_out.dataset, share, accelerator)
+        validation = load_validation(held_out.dataset, share, accelerator)
         measure = partial(_validate, validation, run.num_validation_batches, accelerator, transformer, losses)
         draw = partial(_draw, held_out.dataset, accelerator, phase.model, losses, model.sample_frames)
     task = Task(

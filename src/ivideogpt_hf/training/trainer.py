@@ -116,8 +116,6 @@ def run_training(
         NonFiniteLossError, MemoryError: see `Loop`.
     """
     output_dir = Path(run.output_dir)
-    if accelerator.is_main_process:
-        write_training(output_dir, task.training)
     loop = Loop(
         accelerator,
         task.phases,
@@ -132,6 +130,9 @@ def run_training(
     set_seed(run.seed, device_specific=True)
     if run.resume is not None:
         _resume(accelerator, run, loop)
+    if accelerator.is_main_process:
+        write_training(output_dir, task.training)
+    accelerator.wait_for_everyone()
     start_trackers(accelerator, run, task.training["arguments"])
     loop.run()
     accelerator.end_training()
@@ -164,10 +165,10 @@ def _callbacks(
 def _resume(accelerator: Accelerator, run: RunArguments, loop: Loop) -> None:
     checkpoint = run_checkpoints.choose(accelerator, Path(run.output_dir) / CHECKPOINTS, run.resume)
     if checkpoint is None:
-        logger.info(f"nothing to resume in {run.output_dir}: starting from the beginning")
+        accelerator.print(f"nothing to resume in {run.output_dir}: starting from the beginning")
         return
     loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
-    logger.info(f"resumed from {checkpoint}")
+    accelerator.print(f"resumed from {checkpoint}")
 
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:
