@@ -1,0 +1,55 @@
+"""The config files that ship: every key is known, every model can be built, and clips fit the positions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel
+from ivideogpt_hf.training.arguments import (
+    DataArguments,
+    OptimizationArguments,
+    RunArguments,
+    TokenizeArguments,
+    VQArguments,
+    WorldModelArguments,
+    parse,
+)
+from ivideogpt_hf.training.transformer import make_transformer
+
+pytest.importorskip("accelerate")
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+COMMON = (RunArguments, DataArguments, OptimizationArguments)
+FILES = sorted(CONFIGS.glob("*.yaml"))
+
+
+def kinds_of(file):
+    settings = yaml.safe_load(file.read_text())
+    if "transformer_config" in settings or "transformer" in settings:
+        return (*COMMON, WorldModelArguments)
+    return (*COMMON, VQArguments) if "num_updates" in settings else (TokenizeArguments, DataArguments)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_can_be_read(file):
+    parse(kinds_of(file), str(file), [], "test")
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "vq_config" in f.read_text()], ids=lambda file: file.stem)
+def test_its_vq_model_can_be_built(file):
+    *_, vq = parse(kinds_of(file), str(file), [], "test")
+    with torch.device("meta"):
+        IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config))
+
+
+@pytest.mark.parametrize("name", ["default", "oxe_64"])
+def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
+    *_, vq = parse((*COMMON, VQArguments), str(CONFIGS / f"{name}_vq.yaml"), [], "test")
+    _, data, _, world = parse((*COMMON, WorldModelArguments), str(CONFIGS / f"{name}.yaml"), [], "test")
+    if world.tokens is not None:
+        _, data = parse((TokenizeArguments, DataArguments), str(CONFIGS / f"{name}_tokens.yaml"), [], "test")
+    layout = IVideoGPTVQConfig(**vq.vq_config).layout
+    with torch.device("meta"):
+        make_transformer(world, layout, 4 if world.actions else None, data.num_frames - data.num_context_frames)
