@@ -214,6 +214,13 @@ def test_goal_conditioned_training(folder, checkpoints, tmp_path):
     assert WorldModel.from_pretrained(tmp_path / "out").spec.goal_conditioned
 
 
+def test_a_checkpoint_goes_on_with_another_number_of_context_frames(folder, checkpoints, tmp_path):
+    one = build_vq_model(num_context_frames=1)
+    one.save_pretrained(tmp_path / "vq/tokenizer")
+    train(folder, tmp_path / "vq", tmp_path / "out", transformer=str(checkpoints / "free"))
+    assert WorldModel.from_pretrained(tmp_path / "out").spec.num_context_frames == 1
+
+
 def test_tokens_written_once_train_as_clips_do(folder, checkpoints, tmp_path):
     """The same clips, coded before or during training, give the same weights."""
     data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -41,7 +41,7 @@ def make_transformer(
         settings: dict[str, Any] = dict(model.transformer_config) | asdict(layout)
     else:
         _check_fit(before.config, model, layout, action_dim)
-        settings = before.config.to_dict()
+        settings = before.config.to_dict() | {"num_context_frames": layout.num_context_frames}
     settings |= {
         "action_dim": action_dim or 0,
         "predict_reward": model.rewards,
@@ -72,7 +72,8 @@ def _check_fit(
     config: IVideoGPTConfig, model: WorldModelArguments, layout: TokenLayout, action_dim: int | None
 ) -> None:
     require(
-        config.layout == layout,
+        replace(config.layout, num_context_frames=layout.num_context_frames)
+        == layout,  # how many does not matter to it
         f"the transformer {model.transformer} continues other tokens than the VQ model {model.vq_model} makes: "
         f"{config.layout} against {layout}",
     )
