@@ -16,7 +16,7 @@ from tests.data.files import write_mp4
 README = Path(__file__).parents[1] / "README.md"
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
-BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
 
 
 def blocks(language):
