@@ -1,7 +1,8 @@
 """Tiny trainings: data, yaml files, and how to run a command in this process or in another one.
 
-Every fixture that ends in ``_config`` gives the path of a yaml file whose ``output_dir`` is ``tmp_path / "out"``. What
-a test needs otherwise, it sets on the command line: ``run("train-vq", vq_config, "--num_updates", 8)``.
+Every fixture that ends in ``_config`` gives the path of a yaml file whose ``output_dir`` is ``tmp_path / "out"``, or
+``tmp_path / "tokens"`` where it is of ``tokenize``. What a test needs otherwise, it sets on the command line:
+``run("train-vq", vq_config, "--num_updates", 8)``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import yaml
 from safetensors.torch import load_file
 
 from ivideogpt_hf.cli import main
+from ivideogpt_hf.data.dataset import ClipKey
+from ivideogpt_hf.data.tokens import TokenDataset
 from tests.conftest import build_vq_model
 from tests.data.files import make_dataset
 
@@ -72,14 +75,23 @@ class Started:
     Args:
         limits: of resources in bytes, such as ``{resource.RLIMIT_FSIZE: 1000}``. That of the address space is what it
             may take beyond what the imports took.
+        environment: variables, such as those that a launcher sets.
     """
 
     def __init__(
-        self, command: str, config: Path, *overrides: object, log: Path, limits: dict[int, int] | None = None
+        self,
+        command: str,
+        config: Path,
+        *overrides: object,
+        log: Path,
+        limits: dict[int, int] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         argv = [command, "--config", str(config), *map(str, overrides)]
         self.log = log
-        self.process = _FORKS.Process(target=_run_forked, args=(argv, log, limits or {}), daemon=True)
+        self.process = _FORKS.Process(
+            target=_run_forked, args=(argv, log, limits or {}, environment or {}), daemon=True
+        )
         self.process.start()
 
     def wait(self, seconds: float = 120) -> int:
@@ -110,7 +122,8 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["ivideogpt_hf.training.train_vq", "ivideogpt_hf.training.train_world_model"])
 
 
-def _run_forked(argv: list[str], log: Path, limits: dict[int, int]) -> None:
+def _run_forked(argv: list[str], log: Path, limits: dict[int, int], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -146,6 +159,12 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert one.keys() == other.keys()
     different = [name for name, value in one.items() if not torch.equal(value, other[name])]
     assert not different
+
+
+def all_tokens(folder: Path, split: str = "train") -> list[list[int]]:
+    """Of every clip that ``tokenize`` wrote."""
+    dataset = TokenDataset(folder, split)
+    return [dataset[ClipKey(0, 0, index)]["tokens"].tolist() for index in range(len(dataset))]
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +212,18 @@ def world_config(folder: Path, vq_folder: Path, tmp_path: Path) -> Path:
     }
     settings = SHORT_RUN | own | {"data": str(folder), "output_dir": str(tmp_path / "out")}
     return write_yaml(tmp_path / "world.yaml", settings)
+
+
+@pytest.fixture
+def tokens_config(folder: Path, vq_folder: Path, tmp_path: Path) -> Path:
+    """yaml of a tiny ``tokenize``."""
+    settings = {
+        "data": str(folder),
+        "vq_model": str(vq_folder),
+        "output_dir": str(tmp_path / "tokens"),
+        "num_frames": 5,
+        "augmentation": "none",
+        "actions": True,
+        "rewards": True,
+    }
+    return write_yaml(tmp_path / "tokens.yaml", settings)

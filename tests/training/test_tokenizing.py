@@ -9,28 +9,9 @@ import pytest
 from ivideogpt_hf.data.dataset import ClipKey
 from ivideogpt_hf.data.tokens import TokenDataset
 from tests.conftest import build_vq_model
-from tests.training.conftest import Started, run, write_yaml
+from tests.training.conftest import Started, all_tokens, run
 
 pytest.importorskip("accelerate")
-
-
-@pytest.fixture
-def tokens_config(folder, vq_folder, tmp_path):
-    settings = {
-        "data": str(folder),
-        "vq_model": str(vq_folder),
-        "output_dir": str(tmp_path / "tokens"),
-        "num_frames": 5,
-        "augmentation": "none",
-        "actions": True,
-        "rewards": True,
-    }
-    return write_yaml(tmp_path / "tokens.yaml", settings)
-
-
-def all_tokens(folder, split="train"):
-    dataset = TokenDataset(folder, split)
-    return [dataset[ClipKey(0, 0, index)]["tokens"].tolist() for index in range(len(dataset))]
 
 
 def test_a_pass_holds_every_clip_once_and_a_split_for_validation(tokens_config, tmp_path):

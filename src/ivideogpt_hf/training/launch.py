@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from .arguments import RunArguments
@@ -49,7 +49,6 @@ def start_run(run: RunArguments) -> Accelerator:
         run.num_processes,
         log_with=tracker or None,
         project_dir=run.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     set_seed(run.seed, device_specific=True)
     return accelerator

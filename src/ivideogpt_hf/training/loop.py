@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -184,9 +185,9 @@ class Loop:
                 continue
             phase.optimizer.zero_grad()
             losses = self._accumulate(phase, parts, carries)
-            norm = self.accelerator.clip_grad_norm_(phase.model.parameters(), self.max_grad_norm)
+            norm = self._clip_gradient(phase)
             self._check_finite(losses, norm, parts)
-            metrics[f"{phase.name}/grad_norm"] = torch.as_tensor(norm)
+            metrics[f"{phase.name}/grad_norm"] = norm
             metrics[f"{phase.name}/learning_rate"] = torch.tensor(phase.scheduler.get_last_lr()[0])
             phase.optimizer.step()
             phase.scheduler.step()
@@ -217,11 +218,16 @@ class Loop:
             ) from error
         return losses
 
-    def _check_finite(self, losses: list[Loss], norm: Tensor | float, parts: list[Batch]) -> None:
+    def _clip_gradient(self, phase: Phase) -> Tensor:
+        """Returns its norm before, also of a sharded one."""
+        norm = self.accelerator.clip_grad_norm_(phase.model.parameters(), self.max_grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
+
+    def _check_finite(self, losses: list[Loss], norm: Tensor, parts: list[Batch]) -> None:
         bad = [part for loss, part in zip(losses, parts, strict=True) if not torch.isfinite(loss.value)]
         what = "loss" if bad else "gradient"
         # With a scaler, a gradient may overflow: then the update is skipped and the scale is lowered.
-        if not bad and self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(norm)):
+        if not bad and self.accelerator.scaler is None and not torch.isfinite(norm):
             bad = [{key: torch.cat([part[key] for part in parts]) for key in parts[0]}]
         if not self._any(bool(bad)):
             return

@@ -67,6 +67,7 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         os.replace(folder / SETTINGS_FILE, folder / TOKENS_FILE)
+    accelerator.end_training()
 
 
 def _describe(

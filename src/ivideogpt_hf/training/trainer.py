@@ -135,12 +135,12 @@ def run_training(
     accelerator.wait_for_everyone()
     start_trackers(accelerator, run, task.training["arguments"])
     loop.run()
-    accelerator.end_training()
     if loop.interrupted:
         logger.warning(f"stopped by a signal after update {loop.update}; go on with --resume latest")
-        return INTERRUPTED
-    _export(accelerator, output_dir, task)
-    return None
+    else:
+        _export(accelerator, output_dir, task)
+    accelerator.end_training()  # afterwards, processes cannot talk to each other
+    return INTERRUPTED if loop.interrupted else None
 
 
 def _callbacks(
