@@ -14,12 +14,12 @@ MAX_LINES = 400
 # From the bottom to the top: a module may import from lines above its own, never from its own line or below.
 LAYERS = (
     ("models",),
-    ("sampling", "media", "auto_classes", "perceptual"),
+    ("sampling", "media", "registration", "perceptual"),
     ("action_files", "decoding", "checkpoints"),
     ("world_state", "released"),
     ("inputs", "engine", "data"),
     ("world_model",),
-    ("pipeline", "info", "training"),
+    ("pipeline", "environment", "info", "training"),
     ("cli_data", "cli_train"),
     ("cli",),
 )
@@ -52,7 +52,7 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"media", "pipeline", "data"},
-    "numpy": {"action_files", "media", "pipeline", "data"},
+    "numpy": {"action_files", "environment", "media", "pipeline", "data"},
     "tqdm": {"data", "training"},
     "yaml": {"data", "training"},
 }
@@ -77,7 +77,7 @@ OPTIONAL = {
     "fsspec": {"data/store.py"},
     "gradio": set(),
     "gym_pusht": {"data/simulators/pusht.py"},
-    "gymnasium": {"data/simulators/gymnasium.py", "data/simulators/pusht.py"},
+    "gymnasium": {"environment.py", "data/simulators/gymnasium.py", "data/simulators/pusht.py"},
     "h5py": {"data/readers/hdf5.py"},
     "lpips": {"perceptual.py"},
     "metaworld": {"data/simulators/metaworld.py"},

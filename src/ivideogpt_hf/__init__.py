@@ -6,7 +6,7 @@ Public names are imported when they are first used, so that importing the packag
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import auto_classes
+from . import registration
 
 if TYPE_CHECKING:
     from .action_files import read_actions
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.mixture import Mixture, Source, load_mixture
     from .data.readers import open_episodes
     from .data.segments import SegmentSpec
+    from .environment import WorldModelEnv, WorldModelVectorEnv
     from .media import read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
@@ -40,6 +41,7 @@ _HOMES = {
     "data.mixture": ("Mixture", "Source", "load_mixture"),
     "data.readers": ("open_episodes",),
     "data.segments": ("SegmentSpec",),
+    "environment": ("WorldModelEnv", "WorldModelVectorEnv"),
     "media": ("read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
@@ -66,6 +68,8 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "load_mixture",
     "open_episodes",
     "SegmentSpec",
+    "WorldModelEnv",
+    "WorldModelVectorEnv",
     "read_video",
     "side_by_side",
     "write_video",
@@ -95,7 +99,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
     if _HOME_OF[name].startswith("models."):
-        auto_classes.register()
+        registration.register_models()
     return value
 
 
@@ -103,4 +107,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-auto_classes.register_on_first_use()
+registration.register_on_first_use()

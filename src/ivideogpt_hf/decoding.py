@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -66,12 +67,13 @@ class Tail:
         """The part of the buffer that is in use."""
         return self.buffer.storage[..., : self.length, :]
 
-    def select(self, rows: Tensor) -> Tail:
-        """Copy the given rows."""
-        start = None if self.start is None else self.start[rows]
-        if self.buffer is None:
-            return Tail(None, 0, start)
-        return Tail(TailBuffer(self.storage[:, :, rows], self.length), self.length, start)
+    def select(self, rows: Tensor, lengths: Sequence[int]) -> Tail:
+        """Copy the given rows, each with the positions that belong to it; what none of them needs stays behind."""
+        longest = max(lengths)
+        if not longest:
+            return Tail()
+        storage = self.buffer.storage[..., self.length - longest : self.length, :][:, :, rows]
+        return Tail(TailBuffer(storage, longest), longest, _starts(lengths, rows.device))
 
     def to(self, device: torch.device) -> Tail:
         """Copy to a device."""
@@ -81,23 +83,22 @@ class Tail:
         return Tail(TailBuffer(self.storage.to(device), self.length), self.length, start)
 
     @staticmethod
-    def cat(tails: Sequence[Tail], num_rows: Sequence[int]) -> Tail:
-        """Join tails of any lengths, aligned at their ends."""
-        length = max(tail.length for tail in tails)
-        filled = next((tail.buffer.storage for tail in tails if tail.buffer is not None), None)
-        if filled is None:
+    def cat(tails: Sequence[Tail], lengths: Sequence[Sequence[int]]) -> Tail:
+        """Join tails of any lengths, aligned at their ends; each with the positions that belong to its rows."""
+        longest = max(map(max, lengths))
+        if not longest:
             return Tail()
+        num_rows = sum(map(len, lengths))
+        filled = next(tail.buffer.storage for tail in tails if tail.buffer is not None)
         layers, two, _, heads, _, head_dim = filled.shape
-        storage = filled.new_zeros(layers, two, sum(num_rows), heads, length, head_dim)
-        start = torch.zeros(sum(num_rows), dtype=torch.int64, device=filled.device)
+        storage = filled.new_zeros(layers, two, num_rows, heads, longest, head_dim)
         first = 0
-        for tail, rows in zip(tails, num_rows, strict=True):
-            shift = length - tail.length
-            start[first : first + rows] = shift if tail.start is None else shift + tail.start
-            if tail.buffer is not None:
-                storage[:, :, first : first + rows, :, shift:] = tail.storage
-            first += rows
-        return Tail(TailBuffer(storage, length), length, start if start.any() else None)
+        for tail, of_rows in zip(tails, lengths, strict=True):
+            if used := max(of_rows):
+                part = tail.buffer.storage[..., tail.length - used : tail.length, :]
+                storage[:, :, first : first + len(of_rows), :, longest - used :] = part
+            first += len(of_rows)
+        return Tail(TailBuffer(storage, longest), longest, _starts(list(chain(*lengths)), filled.device))
 
     def with_room(self, prefix: Tensor, num_rows: int, capacity: int) -> Tail:
         """A tail of the same content that may be written up to ``capacity``."""
@@ -109,6 +110,13 @@ class Tail:
         if buffer is not None:
             storage[..., : self.length, :] = self.storage
         return Tail(TailBuffer(storage, self.length), self.length, self.start)
+
+
+def _starts(lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return None
+    return torch.tensor([longest - length for length in lengths], device=device)
 
 
 @dataclass(frozen=True)

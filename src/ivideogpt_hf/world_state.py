@@ -169,12 +169,14 @@ class WorldState:
     def _select_rows(self, rows: Sequence[int]) -> WorldState:
         taken = torch.tensor(rows, device=self.device)
         per_row = ("context_of_row", "num_frames", "num_steps", "streams")
-        return replace(
-            self,
-            tokens=self.tokens[taken],
-            tail=self.tail.select(taken),
-            **{name: tuple(getattr(self, name)[row] for row in rows) for name in per_row},
-        )
+        chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in per_row}
+        unused = self.tokens.shape[1] - max(chosen["num_frames"])
+        lengths = [self._tail_length(count) for count in chosen["num_frames"]]
+        return replace(self, tokens=self.tokens[taken, unused:], tail=self.tail.select(taken, lengths), **chosen)
+
+    def _tail_length(self, num_frames: int) -> int:
+        """Positions that so many frames take in a tail: their tokens and slots."""
+        return num_frames * (self.tokens.shape[2] + 1)
 
     @staticmethod
     def cat(states: Sequence[WorldState]) -> WorldState:
@@ -190,17 +192,19 @@ class WorldState:
         # Branches of one context keep sharing it.
         contexts = list({id(state.contexts): state.contexts for state in states}.values())
         first = dict(zip(map(id, contexts), _running_sum([len(c) for c in contexts]), strict=True))
-        longest = max(state.tokens.shape[1] for state in states)
+        longest = max(count for state in states for count in state.num_frames)
         valid_token = next((s.tokens.flatten()[0].item() for s in states if s.tokens.numel()), 0)
         tokens = [
-            torch.nn.functional.pad(s.tokens, (0, 0, longest - s.tokens.shape[1], 0), value=valid_token) for s in states
+            # A negative width cuts what no row has any more.
+            torch.nn.functional.pad(s.tokens, (0, 0, longest - s.tokens.shape[1], 0), value=valid_token)
+            for s in states
         ]
         per_row = ("num_frames", "num_steps", "streams")
         return WorldState(
             contexts=contexts[0] if len(contexts) == 1 else Contexts.cat(contexts),
             context_of_row=tuple(first[id(s.contexts)] + context for s in states for context in s.context_of_row),
             tokens=torch.cat(tokens),
-            tail=Tail.cat([s.tail for s in states], [s.batch_size for s in states]),
+            tail=Tail.cat([s.tail for s in states], [list(map(s._tail_length, s.num_frames)) for s in states]),
             **{name: tuple(value for s in states for value in getattr(s, name)) for name in per_row},
         )
 

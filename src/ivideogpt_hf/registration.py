@@ -1,7 +1,8 @@
-"""Makes transformers' Auto classes find ours, without importing anything before somebody uses them.
+"""Makes transformers' Auto classes and gymnasium find ours, without importing anything before somebody uses them.
 
-Registering a class means importing it, with transformers and diffusers, which takes seconds. So it waits for the first
-call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a name of ours.
+Registering a model class means importing it, with transformers and diffusers, which takes seconds. So it waits for the
+first call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a name of ours.
+Environments are registered by name only, as soon as gymnasium is imported.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_AUTO_CLASSES = {
-    "transformers.models.auto.configuration_auto": "AutoConfig",
-    "transformers.models.auto.video_processing_auto": "AutoVideoProcessor",
-}
+ENVIRONMENT_ID = "ivideogpt_hf/WorldModel-v0"
 
 
 @functools.cache
-def register() -> None:
+def register_models() -> None:
     """Register our classes with transformers' Auto classes."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoVideoProcessor
 
@@ -47,19 +45,35 @@ def _register_on_first_call(auto_class: type) -> None:
     @functools.wraps(original.__func__)
     def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
         auto_class.from_pretrained = original
-        register()
+        register_models()
         return original.__func__(cls, *args, **kwargs)
 
     auto_class.from_pretrained = classmethod(from_pretrained)
 
 
+def _register_environment(gymnasium_registration: ModuleType) -> None:
+    gymnasium_registration.register(
+        ENVIRONMENT_ID,
+        entry_point=f"{__package__}.environment:WorldModelEnv",
+        vector_entry_point=f"{__package__}.environment:WorldModelVectorEnv",
+    )
+
+
+# What to do with a module once it was imported.
+_PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": lambda module: _register_on_first_call(module.AutoConfig),
+    "transformers.models.auto.video_processing_auto": lambda module: _register_on_first_call(module.AutoVideoProcessor),
+    "gymnasium.envs.registration": _register_environment,
+}
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the other finders find the modules of the Auto classes, and prepares the class once a module has run."""
+    """Lets the other finders find a module, and prepares it once it has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _AUTO_CLASSES:
+        if fullname not in _PREPARATIONS:
             return None
         finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next((found for finder in finders if (found := finder.find_spec(fullname, path, target))), None)
@@ -69,15 +83,15 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
         def run_and_prepare(module: ModuleType) -> None:
             run(module)
-            _register_on_first_call(getattr(module, _AUTO_CLASSES[fullname]))
+            _PREPARATIONS[fullname](module)
 
         spec.loader.exec_module = run_and_prepare  # type: ignore[method-assign]
         return spec
 
 
 def register_on_first_use() -> None:
-    """Arrange for `register` to be called when an Auto class is first used, be it imported already or not."""
+    """Arrange for registration when an Auto class is first used or gymnasium imported, be they so already or not."""
     sys.meta_path.insert(0, _AfterImport())
-    for module, name in _AUTO_CLASSES.items():
-        if module in sys.modules:
-            _register_on_first_call(getattr(sys.modules[module], name))
+    for name, prepare in _PREPARATIONS.items():
+        if name in sys.modules:
+            prepare(sys.modules[name])
