@@ -3,9 +3,10 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ivideogpt_hf import Sampling, WorldState
-from tests.conftest import assert_same_frames, random_actions, random_frames
+from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
 
 SAMPLING = Sampling(seed=0)
 
@@ -113,6 +114,18 @@ def test_random_trees_equal_independent_rollouts(world):
     assert any(past for _, past in histories)
 
 
+def test_the_branch_of_a_plan_that_won_is_kept_for_the_next_one(world):
+    """Plan, take the winner's first step, plan on: its frame was predicted already, and no context is copied."""
+    state, actions = world.reset(random_frames(1, 2)), random_actions(8, 4, 3)
+    _, branches = world.step(state.fork(8), actions[:, 0], sampling=SAMPLING)
+    plans = world.rollout(branches, actions[:, 1:], sampling=SAMPLING)
+    best = plans.rewards.sum(1).argmax().item()
+    winner = branches.index([best])
+    assert winner.contexts is state.contexts
+    step, _ = world.step(winner, actions[best, 1:2], sampling=SAMPLING)
+    assert step.tokens.equal(plans.tokens[best, :1])
+
+
 def test_to_moves_everything(world):
     _, state = advance(world, world.reset(random_frames(1, 2)), 1)
     moved = state.to("meta")
@@ -131,3 +144,59 @@ def test_fork_and_cat_of_nothing(world):
         world.reset(random_frames(1, 2)).fork(0)
     with pytest.raises(ValueError, match="at least one state"):
         WorldState.cat([])
+
+
+# -- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_goes_on_where_it_was_saved(world, tmp_path):
+    """Rows of different ages, two of them on one context."""
+    _, old = advance(world, world.reset(random_frames(1, 2)).fork(2), 2)
+    state = WorldState.cat([old, world.reset(random_frames(1, 2, seed=1))])
+    state.save(tmp_path / "state.safetensors")
+    loaded = WorldState.load(tmp_path / "state.safetensors")
+    assert len(loaded.contexts) == 2
+    actions = random_actions(3, 3, seed=5)
+    (step, state), (again, loaded) = (world.step(s, actions, sampling=SAMPLING) for s in (state, loaded))
+    assert step.frame.equal(again.frame)
+    assert step.log_prob.equal(again.log_prob)
+    assert state.tail.storage.equal(loaded.tail.storage)
+
+
+def test_a_snapshot_of_a_new_state_and_of_another_precision(tmp_path):
+    bfloat16 = build_world(action_dim=3).to(dtype=torch.bfloat16)
+    state = bfloat16.reset(random_frames(1, 2))
+    state.save(tmp_path / "state.safetensors")
+    loaded = WorldState.load(tmp_path / "state.safetensors")
+    actions = random_actions(1, 3)
+    tokens = [bfloat16.step(s, actions, sampling=SAMPLING)[0].tokens for s in (state, loaded)]
+    assert tokens[0].equal(tokens[1])
+
+
+def test_what_is_no_snapshot_is_refused(world, tmp_path):
+    with pytest.raises(OSError, match="cannot be read"):
+        WorldState.load(tmp_path / "missing.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"not a snapshot")
+    with pytest.raises(OSError, match="cannot be read"):
+        WorldState.load(tmp_path / "damaged.safetensors")
+    save_file({"frames": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="no snapshot of a WorldState"):
+        WorldState.load(tmp_path / "weights.safetensors")
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(world, tmp_path):
+    file = tmp_path / "state.safetensors"
+    world.reset(random_frames(1, 2)).save(file)
+    before = file.read_bytes()
+    (tmp_path / "state.safetensors.partial").mkdir()  # in its way
+    with pytest.raises(OSError, match="could not be written"):
+        world.reset(random_frames(1, 2, seed=1)).save(file)
+    assert file.read_bytes() == before
+
+
+def test_a_state_of_another_model_is_refused(world):
+    other = build_world(action_dim=3, num_hidden_layers=3).reset(random_frames(1, 2))
+    with pytest.raises(ValueError, match="another world model: 3 layers, not 2"):
+        world.step(other, random_actions(1, 3))
+    with pytest.raises(ValueError, match=r"in torch\.bfloat16, the world model in torch\.float32"):
+        world.step(build_world(action_dim=3).to(dtype=torch.bfloat16).reset(random_frames(1, 2)), random_actions(1, 3))

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from .models.processing_ivideogpt import IVideoGPTVideoProcessor
     from .models.token_layout import TokenLayout
     from .pipeline import IVideoGPTPipeline, IVideoGPTPipelineOutput
+    from .rollout import Observation, Rollout, Step
     from .sampling import Sampling
     from .world_model import WorldModel
-    from .world_state import Observation, Rollout, Step, WorldModelSpec, WorldState
+    from .world_state import WorldModelSpec, WorldState
 
 __version__ = "0.1.0"
 
@@ -50,9 +51,10 @@ _HOMES = {
     "models.processing_ivideogpt": ("IVideoGPTVideoProcessor",),
     "models.token_layout": ("TokenLayout",),
     "pipeline": ("IVideoGPTPipeline", "IVideoGPTPipelineOutput"),
+    "rollout": ("Observation", "Rollout", "Step"),
     "sampling": ("Sampling",),
     "world_model": ("WorldModel",),
-    "world_state": ("Observation", "Rollout", "Step", "WorldModelSpec", "WorldState"),
+    "world_state": ("WorldModelSpec", "WorldState"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -84,11 +86,11 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "TokenLayout",
     "IVideoGPTPipeline",
     "IVideoGPTPipelineOutput",
-    "Sampling",
-    "WorldModel",
     "Observation",
     "Rollout",
     "Step",
+    "Sampling",
+    "WorldModel",
     "WorldModelSpec",
     "WorldState",
 ]

@@ -73,7 +73,7 @@ class Tail:
         if not longest:
             return Tail()
         storage = self.buffer.storage[..., self.length - longest : self.length, :][:, :, rows]
-        return Tail(TailBuffer(storage, longest), longest, _starts(lengths, rows.device))
+        return Tail(TailBuffer(storage, longest), longest, starts_of(lengths, rows.device))
 
     def to(self, device: torch.device) -> Tail:
         """Copy to a device."""
@@ -98,7 +98,7 @@ class Tail:
                 part = tail.buffer.storage[..., tail.length - used : tail.length, :]
                 storage[:, :, first : first + len(of_rows), :, longest - used :] = part
             first += len(of_rows)
-        return Tail(TailBuffer(storage, longest), longest, _starts(list(chain(*lengths)), filled.device))
+        return Tail(TailBuffer(storage, longest), longest, starts_of(list(chain(*lengths)), filled.device))
 
     def with_room(self, prefix: Tensor, num_rows: int, capacity: int) -> Tail:
         """A tail of the same content that may be written up to ``capacity``."""
@@ -112,7 +112,8 @@ class Tail:
         return Tail(TailBuffer(storage, self.length), self.length, self.start)
 
 
-def _starts(lengths: Sequence[int], device: torch.device) -> Tensor | None:
+def starts_of(lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    """First positions of rows of these lengths that end together; None: all begin at 0."""
     longest = max(lengths)
     if min(lengths) == longest:
         return None

@@ -16,8 +16,9 @@ from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel, prompt_tokens
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
+from .rollout import Rollout, Step
 from .sampling import Sampling, uniforms
-from .world_state import Contexts, Rollout, Step, WorldModelSpec, WorldState
+from .world_state import Contexts, WorldModelSpec, WorldState
 
 HorizonPolicy = Literal["reanchor", "error"]
 

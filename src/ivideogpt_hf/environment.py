@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .checkpoints import EXAMPLE_EPISODE
 from .media import read_video
+from .rollout import Step
 from .sampling import Sampling
 from .world_model import WorldModel
-from .world_state import Step, WorldState
+from .world_state import WorldState
 
 try:
     import gymnasium

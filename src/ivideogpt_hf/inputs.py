@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .models.configuration_ivideogpt import IVideoGPTConfig
 from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .models.token_layout import TokenLayout
 from .world_state import WorldModelSpec, WorldState
 
 OUTPUTS = ("frames", "rewards", "tokens")
@@ -80,23 +80,31 @@ def check_observed_frame(frame: Tensor, batch_size: int, spec: WorldModelSpec) -
         raise ValueError(f"the observed frame must be a torch.uint8 tensor of shape {expected}, got {got}")
 
 
-def check_state(state: WorldState, layout: TokenLayout, device: torch.device) -> None:
-    """A state must come from this world model, and be where it is.
+def check_state(state: WorldState, transformer: IVideoGPTForCausalLM) -> None:
+    """A state must come from a model of these sizes, and be where it is, in its precision.
 
     Raises:
         ValueError: naming what differs.
     """
+    device, dtype = transformer.device, transformer.dtype
     if state.device != device:
         raise ValueError(
             f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"
         )
-    sizes = state.tokens.shape[-1], state.contexts.prefix.shape[-2] + 1
-    expected = layout.tokens_per_future_frame, layout.prompt_length
+    config, layout, prefix = transformer.config, transformer.config.layout, state.contexts.prefix
+    if prefix.dtype != dtype:
+        raise ValueError(f"the state is in {prefix.dtype}, the world model in {dtype}; reset it again")
+    sizes = (state.tokens.shape[-1], prefix.shape[-2] + 1, prefix.shape[0], *prefix.shape[3:6:2])
+    expected = (
+        *(layout.tokens_per_future_frame, layout.prompt_length, config.num_hidden_layers),
+        *(config.num_key_value_heads, config.head_dim),
+    )
     if sizes != expected:
-        raise ValueError(
-            f"the state is of another world model: {sizes[0]} tokens per frame after a prompt of {sizes[1]}, not "
-            f"{expected[0]} after {expected[1]}"
+        names = ("tokens per frame", "tokens in the prompt", "layers", "key/value heads", "values per head")
+        told = ", ".join(
+            f"{mine} {name}, not {own}" for name, mine, own in zip(names, sizes, expected, strict=True) if mine != own
         )
+        raise ValueError(f"the state is of another world model: {told}")
 
 
 def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None:

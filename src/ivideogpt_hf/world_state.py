@@ -1,15 +1,24 @@
-"""What a rollout holds and returns: contexts, states, steps."""
+"""Where imagined worlds stand: contexts that are shared, and states that can be kept, branched, joined and saved."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .decoding import Tail
+from .decoding import Tail, TailBuffer, starts_of
 from .models.modeling_ivideogpt_vq import ContextMemory
+
+# Fields of a `WorldState` that hold one number per row.
+PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
+SNAPSHOT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -168,8 +177,7 @@ class WorldState:
 
     def _select_rows(self, rows: Sequence[int]) -> WorldState:
         taken = torch.tensor(rows, device=self.device)
-        per_row = ("context_of_row", "num_frames", "num_steps", "streams")
-        chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in per_row}
+        chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
         unused = self.tokens.shape[1] - max(chosen["num_frames"])
         lengths = [self._tail_length(count) for count in chosen["num_frames"]]
         return replace(self, tokens=self.tokens[taken, unused:], tail=self.tail.select(taken, lengths), **chosen)
@@ -215,96 +223,62 @@ class WorldState:
             self, contexts=self.contexts.to(device), tokens=self.tokens.to(device), tail=self.tail.to(device)
         )
 
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write a snapshot: a safetensors file with a JSON header. The weights are not part of it.
+
+        Raises:
+            OSError: if it cannot be written; a file that was there is then unchanged.
+        """
+        contexts = self.contexts
+        tensors = {"frames": contexts.frames, "last_tokens": contexts.last_tokens, "prefix": contexts.prefix}
+        for number, memory in enumerate(contexts.memory):
+            tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
+        tensors["tokens"] = self.tokens
+        if self.tail.length:
+            tensors["tail"] = self.tail.storage
+        header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
+        aside = Path(f"{os.fspath(file)}.partial")
+        try:
+            save_file({name: x.contiguous() for name, x in tensors.items()}, aside, {"state": json.dumps(header)})
+            aside.replace(file)
+        except (OSError, SafetensorError) as error:
+            if aside.is_file():
+                aside.unlink()
+            raise OSError(f"the state could not be written to {file}: {error}") from error
+
+    @staticmethod
+    def load(file: str | os.PathLike[str], device: torch.device | str = "cpu") -> WorldState:
+        """Read a snapshot; it goes on exactly where it was saved, with the weights with which it was made.
+
+        Raises:
+            OSError: if there is no such file, or it is damaged.
+            ValueError: if it holds something else, or a snapshot of another version.
+        """
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as opened:
+                header = json.loads((opened.metadata() or {}).get("state", "null"))
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"the snapshot {file} cannot be read: {error}") from error
+        if header is None or header.get("version") != SNAPSHOT_VERSION:
+            raise ValueError(f"{file} is no snapshot of a WorldState, version {SNAPSHOT_VERSION}")
+        num_memories = sum(name.endswith(".key") for name in tensors)
+        memory = tuple(
+            ContextMemory(tensors[f"memory.{number}.key"], tensors[f"memory.{number}.value"])
+            for number in range(num_memories)
+        )
+        state = WorldState(
+            Contexts(tensors["frames"], tensors["last_tokens"], tensors["prefix"], memory),
+            tokens=tensors["tokens"],
+            tail=Tail(),
+            **{name: tuple(header[name]) for name in PER_ROW},
+        )
+        if "tail" not in tensors:
+            return state
+        lengths = [state._tail_length(count) for count in state.num_frames]
+        buffer = TailBuffer(tensors["tail"], max(lengths))
+        return replace(state, tail=Tail(buffer, buffer.filled, starts_of(lengths, state.device)))
+
 
 def _running_sum(lengths: Sequence[int]) -> list[int]:
     return [sum(lengths[:i]) for i in range(len(lengths))]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The result of one action.
-
-    Args:
-        frame: (B, 3, H, W) uint8, or None if not asked for.
-        reward: (B,) float32 in reward units, or None without a reward head or if not asked for.
-        tokens: (B, tokens_per_future_frame) int64, vocabulary ids.
-        log_prob: (B,) float32, log-probability of the tokens under the sampling distribution.
-    """
-
-    frame: Tensor | None
-    reward: Tensor | None
-    tokens: Tensor
-    log_prob: Tensor
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a policy sees in `WorldModel.imagine`.
-
-    Args:
-        frame: (B, 3, H, W) uint8, the last known frame.
-        reward: (B,) float32, reward of the last step; None before the first or without a reward head.
-        step: steps taken so far in this call.
-        state: where the worlds stand.
-    """
-
-    frame: Tensor
-    reward: Tensor | None
-    step: int
-    state: WorldState
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Predicted futures. The axis N of candidates is there if actions had it or `num_samples` was given.
-
-    Args:
-        frames: (B, [N,] decoded steps, 3, H, W) uint8, predicted frames only; None if not asked for.
-        rewards: (B, [N,] T) float32 in reward units; None without a reward head or if not asked for.
-        tokens: (B, [N,] T, tokens_per_future_frame) int64, vocabulary ids; None if not asked for.
-        log_probs: (B, [N,] T) float32, log-probability of each frame's tokens under the sampling distribution.
-        actions: (B, [N,] T, A) float32 in environment units, or None if action-free.
-        decoded_steps: which of the T steps `frames` shows.
-        reanchored_at: steps before which some row was re-anchored on its own predictions.
-        state: where the worlds stand at the end, B * N rows.
-    """
-
-    frames: Tensor | None
-    rewards: Tensor | None
-    tokens: Tensor | None
-    log_probs: Tensor
-    actions: Tensor | None
-    decoded_steps: tuple[int, ...]
-    reanchored_at: tuple[int, ...]
-    state: WorldState
-
-    @staticmethod
-    def of_steps(
-        steps: Sequence[Step],
-        *,
-        frames: Tensor | None,
-        actions: Tensor | None,
-        decoded_steps: tuple[int, ...],
-        reanchored_at: Sequence[int],
-        state: WorldState,
-    ) -> Rollout:
-        """Put the steps of B rows one after the other."""
-        return Rollout(
-            frames=frames,
-            rewards=None if steps[0].reward is None else torch.stack([step.reward for step in steps], dim=1),
-            tokens=torch.stack([step.tokens for step in steps], dim=1),
-            log_probs=torch.stack([step.log_prob for step in steps], dim=1),
-            actions=actions,
-            decoded_steps=decoded_steps,
-            reanchored_at=tuple(reanchored_at),
-            state=state,
-        )
-
-    def split_candidates(self, num_candidates: int) -> Rollout:
-        """Turn the leading axis B * N of every tensor into (B, N)."""
-        tensors = {
-            field.name: value.unflatten(0, (-1, num_candidates))
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **tensors)
