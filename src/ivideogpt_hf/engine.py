@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .decoding import FrameDecoder, Tail, prefill
+from .decoding import FrameDecoder, prefill
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel, prompt_tokens
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
 from .rollout import Rollout, Step
 from .sampling import Sampling, uniforms
+from .tails import Tail
 from .world_state import Contexts, WorldModelSpec, WorldState
 
 HorizonPolicy = Literal["reanchor", "error"]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from . import checkpoints, inputs
-from .decoding import Tail
 from .engine import HorizonPolicy, RolloutEngine
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -19,6 +18,7 @@ from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
 from .rollout import Observation, Rollout, Step
 from .sampling import Sampling
+from .tails import Tail
 from .world_state import WorldModelSpec, WorldState
 
 Policy = Callable[[Observation], Tensor]

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .decoding import Tail, TailBuffer, starts_of
 from .models.modeling_ivideogpt_vq import ContextMemory
+from .tails import Tail, TailBuffer, starts_of
 
 # Fields of a `WorldState` that hold one number per row.
 PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
