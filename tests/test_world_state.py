@@ -37,17 +37,20 @@ def test_fork_does_not_copy_the_prefix(world):
 
 
 def test_a_context_is_encoded_and_prefilled_once_for_all_candidates(world):
-    sizes = []
+    frames, prompts = [], []
+
+    def note_prompts(_, inputs):
+        if inputs[0].shape[1] > 2:  # not a pass of a frame
+            prompts.append(len(inputs[0]))
+
     hooks = [
-        world.vq_model.encoder.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0]))),
-        world.transformer.model.register_forward_pre_hook(
-            lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
-        ),
+        world.vq_model.encoder.register_forward_pre_hook(lambda _, inputs: frames.append(len(inputs[0]))),
+        world.transformer.model.embed_tokens.register_forward_pre_hook(note_prompts),
     ]
     world.rollout(random_frames(1, 2), random_actions(1, 16, 2, 3))
     for hook in hooks:
         hook.remove()
-    assert sizes == [2, 1]  # two context frames, one prompt
+    assert (frames, prompts) == ([2], [1])
 
 
 def test_index_takes_rows_in_any_order(world):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
+from .passes import Turns, compute_dtype, project, run_layers, turns_of
 from .sampling import Sampling, draw
 from .tails import Tail
 
@@ -28,9 +28,18 @@ FRAMES_PER_GROWTH = 8
 @torch.inference_mode()
 def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
     """Keys and values of prompts (P, L) int64, all but the last token: (layers, 2, P, kv_heads, L - 1, head_dim)."""
-    cache = DynamicCache(config=transformer.config)
-    transformer.model(input_ids=prompts[:, :-1], past_key_values=cache, use_cache=True)
-    return torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
+    config = transformer.config
+    num_prompts, length = len(prompts), prompts.shape[1] - 1
+    shape = (config.num_hidden_layers, 2, num_prompts, config.num_key_value_heads, length, config.head_dim)
+    prefix = torch.empty(shape, dtype=compute_dtype(transformer), device=prompts.device)
+
+    def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        prefix[index, 0], prefix[index, 1] = key, value
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+    turns = turns_of(transformer, torch.arange(length, device=prompts.device)[None])
+    run_layers(transformer, transformer.model.embed_tokens(prompts[:, :-1]), turns, attention)
+    return prefix
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class FrameDecoder:
         self.prefix = prefix
         self.rows_per_prefix = rows_per_prefix
         self.num_rows = prefix.shape[2] * rows_per_prefix
+        self.scaling = transformer.model.layers[0].self_attn.scaling
         self.modulates = transformer.config.action_conditioning == "scale_shift"
 
     def decode(
@@ -86,11 +96,13 @@ class FrameDecoder:
         """
         tail = self._make_room(tail, num_frames_ahead)
         length = tail.length
-        turns = self._turns(tail, self.layout.block_length + 1)
+        positions = torch.arange(length, length + self.layout.block_length + 1, device=self.prefix.device)[None]
+        positions = positions + self.prefix.shape[-2]
+        turns = turns_of(self.transformer, positions if tail.start is None else positions - tail.start[:, None])
         slot = torch.full_like(last_tokens, self.layout.slot_id)
         if sample_slot:
             hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, turns)
-            slot, _ = draw(self.transformer.lm_head(hidden[:, -1]), uniform[:, 0], sampling)
+            slot, _ = draw(project(hidden[:, -1], self.transformer.lm_head.weight), uniform[:, 0], sampling)
             hidden = self._forward(self._embed(slot[:, None]), tail, 1, turns)
         else:
             embeds = self._embed(torch.stack([last_tokens, slot], dim=1))
@@ -111,7 +123,8 @@ class FrameDecoder:
         if with_reward:
             # The last token's keys and values land where the next frame's first pass writes them again.
             hidden = self._forward(self._embed(tokens[-1][:, None]), tail, self.layout.block_length, turns)
-            reward = self.transformer.reward_linear(hidden[:, -1])[:, 0]
+            head = self.transformer.reward_linear
+            reward = head(hidden[:, -1].to(head.weight.dtype))[:, 0]
         tail.buffer.filled = end
         return DecodedFrame(torch.stack(tokens, dim=1), log_prob, reward, Tail(tail.buffer, end, tail.start))
 
@@ -129,55 +142,26 @@ class FrameDecoder:
 
     def _draw(self, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         if not sampling.restrict_to_codes:
-            return draw(self.transformer.lm_head(hidden), uniform, sampling)
+            return draw(project(hidden, self.transformer.lm_head.weight), uniform, sampling)
         first = self.layout.dynamics_offset
         weight = self.transformer.lm_head.weight[first : first + self.layout.num_dynamics_codes]
-        code, log_prob = draw(F.linear(hidden, weight), uniform, sampling)
+        code, log_prob = draw(project(hidden, weight), uniform, sampling)
         return code + first, log_prob
 
-    def _turns(self, tail: Tail, count: int) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and sines (rows or 1, count, 1, head_dim) of the next positions, the latter with the signs of
-        `rotate`."""
-        positions = torch.arange(tail.length, tail.length + count, device=self.prefix.device)[None]
-        positions = positions + self.prefix.shape[-2]
-        if tail.start is not None:
-            positions = positions - tail.start[:, None]
-        cos, sin = self.transformer.model.rotary_emb(self.prefix, positions)
-        sin = torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], dim=-1)
-        return cos[:, :, None], sin[:, :, None]
-
-    def _forward(
-        self, x: Tensor, tail: Tail, first: int, turns: tuple[Tensor, Tensor], actions: Tensor | None = None
-    ) -> Tensor:
+    def _forward(self, x: Tensor, tail: Tail, first: int, turns: Turns, actions: Tensor | None = None) -> Tensor:
         """Run (rows, n, hidden) embeddings through the layers, writing their keys and values into the tail's buffer,
-        ``first`` positions after its end; returns the normed hidden states. Actions (rows, A) have a say in the last
-        position only: before it stands, if anything, the end of the frame before."""
-        rows, count = x.shape[:2]
-        model, modulates = self.transformer.model, self.modulates and actions is not None
-        start, stop = tail.length + first, tail.length + first + count
-        cos, sin = (turn[:, first : first + count] for turn in turns)
+        ``first`` positions after its end."""
+        start, stop = tail.length + first, tail.length + first + x.shape[1]
         mask = self._mask(tail.start, start, stop, x.device)
-        x = _pad_rows(x.flatten(0, 1))
-        for index, layer in enumerate(model.layers):
-            if modulates:
-                last = slice(count - 1, rows * count, count)
-                x[last] = layer.modulate(x[last], actions)
-            attention = layer.self_attn
-            normed = _norm(x, layer.input_layernorm)
-            query, key, value = (
-                _project(normed, linear)[: rows * count].reshape(rows, count, -1, attention.head_dim)
-                for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            stored = tail.buffer.storage[index]
-            stored[0, :, :, start:stop] = _rotate(key, cos, sin).transpose(1, 2)
-            stored[1, :, :, start:stop] = value.transpose(1, 2)
-            query = _rotate(query, cos, sin).transpose(1, 2) * attention.scaling
-            attended = attend(query, self.prefix[index], stored[..., :stop, :], mask)
-            x = x + _project(_pad_rows(attended.transpose(1, 2).reshape(rows * count, -1)), attention.o_proj)
-            normed, mlp = _norm(x, layer.post_attention_layernorm), layer.mlp
-            gated = mlp.act_fn(_project(normed, mlp.gate_proj)) * _project(normed, mlp.up_proj)
-            x = x + _project(gated.contiguous(), mlp.down_proj)
-        return _norm(x[: rows * count], model.norm).view(rows, count, -1)
+        storage = tail.buffer.storage[..., :stop, :]
+
+        def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            storage[index, 0, :, :, start:] = key
+            storage[index, 1, :, :, start:] = value
+            return attend(query * self.scaling, self.prefix[index], storage[index], mask)
+
+        turns = tuple(turn[:, first : first + x.shape[1]] for turn in turns)
+        return run_layers(self.transformer, x, turns, attention, actions if self.modulates else None)
 
     def _mask(self, start: Tensor | None, length: int, stop: int, device: torch.device) -> Tensor | None:
         """(rows or 1, 1, 1, n, stop) bool: which tail positions a query must not see; None if it sees all."""
@@ -188,39 +172,6 @@ class FrameDecoder:
         if start is None:
             return hidden[None, None, None]
         return (hidden | (keys < start[:, None, None]))[:, None, None]
-
-
-def _norm(x: Tensor, norm: nn.Module) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn (rows, n, heads, head_dim) by its positions; the halves of each head are the coordinates."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
-def _pad_rows(x: Tensor) -> Tensor:
-    """(m, width) with rows of zeros added, where a CPU is faster with them: see `_project`."""
-    if not _prefers_columns(x) or len(x) >= 16:
-        return x
-    return F.pad(x, (0, 0, 0, max(2, 1 << (len(x) - 1).bit_length()) - len(x)))
-
-
-def _project(x: Tensor, linear: nn.Linear) -> Tensor:
-    """A linear layer on (m, width).
-
-    In float32 on a CPU, MKL multiplies the weights with the columns of x up to 2.7 times as fast as x with the weights,
-    if the number of columns is a small power of two: on 3072 x 768 weights and two AVX2 cores, 1, 2, 3, 4 and 8 rows
-    take 0.60, 1.06, 1.30, 1.11 and 0.99 ms one way, 0.62, 0.43, 0.55, 0.41 and 0.79 ms the other.
-    """
-    if not _prefers_columns(x):
-        return linear(x)
-    product = torch.mm(linear.weight, x.t()).t()
-    return product if linear.bias is None else product + linear.bias
-
-
-def _prefers_columns(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:

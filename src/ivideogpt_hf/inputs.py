@@ -10,6 +10,7 @@ from torch import Tensor
 from .models.configuration_ivideogpt import IVideoGPTConfig
 from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
+from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .world_state import WorldModelSpec, WorldState
 
@@ -80,20 +81,21 @@ def check_observed_frame(frame: Tensor, batch_size: int, spec: WorldModelSpec) -
         raise ValueError(f"the observed frame must be a torch.uint8 tensor of shape {expected}, got {got}")
 
 
-def check_state(state: WorldState, transformer: IVideoGPTForCausalLM) -> None:
-    """A state must come from a model of these sizes, and be where it is, in its precision.
+def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
+    """A state must come from networks of these sizes, and be where they are, in their precision.
 
     Raises:
         ValueError: naming what differs.
     """
-    device, dtype = transformer.device, transformer.dtype
+    device, dtype = transformer.device, vq_model.dtype
     if state.device != device:
         raise ValueError(
             f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"
         )
+    made_in = state.contexts.memory[0].key.dtype
+    if made_in != dtype:
+        raise ValueError(f"the state is in {made_in}, the world model in {dtype}; reset it again")
     config, layout, prefix = transformer.config, transformer.config.layout, state.contexts.prefix
-    if prefix.dtype != dtype:
-        raise ValueError(f"the state is in {prefix.dtype}, the world model in {dtype}; reset it again")
     sizes = (state.tokens.shape[-1], prefix.shape[-2] + 1, prefix.shape[0], *prefix.shape[3:6:2])
     expected = (
         *(layout.tokens_per_future_frame, layout.prompt_length, config.num_hidden_layers),

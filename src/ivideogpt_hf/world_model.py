@@ -181,7 +181,7 @@ class WorldModel:
         Raises:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
         """
-        inputs.check_state(state, self.transformer)
+        inputs.check_state(state, self.vq_model, self.transformer)
         actions = inputs.check_actions(action, (state.batch_size,), self.spec)
         wanted = inputs.check_outputs(outputs)
         sampling = sampling or Sampling()
@@ -207,7 +207,7 @@ class WorldModel:
         Raises:
             ValueError: on a wrong shape or dtype.
         """
-        inputs.check_state(state, self.transformer)
+        inputs.check_state(state, self.vq_model, self.transformer)
         inputs.check_actions(action, (state.batch_size,), self.spec)
         inputs.check_observed_frame(frame, state.batch_size, self.spec)
         with self._engine.inference():
@@ -249,7 +249,7 @@ class WorldModel:
         wanted = inputs.check_outputs(outputs)
         sampling = sampling or Sampling()
         state = frames if isinstance(frames, WorldState) else self.reset(frames)
-        inputs.check_state(state, self.transformer)
+        inputs.check_state(state, self.vq_model, self.transformer)
         num_contexts = state.batch_size
         actions, num_candidates, num_frames = inputs.plan_candidates(
             actions, num_contexts, num_frames, num_samples, self.spec
