@@ -1,8 +1,15 @@
+"""Decoding: attention over two places, tokens that are guessed, rewards that are read late."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ivideogpt_hf.decoding import attend
+from ivideogpt_hf import Sampling
+from ivideogpt_hf.decoding import FrameDecoder, attend, prefill
+from ivideogpt_hf.models.modeling_ivideogpt_vq import prompt_tokens
+from ivideogpt_hf.sampling import uniforms
+from ivideogpt_hf.tails import Tail
+from tests.conftest import build_world, random_actions, random_frames
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -21,3 +28,82 @@ def test_attention_over_prefix_and_tail_is_ordinary_attention(kv_heads, num_pref
     mask = torch.cat([torch.ones(num_queries, 11, dtype=torch.bool), ~hidden], dim=1)
     expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0, enable_gqa=True)
     torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def likely():
+    """A world whose frames repeat tokens, so that some guesses are right: small weights, few codes."""
+    return build_world({"num_dynamics_codes": 6}, action_dim=3, predict_reward=True, initializer_range=0.1)
+
+
+@pytest.mark.parametrize("num_guesses", [1, 2, 3, 9])
+@pytest.mark.parametrize("conditioning", ["add", "scale_shift"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_guessing_changes_nothing(num_guesses, conditioning, rows):
+    world = build_world(
+        {"num_dynamics_codes": 6}, action_dim=3, action_conditioning=conditioning, initializer_range=0.1
+    )
+    frames, actions = random_frames(rows, 2), random_actions(rows, 6, 3)
+    plain = world.rollout(frames, actions, sampling=Sampling(seed=0))
+    guessed = world.rollout(frames, actions, sampling=Sampling(seed=0, num_guesses=num_guesses))
+    assert guessed.tokens.equal(plain.tokens)
+    torch.testing.assert_close(guessed.log_probs, plain.log_probs, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_guesses_that_are_right_save_passes(likely):
+    """A draft that is what comes anyway needs one pass for two tokens; one that is not, a pass for each."""
+    transformer, layout = likely.transformer, likely.layout
+    prompts = torch.randint(0, 6, (1, layout.prompt_length), generator=torch.Generator().manual_seed(0))
+    decoder = FrameDecoder(transformer, prefill(transformer, prompts), 1)
+    zeros = torch.zeros(1, dtype=torch.int64)
+    uniform = uniforms(zeros, zeros, zeros, layout.block_length)
+    arguments = (prompts[:, -1], random_actions(1, 3), uniform)
+    plain = decoder.decode(Tail(), *arguments, Sampling())
+    for draft, num_right in ((plain.tokens, 2), (plain.tokens + 1, 0)):
+        guessed = decoder.decode(Tail(), *arguments, Sampling(num_guesses=1), draft=draft)
+        assert guessed.tokens.equal(plain.tokens)
+        assert guessed.num_right == num_right
+
+
+def test_tokens_that_were_guessed_follow_the_models_distribution(likely):
+    """Chi-square over many rows: how often each code is second, given the most frequent first one."""
+    layout, rows = likely.layout, 4000
+    frames, actions = random_frames(1, 2), random_actions(1, 2, 3)
+    first = likely.rollout(frames, actions[:, :1], sampling=Sampling(greedy=True))
+    sampling = Sampling(num_guesses=3, top_k=None, seed=1)
+    step, _ = likely.step(first.state.fork(rows), actions[:, 1].expand(rows, -1), sampling=sampling)
+    common = step.tokens[:, 0].mode().values
+    second = step.tokens[step.tokens[:, 0] == common, 1] - layout.dynamics_offset
+
+    context = likely.vq_model.encode_context(frames.float() / 255)
+    slot = torch.tensor([[layout.slot_id]])
+    prompt = prompt_tokens(likely.vq_model.config, context.tokens)
+    sequence = torch.cat([prompt, slot, first.tokens[:, 0], slot, common.view(1, 1)], dim=1)
+    with torch.no_grad():
+        logits = likely.transformer(sequence, actions=actions).logits[0, -1, layout.dynamics_offset :]
+    expected = logits[: layout.num_dynamics_codes].softmax(0) * len(second)
+    counts = torch.bincount(second, minlength=layout.num_dynamics_codes)
+    assert len(second) > 500
+    assert ((counts - expected) ** 2 / expected).sum() < 20.5  # the 0.1 % point with five degrees of freedom
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 14])
+def test_rewards_that_are_read_late_are_those_of_stepping(likely, num_frames):
+    """Also around a re-anchoring, which comes after six frames."""
+    frames, actions = random_frames(2, 2), random_actions(2, num_frames, 3)
+    rollout = likely.rollout(frames, actions, sampling=Sampling(seed=0))
+    state = likely.reset(frames)
+    for i in range(num_frames):
+        step, state = likely.step(state, actions[:, i], sampling=Sampling(seed=0))
+        torch.testing.assert_close(step.reward, rollout.rewards[:, i], atol=1e-4, rtol=1e-4)
+
+
+def test_a_rollout_takes_one_pass_per_token_and_one_for_the_last_reward(likely):
+    passes = []
+    hook = likely.transformer.model.embed_tokens.register_forward_pre_hook(
+        lambda _, inputs: passes.append(inputs[0].shape)
+    )
+    likely.rollout(random_frames(1, 2), random_actions(1, 5, 3), sampling=Sampling(seed=0), outputs=("rewards",))
+    hook.remove()
+    assert len(passes) == 1 + 5 * likely.layout.tokens_per_future_frame + 1

@@ -44,13 +44,24 @@ def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One frame for each row: ``tokens`` (rows, tokens_per_future_frame) int64 vocabulary ids, ``log_prob`` (rows,)
-    float32, ``reward`` (rows,) float as the head gives it or None, and the ``tail`` with the frame added."""
+    """One frame for each row.
+
+    Attributes:
+        tokens: (rows, tokens_per_future_frame) int64 vocabulary ids.
+        log_prob: (rows,) float32.
+        reward: (rows,) float as the head gives it, or None.
+        previous_reward: (rows,) that of the frame before, which this frame's first pass reads; None if there is none.
+        tail: with the frame added.
+        num_guessed, num_right: tokens of the draft that were tried, and that were kept.
+    """
 
     tokens: Tensor
     log_prob: Tensor
     reward: Tensor | None
+    previous_reward: Tensor | None
     tail: Tail
+    num_guessed: int
+    num_right: int
 
 
 class FrameDecoder:
@@ -79,8 +90,9 @@ class FrameDecoder:
         uniform: Tensor,
         sampling: Sampling,
         num_frames_ahead: int | None = None,
-        with_reward: bool = False,
+        read_reward: bool = False,
         sample_slot: bool = False,
+        draft: Tensor | None = None,
     ) -> DecodedFrame:
         """Decode the next frame of every row.
 
@@ -91,42 +103,72 @@ class FrameDecoder:
             uniform: (rows, block_length) float32 in [0, 1): for the slot and for each token.
             sampling: how to draw.
             num_frames_ahead: frames to make room for, this one included; None: grow as needed.
-            with_reward: whether to read the reward head, which takes one pass more.
+            read_reward: whether to read this frame's reward, which takes one pass more.
             sample_slot: draw the slot's id too, instead of putting the slot there.
+            draft: (rows, tokens_per_future_frame) int64, what the frame may look like: `sampling.num_guesses` of its
+                tokens are tried in each pass, and kept as far as they are what is drawn anyway.
         """
         tail = self._make_room(tail, num_frames_ahead)
-        length = tail.length
-        positions = torch.arange(length, length + self.layout.block_length + 1, device=self.prefix.device)[None]
-        positions = positions + self.prefix.shape[-2]
+        positions = torch.arange(self.layout.block_length + 1, device=self.prefix.device) + tail.length
+        positions = positions[None] + self.prefix.shape[-2]
         turns = turns_of(self.transformer, positions if tail.start is None else positions - tail.start[:, None])
         slot = torch.full_like(last_tokens, self.layout.slot_id)
         if sample_slot:
             hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, turns)
             slot, _ = draw(project(hidden[:, -1], self.transformer.lm_head.weight), uniform[:, 0], sampling)
-            hidden = self._forward(self._embed(slot[:, None]), tail, 1, turns)
+            inputs, first = self._embed(slot[:, None]), 1
         else:
-            embeds = self._embed(torch.stack([last_tokens, slot], dim=1))
+            hidden, first = None, 0
+            inputs = self._embed(torch.stack([last_tokens, slot], dim=1))
             if actions is not None:
-                embeds[:, 1] += self.transformer.action_linear(actions.to(embeds.dtype))
-            hidden = self._forward(embeds, tail, 0, turns, actions)
+                inputs[:, 1] += self.transformer.action_linear(actions.to(inputs.dtype))
 
-        tokens, log_prob = [], 0
-        for i in range(self.layout.tokens_per_future_frame):
-            if i:
-                hidden = self._forward(self._embed(tokens[-1][:, None]), tail, 1 + i, turns, actions)
-            token, token_log_prob = self._draw(hidden[:, -1], uniform[:, 1 + i], sampling)
-            tokens.append(token)
-            log_prob = log_prob + token_log_prob
+        tokens, log_probs, num_drawn, num_guessed = [], [], 0, 0
+        num_tokens = self.layout.tokens_per_future_frame
+        while num_drawn < num_tokens:
+            guesses = last_tokens.new_empty(len(last_tokens), 0)
+            if draft is not None:
+                guesses = draft[:, num_drawn : min(num_drawn + sampling.num_guesses, num_tokens - 1)]
+                inputs = torch.cat([inputs, self._embed(guesses)], dim=1)
+            new_hidden = self._forward(inputs, tail, first, turns, actions, num_before=int(first == 0))
+            hidden = new_hidden if hidden is None else hidden
+            num_new = 1 + guesses.shape[1]
+            drawn, log_prob = self._draw(
+                new_hidden[:, -num_new:], uniform[:, 1 + num_drawn : 1 + num_drawn + num_new], sampling
+            )
+            if num_new > 1:
+                num_guessed += num_new - 1
+                # A token counts if all guesses before it were right, in every row.
+                num_new = 1 + int((drawn[:, :-1] == guesses).all(0).cumprod(0).sum())
+            tokens.append(drawn[:, :num_new])
+            log_probs.append(log_prob[:, :num_new])
+            first += inputs.shape[1] - guesses.shape[1] + num_new - 1
+            num_drawn += num_new
+            if num_drawn < num_tokens or read_reward:
+                inputs = self._embed(tokens[-1][:, -1:])
 
-        end = length + self.layout.block_length
+        end = tail.length + self.layout.block_length
         reward = None
-        if with_reward:
+        if read_reward:
             # The last token's keys and values land where the next frame's first pass writes them again.
-            hidden = self._forward(self._embed(tokens[-1][:, None]), tail, self.layout.block_length, turns)
-            head = self.transformer.reward_linear
-            reward = head(hidden[:, -1].to(head.weight.dtype))[:, 0]
+            reward = self._reward(self._forward(inputs, tail, self.layout.block_length, turns))
         tail.buffer.filled = end
-        return DecodedFrame(torch.stack(tokens, dim=1), log_prob, reward, Tail(tail.buffer, end, tail.start))
+        return DecodedFrame(
+            tokens=torch.cat(tokens, dim=1),
+            log_prob=torch.cat(log_probs, dim=1).sum(1),
+            reward=reward,
+            previous_reward=self._reward(hidden) if tail.length else None,
+            tail=Tail(tail.buffer, end, tail.start),
+            num_guessed=num_guessed,
+            num_right=num_tokens - len(tokens),
+        )
+
+    def _reward(self, hidden: Tensor) -> Tensor | None:
+        """What the head reads at the first of (rows, n, hidden)."""
+        if not self.transformer.config.predict_reward:
+            return None
+        head = self.transformer.reward_linear
+        return head(hidden[:, 0].to(head.weight.dtype))[:, 0]
 
     def _make_room(self, tail: Tail, num_frames_ahead: int | None) -> Tail:
         needed = tail.length + self.layout.block_length + 1  # one more for the pass that reads the reward
@@ -141,16 +183,25 @@ class FrameDecoder:
         return self.transformer.model.embed_tokens(tokens)
 
     def _draw(self, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        if not sampling.restrict_to_codes:
-            return draw(project(hidden, self.transformer.lm_head.weight), uniform, sampling)
-        first = self.layout.dynamics_offset
-        weight = self.transformer.lm_head.weight[first : first + self.layout.num_dynamics_codes]
-        code, log_prob = draw(project(hidden, weight), uniform, sampling)
-        return code + first, log_prob
+        """Tokens (rows, n) and their log-probabilities, from (rows, n, hidden) and (rows, n)."""
+        weight, first = self.transformer.lm_head.weight, 0
+        if sampling.restrict_to_codes:
+            first = self.layout.dynamics_offset
+            weight = weight[first : first + self.layout.num_dynamics_codes]
+        ids, log_prob = draw(project(hidden.flatten(0, 1), weight), uniform.flatten(), sampling)
+        return (ids + first).view(uniform.shape), log_prob.view(uniform.shape)
 
-    def _forward(self, x: Tensor, tail: Tail, first: int, turns: Turns, actions: Tensor | None = None) -> Tensor:
+    def _forward(
+        self,
+        x: Tensor,
+        tail: Tail,
+        first: int,
+        turns: Turns,
+        actions: Tensor | None = None,
+        num_before: int = 0,
+    ) -> Tensor:
         """Run (rows, n, hidden) embeddings through the layers, writing their keys and values into the tail's buffer,
-        ``first`` positions after its end."""
+        ``first`` positions after its end. The first ``num_before`` belong to the frame before, and not to actions."""
         start, stop = tail.length + first, tail.length + first + x.shape[1]
         mask = self._mask(tail.start, start, stop, x.device)
         storage = tail.buffer.storage[..., :stop, :]
@@ -161,7 +212,7 @@ class FrameDecoder:
             return attend(query * self.scaling, self.prefix[index], storage[index], mask)
 
         turns = tuple(turn[:, first : first + x.shape[1]] for turn in turns)
-        return run_layers(self.transformer, x, turns, attention, actions if self.modulates else None)
+        return run_layers(self.transformer, x, turns, attention, actions if self.modulates else None, num_before)
 
     def _mask(self, start: Tensor | None, length: int, stop: int, device: torch.device) -> Tensor | None:
         """(rows or 1, 1, 1, n, stop) bool: which tail positions a query must not see; None if it sees all."""

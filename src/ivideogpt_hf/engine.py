@@ -118,10 +118,10 @@ class RolloutEngine:
         actions: Tensor | None,
         sampling: Sampling,
         seeds: Tensor,
-        with_reward: bool,
+        read_reward: bool,
         num_frames_ahead: int | None = None,
-    ) -> tuple[Step, WorldState]:
-        """Decode the tokens of one more frame for every row."""
+    ) -> tuple[Step, WorldState, Tensor | None]:
+        """Decode the tokens of one more frame for every row; the last value is the reward of the frame before."""
         state = state.grouped()
         layout, device = self.layout, self.device
         last_tokens = state.contexts.last_tokens.repeat_interleave(state.rows_per_context)
@@ -142,11 +142,11 @@ class RolloutEngine:
             uniforms(seeds, streams, first, layout.block_length),
             sampling,
             num_frames_ahead=num_frames_ahead,
-            with_reward=with_reward and self.spec.has_reward,
+            read_reward=read_reward and self.spec.has_reward,
             # The original forces the slot only where it carries an action, and for the first frame.
             sample_slot=not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames),
+            draft=state.tokens[:, -1] if sampling.num_guesses and min(state.num_frames) else None,
         )
-        reward = None if decoded.reward is None else self.processor.rewards_from_head(decoded.reward)
         advanced = replace(
             state,
             tokens=torch.cat([state.tokens, decoded.tokens[:, None]], dim=1),
@@ -154,7 +154,11 @@ class RolloutEngine:
             num_frames=tuple(count + 1 for count in state.num_frames),
             num_steps=tuple(count + 1 for count in state.num_steps),
         )
-        return Step(None, reward, decoded.tokens, decoded.log_prob), advanced
+        reward, previous_reward = (
+            None if value is None else self.processor.rewards_from_head(value)
+            for value in (decoded.reward, decoded.previous_reward)
+        )
+        return Step(None, reward, decoded.tokens, decoded.log_prob), advanced, previous_reward
 
     def run(
         self,
@@ -168,7 +172,8 @@ class RolloutEngine:
         horizon_policy: HorizonPolicy,
     ) -> Rollout:
         """Advance T times; decode the wanted steps at the end, or before their context is replaced."""
-        steps, frames, pending, reanchored_at = [], [], [], []
+        steps, rewards, frames, pending, reanchored_at = [], [], [], [], []
+        limit = self.spec.max_future_frames
 
         def flush() -> None:
             if pending:
@@ -176,17 +181,25 @@ class RolloutEngine:
                 pending.clear()
 
         for i in range(num_frames):
-            if any(count >= self.spec.max_future_frames for count in state.num_frames):
+            if max(state.num_frames) >= limit:
                 flush()
                 reanchored_at.append(i)
             state = self.with_room(state, horizon_policy, sampling)
             action = None if actions is None else actions[:, i]
-            room = min(num_frames - i, self.spec.max_future_frames)
-            step, state = self.advance(state, action, sampling, seeds, with_reward, room)
+            # A reward is read by the next frame's first pass, and only where no next frame follows by one of its own.
+            is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
+            room = min(num_frames - i, limit)
+            step, state, previous_reward = self.advance(state, action, sampling, seeds, with_reward and is_last, room)
+            if len(rewards) < i:
+                rewards.append(previous_reward)
+            if is_last:
+                rewards.append(step.reward)
             steps.append(step)
             if i in decode_steps:
                 pending.append(step.tokens)
         flush()
+        if with_reward and self.spec.has_reward:
+            steps = [replace(step, reward=reward) for step, reward in zip(steps, rewards, strict=True)]
         return Rollout.of_steps(
             steps,
             frames=torch.cat(frames, dim=1) if frames else None,

@@ -92,9 +92,9 @@ def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVid
         raise ValueError(
             f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"
         )
-    made_in = state.contexts.memory[0].key.dtype
-    if made_in != dtype:
-        raise ValueError(f"the state is in {made_in}, the world model in {dtype}; reset it again")
+    for memory in state.contexts.memory[:1]:
+        if memory.key.dtype != dtype:
+            raise ValueError(f"the state is in {memory.key.dtype}, the world model in {dtype}; reset it again")
     config, layout, prefix = transformer.config, transformer.config.layout, state.contexts.prefix
     sizes = (state.tokens.shape[-1], prefix.shape[-2] + 1, prefix.shape[0], *prefix.shape[3:6:2])
     expected = (

@@ -35,7 +35,12 @@ def turns_of(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Turns:
 
 
 def run_layers(
-    transformer: IVideoGPTForCausalLM, x: Tensor, turns: Turns, attention: Attention, actions: Tensor | None = None
+    transformer: IVideoGPTForCausalLM,
+    x: Tensor,
+    turns: Turns,
+    attention: Attention,
+    actions: Tensor | None = None,
+    num_before: int = 0,
 ) -> Tensor:
     """Run embeddings through all layers.
 
@@ -44,8 +49,8 @@ def run_layers(
         x: (rows, n, hidden).
         turns: of the n positions.
         attention: see `Attention`.
-        actions: (rows, A) as the model takes them, for one whose layers they modulate: they have a say in the last
-            position only. Before it stands, if anything, the end of the frame before.
+        actions: (rows, A) as the model takes them, for one whose layers they modulate.
+        num_before: positions at the beginning that they do not modulate.
 
     Returns:
         The normed hidden states (rows, n, hidden).
@@ -59,8 +64,8 @@ def run_layers(
     x = _pad(x.flatten(0, 1).to(compute_dtype(transformer)), padded)
     for index, layer in enumerate(transformer.model.layers):
         if actions is not None:
-            last = slice(count - 1, num_rows, count)
-            x[last] = layer.modulate(x[last], actions)
+            acted_on = x[:num_rows].view(rows, count, -1)[:, num_before:]
+            acted_on.copy_(layer.modulate(acted_on, actions[:, None]))
         own = layer.self_attn
         normed = _norm(x, layer.input_layernorm)
         query, key, value = (

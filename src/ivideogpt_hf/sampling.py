@@ -29,6 +29,9 @@ class Sampling:
             None draws one from torch's default generator. Candidates of one row draw differently.
         common_random_numbers: let all candidates of a row draw with the same random numbers, so that they differ only
             by their actions.
+        num_guesses: how many tokens, guessed to be those of the frame before, to try in each pass beside the one that
+            is certain (speculative decoding, Leviathan et al., 2023). A guess is kept where it is what is drawn anyway,
+            so that the result is the same; whether it is faster depends on model and machine.
 
     Raises:
         ValueError: if a value is out of range.
@@ -40,12 +43,15 @@ class Sampling:
     restrict_to_codes: bool = True
     seed: int | Sequence[int] | None = None
     common_random_numbers: bool = False
+    num_guesses: int = 0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}; use greedy=True for the mode")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1 or None, got {self.top_k}")
+        if self.num_guesses < 0:
+            raise ValueError(f"num_guesses must not be negative, got {self.num_guesses}")
 
     def row_seeds(self, num_rows: int, device: torch.device) -> Tensor:
         """Seeds (num_rows,) int64; draws one for all rows from torch's default generator if there is none.

@@ -188,7 +188,7 @@ class WorldModel:
         with self._engine.inference():
             seeds = sampling.row_seeds(state.batch_size, self.device)
             state = self._engine.with_room(state, horizon_policy, sampling)
-            step, state = self._engine.advance(state, actions, sampling, seeds, "rewards" in wanted)
+            step, state, _ = self._engine.advance(state, actions, sampling, seeds, "rewards" in wanted)
             frame = self._engine.decode(state, state.tokens[:, -1:], sampling)[:, 0] if "frames" in wanted else None
         return replace(step, frame=frame), state
 
