@@ -82,6 +82,18 @@ def test_info_tells_what_a_checkpoint_is(checkpoint, capsys):
         assert fact in output
 
 
+def test_info_times_rollouts(checkpoint, capsys):
+    assert main(["info", checkpoint, "--benchmark"]) == 0
+    *_, header, one, guessed, eight, many = capsys.readouterr().out.splitlines()
+    assert "tokens/s" in header
+    assert [line.split()[:2] for line in (one, guessed, eight, many)] == [
+        ["1", "0"],
+        ["1", "3"],
+        ["8", "0"],
+        ["64", "0"],
+    ]
+
+
 def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
     (tmp_path / "clip.mp4").write_bytes(b"nonsense")
     assert "cannot be decoded as video" in fails(capsys, "predict", str(tmp_path / "clip.mp4"))

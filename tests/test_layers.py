@@ -14,7 +14,7 @@ MAX_LINES = 400
 # From the bottom to the top: a module may import from lines above its own, never from its own line or below.
 LAYERS = (
     ("models",),
-    ("sampling", "media", "registration", "perceptual", "tails", "passes"),
+    ("sampling", "media", "registration", "perceptual", "tails", "passes", "clock"),
     ("action_files", "decoding", "checkpoints"),
     ("world_state", "released"),
     ("rollout", "inputs", "data"),

@@ -258,3 +258,18 @@ def test_a_resized_context_is_a_new_world_model():
     world.transformer.config.num_context_frames = 1
     resized = WorldModel(world.vq_model, world.transformer, world.processor)
     assert resized.rollout(random_frames(1, 1), random_actions(1, 2, 3)).frames.shape[1] == 2
+
+
+def test_statistics_tell_what_a_rollout_cost(world):
+    frames, actions = random_frames(2, 2), random_actions(2, 3, 4, 3)
+    options = {"sampling": Sampling(seed=0, num_guesses=1), "outputs": ("frames", "statistics")}
+    rollout = world.rollout(frames, actions, **options)
+    statistics = rollout.statistics
+    assert (statistics.num_frames, statistics.num_tokens) == (2 * 3 * 4, 2 * 3 * 4 * 4)
+    assert min(statistics.prefill_seconds, statistics.decode_seconds, statistics.vq_seconds) > 0
+    assert statistics.frames_per_second > 0
+    assert 0 <= statistics.num_right <= statistics.num_guessed
+    assert statistics.cache_bytes == rollout.state.num_bytes > rollout.state.contexts.prefix.nbytes
+    without_vq = world.rollout(rollout.state, random_actions(6, 2, 3), outputs=("tokens", "statistics"))
+    assert without_vq.statistics.vq_seconds == without_vq.statistics.prefill_seconds == 0
+    assert world.rollout(frames, actions).statistics is None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .models.processing_ivideogpt import IVideoGPTVideoProcessor
     from .models.token_layout import TokenLayout
     from .pipeline import IVideoGPTPipeline, IVideoGPTPipelineOutput
-    from .rollout import Observation, Rollout, Step
+    from .rollout import Observation, Rollout, RolloutStatistics, Step
     from .sampling import Sampling
     from .world_model import WorldModel
     from .world_state import WorldModelSpec, WorldState
@@ -51,7 +51,7 @@ _HOMES = {
     "models.processing_ivideogpt": ("IVideoGPTVideoProcessor",),
     "models.token_layout": ("TokenLayout",),
     "pipeline": ("IVideoGPTPipeline", "IVideoGPTPipelineOutput"),
-    "rollout": ("Observation", "Rollout", "Step"),
+    "rollout": ("Observation", "Rollout", "RolloutStatistics", "Step"),
     "sampling": ("Sampling",),
     "world_model": ("WorldModel",),
     "world_state": ("WorldModelSpec", "WorldState"),
@@ -88,6 +88,7 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "IVideoGPTPipelineOutput",
     "Observation",
     "Rollout",
+    "RolloutStatistics",
     "Step",
     "Sampling",
     "WorldModel",

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
     info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
+    info.add_argument("--benchmark", action="store_true", help="time rollouts of 1, 8 and 64 candidates as well")
     info.set_defaults(run=_info)
     return parser
 
@@ -187,9 +188,12 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from .info import describe
+    from .info import benchmark, describe
 
-    print(describe(_load(args)))
+    world = _load(args)
+    print(describe(world))
+    if args.benchmark:
+        print(f"\n{benchmark(world)}")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .clock import DECODE, NO_CLOCK, PREFILL, VQ, Clock
 from .decoding import FrameDecoder, prefill
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel, prompt_tokens
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
-from .rollout import Rollout, Step
+from .rollout import Rollout, RolloutStatistics, Step
 from .sampling import Sampling, uniforms
 from .tails import Tail
 from .world_state import Contexts, WorldModelSpec, WorldState
@@ -25,6 +26,17 @@ HorizonPolicy = Literal["reanchor", "error"]
 
 # Frames are coded and decoded in chunks of this many pixels: 64 frames of 64 x 64, 4 of 256 x 256.
 PIXELS_PER_CHUNK = 64 * 64 * 64
+
+
+class Advance(NamedTuple):
+    """What one more frame brings: the step, the state after it, the reward of the frame before where its first pass
+    read it, and how many tokens were guessed and were right."""
+
+    step: Step
+    state: WorldState
+    previous_reward: Tensor | None
+    num_guessed: int
+    num_right: int
 
 
 class RolloutEngine:
@@ -83,13 +95,15 @@ class RolloutEngine:
             for module in training:
                 module.training = True
 
-    def encode(self, frames: Tensor) -> Contexts:
+    def encode(self, frames: Tensor, clock: Clock = NO_CLOCK) -> Contexts:
         """Code and prefill contexts (P, C, 3, H, W) uint8, in chunks."""
         chunks = []
         for chunk in frames.split(max(1, PIXELS_PER_CHUNK // frames[0, :, 0].numel())):
-            context = self.vq_model.encode_context(chunk.float() / 255)
+            with clock.measure(VQ):
+                context = self.vq_model.encode_context(chunk.float() / 255)
             prompts = prompt_tokens(self.vq_model.config, context.tokens)
-            prefix = prefill(self.transformer, prompts)
+            with clock.measure(PREFILL):
+                prefix = prefill(self.transformer, prompts)
             chunks.append(Contexts(chunk, prompts[:, -1], prefix, context.decoder_memory))
         return chunks[0] if len(chunks) == 1 else Contexts.cat(chunks)
 
@@ -120,8 +134,8 @@ class RolloutEngine:
         seeds: Tensor,
         read_reward: bool,
         num_frames_ahead: int | None = None,
-    ) -> tuple[Step, WorldState, Tensor | None]:
-        """Decode the tokens of one more frame for every row; the last value is the reward of the frame before."""
+    ) -> Advance:
+        """Decode the tokens of one more frame for every row."""
         state = state.grouped()
         layout, device = self.layout, self.device
         last_tokens = state.contexts.last_tokens.repeat_interleave(state.rows_per_context)
@@ -158,7 +172,8 @@ class RolloutEngine:
             None if value is None else self.processor.rewards_from_head(value)
             for value in (decoded.reward, decoded.previous_reward)
         )
-        return Step(None, reward, decoded.tokens, decoded.log_prob), advanced, previous_reward
+        step = Step(None, reward, decoded.tokens, decoded.log_prob)
+        return Advance(step, advanced, previous_reward, decoded.num_guessed, decoded.num_right)
 
     def run(
         self,
@@ -170,33 +185,39 @@ class RolloutEngine:
         with_reward: bool,
         decode_steps: tuple[int, ...],
         horizon_policy: HorizonPolicy,
+        clock: Clock,
     ) -> Rollout:
         """Advance T times; decode the wanted steps at the end, or before their context is replaced."""
         steps, rewards, frames, pending, reanchored_at = [], [], [], [], []
+        num_guessed = num_right = 0
         limit = self.spec.max_future_frames
 
         def flush() -> None:
             if pending:
-                frames.append(self.decode(state, torch.stack(pending, dim=1), sampling))
+                with clock.measure(VQ):
+                    frames.append(self.decode(state, torch.stack(pending, dim=1), sampling))
                 pending.clear()
 
         for i in range(num_frames):
             if max(state.num_frames) >= limit:
                 flush()
                 reanchored_at.append(i)
-            state = self.with_room(state, horizon_policy, sampling)
+            state = self.with_room(state, horizon_policy, sampling, clock)
             action = None if actions is None else actions[:, i]
             # A reward is read by the next frame's first pass, and only where no next frame follows by one of its own.
             is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
             room = min(num_frames - i, limit)
-            step, state, previous_reward = self.advance(state, action, sampling, seeds, with_reward and is_last, room)
+            with clock.measure(DECODE):
+                advance = self.advance(state, action, sampling, seeds, with_reward and is_last, room)
+            state = advance.state
             if len(rewards) < i:
-                rewards.append(previous_reward)
+                rewards.append(advance.previous_reward)
             if is_last:
-                rewards.append(step.reward)
-            steps.append(step)
+                rewards.append(advance.step.reward)
+            steps.append(advance.step)
+            num_guessed, num_right = num_guessed + advance.num_guessed, num_right + advance.num_right
             if i in decode_steps:
-                pending.append(step.tokens)
+                pending.append(advance.step.tokens)
         flush()
         if with_reward and self.spec.has_reward:
             steps = [replace(step, reward=reward) for step, reward in zip(steps, rewards, strict=True)]
@@ -207,6 +228,16 @@ class RolloutEngine:
             decoded_steps=decode_steps,
             reanchored_at=reanchored_at,
             state=state,
+            statistics=RolloutStatistics(
+                num_frames=num_frames * state.batch_size,
+                num_tokens=num_frames * state.tokens[:, 0].numel(),
+                prefill_seconds=clock.seconds[PREFILL],
+                decode_seconds=clock.seconds[DECODE],
+                vq_seconds=clock.seconds[VQ],
+                cache_bytes=state.num_bytes,
+                num_guessed=num_guessed,
+                num_right=num_right,
+            ),
         )
 
     # -- horizon ------------------------------------------------------------------------------------------------------
@@ -221,7 +252,9 @@ class RolloutEngine:
                 f"horizon_policy='reanchor'"
             )
 
-    def with_room(self, state: WorldState, horizon_policy: HorizonPolicy, sampling: Sampling) -> WorldState:
+    def with_room(
+        self, state: WorldState, horizon_policy: HorizonPolicy, sampling: Sampling, clock: Clock = NO_CLOCK
+    ) -> WorldState:
         """Make sure that every row can take one more frame."""
         if horizon_policy not in ("reanchor", "error"):
             raise ValueError(f"horizon_policy must be 'reanchor' or 'error', got {horizon_policy!r}")
@@ -236,7 +269,7 @@ class RolloutEngine:
             f"horizon_policy='error' refuses that",
             stacklevel=4,
         )
-        reanchored = self.reanchor(state.index(full), None, sampling)
+        reanchored = self.reanchor(state.index(full), None, sampling, clock)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored
@@ -244,20 +277,23 @@ class RolloutEngine:
         joined = WorldState.cat([state.index(others), reanchored])
         return joined.index([order.index(row) for row in range(state.batch_size)])
 
-    def reanchor(self, state: WorldState, new_frames: Tensor | None, sampling: Sampling) -> WorldState:
+    def reanchor(
+        self, state: WorldState, new_frames: Tensor | None, sampling: Sampling, clock: Clock = NO_CLOCK
+    ) -> WorldState:
         """Make the last known frames, followed by (B, n, 3, H, W) uint8 new ones, the context."""
         goals = int(self.spec.goal_conditioned)
         num_new = 0 if new_frames is None else new_frames.shape[1]
         num_known = self.spec.num_context_frames - goals - num_new
         parts = [] if new_frames is None else [new_frames]
         if num_known:
-            parts.insert(0, self.last_frames(state, num_known, sampling))
+            with clock.measure(VQ):
+                parts.insert(0, self.last_frames(state, num_known, sampling))
         of_row = torch.tensor(state.context_of_row, device=self.device)
         if goals:
             parts.insert(0, state.contexts.frames[of_row, :goals])
         return replace(
             state,
-            contexts=self.encode(torch.cat(parts, dim=1)),
+            contexts=self.encode(torch.cat(parts, dim=1), clock),
             context_of_row=tuple(range(state.batch_size)),
             tokens=state.tokens[:, :0],
             tail=Tail(),

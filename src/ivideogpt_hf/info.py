@@ -6,10 +6,16 @@ import time
 
 import torch
 
+from .checkpoints import EXAMPLE_EPISODE
+from .media import read_video
+from .models.resizing import resize_frames
+from .passes import compute_dtype
 from .sampling import Sampling
 from .world_model import WorldModel
 
 TIMED_FRAMES = 3
+# Candidates and guesses of the rollouts that `benchmark` times.
+WORKLOADS = ((1, 0), (1, 3), (8, 0), (64, 0))
 
 
 def describe(world: WorldModel) -> str:
@@ -18,7 +24,7 @@ def describe(world: WorldModel) -> str:
     height, width = spec.frame_size
     rows, columns = world.vq_model.config.context_grid
     dynamics_rows, dynamics_columns = world.vq_model.config.dynamics_grid
-    element = world.transformer.dtype.itemsize
+    element = compute_dtype(world.transformer).itemsize
     bytes_per_position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element
     reset_seconds, step_seconds = _measure(world)
     lines = {
@@ -44,6 +50,35 @@ def describe(world: WorldModel) -> str:
     }
     indent = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{indent}}{value}" for name, value in lines.items())
+
+
+def benchmark(world: WorldModel) -> str:
+    """A table of what rollouts cost on the world model's device, from the frames of the embedded example."""
+    spec = world.spec
+    num_frames = min(10, spec.max_future_frames)
+    context = resize_frames(read_video(EXAMPLE_EPISODE)[: spec.num_context_frames], spec.frame_size)[None]
+    columns = ("candidates", "guesses", "right", "frames/s", "tokens/s", "prefill s", "decode s", "VQ s", "cache MB")
+    lines = ["  ".join(columns)]
+    for num_candidates, num_guesses in WORKLOADS:
+        actions = torch.zeros(1, num_frames, spec.action_dim) if spec.action_dim else None
+        for _ in range(2):  # the first one warms up
+            measured = world.rollout(
+                context,
+                actions,
+                num_frames=num_frames,
+                num_samples=num_candidates,
+                sampling=Sampling(seed=0, num_guesses=num_guesses),
+                outputs=("frames", "rewards", "statistics"),
+            ).statistics
+        values = (
+            *(f"{num_candidates}", f"{num_guesses}"),
+            "-" if measured.acceptance is None else f"{measured.acceptance:.0%}",
+            *(f"{rate:.1f}" for rate in (measured.frames_per_second, measured.tokens_per_second)),
+            *(f"{part:.3f}" for part in (measured.prefill_seconds, measured.decode_seconds, measured.vq_seconds)),
+            f"{measured.cache_bytes / 2**20:.1f}",
+        )
+        lines.append("  ".join(f"{value:>{len(name)}}" for name, value in zip(columns, values, strict=True)))
+    return "\n".join([f"{num_frames} frames from one context, {world.device}, {world.transformer.dtype}:", *lines])
 
 
 def _count(network: torch.nn.Module) -> int:

@@ -14,7 +14,8 @@ from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .world_state import WorldModelSpec, WorldState
 
-OUTPUTS = ("frames", "rewards", "tokens")
+STEP_OUTPUTS = ("frames", "rewards", "tokens")
+OUTPUTS = (*STEP_OUTPUTS, "statistics")
 
 
 def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor: IVideoGPTVideoProcessor) -> None:
@@ -134,15 +135,15 @@ def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldM
     return actions
 
 
-def check_outputs(outputs: Sequence[str]) -> frozenset[str]:
+def check_outputs(outputs: Sequence[str], allowed: tuple[str, ...] = OUTPUTS) -> frozenset[str]:
     """Resolve ``outputs`` to a set of names.
 
     Raises:
         ValueError: if an output is unknown.
     """
-    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in OUTPUTS]
+    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in allowed]
     if unknown:
-        raise ValueError(f"outputs must be a sequence of names of {OUTPUTS}, got {unknown}")
+        raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")
     return frozenset(outputs)
 
 

@@ -46,6 +46,45 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class RolloutStatistics:
+    """What a rollout cost.
+
+    Args:
+        num_frames: predicted frames of all rows.
+        num_tokens: predicted tokens of all rows.
+        prefill_seconds: spent in the transformer on contexts; also of those that were re-anchored.
+        decode_seconds: spent in the transformer on predicted frames.
+        vq_seconds: spent in the VQ model on contexts and on decoded frames.
+        cache_bytes: held by the rollout's state: keys and values of contexts and rows.
+        num_guessed, num_right: tokens tried in each row by `Sampling.num_guesses`, and those that were kept.
+    """
+
+    num_frames: int
+    num_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    vq_seconds: float
+    cache_bytes: int
+    num_guessed: int
+    num_right: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the transformer, without prefill."""
+        return self.num_tokens / self.decode_seconds
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of everything together."""
+        return self.num_frames / (self.prefill_seconds + self.decode_seconds + self.vq_seconds)
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the guesses that were right; None without guesses."""
+        return self.num_right / self.num_guessed if self.num_guessed else None
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Predicted futures. The axis N of candidates is there if actions had it or `num_samples` was given.
 
@@ -58,6 +97,7 @@ class Rollout:
         decoded_steps: which of the T steps `frames` shows.
         reanchored_at: steps before which some row was re-anchored on its own predictions.
         state: where the worlds stand at the end, B * N rows.
+        statistics: what it cost; None if not asked for.
     """
 
     frames: Tensor | None
@@ -68,6 +108,7 @@ class Rollout:
     decoded_steps: tuple[int, ...]
     reanchored_at: tuple[int, ...]
     state: WorldState
+    statistics: RolloutStatistics | None = None
 
     @staticmethod
     def of_steps(
@@ -78,6 +119,7 @@ class Rollout:
         decoded_steps: tuple[int, ...],
         reanchored_at: Sequence[int],
         state: WorldState,
+        statistics: RolloutStatistics | None = None,
     ) -> Rollout:
         """Put the steps of B rows one after the other."""
         return Rollout(
@@ -89,6 +131,7 @@ class Rollout:
             decoded_steps=decoded_steps,
             reanchored_at=tuple(reanchored_at),
             state=state,
+            statistics=statistics,
         )
 
     def split_candidates(self, num_candidates: int) -> Rollout:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoints, inputs
+from .clock import NO_CLOCK, Clock
 from .engine import HorizonPolicy, RolloutEngine
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -153,9 +154,12 @@ class WorldModel:
         Raises:
             ValueError: on a wrong shape or dtype, or another number of frames.
         """
+        return self._reset(frames, NO_CLOCK)
+
+    def _reset(self, frames: Tensor, clock: Clock) -> WorldState:
         inputs.check_frames(frames, self.spec)
         with self._engine.inference():
-            contexts = self._engine.encode(frames.to(self.device))
+            contexts = self._engine.encode(frames.to(self.device), clock)
             tokens = torch.empty(len(frames), 0, self.layout.tokens_per_future_frame, dtype=torch.int64)
         zeros = (0,) * len(frames)
         return WorldState(contexts, tuple(range(len(frames))), tokens.to(self.device), Tail(), zeros, zeros, zeros)
@@ -183,12 +187,12 @@ class WorldModel:
         """
         inputs.check_state(state, self.vq_model, self.transformer)
         actions = inputs.check_actions(action, (state.batch_size,), self.spec)
-        wanted = inputs.check_outputs(outputs)
+        wanted = inputs.check_outputs(outputs, inputs.STEP_OUTPUTS)
         sampling = sampling or Sampling()
         with self._engine.inference():
             seeds = sampling.row_seeds(state.batch_size, self.device)
             state = self._engine.with_room(state, horizon_policy, sampling)
-            step, state, _ = self._engine.advance(state, actions, sampling, seeds, "rewards" in wanted)
+            step, state, *_ = self._engine.advance(state, actions, sampling, seeds, "rewards" in wanted)
             frame = self._engine.decode(state, state.tokens[:, -1:], sampling)[:, 0] if "frames" in wanted else None
         return replace(step, frame=frame), state
 
@@ -237,7 +241,8 @@ class WorldModel:
             num_frames: T for an action-free model; otherwise it follows from the actions.
             num_samples: N futures for each context, with the same actions if there are any.
             sampling: how to draw tokens; None: `Sampling()`.
-            outputs: what to compute, of "frames", "rewards", "tokens".
+            outputs: what to compute, of "frames", "rewards", "tokens" and "statistics": what it cost, for which a GPU
+                is waited for again and again.
             decode_steps: which steps "frames" shows: all, the last one, or the given ones (from 0).
             horizon_policy: at `spec.max_future_frames` predicted frames, "reanchor" makes the last predicted frames the
                 context and goes on (at the cost of coding and prefilling each row; errors in the picture are kept,
@@ -248,7 +253,8 @@ class WorldModel:
         """
         wanted = inputs.check_outputs(outputs)
         sampling = sampling or Sampling()
-        state = frames if isinstance(frames, WorldState) else self.reset(frames)
+        clock = Clock(self.device) if "statistics" in wanted else NO_CLOCK
+        state = frames if isinstance(frames, WorldState) else self._reset(frames, clock)
         inputs.check_state(state, self.vq_model, self.transformer)
         num_contexts = state.batch_size
         actions, num_candidates, num_frames = inputs.plan_candidates(
@@ -262,10 +268,10 @@ class WorldModel:
             if horizon_policy == "error":
                 self._engine.check_horizon(state, num_frames)
             result = self._engine.run(
-                state, actions, num_frames, sampling, seeds, "rewards" in wanted, steps, horizon_policy
+                state, actions, num_frames, sampling, seeds, "rewards" in wanted, steps, horizon_policy, clock
             )
-        if "tokens" not in wanted:
-            result = replace(result, tokens=None)
+        unwanted = {name: None for name in ("tokens", "statistics") if name not in wanted}
+        result = replace(result, **unwanted)
         return result if num_candidates is None else result.split_candidates(num_candidates)
 
     def imagine(

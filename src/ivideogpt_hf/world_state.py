@@ -124,6 +124,13 @@ class WorldState:
         return self.tokens.device
 
     @property
+    def num_bytes(self) -> int:
+        """Memory that its keys and values take: of contexts, which states may share, and of rows."""
+        memory = (tensor for m in self.contexts.memory for tensor in (m.key, m.value))
+        tail = 0 if self.tail.buffer is None else self.tail.buffer.storage.nbytes
+        return self.contexts.prefix.nbytes + sum(tensor.nbytes for tensor in memory) + tail
+
+    @property
     def rows_per_context(self) -> int | None:
         """N where rows 0 ... N-1 continue context 0, the next N context 1 and so on; None in any other order."""
         per_context, rest = divmod(self.batch_size, len(self.contexts))
