@@ -16,6 +16,7 @@ LAYERS = (
     ("models",),
     ("sampling", "media", "registration", "perceptual", "tails", "passes", "clock"),
     ("action_files", "decoding", "checkpoints"),
+    ("compiled",),
     ("world_state", "released"),
     ("rollout", "inputs", "data"),
     ("engine",),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
+from .models.token_layout import TokenLayout
 from .passes import Turns, compute_dtype, project, run_layers, turns_of
 from .sampling import Sampling, draw
 from .tails import Tail
@@ -133,8 +134,12 @@ class FrameDecoder:
             new_hidden = self._forward(inputs, tail, first, turns, actions, num_before=int(first == 0))
             hidden = new_hidden if hidden is None else hidden
             num_new = 1 + guesses.shape[1]
-            drawn, log_prob = self._draw(
-                new_hidden[:, -num_new:], uniform[:, 1 + num_drawn : 1 + num_drawn + num_new], sampling
+            drawn, log_prob = draw_tokens(
+                self.transformer,
+                self.layout,
+                new_hidden[:, -num_new:],
+                uniform[:, 1 + num_drawn : 1 + num_drawn + num_new],
+                sampling,
             )
             if num_new > 1:
                 num_guessed += num_new - 1
@@ -151,24 +156,17 @@ class FrameDecoder:
         reward = None
         if read_reward:
             # The last token's keys and values land where the next frame's first pass writes them again.
-            reward = self._reward(self._forward(inputs, tail, self.layout.block_length, turns))
+            reward = reward_at_start(self.transformer, self._forward(inputs, tail, self.layout.block_length, turns))
         tail.buffer.filled = end
         return DecodedFrame(
             tokens=torch.cat(tokens, dim=1),
             log_prob=torch.cat(log_probs, dim=1).sum(1),
             reward=reward,
-            previous_reward=self._reward(hidden) if tail.length else None,
+            previous_reward=reward_at_start(self.transformer, hidden) if tail.length else None,
             tail=Tail(tail.buffer, end, tail.start),
             num_guessed=num_guessed,
             num_right=num_tokens - len(tokens),
         )
-
-    def _reward(self, hidden: Tensor) -> Tensor | None:
-        """What the head reads at the first of (rows, n, hidden)."""
-        if not self.transformer.config.predict_reward:
-            return None
-        head = self.transformer.reward_linear
-        return head(hidden[:, 0].to(head.weight.dtype))[:, 0]
 
     def _make_room(self, tail: Tail, num_frames_ahead: int | None) -> Tail:
         needed = tail.length + self.layout.block_length + 1  # one more for the pass that reads the reward
@@ -181,15 +179,6 @@ class FrameDecoder:
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.transformer.model.embed_tokens(tokens)
-
-    def _draw(self, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """Tokens (rows, n) and their log-probabilities, from (rows, n, hidden) and (rows, n)."""
-        weight, first = self.transformer.lm_head.weight, 0
-        if sampling.restrict_to_codes:
-            first = self.layout.dynamics_offset
-            weight = weight[first : first + self.layout.num_dynamics_codes]
-        ids, log_prob = draw(project(hidden.flatten(0, 1), weight), uniform.flatten(), sampling)
-        return (ids + first).view(uniform.shape), log_prob.view(uniform.shape)
 
     def _forward(
         self,
@@ -223,6 +212,26 @@ class FrameDecoder:
         if start is None:
             return hidden[None, None, None]
         return (hidden | (keys < start[:, None, None]))[:, None, None]
+
+
+def draw_tokens(
+    transformer: IVideoGPTForCausalLM, layout: TokenLayout, hidden: Tensor, uniform: Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
+    """Tokens (rows, n) and their log-probabilities, from (rows, n, hidden) and (rows, n) in [0, 1)."""
+    weight, first = transformer.lm_head.weight, 0
+    if sampling.restrict_to_codes:
+        first = layout.dynamics_offset
+        weight = weight[first : first + layout.num_dynamics_codes]
+    ids, log_prob = draw(project(hidden.flatten(0, 1), weight), uniform.flatten(), sampling)
+    return (ids + first).view(uniform.shape), log_prob.view(uniform.shape)
+
+
+def reward_at_start(transformer: IVideoGPTForCausalLM, hidden: Tensor) -> Tensor | None:
+    """What the reward head reads at the first of (rows, n, hidden): (rows,); None without such a head."""
+    if not transformer.config.predict_reward:
+        return None
+    head = transformer.reward_linear
+    return head(hidden[:, 0].to(head.weight.dtype))[:, 0]
 
 
 def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .clock import DECODE, NO_CLOCK, PREFILL, VQ, Clock
+from .compiled import CompiledFrames
 from .decoding import FrameDecoder, prefill
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel, prompt_tokens
@@ -52,6 +53,7 @@ class RolloutEngine:
         self.vq_model = vq_model
         self.transformer = transformer
         self.processor = processor
+        self.compiled: CompiledFrames | None = None
 
     @property
     def layout(self) -> TokenLayout:
@@ -148,19 +150,26 @@ class RolloutEngine:
             streams = torch.zeros_like(streams)
         if actions is not None:
             actions = self.processor.normalize_actions(actions.to(device))
-        decoder = FrameDecoder(self.transformer, state.contexts.prefix, state.rows_per_context)
-        decoded = decoder.decode(
-            state.tail,
-            last_tokens,
-            actions,
-            uniforms(seeds, streams, first, layout.block_length),
-            sampling,
-            num_frames_ahead=num_frames_ahead,
-            read_reward=read_reward and self.spec.has_reward,
-            # The original forces the slot only where it carries an action, and for the first frame.
-            sample_slot=not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames),
-            draft=state.tokens[:, -1] if sampling.num_guesses and min(state.num_frames) else None,
-        )
+        uniform = uniforms(seeds, streams, first, layout.block_length)
+        read_reward = read_reward and self.spec.has_reward
+        # The original forces the slot only where it carries an action, and for the first frame.
+        sample_slot = not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames)
+        prefix, rows_per_prefix = state.contexts.prefix, state.rows_per_context
+        if self.compiled is not None and not (sample_slot or sampling.num_guesses):
+            program = self.compiled.program(len(state.contexts), rows_per_prefix, sampling)
+            decoded = program.decode(prefix, state.tail, last_tokens, actions, uniform, read_reward)
+        else:
+            decoded = FrameDecoder(self.transformer, prefix, rows_per_prefix).decode(
+                state.tail,
+                last_tokens,
+                actions,
+                uniform,
+                sampling,
+                num_frames_ahead=num_frames_ahead,
+                read_reward=read_reward,
+                sample_slot=sample_slot,
+                draft=state.tokens[:, -1] if sampling.num_guesses and min(state.num_frames) else None,
+            )
         advanced = replace(
             state,
             tokens=torch.cat([state.tokens, decoded.tokens[:, None]], dim=1),

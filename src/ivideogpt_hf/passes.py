@@ -62,6 +62,8 @@ def run_layers(
     if num_rows < 16 and x.device.type == "cpu" and transformer.dtype == torch.float32:
         padded = max(2, 1 << (num_rows - 1).bit_length())
     x = _pad(x.flatten(0, 1).to(compute_dtype(transformer)), padded)
+    if actions is not None:
+        x = x.clone()  # which is written to
     for index, layer in enumerate(transformer.model.layers):
         if actions is not None:
             acted_on = x[:num_rows].view(rows, count, -1)[:, num_before:]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import checkpoints, inputs
 from .clock import NO_CLOCK, Clock
+from .compiled import CompiledFrames
 from .engine import HorizonPolicy, RolloutEngine
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -121,9 +122,45 @@ class WorldModel:
         )
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> WorldModel:
-        """Move both networks, in place, and return the world model."""
+        """Move both networks, in place, and return the world model; compiled programs are compiled again."""
         for network in (self.vq_model, self.transformer):
             network.to(device=device, dtype=dtype)
+        if self._engine.compiled is not None:
+            self.compile(self._engine.compiled.mode)
+        return self
+
+    def compile(
+        self, mode: str = "default", *, shapes: Sequence[tuple[int, int]] = (), sampling: Sampling | None = None
+    ) -> WorldModel:
+        """Decode frames by compiled programs from now on, and return the world model. The result is the same.
+
+        A program is made for (contexts, candidates of each) and how tokens are drawn, which takes from seconds to
+        minutes, when it is first needed; others with up to the next power of two of candidates of one context, or of
+        contexts, share it. Guesses (`Sampling.num_guesses`) and sampled slots are decoded as before.
+
+        Args:
+            mode: "default"; "reduce-overhead": on a GPU, each frame as one CUDA graph; "max-autotune": the same, with
+                the fastest kernels, which are searched for.
+            shapes: (contexts, candidates) to make programs for now.
+            sampling: for which to make those.
+
+        Raises:
+            ValueError: on another mode.
+        """
+        self._engine.compiled = CompiledFrames(self.transformer, self.spec.max_future_frames, mode)
+        for num_contexts, num_candidates in shapes:
+            frames = torch.zeros(
+                num_contexts, self.spec.num_context_frames, 3, *self.spec.frame_size, dtype=torch.uint8
+            )
+            actions = torch.zeros(num_contexts, 1, self.spec.action_dim) if self.spec.action_dim else None
+            self.rollout(
+                frames,
+                actions,
+                num_frames=1,
+                num_samples=num_candidates,
+                sampling=sampling,
+                outputs=("rewards",) if self.spec.has_reward else (),
+            )
         return self
 
     # -- what it is ---------------------------------------------------------------------------------------------------
