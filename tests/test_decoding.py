@@ -1,5 +1,7 @@
 """Decoding: attention over two places, tokens that are guessed, rewards that are read late."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.decoding import FrameDecoder, attend, prefill
 from ivideogpt_hf.models.modeling_ivideogpt_vq import prompt_tokens
-from ivideogpt_hf.sampling import uniforms
+from ivideogpt_hf.sampling import draw, uniforms
 from ivideogpt_hf.tails import Tail
 from tests.conftest import build_world, random_actions, random_frames
 
@@ -107,3 +109,32 @@ def test_a_rollout_takes_one_pass_per_token_and_one_for_the_last_reward(likely):
     likely.rollout(random_frames(1, 2), random_actions(1, 5, 3), sampling=Sampling(seed=0), outputs=("rewards",))
     hook.remove()
     assert len(passes) == 1 + 5 * likely.layout.tokens_per_future_frame + 1
+
+
+def test_logits_are_those_of_the_plain_model_at_every_position_of_14_frames(monkeypatch):
+    world = build_world(action_dim=3, max_position_embeddings=256, num_key_value_heads=2)
+    layout, actions = world.layout, random_actions(1, 14, 3)
+    seen = []
+    monkeypatch.setattr(
+        "ivideogpt_hf.decoding.draw", lambda logits, *rest: (seen.append(logits), draw(logits, *rest))[1]
+    )
+    context = world.vq_model.encode_context(random_frames(1, 2).float() / 255)
+    rollout = world.rollout(random_frames(1, 2), actions, sampling=Sampling(seed=0), outputs=("tokens",))
+    blocks = F.pad(rollout.tokens, (1, 0), value=layout.slot_id).flatten(1)
+    sequence = torch.cat([prompt_tokens(world.vq_model.config, context.tokens), blocks], dim=1)
+    with torch.no_grad():
+        logits = world.transformer(sequence, actions=actions).logits[0, layout.prompt_length :]
+    logits = logits.unflatten(0, (14, layout.block_length))[:, :-1].flatten(0, 1)
+    logits = logits[:, layout.dynamics_offset : layout.dynamics_offset + layout.num_dynamics_codes]
+    torch.testing.assert_close(torch.cat(seen), logits, atol=1e-4, rtol=0)
+
+
+def test_memory_does_not_grow_over_500_frames(likely):
+    state, sizes = likely.reset(random_frames(1, 2)), set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it re-anchors
+        for _ in range(500):
+            _, state = likely.step(state, torch.zeros(1, 3), sampling=Sampling(seed=0), outputs=())
+            sizes.add((state.num_bytes, state.tokens.nbytes))
+    assert len(sizes) <= 2 * likely.spec.max_future_frames
+    assert state.num_steps == (500,)
