@@ -176,3 +176,26 @@ def test_parts_of_different_checkpoints_are_refused(world, tmp_path):
 def test_what_is_neither_folder_nor_hub_id():
     with pytest.raises(OSError, match="neither an existing folder nor a Hub id"):
         WorldModel.from_pretrained("/no/such/folder")
+
+
+def test_the_transformer_can_be_quantised(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    build_world(action_dim=3, hidden_size=64).save_pretrained(tmp_path)
+    whole = WorldModel.from_pretrained(tmp_path)
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    small = WorldModel.from_pretrained(tmp_path, quantization_config=config)
+    assert small.transformer.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+    prompt = torch.randint(0, 24, (1, whole.layout.prompt_length))
+    with torch.no_grad():
+        logits = [one.transformer(prompt).logits[0, -1] for one in (whole, small)]
+    assert not logits[0].equal(logits[1])
+    assert torch.corrcoef(torch.stack(logits))[0, 1] > 0.99
+    assert small.rollout(random_frames(1, 2), random_actions(1, 2, 3), sampling=GREEDY).frames.shape == (
+        1,
+        2,
+        3,
+        16,
+        16,
+    )

@@ -38,6 +38,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import models
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
@@ -151,7 +152,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def load_parts(
-    folder: PathOrRepo, *, dtype: torch.dtype = torch.float32, goal_conditioned: bool | None = None
+    folder: PathOrRepo,
+    *,
+    dtype: torch.dtype = torch.float32,
+    goal_conditioned: bool | None = None,
+    quantization_config: QuantizationConfigMixin | None = None,
 ) -> Parts:
     """Load all parts of a checkpoint folder, in either layout.
 
@@ -159,6 +164,7 @@ def load_parts(
         folder: the checkpoint.
         dtype: of the weights.
         goal_conditioned: overrides what the checkpoint says, unless None.
+        quantization_config: of the transformer.
 
     Returns:
         VQ model and transformer in eval mode, and the processor, or None where the checkpoint has none.
@@ -168,7 +174,9 @@ def load_parts(
         ValueError: if a weight is missing, unused or wrongly shaped.
     """
     vq_model = load_vq_model(folder, dtype=dtype)
-    transformer = load_transformer(folder, dtype=dtype, goal_conditioned=goal_conditioned)
+    transformer = load_transformer(
+        folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
+    )
     return vq_model, transformer, load_processor(folder)
 
 
@@ -178,10 +186,15 @@ def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def load_transformer(
-    folder: PathOrRepo, *, dtype: torch.dtype = torch.float32, goal_conditioned: bool | None = None
+    folder: PathOrRepo,
+    *,
+    dtype: torch.dtype = torch.float32,
+    goal_conditioned: bool | None = None,
+    quantization_config: QuantizationConfigMixin | None = None,
 ) -> IVideoGPTForCausalLM:
     """Load the transformer alone; see `load_parts`."""
-    transformer = _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, dtype)
+    options = {} if quantization_config is None else {"quantization_config": quantization_config}
+    transformer = _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, dtype, **options)
     if goal_conditioned is not None:
         transformer.config.goal_conditioned = goal_conditioned
         transformer.config.check_geometry()
@@ -200,15 +213,17 @@ def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
     return IVideoGPTVideoProcessor.from_pretrained(folder, subfolder=PROCESSOR_FOLDER)
 
 
-def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype) -> Any:
-    """Load one network, and accept nothing that does not fit."""
+def _load_strictly(
+    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype, **options: Any
+) -> Any:
+    """Load one network, and accept nothing that does not fit. Options go to `from_pretrained`."""
     _config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would report is raised below
     try:
         network, info = model_class.from_pretrained(
-            folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except StrictDataclassError as error:
         raise ValueError(f"{Path(folder) / part / 'config.json'} holds a value of the wrong kind: {error}") from error

@@ -114,6 +114,8 @@ def _has_fast_products(dtype: torch.dtype) -> bool:
 
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:
+    if type(linear.weight) is not nn.Parameter:  # a quantised one knows its own product
+        return linear(x)
     product = project(x, linear.weight)
     return product if linear.bias is None else product + linear.bias
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import checkpoints, inputs
 from .clock import NO_CLOCK, Clock
@@ -67,6 +68,7 @@ class WorldModel:
         local_files_only: bool = False,
         dtype: torch.dtype = torch.float32,
         goal_conditioned: bool | None = None,
+        quantization_config: QuantizationConfigMixin | None = None,
     ) -> WorldModel:
         """Load a checkpoint: a folder or a Hub id, in the released layout or ours.
 
@@ -76,6 +78,8 @@ class WorldModel:
             dtype: of the weights.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
+            quantization_config: of the transformer's weights, as transformers takes it, such as
+                ``TorchAoConfig(Int8WeightOnlyConfig())`` (extra quantize). Predictions change a little.
 
         Raises:
             OSError: if the checkpoint cannot be found, reached or read; the message says which.
@@ -85,7 +89,10 @@ class WorldModel:
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
         goal_conditioned = checkpoints.is_goal_conditioned(path_or_repo_id, goal_conditioned)
-        return cls(*checkpoints.load_parts(folder, dtype=dtype, goal_conditioned=goal_conditioned))
+        parts = checkpoints.load_parts(
+            folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
+        )
+        return cls(*parts)
 
     @classmethod
     def default(cls) -> WorldModel:
