@@ -82,6 +82,7 @@ LPIPS ?= $(IVIDEOGPT_LPIPS_WEIGHTS)
 
 .PHONY: train-default
 train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/metaworld; goes on where it stopped
+	$(BIN)/ivideogpt train-vq --config configs/default_vq_l1.yaml --resume latest
 	$(BIN)/ivideogpt train-vq --config configs/default_vq.yaml --lpips_weights "$(LPIPS)" --resume latest
 	$(BIN)/ivideogpt tokenize --config configs/default_tokens.yaml
 	$(BIN)/ivideogpt train --config configs/default.yaml --resume latest

@@ -17,7 +17,7 @@ from ivideogpt_hf.data.store import open_store
 EPISODE_LENGTH = 25
 MAX_BYTES = 40e6
 CONFIGS = {
-    "vq_model": "configs/default_vq.yaml",
+    "vq_model": ["configs/default_vq_l1.yaml", "configs/default_vq.yaml"],
     "tokens": "configs/default_tokens.yaml",
     "transformer": "configs/default.yaml",
 }
@@ -72,7 +72,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--vq-run", type=Path, default=Path("outputs/default_vq"))
+    runs = [Path("outputs/default_vq_l1"), Path("outputs/default_vq")]
+    parser.add_argument("--vq-runs", type=Path, nargs="+", default=runs)
     parser.add_argument("--data", default="configs/data/metaworld.yaml")
     parser.add_argument("--root", default="datasets")
     args = parser.parse_args()
@@ -84,7 +85,7 @@ def main():
         "versions": training["versions"],
         "data": training["data"]["data"],
         "curves": {
-            "vq_model": curve(args.vq_run / "metrics.jsonl"),
+            "vq_model": [curve(run / "metrics.jsonl") for run in args.vq_runs],
             "transformer": curve(args.source / "metrics.jsonl"),
         },
     }

@@ -46,7 +46,7 @@ def test_its_vq_model_can_be_built(file):
 
 @pytest.mark.parametrize("name", ["default", "oxe_64"])
 def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
-    vq_file = CONFIGS / {"default": "default_vq.yaml", "oxe_64": "oxe_64_vq.yaml"}[name]
+    vq_file = CONFIGS / {"default": "default_vq_l1.yaml", "oxe_64": "oxe_64_vq.yaml"}[name]
     *_, vq = parse((*COMMON, VQArguments), str(vq_file), [], "test")
     _, data, _, world = parse((*COMMON, WorldModelArguments), str(CONFIGS / f"{name}.yaml"), [], "test")
     if world.tokens is not None:
