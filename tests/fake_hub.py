@@ -17,11 +17,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlparse
 
+import yaml
+
 TOKEN = "hf_fake"
 API = re.compile(
     r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
 )
 RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
+LICENSES, TASKS = {"mit", "apache-2.0", "cc-by-4.0", "other"}, {"robotics", "image-to-video", "video-to-video"}
 PREFIXES = {"models": "", "datasets": "datasets/"}
 Files = dict[str, bytes]
 
@@ -209,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             return self.create(json.loads(body))
         if path == "/api/validate-yaml":
-            return self.answer(200, {"errors": [], "warnings": []})
+            return self.validate(json.loads(body)["content"])
         if path.endswith(".git/info/lfs/objects/batch"):
             return self.offer_uploads(json.loads(body)["objects"])
         match = API.match(path)
@@ -226,9 +229,26 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(200, [entry(path, files[path]) for path in wanted if path in files])
         for line in map(json.loads, body.splitlines()):
             self.change(files, line["key"], line["value"])
-        sha = repo.commit(files)
-        url = f"http://{self.headers['Host']}/{match[2]}/commit/{sha}"
-        return self.answer(200, {"success": True, "commitUrl": url, "commitOid": sha, "hookOutput": ""})
+        head, sha = repo.head, repo.commit(files)
+        address = f"http://{self.headers['Host']}/{match[2]}"
+        done = {"success": True, "commitUrl": f"{address}/commit/{sha}", "commitOid": sha, "hookOutput": ""}
+        if "create_pr=1" in self.path:
+            repo.head = head  # until somebody merges it
+            done["pullRequestUrl"] = f"{address}/discussions/1"
+        return self.answer(200, done)
+
+    def validate(self, card: str) -> None:
+        """Refuse what the Hub refuses: licences and tasks that it does not know."""
+        metadata = yaml.safe_load(card.split("---")[1])
+        known = {"license": LICENSES, "pipeline_tag": TASKS}
+        wrong = [
+            f'"{key}" must be one of {sorted(values)}'
+            for key, values in known.items()
+            if metadata.get(key) and metadata[key] not in values
+        ]
+        if wrong:
+            return self.answer(400, "; ".join(wrong).encode())
+        return self.answer(200, {"errors": [], "warnings": []})
 
     def change(self, files: Files, key: str, value: dict[str, str]) -> None:
         """Apply one line of a commit."""

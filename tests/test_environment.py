@@ -197,7 +197,7 @@ print(many.step(many.action_space.sample())[0].shape, one.step(one.action_space.
     ("options", "message"),
     [
         ({"start_frames": torch.zeros(2, 3, 3, 16, 16)}, "start_frames must be uint8 of shape"),
-        ({"start_frames": None}, "only the embedded checkpoint comes with some"),
+        ({"start_frames": None}, "start_frames are missing"),
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"frame_stack": 0}, "frame_stack must be at least 1"),
         ({"num_envs": 0}, "num_envs must be at least 1"),

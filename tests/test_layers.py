@@ -19,10 +19,12 @@ LAYERS = (
     ("compiled",),
     ("world_state", "released"),
     ("rollout", "inputs", "data"),
-    ("engine",),
+    ("engine", "facts"),
+    ("cards",),
     ("world_model",),
     ("pipeline", "environment", "info", "training"),
-    ("cli_data", "cli_train"),
+    ("hub",),
+    ("cli_data", "cli_hub", "cli_train"),
     ("cli",),
 )
 # The same within data/.
@@ -56,7 +58,7 @@ OWNERS = {
     "PIL": {"media", "pipeline", "data"},
     "numpy": {"action_files", "environment", "media", "pipeline", "data"},
     "tqdm": {"data", "training"},
-    "yaml": {"data", "training"},
+    "yaml": {"cards", "data", "training"},
 }
 # Optional packages: only these files may import them; those without a file have no owner yet.
 OPTIONAL = {

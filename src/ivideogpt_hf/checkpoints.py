@@ -49,9 +49,10 @@ PathOrRepo = str | os.PathLike[str]
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
 DEFAULT_FOLDER = Path(__file__).parent / "default"
-# An episode held out from its training: frames, rewards, and actions, the first of which leads from the first frame to
-# the second.
-EXAMPLE_EPISODE = DEFAULT_FOLDER / "episode.npz"
+# In a checkpoint's folder, an episode held out from its training: frames, rewards, and actions, of which the first
+# leads from the first frame to the second.
+EPISODE_FILE = "episode.npz"
+EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
 # The one property of a released checkpoint that no file in it tells.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 
@@ -60,6 +61,7 @@ INDEX_FILE = "model_index.json"
 PROCESSOR_FILE = "video_preprocessor_config.json"
 DOWNLOADED = [
     INDEX_FILE,
+    EPISODE_FILE,
     *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
     f"{PROCESSOR_FOLDER}/*.json",
 ]
@@ -300,21 +302,26 @@ def push(
     private: bool | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    create_pr: bool = False,
     commit_message: str,
 ) -> str:
     """Create the repository where needed and upload in one commit what ``save(folder)`` writes.
 
     Returns:
-        The address of the commit.
+        The address of the commit, or of the pull request.
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
         )
-    return commit.commit_url
+    return commit.pr_url or commit.commit_url
 
 
 def weights_hash(model: PreTrainedModel) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_data import add_data_commands
+from .cli_hub import add_hub_commands
 from .cli_train import add_training_commands
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data_commands(commands, common)
     add_training_commands(commands, common)
+    add_hub_commands(commands, common)
 
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
     info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")

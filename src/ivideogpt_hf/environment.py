@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints import EXAMPLE_EPISODE
+from .checkpoints import EPISODE_FILE, fetch
 from .media import read_video
 from .rollout import Step
 from .sampling import Sampling
@@ -41,8 +41,8 @@ class WorldModelVectorEnv(VectorEnv):
 
     Args:
         world: the world model, or the folder or Hub id of a checkpoint; "default" is the embedded one.
-        start_frames: (S, C, 3, H, W) uint8, S starts of C = spec.num_context_frames frames. None: those of the embedded
-            example, for the embedded checkpoint only.
+        start_frames: (S, C, 3, H, W) uint8, S starts of C = spec.num_context_frames frames. None: those in the episode
+            that came with the checkpoint.
         num_envs: how many worlds; None: one per start.
         horizon: steps after which an episode is truncated.
         frame_stack: frames in an observation.
@@ -75,12 +75,15 @@ class WorldModelVectorEnv(VectorEnv):
         action_high: float | Sequence[float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.world = world if isinstance(world, WorldModel) else WorldModel.from_pretrained(world)
-        spec = self.world.spec
+        episode = None
+        if not isinstance(world, WorldModel):
+            episode = fetch(world) / EPISODE_FILE
+            world = WorldModel.from_pretrained(world)
+        self.world, spec = world, world.spec
         if start_frames is None:
-            if world != "default":
-                raise ValueError("start_frames are missing: only the embedded checkpoint comes with some")
-            start_frames = _windows(read_video(EXAMPLE_EPISODE), spec.num_context_frames)
+            if episode is None or not episode.is_file():
+                raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
+            start_frames = _windows(read_video(episode), spec.num_context_frames)
         self.start_frames = _checked_starts(torch.as_tensor(start_frames), self.world)
         self.num_envs = len(self.start_frames) if num_envs is None else num_envs
         self.horizon, self.frame_stack = horizon, frame_stack

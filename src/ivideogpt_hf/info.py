@@ -7,9 +7,9 @@ import time
 import torch
 
 from .checkpoints import EXAMPLE_EPISODE
+from .facts import facts_of
 from .media import read_video
 from .models.resizing import resize_frames
-from .passes import compute_dtype
 from .sampling import Sampling
 from .world_model import WorldModel
 
@@ -19,32 +19,9 @@ WORKLOADS = ((1, 0), (1, 3), (8, 0), (64, 0))
 
 
 def describe(world: WorldModel) -> str:
-    """A table of sizes, layout, and measured memory and time per frame on the world model's device."""
-    spec, layout, config = world.spec, world.layout, world.transformer.config
-    height, width = spec.frame_size
-    rows, columns = world.vq_model.config.context_grid
-    dynamics_rows, dynamics_columns = world.vq_model.config.dynamics_grid
-    element = compute_dtype(world.transformer).itemsize
-    bytes_per_position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element
+    """A table of the facts, and of the time that a reset and a frame take on the world model's device."""
     reset_seconds, step_seconds = _measure(world)
-    lines = {
-        "frames": f"{height} x {width} pixels",
-        "context": f"{spec.num_context_frames} frames" + (", the first is the goal" if spec.goal_conditioned else ""),
-        "actions": f"{spec.action_dim} wide" if spec.action_dim else "none (action-free)",
-        "reward head": "yes" if spec.has_reward else "no",
-        "tokens per context frame": f"{layout.tokens_per_context_frame} ({rows} x {columns})",
-        "tokens per future frame": f"{layout.tokens_per_future_frame} ({dynamics_rows} x {dynamics_columns})",
-        "vocabulary": f"{layout.vocab_size} = {layout.num_context_codes} context + {layout.num_dynamics_codes} "
-        f"dynamics codes + 2",
-        "future frames": f"up to {spec.max_future_frames}, then re-anchored"
-        + ("" if spec.num_trained_frames is None else f" (trained on {spec.num_trained_frames})"),
-        "VQ model": f"{_count(world.vq_model):,} parameters",
-        "transformer": f"{_count(world.transformer):,} parameters, {config.num_hidden_layers} layers, "
-        f"{config.hidden_size} wide, {config.num_attention_heads} heads",
-        "weights": f"{_megabytes(world.vq_model) + _megabytes(world.transformer):.1f} MB as "
-        f"{str(world.transformer.dtype).removeprefix('torch.')}",
-        "cache per context": f"{bytes_per_position * (layout.prompt_length - 1) / 2**20:.1f} MB",
-        "cache per frame and candidate": f"{bytes_per_position * layout.block_length / 2**20:.2f} MB",
+    lines = facts_of(world.vq_model, world.transformer, world.spec).table | {
         f"reset on {world.device}": f"{reset_seconds:.3f} s",
         f"frame on {world.device}": f"{step_seconds:.3f} s with decoding, one row",
     }
@@ -79,14 +56,6 @@ def benchmark(world: WorldModel) -> str:
         )
         lines.append("  ".join(f"{value:>{len(name)}}" for name, value in zip(columns, values, strict=True)))
     return "\n".join([f"{num_frames} frames from one context, {world.device}, {world.transformer.dtype}:", *lines])
-
-
-def _count(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _megabytes(network: torch.nn.Module) -> float:
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters()) / 2**20
 
 
 def _measure(world: WorldModel) -> tuple[float, float]:

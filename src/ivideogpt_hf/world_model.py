@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from . import checkpoints, inputs
+from .cards import CardText, check_card, render_card
 from .clock import NO_CLOCK, Clock
 from .compiled import CompiledFrames
 from .engine import HorizonPolicy, RolloutEngine
+from .facts import facts_of
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -116,11 +118,29 @@ class WorldModel:
         private: bool | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
+        card: CardText | None = None,
         commit_message: str = "Upload iVideoGPT world model",
     ) -> str:
-        """Upload what `save_pretrained` writes, modelling code included; returns the commit's address."""
+        """Upload what `save_pretrained` writes, modelling code and a card included; returns the commit's address.
+        `ivideogpt publish` adds results and a picture.
+
+        Args:
+            repo_id: where to.
+            private, revision, token, commit_message: as everywhere on the Hub.
+            card: what a person says; None: nothing, which leaves training data and licence open.
+
+        Raises:
+            ValueError: if the Hub would refuse the card; nothing is uploaded then.
+        """
+        rendered = render_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card, {})
+        check_card(rendered)
+
+        def save(folder: str) -> None:
+            self.save_pretrained(folder, remote_code=True)
+            rendered.save(os.path.join(folder, "README.md"))
+
         return checkpoints.push(
-            lambda folder: self.save_pretrained(folder, remote_code=True),
+            save,
             repo_id,
             private=private,
             revision=revision,

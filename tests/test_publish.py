@@ -1,0 +1,124 @@
+"""`ivideogpt publish`, against a local stand-in for the Hub."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import ivideogpt_hf
+from ivideogpt_hf import WorldModel
+from ivideogpt_hf.hub import prepare
+from tests.conftest import build_world, random_actions, random_frames
+from tests.fake_hub import TOKEN, FakeHub
+
+SOURCE = Path(ivideogpt_hf.__file__).parents[1]
+CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "licence_note": "Ours."}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint with an episode, and a card for it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build_world(
+        action_dim=3, predict_reward=True, processor={"action_low": [-1.0] * 3, "action_high": [1.0] * 3}
+    ).save_pretrained(folder)
+    frames, actions = random_frames(7).numpy(), random_actions(6, 3).numpy()
+    np.savez(folder / "episode.npz", frames=frames, actions=actions, rewards=np.zeros(6, np.float32))
+    (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
+    return folder
+
+
+@pytest.fixture
+def hub():
+    served = FakeHub()
+    yield served
+    served.close()
+
+
+def publish(checkpoint, hub, home, *options):
+    """The command in a process that knows no other Hub; returns it when it has ended."""
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_TOKEN": TOKEN, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "0"}
+    argv = [sys.executable, "-m", "ivideogpt_hf.cli", "publish", checkpoint, "tester/arm", *options]
+    return subprocess.run([*map(str, argv)], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_everything_goes_up_in_one_commit(checkpoint, hub, tmp_path):
+    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml")
+    assert done.returncode == 0, done.stderr
+    empty, files = hub.repos["tester/arm"].commits.values()
+    assert not empty
+    assert {"README.md", "preview.gif", "env.py", "episode.npz", "model_index.json", "modeling_ivideogpt.py"} <= set(
+        files
+    )
+    assert files["preview.gif"][:4] == b"GIF8"
+    assert b"Predicts noise." in files["README.md"]
+    assert done.stdout.splitlines()[-1].startswith(f"{hub.url}/tester/arm/commit/")
+
+
+def test_a_dry_run_shows_files_and_card_and_uploads_nothing(checkpoint, hub, tmp_path):
+    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "transformer/model.safetensors" in done.stdout
+    assert "# A test" in done.stdout
+    assert not hub.repos
+
+
+def test_a_pull_request_leaves_the_branch_alone(checkpoint, hub, tmp_path):
+    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml", "--pr", "--private")
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos["tester/arm"]
+    assert repo.private
+    assert not repo.commits[repo.head]
+    assert done.stdout.splitlines()[-1].endswith("/discussions/1")
+
+
+def test_a_card_that_the_hub_would_refuse_stops_everything(checkpoint, hub, tmp_path):
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"license": "mine"}))
+    done = publish(checkpoint, hub, tmp_path, "--card", tmp_path / "card.yaml")
+    assert done.returncode == 2
+    assert "the Hub would refuse the card" in done.stderr
+    assert '"license" must be one of' in done.stderr
+    assert not hub.repos
+
+
+def test_a_checkpoint_without_an_episode_has_no_picture_and_no_environment(tmp_path):
+    build_world().save_pretrained(tmp_path / "world")
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))
+    with prepare(tmp_path / "world", "tester/arm", tmp_path / "card.yaml") as publication:
+        assert not {"preview.gif", "env.py"} & set(publication.files)
+        assert "![" not in publication.card.content
+
+
+def test_a_picture_can_be_given(checkpoint, tmp_path):
+    (tmp_path / "mine.mp4").write_bytes(b"video")
+    with prepare(checkpoint, "tester/arm", checkpoint / "card.yaml", tmp_path / "mine.mp4") as publication:
+        assert (publication.folder / "preview.mp4").read_bytes() == b"video"
+        assert "(preview.mp4)" in publication.card.content
+
+
+def test_what_was_published_is_the_same_world(checkpoint):
+    with prepare(checkpoint, "tester/arm", checkpoint / "card.yaml") as publication:
+        again = WorldModel.from_pretrained(publication.folder)
+    original = WorldModel.from_pretrained(checkpoint)
+    for name, value in original.transformer.state_dict().items():
+        assert value.equal(again.transformer.state_dict()[name])
+
+
+def test_envhub_gets_a_vector_environment_from_env_py(checkpoint):
+    """As LeRobot does it: import the downloaded file, and call make_env."""
+    gymnasium = pytest.importorskip("gymnasium")
+    with prepare(checkpoint, "tester/arm", checkpoint / "card.yaml") as publication:
+        spec = importlib.util.spec_from_file_location("hub_env", publication.folder / "env.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        worlds = module.make_env(n_envs=3, use_async_envs=False)
+        assert isinstance(worlds, gymnasium.vector.VectorEnv)
+        worlds.reset(seed=0)
+        observations, *_ = worlds.step(worlds.action_space.sample())
+        assert observations.shape == (3, 3, 16, 16)
