@@ -41,6 +41,14 @@ $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 test-simulators: $(VENV)/simulators.stamp ## test the simulators; needs EGL (Debian: libegl1 libegl-mesa0)
 	$(BIN)/python -m pytest tests/data/test_simulators.py
 
+$(VENV)/quantize.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
+	@touch $@
+
+.PHONY: test-quantize
+test-quantize: $(VENV)/quantize.stamp ## test quantised weights
+	$(BIN)/python -m pytest tests/test_checkpoints.py -k quantised
+
 .PHONY: format
 format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix .

@@ -140,7 +140,7 @@ def _results(text: CardText, metrics: dict[str, Any]) -> dict[str, Any] | None:
     if text.published:
         rows, source, dataset = text.published["rows"], text.published["source"], text.published["dataset"]
         protocol = text.protocol
-    elif "evaluation" in metrics:
+    elif "mean" in metrics.get("evaluation", {}):
         evaluation = metrics["evaluation"]
         rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
         source = f"`{evaluation['command']}`"
