@@ -1,0 +1,71 @@
+"""Costs of action sequences: what an objective makes of the futures that a world model predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..engine import HorizonPolicy
+from ..sampling import Sampling
+from ..world_model import WorldModel
+from ..world_state import WorldState
+from .objectives import Objective
+
+
+@dataclass
+class RolloutCost:
+    """A cost for planners, of B worlds at once.
+
+    The context is coded and prefilled once, when ``state`` was made. All candidates draw with the same random numbers,
+    so that they differ only by their actions, unless ``sampling`` says otherwise.
+
+    Args:
+        world: predicts.
+        state: where the B worlds stand.
+        objective: of the predicted futures.
+        num_futures: per candidate, whose mean cost counts.
+        sampling: how to draw; without a seed, one is drawn now, so that all iterations of a planner see the same luck.
+        chunk_size: candidates that are rolled out at a time; None: all.
+        horizon_policy: as in `WorldModel.rollout`.
+    """
+
+    world: WorldModel
+    state: WorldState
+    objective: Objective
+    num_futures: int = 1
+    sampling: Sampling | None = None
+    chunk_size: int | None = None
+    horizon_policy: HorizonPolicy = "reanchor"
+
+    def __post_init__(self) -> None:
+        for name in ("num_futures", "chunk_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.sampling = self.sampling or Sampling(common_random_numbers=True)
+        if self.sampling.seed is None:
+            self.sampling = replace(self.sampling, seed=int(torch.randint(2**62, (1,))))
+        if not isinstance(self.sampling.seed, int):
+            raise ValueError("the seed of a cost must be one number, from which those of the futures follow")
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Costs (B, N) of candidates (B, N, H, A)."""
+        chunks = actions.split(self.chunk_size or actions.shape[1], dim=1)
+        return torch.cat([self._cost(chunk) for chunk in chunks], dim=1)
+
+    def _cost(self, actions: Tensor) -> Tensor:
+        outputs = self.objective.outputs
+        costs = []
+        for future in range(self.num_futures):
+            rollout = self.world.rollout(
+                self.state,
+                actions,
+                sampling=replace(self.sampling, seed=self.sampling.seed + future),
+                outputs=tuple(outputs),
+                decode_steps=self.objective.decode_steps or "all",
+                horizon_policy=self.horizon_policy,
+            )
+            costs.append(self.objective(rollout, actions.to(rollout.log_probs)))
+        return torch.stack(costs).mean(0)

@@ -1,0 +1,247 @@
+"""What predicted futures are worth, as costs: lower is better.
+
+An objective says which outputs of a rollout it reads and which frames must be decoded for it, so that nothing else is
+computed. Sizes: B problems, N candidates, H steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..rollout import Rollout
+
+Frames = Literal["all", "last"]
+# Frames are given to networks in chunks of so many.
+FRAMES_PER_CHUNK = 256
+
+
+class Objective(Protocol):
+    """Costs (B, N) of a rollout whose fields are (B, N, H, ...), and of its actions (B, N, H, A).
+
+    Attributes:
+        outputs: of the rollout that are read.
+        decode_steps: frames that are read: "all", "last", or None for none.
+    """
+
+    outputs: frozenset[str]
+    decode_steps: Frames | None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor: ...
+
+
+def _wanted(rollout: Rollout, frames: Frames) -> Tensor:
+    """Frames (B, N, 1 or H, 3, H, W)."""
+    return rollout.frames[:, :, -1:] if frames == "last" else rollout.frames
+
+
+def _check_goal(goal: Tensor, frames: Tensor) -> Tensor:
+    """A goal (B, 3, H, W) beside frames (B, N, T, 3, H, W)."""
+    expected = (len(frames), *frames.shape[3:])
+    if goal.dtype != torch.uint8 or goal.shape != expected:
+        raise ValueError(f"the goal must be uint8 of shape {expected}, got {goal.dtype} of shape {tuple(goal.shape)}")
+    return goal[:, None, None].to(frames.device)
+
+
+def _in_chunks(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Apply a network to the frames (B, N, T, 3, H, W) of each input; (B, N, T, ...)."""
+    leading = inputs[0].shape[:3]
+    parts = zip(*(frames.flatten(0, 2).split(FRAMES_PER_CHUNK) for frames in inputs), strict=True)
+    return torch.cat([network(*part) for part in parts]).unflatten(0, leading)
+
+
+@dataclass(frozen=True)
+class PixelError:
+    """Squared error of pixels in [0, 1] to a goal image.
+
+    Args:
+        goal: (B, 3, H, W) uint8.
+        frames: of the last frame, or of "all".
+        reduction: over pixels and frames; "sum" is VP2's (Tian et al., 2023).
+    """
+
+    goal: Tensor
+    frames: Frames = "last"
+    reduction: Literal["mean", "sum"] = "mean"
+    outputs = frozenset({"frames"})
+
+    @property
+    def decode_steps(self) -> Frames:
+        return self.frames
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        frames = _wanted(rollout, self.frames)
+        error = ((frames.float() - _check_goal(self.goal, frames).float()) / 255).square().flatten(2)
+        return error.sum(2) if self.reduction == "sum" else error.mean(2)
+
+
+@dataclass(frozen=True)
+class PerceptualError:
+    """LPIPS to a goal image, the mean over frames.
+
+    Args:
+        goal: (B, 3, H, W) uint8.
+        lpips: from pairs (M, 3, H, W) in [0, 1] to (M,), see `ivideogpt_hf.perceptual.LPIPS`.
+        frames: of the last frame, or of "all".
+    """
+
+    goal: Tensor
+    lpips: Callable[[Tensor, Tensor], Tensor]
+    frames: Frames = "last"
+    outputs = frozenset({"frames"})
+
+    @property
+    def decode_steps(self) -> Frames:
+        return self.frames
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        frames = _wanted(rollout, self.frames)
+        goal = _check_goal(self.goal, frames).expand_as(frames)
+        return _in_chunks(lambda one, other: self.lpips(one.float() / 255, other.float() / 255), frames, goal).mean(2)
+
+
+@dataclass(frozen=True)
+class FeatureError:
+    """Squared distance of features of the last frame to those of a goal image.
+
+    Args:
+        goal: (B, 3, H, W) uint8.
+        encode: from frames (M, 3, H, W) uint8 to features (M, D).
+    """
+
+    goal: Tensor
+    encode: Callable[[Tensor], Tensor]
+    outputs = frozenset({"frames"})
+    decode_steps: Frames = "last"
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        frames = _wanted(rollout, "last")
+        goal = _in_chunks(self.encode, _check_goal(self.goal, frames))
+        return (_in_chunks(self.encode, frames) - goal).square().sum((2, 3))
+
+
+@dataclass(frozen=True)
+class TokenError:
+    """Share of the last frame's tokens that are not the goal's; no frame is decoded.
+
+    Args:
+        goal: (B, tokens_per_future_frame) int64 vocabulary ids: the goal image as a future frame of the same context.
+    """
+
+    goal: Tensor
+    outputs = frozenset({"tokens"})
+    decode_steps = None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        last = rollout.tokens[:, :, -1]
+        if self.goal.shape != (len(last), last.shape[-1]):
+            expected = (len(last), last.shape[-1])
+            raise ValueError(f"the goal's tokens must have shape {expected}, got {tuple(self.goal.shape)}")
+        return (last != self.goal[:, None].to(last.device)).float().mean(2)
+
+
+@dataclass(frozen=True)
+class SuccessClassifier:
+    """Minus the logits of success that a classifier gives frames, summed over them.
+
+    Args:
+        classify: from frames (M, 3, H, W) uint8 to logits (M,).
+        frames: of the last frame, or of "all".
+    """
+
+    classify: Callable[[Tensor], Tensor]
+    frames: Frames = "all"
+    outputs = frozenset({"frames"})
+
+    @property
+    def decode_steps(self) -> Frames:
+        return self.frames
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        return -_in_chunks(self.classify, _wanted(rollout, self.frames)).sum(2)
+
+
+@dataclass(frozen=True)
+class RewardSum:
+    """Minus the discounted sum of predicted rewards; no frame is decoded.
+
+    Args:
+        discount: of each step over the one before, in (0, 1].
+    """
+
+    discount: float = 1.0
+    outputs = frozenset({"rewards"})
+    decode_steps = None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        if rollout.rewards is None:
+            raise ValueError("the model has no reward head: choose an objective that looks at frames")
+        weights = self.discount ** torch.arange(rollout.rewards.shape[2], device=rollout.rewards.device)
+        return -(weights * rollout.rewards).sum(2)
+
+
+@dataclass(frozen=True)
+class TerminalValue:
+    """Minus the discounted value of the last frame.
+
+    Args:
+        value: from frames (M, 3, H, W) uint8 to values (M,).
+        discount: per step.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    discount: float = 1.0
+    outputs = frozenset({"frames"})
+    decode_steps: Frames = "last"
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        return -(self.discount ** actions.shape[2]) * _in_chunks(self.value, _wanted(rollout, "last"))[:, :, 0]
+
+
+@dataclass(frozen=True)
+class ActionPenalty:
+    """Sum of squared actions."""
+
+    outputs = frozenset()
+    decode_steps = None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        return actions.square().sum((2, 3))
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Minus the log-probability of the predicted tokens, summed over the steps: high where the model guesses."""
+
+    outputs = frozenset()
+    decode_steps = None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        return -rollout.log_probs.sum(2)
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Several objectives at once.
+
+    Args:
+        terms: pairs of a weight and an objective.
+    """
+
+    terms: Sequence[tuple[float, Objective]]
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return frozenset().union(*(objective.outputs for _, objective in self.terms))
+
+    @property
+    def decode_steps(self) -> Frames | None:
+        wanted = {objective.decode_steps for _, objective in self.terms}
+        return "all" if "all" in wanted else "last" if "last" in wanted else None
+
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        return sum(weight * objective(rollout, actions) for weight, objective in self.terms)
