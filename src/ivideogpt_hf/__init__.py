@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .models.processing_ivideogpt import IVideoGPTVideoProcessor
     from .models.token_layout import TokenLayout
     from .pipeline import IVideoGPTPipeline, IVideoGPTPipelineOutput
+    from .planning.costs import RolloutCost
+    from .planning.planners import CEM, ICEM, MPPI, Plan, RandomShooting
+    from .planning.policy import PlannerPolicy
     from .rollout import Observation, Rollout, RolloutStatistics, Step
     from .sampling import Sampling
     from .world_model import WorldModel
@@ -51,6 +54,9 @@ _HOMES = {
     "models.processing_ivideogpt": ("IVideoGPTVideoProcessor",),
     "models.token_layout": ("TokenLayout",),
     "pipeline": ("IVideoGPTPipeline", "IVideoGPTPipelineOutput"),
+    "planning.costs": ("RolloutCost",),
+    "planning.planners": ("CEM", "ICEM", "MPPI", "Plan", "RandomShooting"),
+    "planning.policy": ("PlannerPolicy",),
     "rollout": ("Observation", "Rollout", "RolloutStatistics", "Step"),
     "sampling": ("Sampling",),
     "world_model": ("WorldModel",),
@@ -86,6 +92,13 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "TokenLayout",
     "IVideoGPTPipeline",
     "IVideoGPTPipelineOutput",
+    "RolloutCost",
+    "CEM",
+    "ICEM",
+    "MPPI",
+    "Plan",
+    "RandomShooting",
+    "PlannerPolicy",
     "Observation",
     "Rollout",
     "RolloutStatistics",

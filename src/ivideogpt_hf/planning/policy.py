@@ -1,0 +1,151 @@
+"""A policy that plans in a world model at every step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..sampling import Sampling
+from ..world_model import WorldModel
+from .costs import RolloutCost
+from .objectives import Objective
+from .planners import Plan, Planner
+
+# LeRobot names images "observation.image", or "observation.images.<camera>" where there are several.
+IMAGE_KEY = "observation.image"
+
+
+class PlannerPolicy(nn.Module):
+    """Closes the loop between real frames and plans: for gymnasium's environments and LeRobot's evaluation.
+
+    At each plan the last real frames become the context (the first one repeated, while there are fewer), the mean of
+    the plan before, shifted by what was executed, starts the next, and the planner looks for the actions with the
+    lowest cost of predicted futures.
+
+    Args:
+        world: predicts.
+        planner: looks for actions.
+        objective: of the predicted futures.
+        replan_every: actions of a plan that are executed.
+        first_action_zero: execute zeros first, to see how the world goes on, as VP2 does (Tian et al., 2023).
+        goal: (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
+        num_futures, chunk_size: see `RolloutCost`.
+        seed: of planner and predictions.
+
+    Raises:
+        ValueError: if the planner's actions do not fit the model, it plans too short, or a goal is missing.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        planner: Planner,
+        objective: Objective,
+        *,
+        replan_every: int = 1,
+        first_action_zero: bool = False,
+        goal: Tensor | None = None,
+        num_futures: int = 1,
+        chunk_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if planner.action_dim != world.spec.action_dim:
+            raise ValueError(
+                f"the planner's actions are {planner.action_dim} wide, the model's {world.spec.action_dim}"
+            )
+        if not 1 <= replan_every <= planner.horizon:
+            raise ValueError(f"replan_every must be from 1 to the horizon {planner.horizon}, got {replan_every}")
+        if (goal is not None) != world.spec.goal_conditioned:
+            needs = "needs a goal" if world.spec.goal_conditioned else "takes no goal"
+            raise ValueError(f"the model {needs} in its context")
+        self.world, self.planner, self.objective = world, planner, objective
+        self.replan_every, self.first_action_zero = replan_every, first_action_zero
+        self.goal, self.num_futures, self.chunk_size, self.seed = goal, num_futures, chunk_size, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new episode begins."""
+        length = self.world.spec.num_context_frames - int(self.world.spec.goal_conditioned)
+        self._frames: deque[Tensor] = deque(maxlen=length)
+        self._generator = torch.Generator(device=self.world.device).manual_seed(self.seed)
+        self._num_plans = self._num_selected = 0
+        self._queue: deque[Tensor] = deque()
+        self.last_plan: Plan | None = None
+
+    @torch.no_grad()
+    def select_action(self, observation: Any) -> Tensor:
+        """The next action.
+
+        Args:
+            observation: the newest frames (B, 3, H, W), tensor or array, uint8 or float in [0, 1]; or a mapping with
+                one image, such as LeRobot's batches.
+
+        Returns:
+            (B, A) float32 in environment units, on the CPU.
+
+        Raises:
+            ValueError: if the observation is of another size, or a batch holds no image or several.
+        """
+        self._see(observation)
+        self._num_selected += 1
+        if self.first_action_zero and self._num_selected == 1:
+            return torch.zeros(len(self._frames[-1]), self.planner.action_dim)
+        if not self._queue:
+            plan = self._plan()
+            self._queue.extend(plan.actions[:, : self.replan_every].cpu().unbind(1))
+        return self._queue.popleft()
+
+    @torch.no_grad()
+    def predict_action_chunk(self, observation: Any) -> Tensor:
+        """A whole new plan, (B, H, A); arguments as of `select_action`."""
+        self._see(observation)
+        return self._plan().actions.cpu()
+
+    def _see(self, observation: Any) -> None:
+        frame = self._as_frame(observation)
+        if self._frames and len(frame) != len(self._frames[-1]):
+            raise ValueError(f"{len(frame)} frames after {len(self._frames[-1])}: call reset before another batch")
+        self._frames.extend([frame] * (1 if self._frames else self._frames.maxlen))
+
+    def _as_frame(self, observation: Any) -> Tensor:
+        if isinstance(observation, Mapping):
+            keys = [key for key in observation if key.startswith(IMAGE_KEY)]
+            if len(keys) != 1:
+                raise ValueError(f"a batch must hold one {IMAGE_KEY}, got {keys or sorted(observation)}")
+            observation = observation[keys[0]]
+        frame = torch.as_tensor(observation)
+        if frame.is_floating_point():
+            frame = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
+        if frame.ndim != 4 or frame.shape[1] != 3 or frame.dtype != torch.uint8:
+            raise ValueError(f"frames must be (B, 3, H, W), got {frame.dtype} of shape {tuple(frame.shape)}")
+        return self.world.processor.resize_frames(frame)
+
+    def _plan(self) -> Plan:
+        frames = list(self._frames) if self.goal is None else [self.goal, *self._frames]
+        cost = RolloutCost(
+            self.world,
+            self.world.reset(torch.stack(frames, dim=1)),
+            self.objective,
+            num_futures=self.num_futures,
+            sampling=Sampling(seed=self.seed + 1000 * self._num_plans, common_random_numbers=True),
+            chunk_size=self.chunk_size,
+        )
+        warm_start = None
+        if self.last_plan is not None:
+            executed = min(self.replan_every, self.planner.horizon - 1)
+            mean = self.last_plan.mean
+            warm_start = torch.cat([mean[:, executed:], mean[:, -1:].expand(-1, executed, -1)], dim=1)
+        self._num_plans += 1
+        self.last_plan = self.planner.plan(
+            cost,
+            batch_size=len(self._frames[-1]),
+            warm_start=warm_start,
+            generator=self._generator,
+            device=self.world.device,
+        )
+        return self.last_plan
