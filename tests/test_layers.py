@@ -45,7 +45,7 @@ TRAINING_LAYERS = (
     ("train_vq", "train_world_model"),
 )
 # The same within planning/.
-PLANNING_LAYERS = (("planners", "objectives"), ("costs",), ("policy",))
+PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy",))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
     folder: {module: layer for layer, modules in enumerate(layers) for module in modules}

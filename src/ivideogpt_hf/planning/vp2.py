@@ -1,0 +1,75 @@
+"""A world model as VP2's planning code wants its video predictors (Tian et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..sampling import Sampling
+from ..world_model import WorldModel
+
+
+class VP2Predictor:
+    """What VP2 gets where its configuration names a model.
+
+    Its planner repeats one context for all candidates; here it is coded once. Frames are (H, W, 3) floats in [0, 1] and
+    the last context frame comes back in front of the predicted ones, as in VP2's code (its README says otherwise).
+
+    Args:
+        world: an action-conditioned world model.
+        sampling: how to draw; None: `Sampling()`, one sample per candidate.
+        chunk_size: candidates that are rolled out at a time; None: all.
+
+    Raises:
+        ValueError: if the model is action-free.
+    """
+
+    base_prediction_modality = "rgb"
+
+    def __init__(self, world: WorldModel, sampling: Sampling | None = None, chunk_size: int | None = None) -> None:
+        if not world.spec.action_dim:
+            raise ValueError("VP2 plans with actions, and this model is action-free")
+        self.world, self.sampling, self.chunk_size = world, sampling, chunk_size
+
+    @property
+    def num_context(self) -> int:
+        """Context frames of each row of a batch."""
+        return self.world.spec.num_context_frames
+
+    def __call__(self, batch: Mapping[str, Any], grad_enabled: bool = False) -> dict[str, Any]:
+        """Predict.
+
+        Args:
+            batch: "video" (N, num_context, H, W, 3) in [0, 1] and "actions" (N, num_context - 1 + T, A); the actions
+                between context frames come first, and have no influence.
+            grad_enabled: must be false.
+
+        Returns:
+            "rgb": array (N, 1 + T, H, W, 3) float32.
+
+        Raises:
+            ValueError: if sizes do not fit, or gradients are asked for.
+        """
+        if grad_enabled:
+            raise ValueError("gradients do not pass through sampled tokens: plan without them")
+        video, actions = torch.as_tensor(batch["video"]), torch.as_tensor(batch["actions"])
+        if video.ndim != 5 or video.shape[1] != self.num_context or len(video) != len(actions):
+            raise ValueError(
+                f"video must be (N, {self.num_context}, H, W, 3) with N actions, got {tuple(video.shape)} and "
+                f"{tuple(actions.shape)}"
+            )
+        frames = (video.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-1, 2)
+        future = actions[:, self.num_context - 1 :].float()
+        one_context = bool((frames == frames[:1]).all())
+        state = self.world.reset(frames[:1] if one_context else frames)
+        candidates = future[None] if one_context else future[:, None]
+        chunks = candidates.split(self.chunk_size or candidates.shape[1], dim=1)
+        rollouts = [self.world.rollout(state, chunk, sampling=self.sampling, outputs=("frames",)) for chunk in chunks]
+        predicted = torch.cat([rollout.frames for rollout in rollouts], dim=1).flatten(0, 1).cpu()
+        both = torch.cat([frames[:, -1:], predicted], dim=1).movedim(2, -1)
+        return {"rgb": (both.float() / 255).numpy()}
+
+    def close(self) -> None:
+        """Nothing is held open."""
