@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import torch
-from skimage.metrics import structural_similarity
 
 from ivideogpt_hf import Sampling, WorldModel
 from ivideogpt_hf.data.dataset import SegmentDataset
 from ivideogpt_hf.data.mixture import Mixture, Source, load_mixture
 from ivideogpt_hf.data.segments import SegmentSpec
+from ivideogpt_hf.evaluation.metrics import lpips, psnr, squared_error, ssim
 from ivideogpt_hf.perceptual import LPIPS
 
 NUM_CONTEXT, NUM_FUTURE, NUM_SAMPLES = 2, 10, 8
@@ -44,34 +44,18 @@ def held_out_clips(mixture, root, clips_per_source, seed=0):
     return frames, actions, rewards, names
 
 
-def measure(predicted, truth, lpips):
+def measure(predicted, truth, network):
     """MSE, PSNR, SSIM and LPIPS of each frame: predicted and truth (B, T, 3, H, W) uint8 to dict of (B, T)."""
-    difference = (predicted.float() - truth.float()) / 255
-    mse = difference.square().mean((2, 3, 4))
-    flat = (predicted.flatten(0, 1), truth.flatten(0, 1))
-    ssim = [
-        structural_similarity(
-            *(frame.numpy() for frame in pair),
-            channel_axis=0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for pair in zip(*flat, strict=True)
-    ]
-    distance = torch.cat(
-        [lpips(*(part.float() / 255 for part in pair)) for pair in zip(*(x.split(64) for x in flat), strict=True)]
-    )
     return {
-        "mse": mse,
-        "psnr": -10 * mse.clamp(min=1e-8).log10(),
-        "ssim": torch.tensor(ssim).view(mse.shape),
-        "lpips": distance.view(mse.shape),
+        "mse": squared_error(predicted, truth),
+        "psnr": psnr(predicted, truth),
+        "ssim": ssim(predicted, truth),
+        "lpips": lpips(predicted, truth, network),
     }
 
 
 @torch.inference_mode()
-def evaluate(world, lpips, frames, actions, num_samples):
+def evaluate(world, network, frames, actions, num_samples):
     """Name -> metric -> (N, T), means over samples; and the mean predicted rewards (N, T)."""
     results, rewards = {}, []
     others = actions.roll(len(actions) // 2 + 1, 0)
@@ -81,14 +65,14 @@ def evaluate(world, lpips, frames, actions, num_samples):
         tokens, _ = world.vq_model.tokenize(frames[part].float() / 255)
         ceiling = world.vq_model.detokenize(tokens)[:, NUM_CONTEXT:].clamp(0, 1).mul(255).round().to(torch.uint8)
         measured = {
-            REPEAT: measure(context[:, -1:].expand_as(truth), truth, lpips),
-            CEILING: measure(ceiling, truth, lpips),
+            REPEAT: measure(context[:, -1:].expand_as(truth), truth, network),
+            CEILING: measure(ceiling, truth, network),
         }
         for name, given in ((MODEL, actions[part]), (SHUFFLED, others[part]), (ZERO, torch.zeros_like(actions[part]))):
             count = num_samples if name == MODEL else max(1, num_samples // 4)
             repeated = given[:, None].expand(-1, count, -1, -1)
             rollout = world.rollout(context, repeated, sampling=Sampling(seed=first))
-            samples = [measure(rollout.frames[:, n], truth, lpips) for n in range(count)]
+            samples = [measure(rollout.frames[:, n], truth, network) for n in range(count)]
             measured[name] = {key: torch.stack([s[key] for s in samples]).mean(0) for key in samples[0]}
             if name == MODEL:
                 rewards.append(rollout.rewards.mean(1))
@@ -191,8 +175,8 @@ def main():
     args = parser.parse_args()
     world = WorldModel.from_pretrained(args.checkpoint)
     frames, actions, rewards, names = held_out_clips(args.data, args.root, args.clips_per_source)
-    lpips = LPIPS.from_weights(args.lpips_weights)
-    results, predicted_rewards = evaluate(world, lpips, frames, actions, args.samples)
+    network = LPIPS.from_weights(args.lpips_weights)
+    results, predicted_rewards = evaluate(world, network, frames, actions, args.samples)
     summary = {"command": shlex.join(["python", *sys.argv])} | summarize(results, predicted_rewards, rewards, names)
     summary["gates"] = gates(summary)
     print_tables(summary)

@@ -22,7 +22,7 @@ LAYERS = (
     ("engine", "facts"),
     ("cards",),
     ("world_model",),
-    ("pipeline", "environment", "info", "planning", "training"),
+    ("pipeline", "environment", "info", "evaluation", "planning", "training"),
     ("hub",),
     ("cli_data", "cli_hub", "cli_train"),
     ("cli",),
@@ -44,12 +44,18 @@ TRAINING_LAYERS = (
     ("codebooks", "trainer", "tokenizing"),
     ("train_vq", "train_world_model"),
 )
-# The same within planning/.
+# The same within evaluation/ and planning/.
+EVALUATION_LAYERS = (("metrics", "frechet"),)
 PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy",))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
     folder: {module: layer for layer, modules in enumerate(layers) for module in modules}
-    for folder, layers in (("data", DATA_LAYERS), ("planning", PLANNING_LAYERS), ("training", TRAINING_LAYERS))
+    for folder, layers in (
+        ("data", DATA_LAYERS),
+        ("evaluation", EVALUATION_LAYERS),
+        ("planning", PLANNING_LAYERS),
+        ("training", TRAINING_LAYERS),
+    )
 }
 
 # transformers itself needs safetensors and huggingface_hub, so that remote code finds them wherever it runs.
@@ -97,6 +103,7 @@ OPTIONAL = {
         "data/store.py",
         "data/tokens.py",
     },
+    "skimage": {"evaluation/metrics.py"},
     "robodesk": {"data/simulators/robodesk.py"},
     "tfrecord": {"data/readers/rlds.py"},
     "torchvision": set(),
