@@ -46,7 +46,7 @@ TRAINING_LAYERS = (
 )
 # The same within evaluation/ and planning/.
 EVALUATION_LAYERS = (("metrics", "frechet"),)
-PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy",))
+PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy", "stable_worldmodel"))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
     folder: {module: layer for layer, modules in enumerate(layers) for module in modules}
