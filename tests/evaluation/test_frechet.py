@@ -44,6 +44,16 @@ def test_fewer_features_than_dimensions():
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-5 * one.covariance.trace().item())
 
 
+def test_standardised_distances_do_not_depend_on_units():
+    one, other = features(300, 5), features(300, 5, seed=1)
+    scale = torch.tensor([1e-3, 1.0, 10.0, 5.0, 2.0])
+    plain = frechet_distance(FeatureStatistics.of(one), FeatureStatistics.of(other), standardised=True)
+    scaled = [FeatureStatistics.of(x * scale) for x in (one, other)]
+    assert frechet_distance(*scaled, standardised=True) == pytest.approx(plain, rel=1e-4)
+    constant = [FeatureStatistics.of(torch.cat([x, torch.ones(300, 1)], 1)) for x in (one, other)]
+    assert frechet_distance(*constant, standardised=True) == pytest.approx(plain, rel=1e-6)
+
+
 def test_parts_in_any_order_are_the_whole():
     everything = features(100, 6, shift=1e3)
     parts = [FeatureStatistics.of(part) for part in everything.split([1, 59, 40])]

@@ -54,6 +54,10 @@ class FeatureStatistics:
             count, self.mean + difference * (other.count / count), self.scatter + other.scatter + between
         )
 
+    def scaled(self, scale: Tensor) -> FeatureStatistics:
+        """Of the same features, each dimension multiplied by its value of ``scale`` (D,)."""
+        return FeatureStatistics(self.count, self.mean * scale, self.scatter * torch.outer(scale, scale))
+
     @property
     def covariance(self) -> Tensor:
         """(D, D), the scatter over N, as the published FVD code divides it."""
@@ -64,9 +68,14 @@ class FeatureStatistics:
         return {"count": self.count, "mean": self.mean, "scatter": self.scatter}
 
 
-def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
+def frechet_distance(one: FeatureStatistics, other: FeatureStatistics, *, standardised: bool = False) -> float:
     """Squared 2-Wasserstein distance of the Gaussians with these means and covariances (Dowson and Landau, 1982):
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    Args:
+        one, other: statistics of the real and of the predicted videos.
+        standardised: measure each dimension in standard deviations of ``one``; those that never vary there are left
+            out.
 
     Raises:
         ValueError: if their features have different widths, or there are fewer than two of one of them.
@@ -75,6 +84,10 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
         raise ValueError(f"features are {len(one.mean)} and {len(other.mean)} wide")
     if min(one.count, other.count) < 2:
         raise ValueError(f"a covariance needs at least 2 features, got {one.count} and {other.count}")
+    if standardised:
+        std = one.covariance.diagonal().sqrt()
+        scale = torch.where(std > 1e-8, 1 / std, 0.0)
+        one, other = one.scaled(scale), other.scaled(scale)
     root = _square_root(one.covariance)
     # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric.
     mixed = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()

