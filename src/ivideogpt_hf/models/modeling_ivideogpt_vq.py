@@ -116,9 +116,14 @@ class IVideoGPTVQModel(PreTrainedModel):
         elif isinstance(module, MultiheadAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
+            query, key, _ = module.in_proj_weight.detach().chunk(3)
+            init.copy_(key, query)
         elif isinstance(module, ContextCrossAttention):
-            init.normal_(module.q_pos_emb, std=0.02)
-            init.normal_(module.kv_pos_emb, std=0.02)
+            # Each place looks at the same place of the context from the beginning: tables that are drawn at random
+            # learn that so late that what stands still is not copied before.
+            places = module.initial_positions()
+            init.copy_(module.q_pos_emb, places)
+            init.copy_(module.kv_pos_emb, places.repeat(module.num_context_frames, 1))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -92,6 +92,10 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
+# Of the waves in new position tables, beside features of unit variance.
+POSITION_STRENGTH = 2.0
+
+
 class ContextCrossAttention(nn.Module):
     """Lets feature maps of future frames attend to the context's feature map of the same depth.
 
@@ -103,12 +107,25 @@ class ContextCrossAttention(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int], config: IVideoGPTVQConfig) -> None:
         super().__init__()
         self.num_context_frames = config.num_context_frames
+        self.size = size
         rows = size[0] * size[1]
         self.q_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=NORM_EPS)
         self.kv_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=NORM_EPS)
         self.q_pos_emb = nn.Parameter(torch.empty(rows, channels))
         self.kv_pos_emb = nn.Parameter(torch.empty(config.num_context_frames * rows, channels))
         self.att = MultiheadAttention(channels, config.num_attention_heads, config.attention_dropout)
+
+    def initial_positions(self) -> Tensor:
+        """(h * w, channels): sines and cosines of rows and of columns (Vaswani et al., 2017), for a position table to
+        begin with. They are as strong as the normed features that they are added to, so that places matter."""
+        channels = self.q_pos_emb.shape[1]
+        quarter = (channels + 3) // 4
+        frequencies = torch.pi / 2 ** torch.linspace(0, 4, quarter)
+        row, column = (torch.arange(length).float()[:, None] * frequencies for length in self.size)
+        height, width = self.size
+        row, column = row[:, None].expand(-1, width, -1), column[None].expand(height, -1, -1)
+        waves = torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], dim=-1).flatten(0, 1)
+        return POSITION_STRENGTH * waves[:, :channels]
 
     def remember(self, context: Tensor) -> ContextMemory:
         """Keys and values of a context's feature maps (B, C, channels, h, w)."""
