@@ -60,7 +60,7 @@ def test_forward_equals_tokenize_then_detokenize():
 
 
 def test_commitment_loss_is_both_terms():
-    codebook = Codebook(4, 3, commitment_cost=0.5)
+    codebook = Codebook(4, IVideoGPTVQConfig(latent_channels=3, commitment_cost=0.5))
     vectors = torch.randn(10, 3, requires_grad=True)
     quantized = codebook(vectors)
     error = (codebook.embedding.weight[quantized.codes] - vectors).square().mean()
@@ -70,8 +70,19 @@ def test_commitment_loss_is_both_terms():
     assert codebook.embedding.weight.grad.abs().sum() > 0
 
 
+def test_normalised_latents_have_unit_length_and_no_gradient_along_themselves():
+    codebook = Codebook(4, IVideoGPTVQConfig(latent_channels=3, normalize_latents=True))
+    torch.nn.init.normal_(codebook.embedding.weight)
+    vectors = torch.randn(7, 3, requires_grad=True)
+    quantized = codebook(vectors)
+    torch.testing.assert_close(quantized.latents.norm(dim=-1), torch.ones(7))
+    assert torch.equal(codebook(5 * vectors).codes, quantized.codes)
+    quantized.loss.backward()
+    torch.testing.assert_close((vectors.grad * vectors).sum(-1), torch.zeros(7))
+
+
 def test_codes_are_found_in_float32_in_half_precision():
-    codebook = Codebook(64, 8, 1.0).bfloat16()
+    codebook = Codebook(64, IVideoGPTVQConfig(latent_channels=8)).bfloat16()
     vectors = torch.randn(200, 8).bfloat16()
     exact = torch.cdist(vectors.float(), codebook.embedding.weight.float()).argmin(-1)
     assert codebook(vectors).codes.equal(exact)

@@ -34,6 +34,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         num_attention_heads: heads of the cross-attention.
         attention_dropout: dropout of the cross-attention in training.
         commitment_cost: weight beta of the codebook-to-encoder term.
+        normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022), so
+            that they cannot shrink to where the decoder does not feel them. Released checkpoints do without.
     """
 
     model_type = "ivideogpt_vq"
@@ -61,6 +63,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     num_attention_heads: int = 4
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
+    normalize_latents: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -91,12 +91,12 @@ class IVideoGPTVQModel(PreTrainedModel):
         patch_dim = config.patch_size**2 * config.latent_channels
         self.encoder = EncoderTower(config, conditional=False)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
-        self.quantize = Codebook(config.num_context_codes, config.code_dim, config.commitment_cost)
+        self.quantize = Codebook(config.num_context_codes, config)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         self.decoder = DecoderTower(config, conditional=False)
         self.cond_encoder = EncoderTower(config, conditional=True)
         self.quant_linear = nn.Linear(patch_dim, config.code_dim)
-        self.dynamics_quantize = Codebook(config.num_dynamics_codes, config.code_dim, config.commitment_cost)
+        self.dynamics_quantize = Codebook(config.num_dynamics_codes, config)
         self.post_quant_linear = nn.Linear(config.code_dim, patch_dim)
         self.cond_decoder = DecoderTower(config, conditional=True)
         self.post_init()
@@ -111,8 +111,11 @@ class IVideoGPTVQModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, Codebook):
-            num_codes = module.embedding.num_embeddings
-            init.uniform_(module.embedding.weight, -1 / num_codes, 1 / num_codes)
+            num_codes, dim = module.embedding.weight.shape
+            if module.normalizes:
+                init.normal_(module.embedding.weight, std=dim**-0.5)
+            else:
+                init.uniform_(module.embedding.weight, -1 / num_codes, 1 / num_codes)
         elif isinstance(module, MultiheadAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)

@@ -24,7 +24,8 @@ VECTORS_PER_CHUNK = 8192
 @dataclass(frozen=True)
 class Quantized:
     """What a codebook makes of vectors: ``vectors`` like the input (straight-through gradient), ``codes`` (...) int64
-    in [0, num_codes), ``loss`` scalar float32: the commitment loss, ``latents`` the input itself."""
+    in [0, num_codes), ``loss`` scalar float32: the commitment loss, ``latents`` float32: what
+    the codes were compared with."""
 
     vectors: Tensor
     codes: Tensor
@@ -35,15 +36,16 @@ class Quantized:
 class Codebook(nn.Module):
     """Nearest-neighbour vector quantisation with a straight-through gradient (van den Oord et al., 2017)."""
 
-    def __init__(self, num_codes: int, dim: int, commitment_cost: float) -> None:
+    def __init__(self, num_codes: int, config: IVideoGPTVQConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_codes, dim)
-        self.commitment_cost = commitment_cost
+        self.embedding = nn.Embedding(num_codes, config.code_dim)
+        self.commitment_cost = config.commitment_cost
+        self.normalizes = config.normalize_latents
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantise (..., dim) vectors. Distances and loss are computed in float32 whatever the dtype of the input."""
         with torch.autocast(vectors.device.type, enabled=False):
-            encoded = vectors.float()
+            encoded = F.normalize(vectors.float(), dim=-1) if self.normalizes else vectors.float()
             weight = self.embedding.weight.float()
             with torch.no_grad():
                 chunks = encoded.flatten(0, -2).split(VECTORS_PER_CHUNK)
@@ -52,7 +54,7 @@ class Codebook(nn.Module):
             nearest = F.embedding(codes, weight)
             loss = self.commitment_cost * F.mse_loss(encoded, nearest.detach()) + F.mse_loss(nearest, encoded.detach())
             passed = encoded + (nearest - encoded).detach()
-        return Quantized(passed.to(vectors.dtype), codes, loss, vectors)
+        return Quantized(passed.to(vectors.dtype), codes, loss, encoded)
 
 
 @dataclass(frozen=True)
