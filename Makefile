@@ -95,7 +95,9 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	$(BIN)/ivideogpt tokenize --config configs/default_tokens.yaml
 	$(BIN)/ivideogpt train --config configs/default.yaml --resume latest
 	$(BIN)/python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
-	$(BIN)/python scripts/evaluate_default.py src/ivideogpt_hf/default --lpips-weights "$(LPIPS)" --plot docs/default.png
+	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 144 \
+	  --lpips-weights "$(LPIPS)" --output outputs/default_evaluation --record
+	cp outputs/default_evaluation/curves.png docs/default.png
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task

@@ -14,12 +14,12 @@ METRICS = {
     "evaluation": {
         "command": "python evaluate.py",
         "num_clips": 7,
+        "num_samples": 4,
+        "protocol": {"num_context_frames": 2, "num_future_frames": 10},
         "mean": {"model": {"psnr": 28.5, "lpips": 0.0123, "mse": 0.1}, "repeat the last frame": {"psnr": 25.0}},
     },
 }
-TEXT = CardText(
-    title="A model", license="mit", protocol="Two frames to ten.", datasets=[{"name": "arm", "id": "u/arm"}]
-)
+TEXT = CardText(title="A model", license="mit", datasets=[{"name": "arm", "id": "u/arm"}])
 
 
 def card_of(world, text=TEXT, metrics=METRICS, **options):
@@ -31,7 +31,8 @@ def test_results_come_from_the_metrics_file(world):
     card = card_of(world)
     assert "| PSNR (dB) | 28.5 | 25 |" in card.content
     assert "| LPIPS (VGG) | 0.0123 | - |" in card.content
-    assert "Two frames to ten. 7 clips." in card.content
+    assert "2 context frames to 10 predicted ones" in card.content
+    assert "the mean over 4 samples of 7 clips." in card.content
     (psnr, lpips) = card.data.eval_results
     assert (psnr.metric_type, psnr.metric_value) == ("psnr", 28.5)
     assert lpips.metric_value == 0.0123

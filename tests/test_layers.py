@@ -24,7 +24,8 @@ LAYERS = (
     ("world_model",),
     ("pipeline", "environment", "info", "evaluation", "planning", "training"),
     ("hub",),
-    ("cli_data", "cli_hub", "cli_train"),
+    ("cli_data", "cli_loading"),
+    ("cli_evaluate", "cli_hub", "cli_train"),
     ("cli",),
 )
 # The same within data/.
@@ -34,7 +35,7 @@ DATA_LAYERS = (
     ("readers", "statistics", "simulators", "augment", "drawing"),
     ("conversion", "mixture", "order", "store"),
     ("report", "publishing", "dataset", "collect"),
-    ("loader", "show", "tokens"),
+    ("loader", "show", "tokens", "provenance"),
 )
 # The same within training/.
 TRAINING_LAYERS = (
@@ -45,7 +46,15 @@ TRAINING_LAYERS = (
     ("train_vq", "train_world_model"),
 )
 # The same within evaluation/ and planning/.
-EVALUATION_LAYERS = (("metrics", "frechet", "features"),)
+EVALUATION_LAYERS = (
+    ("metrics", "frechet", "features", "protocols"),
+    ("clips",),
+    ("measures",),
+    ("summary",),
+    ("report",),
+    ("evaluate",),
+    ("compare",),
+)
 PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy", "stable_worldmodel"))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
@@ -65,7 +74,7 @@ OWNERS = {
     "av": {"media"},
     "PIL": {"media", "pipeline", "data"},
     "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "data"},
-    "tqdm": {"data", "training"},
+    "tqdm": {"data", "evaluation", "training"},
     "yaml": {"cards", "data", "training"},
 }
 # Optional packages: only these files may import them; those without a file have no owner yet.
@@ -93,7 +102,11 @@ OPTIONAL = {
     "h5py": {"data/readers/hdf5.py"},
     "lpips": {"perceptual.py"},
     "metaworld": {"data/simulators/metaworld.py"},
-    "mujoco": {"data/simulators/metaworld.py", "data/simulators/robodesk.py"},
+    "mujoco": {
+        "data/simulators/metaworld.py",
+        "data/simulators/mujoco_state.py",
+        "data/simulators/robodesk.py",
+    },
     "peft": {"training/transformer.py"},
     "pyarrow": {
         "data/conversion.py",
@@ -103,6 +116,7 @@ OPTIONAL = {
         "data/store.py",
         "data/tokens.py",
     },
+    "scipy": {"evaluation/summary.py"},
     "skimage": {"evaluation/metrics.py"},
     "robodesk": {"data/simulators/robodesk.py"},
     "tfrecord": {"data/readers/rlds.py"},

@@ -39,7 +39,7 @@ class CardText:
         datasets: of the training; each with "name", and optionally "id" on the Hub, "licence" and "note".
         limits: what it cannot do, beside what no such model can.
         base_model: Hub id of the checkpoint that it was fine-tuned from.
-        protocol: how the results below were measured.
+        protocol: how the published results were measured.
         published: results from elsewhere: "dataset" with "name" and "id", "source", and "rows" of a name and metrics.
     """
 
@@ -144,8 +144,12 @@ def _results(text: CardText, metrics: dict[str, Any]) -> dict[str, Any] | None:
         evaluation = metrics["evaluation"]
         rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
         source = f"`{evaluation['command']}`"
-        dataset = {"name": "held-out clips of the training data", "id": "held-out"}
-        protocol = f"{text.protocol} {evaluation['num_clips']} clips."
+        dataset = {"name": "held-out clips", "id": "held-out"}
+        counts = evaluation["protocol"]
+        protocol = (
+            f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, predicted "
+            f"frames only, the mean over {evaluation['num_samples']} samples of {evaluation['num_clips']} clips."
+        )
     else:
         return None
     shown = [metric for metric in METRICS if any(metric[0] in row for row in rows)]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_data import add_data_commands
+from .cli_evaluate import add_evaluation_commands
 from .cli_hub import add_hub_commands
+from .cli_loading import be_quiet, checkpoint_arguments, load_world
 from .cli_train import add_training_commands
 
 if TYPE_CHECKING:
     import torch
 
-    from .world_model import WorldModel
 
 USAGE_ERROR = 2
 
@@ -26,12 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--revision", help="branch, tag or commit of a Hub checkpoint")
-    model.add_argument("--token", help="Hub token for a private or gated checkpoint")
-    device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
-    device.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    model, device = checkpoint_arguments()
 
     predict = commands.add_parser(
         "predict",
@@ -66,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data_commands(commands, common)
     add_training_commands(commands, common)
+    add_evaluation_commands(commands, common, [model, device])
     add_hub_commands(commands, common)
 
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
@@ -91,28 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _be_quiet() -> None:
-    """Loading a checkpoint takes a moment: no progress bars for it."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-
-
-def _load(args: argparse.Namespace) -> WorldModel:
-    import torch
-
-    from .world_model import WorldModel
-
-    _be_quiet()
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {args.device} was asked for, but torch sees no CUDA device; use --device cpu")
-    if args.checkpoint is None:
-        world = WorldModel.default()
-    else:
-        world = WorldModel.from_pretrained(args.checkpoint, revision=args.revision, token=args.token)
-    return world.to(args.device, dtype=getattr(torch, args.dtype))
-
-
 def _predict(args: argparse.Namespace) -> None:
     from .action_files import read_actions
     from .checkpoints import EXAMPLE_EPISODE
@@ -120,7 +95,7 @@ def _predict(args: argparse.Namespace) -> None:
     from .pipeline import IVideoGPTPipeline
     from .sampling import Sampling
 
-    world = _load(args)
+    world = load_world(args)
     video, actions = args.video, args.actions
     if video is None:
         if args.checkpoint is not None or actions is not None:
@@ -177,7 +152,7 @@ def _convert(args: argparse.Namespace) -> None:
 
     if Path(args.output).resolve() == Path(args.source).resolve():
         raise ValueError("source and output are the same folder")
-    _be_quiet()
+    be_quiet()
     goal_conditioned = True if args.goal_conditioned else None
     world = WorldModel.from_pretrained(
         args.source, revision=args.revision, token=args.token, goal_conditioned=goal_conditioned
@@ -192,7 +167,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     from .info import benchmark, describe
 
-    world = _load(args)
+    world = load_world(args)
     print(describe(world))
     if args.benchmark:
         print(f"\n{benchmark(world)}")

@@ -20,7 +20,11 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     shards.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     shards.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     shards.add_argument(
-        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="do part I (from 0) of N, in a cluster's job array"
+        "--shard",
+        type=parse_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="do part I (from 0) of N, in a cluster's job array",
     )
     shards.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
     shards.add_argument(
@@ -105,7 +109,8 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     show.set_defaults(run=_show)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
+    """I/N, as an argument."""
     number, _, total = text.partition("/")
     if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
         raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/8, got {text!r}")

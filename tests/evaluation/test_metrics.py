@@ -59,6 +59,18 @@ def test_lpips_is_asked_in_chunks_and_in_order():
     assert sizes == [64, 64, 22]
 
 
+def test_several_videos_may_share_one_truth():
+    pytest.importorskip("skimage")
+    truth, videos = random_frames(4, size=24), near(random_frames(2, 3, 4, size=24))
+    alone = truth.expand_as(videos).contiguous()
+
+    def network(one, other):
+        return (one - other).abs().mean((1, 2, 3))
+
+    for metric in (squared_error, psnr, ssim, lambda one, other: lpips(one, other, network)):
+        torch.testing.assert_close(metric(videos, truth), metric(videos, alone))
+
+
 @pytest.mark.parametrize(
     ("predicted", "message"),
     [

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset import SegmentDataset
+from ..data.provenance import describe_command, describe_versions
 
 TRAINING_FILE = "training.json"
-PACKAGES = ("ivideogpt-hf", "torch", "transformers", "diffusers", "accelerate", "datasets", "safetensors")
-
-
-def describe_data(dataset: SegmentDataset) -> list[dict[str, Any]]:
-    """Each source with its settings, its size and a fingerprint of its content."""
-    described = []
-    for source in dataset.sources:
-        settings = asdict(source.spec)
-        sizes = {"num_episodes": len(source.store.num_frames), "num_windows": source.windows.num_windows}
-        described.append(settings | sizes | {"fingerprint": source.store.fingerprint()})
-    return described
 
 
 def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]]) -> dict[str, Any]:
@@ -32,10 +18,10 @@ def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]]) ->
     for part in arguments:
         resolved |= asdict(part)
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": describe_command(),
         "arguments": resolved,
         "data": data,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": describe_versions("accelerate"),
     }
 
 

@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from ..checkpoints import fetch, load_vq_model, weights_hash
 from ..data.dataset import Clip, ClipKey, SegmentDataset
+from ..data.provenance import describe_data
 from ..data.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .arguments import DataArguments, TokenizeArguments
 from .clips import training_clips, validation_clips
 from .launch import start_processes
-from .provenance import describe_data, describe_training
+from .provenance import describe_training
 
 logger = get_logger(__name__)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import VQ_FOLDER, fetch, load_vq_model
 from ..data.loader import ClipLoader
+from ..data.provenance import describe_data
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..perceptual import LPIPS
@@ -24,7 +25,7 @@ from .codebooks import Codebooks
 from .launch import start_run
 from .loop import Batch, Loss
 from .losses import Discriminator, absolute_error, adaptive_weight, hinge_loss, motion_weights, perceptual_loss
-from .provenance import describe_data, describe_training
+from .provenance import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
 
 VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints import fetch, load_vq_model, weights_hash
 from ..data.dataset import ClipKey, SegmentDataset
 from ..data.loader import ClipLoader
+from ..data.provenance import describe_data
 from ..data.tokens import TokenDataset
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -26,7 +27,7 @@ from .arguments import DataArguments, OptimizationArguments, RunArguments, World
 from .clips import load, load_validation, training_clips, validation_clips
 from .launch import start_run
 from .loop import Batch, Loss
-from .provenance import describe_data, describe_training
+from .provenance import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
 from .transformer import add_lora, is_adapted, make_transformer, whole_transformer
 

@@ -1,0 +1,71 @@
+"""Several evaluations side by side, with what others published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .evaluate import RESULTS_FILE
+from .measures import PREDICTED_ONLY, WITH_CONTEXT
+
+METRICS = ("psnr", "ssim", "lpips")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What an evaluation found.
+
+    Raises:
+        FileNotFoundError: if there is none, or it is not finished.
+    """
+    file = folder if folder.suffix == ".json" else folder / RESULTS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no finished evaluation ({RESULTS_FILE} is missing)")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table: a name, clips and samples, rule of counting, and metrics.
+
+    Args:
+        runs: results of one protocol and of the same data.
+        published: rows with "name" and some of "fvd", "psnr", "ssim", "lpips", by the rule with context frames.
+
+    Raises:
+        ValueError: without runs, or if they were not measured on the same clips.
+    """
+    if not runs:
+        raise ValueError("nothing to compare")
+    first = runs[0]
+    for run in runs[1:]:
+        for what in ("protocol", "data", "seed"):
+            if run[what] != first[what]:
+                raise ValueError(f"{first['checkpoint']} and {run['checkpoint']} were measured with different {what}")
+    rows = []
+    for run in runs:
+        for rule in (PREDICTED_ONLY, WITH_CONTEXT):
+            distances = {name: value[rule] for name, value in run.get("frechet", {}).items()}
+            best = {metric: run["best_of_samples"][rule][metric]["value"] for metric in METRICS}
+            counts = f"{run['num_clips']} x {run['num_samples']}"
+            rows.append({"name": run["checkpoint"], "clips x samples": counts, "counted": rule} | distances | best)
+    for row in published:
+        values = {"FVD (I3D)" if name == "fvd" else name: value for name, value in row.items() if name != "text"}
+        rows.append({"clips x samples": "published", "counted": WITH_CONTEXT} | values)
+    return rows
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table, in the order in which columns appear."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns.sort(key=lambda name: name in METRICS)  # metrics last, the rest as it comes
+    cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,145 @@
+"""Results as tables, curves, and a page to look at."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .measures import PREDICTED_ONLY, WITH_CONTEXT
+
+CURVES_FILE, PAGE_FILE = "curves.png", "report.html"
+SHOWN = ("psnr", "ssim", "lpips")
+ARROWS = {"psnr": "PSNR (dB), more is better", "ssim": "SSIM, more is better", "lpips": "LPIPS (VGG), less is better"}
+STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; display: block;
+  overflow-x: auto }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100%; image-rendering: pixelated }
+code { font-size: .85em; overflow-wrap: anywhere }
+"""
+
+Row = Sequence[str]
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """All tables: title -> rows of text, the first one the heading."""
+    samples, full = results["num_samples"], results["num_samples_of_protocol"]
+    best = f"Best of {samples} samples" + (f" (the protocol has {full})" if samples != full else "")
+    found: dict[str, list[Row]] = {best: _best_table(results)}
+    methods = results["per_step"]
+    steps = range(1, len(next(iter(methods.values()))["mse"]) + 1)
+    for metric in SHOWN:
+        rows = [["mean over samples, by predicted frame", *map(str, steps), "mean"]]
+        for name, values in methods.items():
+            rows.append([name, *(_number(metric, v) for v in (*values[metric], results["mean"][name][metric]))])
+        found[ARROWS[metric]] = rows
+    moving = [["", *(metric.upper() for metric in SHOWN)]]
+    for name, values in results["mean_of_moving_clips"].items():
+        moving.append([name, *(_number(metric, values[metric]) for metric in SHOWN)])
+    found[f"The {results['num_moving_clips']} clips that move most"] = moving
+    tokens = results["tokens"]
+    other = [
+        ["", ""],
+        ["tokens that repeat the frame before", f"{tokens['repetition']:.1%}"],
+        ["dynamics codes in use", f"{tokens['usage']:.1%}"],
+        ["perplexity of the dynamics codes", f"{tokens['perplexity']:.1f}"],
+    ]
+    ratios = results.get("wrong_over_right_actions_on_moving_clips", {})
+    other += [[f"squared error over that of the model, moving clips: {name}", f"{r:.2f}"] for name, r in ratios.items()]
+    found["Tokens and actions"] = other
+    if "rewards" in results:
+        found["Rewards"] = _reward_table(results["rewards"])
+    return found
+
+
+def _best_table(results: Mapping[str, Any]) -> list[Row]:
+    """The paper's numbers, by both ways of counting."""
+    frechet = results.get("frechet", {})
+    rows: list[Row] = [["", *frechet, *(metric.upper() for metric in SHOWN)]]
+    for rule in (PREDICTED_ONLY, WITH_CONTEXT):
+        best = results["best_of_samples"][rule]
+        cells = [f"{distance[rule]:.2f}" for distance in frechet.values()]
+        for metric in SHOWN:
+            value, low, high = (_number(metric, best[metric][key]) for key in ("value", "low", "high"))
+            cells.append(f"{value} [{low}, {high}]")
+        rows.append([rule, *cells])
+    return rows
+
+
+def _reward_table(rewards: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = [["", ""], ["mean absolute error", f"{rewards['mean_absolute_error']:.3f}"]]
+    correlations = {"all clips": rewards["correlation"], **rewards["correlation_per_task"]}
+    rows += [[f"correlation, {task}", "-" if r is None else f"{r:.3f}"] for task, r in correlations.items()]
+    return rows
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.2f}" if metric == "psnr" else f"{value:.4f}"
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """All tables and gates, for a terminal."""
+    parts = []
+    for title, rows in tables(results).items():
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+            if any(row)
+        ]
+        parts.append("\n".join([title, *(line.rstrip() for line in lines)]))
+    parts.append("\n".join(f"{'yes' if kept else 'NO '}  {name}" for name, kept in results["gates"].items()))
+    return "\n\n".join(parts)
+
+
+def draw_curves(results: Mapping[str, Any], path: Path) -> None:
+    """Each metric by predicted frame, of each method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    for axis, metric in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+        for name, values in results["per_step"].items():
+            axis.plot(range(1, len(values[metric]) + 1), values[metric], marker=".", label=name)
+        axis.set(title=ARROWS[metric], xlabel="predicted frame")
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def write_report(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) -> None:
+    """Write curves.png and report.html.
+
+    Args:
+        folder: of the evaluation.
+        results: as in results.json.
+        videos: names of files in its folder videos/.
+    """
+    draw_curves(results, folder / CURVES_FILE)
+    escape = html.escape
+    name, protocol = escape(results["checkpoint"]), results["protocol"]
+    parts = [
+        f"<h1>{name}</h1>",
+        f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
+        f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
+        f"samples of each. Made by <code>{escape(results['command'])}</code>.</p>",
+        "<ul>"
+        + "".join(
+            f"<li>{'yes' if kept else '<b>no</b>'}: {escape(gate)}</li>" for gate, kept in results["gates"].items()
+        )
+        + "</ul>",
+        f'<img src="{CURVES_FILE}" alt="curves by predicted frame">',
+    ]
+    for title, rows in tables(results).items():
+        heading, *body = ([escape(cell) for cell in row] for row in rows)
+        lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body]
+        top = f"<tr>{''.join(f'<th>{cell}</th>' for cell in heading)}</tr>" if any(heading) else ""
+        parts.append(f"<h2>{escape(title)}</h2><table>{top}{''.join(lines)}</table>")
+    parts.append("<h2>Videos</h2><p>From left: truth, reconstruction by the VQ model, predicted futures.</p>")
+    parts += [f'<p><img src="videos/{escape(video)}" alt="{escape(video)}"></p>' for video in videos]
+    page = f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{name}</title>"
+    (folder / PAGE_FILE).write_text(f"{page}<style>{STYLE}</style>{''.join(parts)}", encoding="utf-8")

