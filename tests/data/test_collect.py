@@ -47,7 +47,7 @@ def test_actions_lead_from_frame_to_frame():
     simulator.reset(0)
     for t, action in enumerate(episode.actions):
         transition = simulator.step(action)
-        assert (np.argwhere(transition.frame[..., 0])[0][::-1] == places[t + 1]).all()
+        assert (np.argwhere(simulator.render()[..., 0])[0][::-1] == places[t + 1]).all()
         assert transition.reward == pytest.approx(episode.rewards[t])
 
 

@@ -161,7 +161,8 @@ class SimulatedEpisodes(EpisodeReader):
         generator = np.random.default_rng(hash_seed("episode", self.environment, self.seed + index))
         noise = self.behaviour.noise if generator.random() < self.behaviour.noise_fraction else 0.0
         walk = RandomWalk(simulator, generator)
-        frames = [simulator.reset(self.seed + index)]
+        simulator.reset(self.seed + index)
+        frames = [simulator.render()]
         if not self._closes_at_exit:  # only now: what the renderer registers itself must come after this
             atexit.register(simulator.close)
             self._closes_at_exit = True
@@ -173,16 +174,12 @@ class SimulatedEpisodes(EpisodeReader):
                 half_range = (simulator.action_high - simulator.action_low) / 2
                 action = action + noise * half_range * generator.standard_normal(len(action))
             action = np.clip(action, simulator.action_low, simulator.action_high).astype(np.float32)
-            reward = 0.0
-            for _ in range(self.action_repeat):
-                transition = simulator.step(action)
-                reward, done = reward + transition.reward, transition.done
-                successes.append(transition.success)
-                if done:
-                    break
-            frames.append(transition.frame)
+            transition = simulator.step_repeatedly(action, self.action_repeat)
+            frames.append(simulator.render())
             actions.append(action)
-            rewards.append(reward)
+            rewards.append(transition.reward)
+            successes.append(transition.success)
+            done = transition.done
         return Episode(
             frames={DEFAULT_CAMERA: np.stack(frames)},
             episode_id=self.episode_ids[index],

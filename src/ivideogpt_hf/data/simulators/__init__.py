@@ -9,7 +9,7 @@ def make_simulator(name: str, size: int) -> Simulator:
     """Make an environment that renders.
 
     Args:
-        name: "metaworld/<task>", "robodesk/<task>", "pusht", or the id of any gymnasium environment.
+        name: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", or the id of any gymnasium environment.
         size: side of the frames, in pixels.
 
     Raises:
@@ -29,6 +29,10 @@ def make_simulator(name: str, size: int) -> Simulator:
         from .pusht import PushTSimulator
 
         return PushTSimulator(size)
+    if name == "push2d":
+        from .push2d import Push2DSimulator
+
+        return Push2DSimulator(size)
     from .gymnasium import GymnasiumSimulator
 
     return GymnasiumSimulator(name, size)

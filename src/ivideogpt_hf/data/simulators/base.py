@@ -17,13 +17,11 @@ class Transition:
     """What one action led to.
 
     Attributes:
-        frame: (H, W, 3) uint8.
         reward: what the action earned.
         success: whether the task counts as solved in this state; None where the environment does not say.
         done: whether the episode is over.
     """
 
-    frame: np.ndarray
     reward: float
     success: bool | None
     done: bool
@@ -46,6 +44,7 @@ class Simulator(ABC):
         action_low, action_high: (A,) float32 bounds.
         action_names: a name per dimension, or None.
         observation: the environment's own observation after the last reset or step, for policies written in Python.
+        goal: (H, W, 3) uint8, what the world is to look like at the end of this episode; None where there is none.
     """
 
     task: str
@@ -53,14 +52,31 @@ class Simulator(ABC):
     action_high: np.ndarray
     action_names: Sequence[str] | None = None
     observation: Any = None
+    goal: np.ndarray | None = None
 
     @abstractmethod
-    def reset(self, seed: int) -> np.ndarray:
-        """Begin the episode that belongs to a seed, always the same; returns its first frame (H, W, 3) uint8."""
+    def reset(self, seed: int) -> None:
+        """Begin the episode that belongs to a seed, always the same."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Transition:
         """Take an action (A,) within the bounds."""
+
+    def step_repeatedly(self, action: np.ndarray, times: int) -> Transition:
+        """Take an action several times, unless the episode ends before: rewards are summed, and the task counts as
+        solved if it was after any of them."""
+        reward, success = 0.0, None
+        for _ in range(times):
+            transition = self.step(action)
+            reward += transition.reward
+            success = transition.success if success is None else success or transition.success
+            if transition.done:
+                break
+        return Transition(reward, success, transition.done)
+
+    @abstractmethod
+    def render(self) -> np.ndarray:
+        """What the world looks like now, (H, W, 3) uint8."""
 
     def expert_action(self) -> np.ndarray:
         """What the scripted expert does in this state, (A,), not clipped.
@@ -69,6 +85,22 @@ class Simulator(ABC):
             ValueError: if there is no expert for this environment.
         """
         raise ValueError(f"there is no scripted expert for {self.task!r}; use the policy 'random' or one of your own")
+
+    def get_state(self) -> Any:
+        """Everything that the episode's future depends on, to return to by `set_state`.
+
+        Raises:
+            ValueError: if this environment cannot.
+        """
+        raise ValueError(f"the state of {self.task!r} cannot be kept, so that it cannot be planned in")
+
+    def set_state(self, state: Any) -> None:
+        """Return to a state of this episode.
+
+        Raises:
+            ValueError: if this environment cannot.
+        """
+        raise ValueError(f"the state of {self.task!r} cannot be kept, so that it cannot be planned in")
 
     @abstractmethod
     def close(self) -> None:

@@ -42,18 +42,17 @@ class GymnasiumSimulator(Simulator):
         self.size = size
         self.action_low, self.action_high = space.low.astype(np.float32), space.high.astype(np.float32)
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> None:
         self.observation, _ = self._environment.reset(seed=seed)
-        return self._render()
 
     def step(self, action: np.ndarray) -> Transition:
         dtype = self._environment.action_space.dtype
         self.observation, reward, terminated, truncated, info = self._environment.step(action.astype(dtype))
         success = info.get("is_success", info.get("success"))
         success = None if success is None else bool(success)
-        return Transition(self._render(), float(reward), success, bool(terminated or truncated))
+        return Transition(float(reward), success, bool(terminated or truncated))
 
-    def _render(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         image = self._environment.render()
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"{self.task} does not render RGB images: got {type(image).__name__}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
 CAMERA = "corner"
@@ -51,7 +52,7 @@ class MetaWorldSimulator(Simulator):
         self._renderer: Any = None
         self.action_low, self.action_high = np.full(4, -1, np.float32), np.full(4, 1, np.float32)
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> None:
         # A fresh environment: otherwise the state of the last episode leaks into the next one's reset.
         self._environment = self._make(seed)
         self._environment._freeze_rand_vec = False  # a new object position at every reset, ...
@@ -60,7 +61,6 @@ class MetaWorldSimulator(Simulator):
         self._policy = self._make_policy()
         self.observation, _ = self._environment.reset()
         self._set_up_renderer()
-        return self._render()
 
     def _set_up_renderer(self) -> None:
         if self._renderer is not None:
@@ -72,7 +72,7 @@ class MetaWorldSimulator(Simulator):
         for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = 0
 
-    def _render(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         self._renderer.update_scene(self._environment.data, camera=CAMERA)
         image = self._renderer.render()[::-1].astype(np.float32)
         boxes = image.reshape(self.size, OVERSAMPLING, self.size, OVERSAMPLING, 3)
@@ -80,7 +80,17 @@ class MetaWorldSimulator(Simulator):
 
     def step(self, action: np.ndarray) -> Transition:
         self.observation, reward, _, _, info = self._environment.step(action)
-        return Transition(self._render(), float(reward), bool(info["success"]), done=False)
+        return Transition(float(reward), bool(info["success"]), done=False)
+
+    def get_state(self) -> Any:
+        environment = self._environment
+        return mujoco_state.keep(environment, environment.model, environment.data), np.copy(self.observation)
+
+    def set_state(self, state: Any) -> None:
+        environment = self._environment
+        kept, observation = state
+        mujoco_state.restore(kept, environment, environment.model, environment.data)
+        self.observation = observation.copy()
 
     def expert_action(self) -> np.ndarray:
         with warnings.catch_warnings():

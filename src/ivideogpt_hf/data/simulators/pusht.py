@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..episodes import resize_pixels
@@ -12,6 +14,7 @@ LEAST_RENDERED = 96  # pixels; in smaller pictures the environment's lines would
 GOAL = (256.0, 256.0, np.pi / 4)  # x, y and angle of the block
 CENTRE_OF_MASS = 45.0  # from the block's origin down its stem
 DETOUR_RADIUS = 115.0  # of a circle around the block's centre on which the disc hardly touches it
+MOTION = ("angle", "position", "velocity", "angular_velocity")  # in this order: turning a body moves its origin
 STRIDE = 45.0  # how far ahead of the disc its target is set
 LARGEST_OFFSET, OFFSET_PER_RADIAN = 45.0, 60.0  # of the push from the block's centre, which turns it
 
@@ -40,11 +43,26 @@ class PushTSimulator(GymnasiumSimulator):
         super().__init__(ENVIRONMENT, size, observation_width=rendered, observation_height=rendered)
         self.task = "push the T onto the goal"
 
-    def _render(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         # Not render(): it marks the last action, even that of the episode before.
         pixels = self._environment.unwrapped._render(visualize=False)
         same = pixels.shape[0] == self.size
         return pixels if same else resize_pixels(pixels[None], (self.size, self.size))[0]
+
+    def get_state(self) -> Any:
+        environment = self._environment.unwrapped
+        bodies = [[getattr(body, name) for name in MOTION] for body in (environment.agent, environment.block)]
+        return bodies, self._environment._elapsed_steps, self.observation.copy()
+
+    def set_state(self, state: Any) -> None:
+        """The bodies' motion is restored; what the physics engine remembers of their contacts is not."""
+        environment = self._environment.unwrapped
+        bodies, self._environment._elapsed_steps, observation = state
+        for body, motion in zip((environment.agent, environment.block), bodies, strict=True):
+            for name, value in zip(MOTION, motion, strict=True):
+                setattr(body, name, value)
+            environment.space.reindex_shapes_for_body(body)
+        self.observation = observation.copy()
 
     def expert_action(self) -> np.ndarray:
         """Go around the block to the side that is away from the goal, then push through it, beside its centre to turn

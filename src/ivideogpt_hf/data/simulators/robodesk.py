@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
 ACTION_REPEAT = 50  # of 20 ms: an action lasts a second
@@ -62,7 +63,7 @@ class RoboDeskSimulator(Simulator):
         self._task = task
         self.action_low, self.action_high = np.full(5, -1, np.float32), np.full(5, 1, np.float32)
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> None:
         # The environment draws from numpy's global generator, which belongs to the caller.
         state = np.random.get_state()
         np.random.seed(seed % 2**32)
@@ -71,17 +72,34 @@ class RoboDeskSimulator(Simulator):
         finally:
             np.random.set_state(state)
         self._expert = _Expert(self._environment.physics.named.data)
-        return self.observation["image"]
 
     def step(self, action: np.ndarray) -> Transition:
         self.observation, reward, _, _ = self._environment.step(action)
-        return Transition(self.observation["image"], float(reward), self._is_solved(), done=False)
+        return Transition(float(reward), self._is_solved(), done=False)
+
+    def render(self) -> np.ndarray:
+        return self.observation["image"]
 
     def _is_solved(self) -> bool:
         if self._task in ("upright_block_off_table", "flat_block_off_table"):
             block = self._task.removesuffix("_off_table")
             return bool(self._environment.physics.named.data.qpos[block][2] < FLOOR_HEIGHT)
         return bool(self._environment._get_task_reward(self._task, "success"))
+
+    def get_state(self) -> Any:
+        environment = self._environment
+        physics, kinematics = environment.physics, environment.physics_copy
+        kept = mujoco_state.keep(environment, physics.model.ptr, physics.data.ptr)
+        return kept, kinematics.get_state(), self._expert._is_folded
+
+    def set_state(self, state: Any) -> None:
+        environment = self._environment
+        physics, kinematics = environment.physics, environment.physics_copy
+        kept, positions, self._expert._is_folded = state
+        mujoco_state.restore(kept, environment, physics.model.ptr, physics.data.ptr)
+        with kinematics.reset_context():  # inverse kinematics begin where they ended
+            kinematics.set_state(positions)
+        self.observation = environment._get_obs()
 
     def expert_action(self) -> np.ndarray:
         kind, _, target = self._task.partition("_")
