@@ -23,6 +23,7 @@ from ivideogpt_hf import (
 # The models are too small to gain from threads, and several test processes on few cores lose much by them.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for processes that tests start
+os.environ.setdefault("MUJOCO_GL", "egl")  # `importorskip` imports mujoco before a simulator can choose
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("pipeline", "environment", "info", "evaluation", "planning", "training"),
     ("hub",),
     ("cli_data", "cli_loading"),
-    ("cli_evaluate", "cli_hub", "cli_train"),
+    ("cli_evaluate", "cli_hub", "cli_plan", "cli_train"),
     ("cli",),
 )
 # The same within data/.
@@ -55,7 +55,13 @@ EVALUATION_LAYERS = (
     ("evaluate",),
     ("compare",),
 )
-PLANNING_LAYERS = (("planners", "objectives", "vp2"), ("costs",), ("policy", "stable_worldmodel"))
+PLANNING_LAYERS = (
+    ("planners", "objectives", "vp2"),
+    ("costs", "replanning", "tasks"),
+    ("policy", "stable_worldmodel"),
+    ("controllers",),
+    ("trials",),
+)
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
     folder: {module: layer for layer, modules in enumerate(layers) for module in modules}
@@ -73,8 +79,8 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"media", "pipeline", "data"},
-    "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "data"},
-    "tqdm": {"data", "evaluation", "training"},
+    "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "planning", "data"},
+    "tqdm": {"data", "evaluation", "planning", "training"},
     "yaml": {"cards", "data", "training"},
 }
 # Optional packages: only these files may import them; those without a file have no owner yet.
@@ -116,7 +122,7 @@ OPTIONAL = {
         "data/store.py",
         "data/tokens.py",
     },
-    "scipy": {"evaluation/summary.py"},
+    "scipy": {"evaluation/summary.py", "planning/trials.py"},
     "skimage": {"evaluation/metrics.py"},
     "robodesk": {"data/simulators/robodesk.py"},
     "tfrecord": {"data/readers/rlds.py"},

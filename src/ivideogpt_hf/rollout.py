@@ -96,7 +96,7 @@ class Rollout:
         actions: (B, [N,] T, A) float32 in environment units, or None if action-free.
         decoded_steps: which of the T steps `frames` shows.
         reanchored_at: steps before which some row was re-anchored on its own predictions.
-        state: where the worlds stand at the end, B * N rows.
+        state: where the worlds stand at the end, B * N rows; None if no world model made this.
         statistics: what it cost; None if not asked for.
     """
 
@@ -107,7 +107,7 @@ class Rollout:
     actions: Tensor | None
     decoded_steps: tuple[int, ...]
     reanchored_at: tuple[int, ...]
-    state: WorldState
+    state: WorldState | None
     statistics: RolloutStatistics | None = None
 
     @staticmethod

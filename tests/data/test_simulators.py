@@ -1,14 +1,11 @@
 """Every simulator, as collection uses it: episodes belong to their seeds, actions matter, experts solve tasks."""
 
-import os
 import sys
 
 import numpy as np
 import pytest
 
 from ivideogpt_hf.data.simulators import Simulator, make_simulator
-
-os.environ.setdefault("MUJOCO_GL", "egl")  # `importorskip` imports mujoco before a simulator can choose
 
 # Name of the environment, the package that it needs.
 ENVIRONMENTS = {

@@ -13,7 +13,8 @@ from ..sampling import Sampling
 from ..world_model import WorldModel
 from .costs import RolloutCost
 from .objectives import Objective
-from .planners import Plan, Planner
+from .planners import Cost, Plan, Planner
+from .replanning import Replanner
 
 # LeRobot names images "observation.image", or "observation.images.<camera>" where there are several.
 IMAGE_KEY = "observation.image"
@@ -58,24 +59,31 @@ class PlannerPolicy(nn.Module):
             raise ValueError(
                 f"the planner's actions are {planner.action_dim} wide, the model's {world.spec.action_dim}"
             )
-        if not 1 <= replan_every <= planner.horizon:
-            raise ValueError(f"replan_every must be from 1 to the horizon {planner.horizon}, got {replan_every}")
         if (goal is not None) != world.spec.goal_conditioned:
             needs = "needs a goal" if world.spec.goal_conditioned else "takes no goal"
             raise ValueError(f"the model {needs} in its context")
-        self.world, self.planner, self.objective = world, planner, objective
-        self.replan_every, self.first_action_zero = replan_every, first_action_zero
+        self.world, self.objective = world, objective
         self.goal, self.num_futures, self.chunk_size, self.seed = goal, num_futures, chunk_size, seed
+        self._replanner = Replanner(
+            planner, replan_every, first_action_zero=first_action_zero, seed=seed, device=world.device
+        )
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: a new episode begins."""
         length = self.world.spec.num_context_frames - int(self.world.spec.goal_conditioned)
         self._frames: deque[Tensor] = deque(maxlen=length)
-        self._generator = torch.Generator(device=self.world.device).manual_seed(self.seed)
-        self._num_plans = self._num_selected = 0
-        self._queue: deque[Tensor] = deque()
-        self.last_plan: Plan | None = None
+        self._replanner.reset()
+
+    @property
+    def num_plans(self) -> int:
+        """Made in this episode."""
+        return self._replanner.num_plans
+
+    @property
+    def last_plan(self) -> Plan | None:
+        """What was decided last in this episode."""
+        return self._replanner.last_plan
 
     @torch.no_grad()
     def select_action(self, observation: Any) -> Tensor:
@@ -92,19 +100,13 @@ class PlannerPolicy(nn.Module):
             ValueError: if the observation is of another size, or a batch holds no image or several.
         """
         self._see(observation)
-        self._num_selected += 1
-        if self.first_action_zero and self._num_selected == 1:
-            return torch.zeros(len(self._frames[-1]), self.planner.action_dim)
-        if not self._queue:
-            plan = self._plan()
-            self._queue.extend(plan.actions[:, : self.replan_every].cpu().unbind(1))
-        return self._queue.popleft()
+        return self._replanner.select(self._make_cost, len(self._frames[-1]))
 
     @torch.no_grad()
     def predict_action_chunk(self, observation: Any) -> Tensor:
         """A whole new plan, (B, H, A); arguments as of `select_action`."""
         self._see(observation)
-        return self._plan().actions.cpu()
+        return self._replanner.plan(self._make_cost(), len(self._frames[-1])).actions.cpu()
 
     def _see(self, observation: Any) -> None:
         frame = self._as_frame(observation)
@@ -125,27 +127,15 @@ class PlannerPolicy(nn.Module):
             raise ValueError(f"frames must be (B, 3, H, W), got {frame.dtype} of shape {tuple(frame.shape)}")
         return self.world.processor.resize_frames(frame)
 
-    def _plan(self) -> Plan:
+    def _make_cost(self) -> Cost:
+        """Of futures from what was seen last."""
         frames = list(self._frames) if self.goal is None else [self.goal, *self._frames]
-        cost = RolloutCost(
+        seed = self.seed + 1000 * self.num_plans
+        return RolloutCost(
             self.world,
             self.world.reset(torch.stack(frames, dim=1)),
             self.objective,
             num_futures=self.num_futures,
-            sampling=Sampling(seed=self.seed + 1000 * self._num_plans, common_random_numbers=True),
+            sampling=Sampling(seed=seed, common_random_numbers=True),
             chunk_size=self.chunk_size,
         )
-        warm_start = None
-        if self.last_plan is not None:
-            executed = min(self.replan_every, self.planner.horizon - 1)
-            mean = self.last_plan.mean
-            warm_start = torch.cat([mean[:, executed:], mean[:, -1:].expand(-1, executed, -1)], dim=1)
-        self._num_plans += 1
-        self.last_plan = self.planner.plan(
-            cost,
-            batch_size=len(self._frames[-1]),
-            warm_start=warm_start,
-            generator=self._generator,
-            device=self.world.device,
-        )
-        return self.last_plan

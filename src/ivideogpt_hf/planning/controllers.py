@@ -1,0 +1,180 @@
+"""What acts in a planning benchmark: the world model, and what it must be compared with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rollout import Rollout
+from ..world_model import WorldModel
+from .objectives import Objective
+from .planners import Cost, Planner
+from .policy import PlannerPolicy
+from .replanning import Replanner
+from .tasks import PlanningTask
+
+# An objective for an instance with this goal (3, H, W) uint8, or None.
+MakeObjective = Callable[[Tensor | None], Objective]
+
+
+class Controller(ABC):
+    """Acts in one instance at a time."""
+
+    @abstractmethod
+    def reset(self, task: PlanningTask, seed: int) -> None:
+        """An instance begins."""
+
+    @abstractmethod
+    def act(self, frame: Tensor) -> Tensor:
+        """The action (A,) after a frame (3, H, W) uint8."""
+
+    @property
+    def num_plans(self) -> int:
+        """Since the instance began."""
+        return 0
+
+
+class RandomController(Controller):
+    """Uniform between the bounds."""
+
+    def reset(self, task: PlanningTask, seed: int) -> None:
+        self._low, self._high = (torch.tensor(bound) for bound in task.bounds)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def act(self, frame: Tensor) -> Tensor:
+        return self._low + (self._high - self._low) * torch.rand(len(self._low), generator=self._generator)
+
+
+class ZeroController(Controller):
+    """Does nothing."""
+
+    def reset(self, task: PlanningTask, seed: int) -> None:
+        self._zeros = torch.zeros(len(task.bounds[0]))
+
+    def act(self, frame: Tensor) -> Tensor:
+        return self._zeros
+
+
+class ModelController(Controller):
+    """Plans in a world model.
+
+    Args:
+        world: predicts.
+        planner: looks for actions.
+        make_objective: for the goal of an instance.
+        replan_every, first_action_zero, chunk_size: see `PlannerPolicy`.
+    """
+
+    policy_type: type[PlannerPolicy] = PlannerPolicy
+
+    def __init__(
+        self,
+        world: WorldModel,
+        planner: Planner,
+        make_objective: MakeObjective,
+        *,
+        replan_every: int = 1,
+        first_action_zero: bool = False,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.world, self.planner, self.make_objective = world, planner, make_objective
+        self.settings = {
+            "replan_every": replan_every,
+            "first_action_zero": first_action_zero,
+            "chunk_size": chunk_size,
+        }
+
+    def reset(self, task: PlanningTask, seed: int) -> None:
+        goal = task.goal[None] if self.world.spec.goal_conditioned and task.goal is not None else None
+        self._policy = self.policy_type(
+            self.world, self.planner, self.make_objective(task.goal), goal=goal, seed=seed, **self.settings
+        )
+
+    def act(self, frame: Tensor) -> Tensor:
+        return self._policy.select_action(frame[None])[0]
+
+    @property
+    def num_plans(self) -> int:
+        return self._policy.num_plans
+
+
+class ShuffledPolicy(PlannerPolicy):
+    """Everything is the same, but each candidate gets the cost of another one: what is left when a model does not
+    follow actions."""
+
+    def _make_cost(self) -> Cost:
+        cost = super()._make_cost()
+        generator = torch.Generator().manual_seed(self.seed + self.num_plans)
+
+        def shuffled(actions: Tensor) -> Tensor:
+            return cost(actions[:, torch.randperm(actions.shape[1], generator=generator).to(actions.device)])
+
+        return shuffled
+
+
+class ShuffledController(ModelController):
+    """Plans in a world model that is given the actions of another candidate."""
+
+    policy_type = ShuffledPolicy
+
+
+class SimulatorController(Controller):
+    """Plans in the environment itself, with the same planner and objective: the ceiling.
+
+    Args:
+        planner, make_objective, replan_every, first_action_zero: as of `ModelController`.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        make_objective: MakeObjective,
+        *,
+        replan_every: int = 1,
+        first_action_zero: bool = False,
+    ) -> None:
+        self.planner, self.make_objective = planner, make_objective
+        self.replan_every, self.first_action_zero = replan_every, first_action_zero
+
+    def reset(self, task: PlanningTask, seed: int) -> None:
+        self._replanner = Replanner(
+            self.planner, self.replan_every, first_action_zero=self.first_action_zero, seed=seed
+        )
+        self._cost = simulated_cost(task, self.make_objective(task.goal))
+
+    def act(self, frame: Tensor) -> Tensor:
+        return self._replanner.select(lambda: self._cost, 1)[0]
+
+    @property
+    def num_plans(self) -> int:
+        return self._replanner.num_plans
+
+
+def simulated_cost(task: PlanningTask, objective: Objective) -> Cost:
+    """Costs (1, N) of candidates (1, N, H, A) from where a task stands, by what really happens."""
+
+    def cost(actions: Tensor) -> Tensor:
+        imagined = task.imagine(actions[0], objective.decode_steps if "frames" in objective.outputs else None)
+        steps = tuple(range(actions.shape[2]))
+        rollout = Rollout(
+            frames=None if imagined.frames is None else imagined.frames[None],
+            rewards=imagined.rewards[None],
+            tokens=None,
+            log_probs=torch.zeros(actions.shape[:3]),
+            actions=actions,
+            decoded_steps=steps if objective.decode_steps == "all" else steps[-1:],
+            reanchored_at=(),
+            state=None,
+        )
+        return objective(rollout, actions)
+
+    return cost
+
+
+def numpy_seed(controller: str, seed: int) -> int:
+    """A seed for a controller in an instance: no two draw alike."""
+    return int(np.random.SeedSequence([seed, *controller.encode()]).generate_state(1)[0])

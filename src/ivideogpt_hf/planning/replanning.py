@@ -1,0 +1,75 @@
+"""Planning again and again: each plan begins where the one before ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .planners import Cost, Plan, Planner
+
+
+class Replanner:
+    """Executes plans and makes new ones.
+
+    Args:
+        planner: looks for actions.
+        every: actions of a plan that are executed.
+        first_action_zero: execute zeros first, as VP2 does (Tian et al., 2023).
+        seed: of the planner.
+        device: where to plan.
+
+    Attributes:
+        last_plan: or None.
+        num_plans: since the last reset.
+
+    Raises:
+        ValueError: if more actions than a plan has are to be executed.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        every: int = 1,
+        *,
+        first_action_zero: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not 1 <= every <= planner.horizon:
+            raise ValueError(f"replan_every must be from 1 to the horizon {planner.horizon}, got {every}")
+        self.planner, self.every, self.first_action_zero = planner, every, first_action_zero
+        self.seed, self.device = seed, device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new episode begins."""
+        self._generator = torch.Generator(device=self.device).manual_seed(self.seed)
+        self._queue: deque[Tensor] = deque()
+        self._num_selected = self.num_plans = 0
+        self.last_plan: Plan | None = None
+
+    def select(self, make_cost: Callable[[], Cost], batch_size: int) -> Tensor:
+        """The next action (B, A) on the CPU; a cost is made only if it is time to plan."""
+        self._num_selected += 1
+        if self.first_action_zero and self._num_selected == 1:
+            return torch.zeros(batch_size, self.planner.action_dim)
+        if not self._queue:
+            plan = self.plan(make_cost(), batch_size)
+            self._queue.extend(plan.actions[:, : self.every].cpu().unbind(1))
+        return self._queue.popleft()
+
+    def plan(self, cost: Cost, batch_size: int) -> Plan:
+        """A new plan, whose search begins with the mean of the one before, shifted by what was executed of it."""
+        warm_start = None
+        if self.last_plan is not None:
+            executed = min(self.every, self.planner.horizon - 1)
+            mean = self.last_plan.mean
+            warm_start = torch.cat([mean[:, executed:], mean[:, -1:].expand(-1, executed, -1)], dim=1)
+        self.num_plans += 1
+        self.last_plan = self.planner.plan(
+            cost, batch_size=batch_size, warm_start=warm_start, generator=self._generator, device=self.device
+        )
+        return self.last_plan

@@ -1,0 +1,132 @@
+"""Trials of controllers: the simulator as ceiling, luck as floor, and what a kill leaves."""
+
+import json
+
+import pytest
+import torch
+
+from ivideogpt_hf.cli import main
+from ivideogpt_hf.planning.controllers import ModelController, ShuffledController, SimulatorController
+from ivideogpt_hf.planning.objectives import PixelError, RewardSum
+from ivideogpt_hf.planning.planners import CEM
+from ivideogpt_hf.planning.tasks import make_task
+from ivideogpt_hf.planning.trials import Trial, Trials, summarize
+from tests.conftest import build_world
+
+pytest.importorskip("scipy")
+PLANNER = CEM(low=[-1.0] * 2, high=[1.0] * 2, horizon=5, num_candidates=24, num_elites=4, num_iterations=2)
+COMMAND = ("--num-instances", "2", "--num-steps", "2", "--num-candidates", "4", "--horizon", "2", "--num-elites", "2")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    build_world(action_dim=2, predict_reward=True).save_pretrained(folder)
+    return str(folder)
+
+
+def plan(checkpoint, output, *more, environment="push2d"):
+    return main(["plan", environment, "--checkpoint", checkpoint, "--output", str(output), *COMMAND, *more])
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan") / "out"
+    assert plan(checkpoint, folder) == 0
+    return folder
+
+
+def outcomes(folder):
+    """All trials but for the time that they took."""
+    lines = [json.loads(x) for x in (folder / "trials.jsonl").read_text().splitlines() if x.endswith("}")]
+    return sorted(
+        (t["seed"], t["controller"], t["success"], t["num_steps"], t["reward"], t["num_plans"]) for t in lines
+    )
+
+
+@pytest.mark.parametrize("objective", [lambda goal: PixelError(goal[None], "last", "sum"), lambda goal: RewardSum()])
+def test_planning_in_the_simulator_solves_the_plane(objective, tmp_path):
+    task = make_task("push2d", 16)
+    controllers = {"simulator": SimulatorController(PLANNER, objective)}
+    results = Trials(task, controllers, range(6), 15, tmp_path / "out", {}).run()
+    assert results["controllers"]["simulator"]["success_rate"] > 0.8
+
+
+def test_shuffled_candidates_get_each_others_costs():
+    """With two candidates that differ, a plan by the right costs prefers the one, by shuffled costs often the other."""
+    world = build_world(action_dim=2, predict_reward=True, initializer_range=0.05)
+    task = make_task("push2d", 16)
+    actions = []
+    for kind in (ModelController, ShuffledController):
+        controller = kind(world, PLANNER, lambda goal: RewardSum())
+        frame = task.reset(0)
+        controller.reset(task, 0)
+        actions.append(controller.act(frame))
+    assert not torch.allclose(*actions)
+
+
+def test_every_controller_acts_in_every_instance(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["controllers"]) == {"random", "zero", "shuffled", "model", "simulator"}
+    assert all(values["num_trials"] == 2 for values in results["controllers"].values())
+    assert results["planner_settings"]["num_candidates"] == 4
+    assert len(list((finished / "videos").glob("*.gif"))) == 10
+    assert results["controllers"]["model"]["plans_per_second"] > 0
+    assert results["controllers"]["zero"]["plans_per_second"] is None
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(finished, checkpoint, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((finished / "run.json").read_bytes())
+    kept = (finished / "trials.jsonl").read_text().splitlines()[:4]
+    (folder / "trials.jsonl").write_text("\n".join([*kept, '{"controller": "mod']))  # cut off in the middle of a line
+    assert plan(checkpoint, folder) == 0
+    assert outcomes(folder) == outcomes(finished)
+
+
+def test_success_has_wilsons_interval_and_is_compared_with_the_simulator():
+    def trials(name, solved):
+        return [Trial(name, seed, seed < solved, 3, 1.0, 2, 0.5) for seed in range(10)]
+
+    results = summarize([*trials("model", 4), *trials("simulator", 8)])
+    z, p, n = 1.959964, 0.4, 10
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert results["model"]["low"] == pytest.approx(centre - half, abs=1e-3)
+    assert results["model"]["high"] == pytest.approx(centre + half, abs=1e-3)
+    assert results["model"]["of_simulator"] == 0.5
+    assert results["model"]["plans_per_second"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--horizon", "0"), "horizon must be at least 1"),
+        (("--planner", "mppi", "--num-elites", "2"), "does not take all of"),
+        (("--planner", "vp2"), "--planner vp2 needs --std with a value per action dimension"),
+        (("--std", "0.1", "0.2", "0.3"), "std must be one value or 2"),
+        (("--num-instances", "0"), "must be at least 1"),
+        (("--replan-every", "5"), "replan_every must be from 1 to the horizon 2"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(checkpoint, tmp_path, capsys, arguments, message):
+    assert plan(checkpoint, tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_action_width_is_refused(tmp_path, capsys):
+    build_world(action_dim=3).save_pretrained(tmp_path / "model")
+    assert plan(str(tmp_path / "model"), tmp_path / "out") == 2
+    assert "actions of push2d are 2 wide, the checkpoint takes 3" in capsys.readouterr().err
+
+
+def test_rewards_need_a_reward_head(tmp_path, capsys):
+    build_world(action_dim=2).save_pretrained(tmp_path / "model")
+    assert plan(str(tmp_path / "model"), tmp_path / "out", "--objective", "rewards") == 2
+    assert "has no reward head" in capsys.readouterr().err
+
+
+def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
+    assert plan(checkpoint, finished, "--objective", "rewards") == 2
+    assert "they differ in objective" in capsys.readouterr().err
