@@ -3,6 +3,7 @@
 Not run: lines that set up a machine (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from ivideogpt_hf.perceptual import LPIPS, WEIGHTS_VARIABLE
 from tests.data.files import write_mp4
 
 README = Path(__file__).parents[1] / "README.md"
@@ -34,19 +38,23 @@ def folder(tmp_path_factory):
         write_mp4(folder / f"my-clips/{name}.mp4", 30, (180, 320), fps=30)
         lines += [f"{name}.mp4,{t / 30},{-t / 30}" for t in range(30)]
     (folder / "my-clips/actions.csv").write_text("\n".join(lines))
+    torch.manual_seed(0)
+    save_file(LPIPS().state_dict(), folder / "lpips.safetensors")  # of random weights: the README only has to run
     for match in CONFIG.finditer(README.read_text(encoding="utf-8")):
         (folder / match["name"]).write_text(match["content"])
     return folder
 
 
 def test_commands_run(folder):
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
+    text = "\n".join(blocks("bash")).replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     commands = [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
     assert commands
     for command in commands:
         assert command[0] == "ivideogpt"
         argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+        environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
+        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
 
 
