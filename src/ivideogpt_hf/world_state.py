@@ -156,7 +156,7 @@ class WorldState:
         if num_branches < 1:
             raise ValueError(f"num_branches must be at least 1, got {num_branches}")
         rows = [row for row in range(self.batch_size) for _ in range(num_branches)]
-        forked = self._select_rows(rows)
+        forked = self.select_rows(rows)
         # Streams are 64-bit numbers on the device; a deep tree wraps around.
         streams = (
             (stream * num_branches + branch) % 2**63 for stream in self.streams for branch in range(num_branches)
@@ -174,7 +174,7 @@ class WorldState:
         if bad or not rows:
             raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
         rows = [row % self.batch_size for row in rows]
-        selected = self._select_rows(rows)
+        selected = self.select_rows(rows)
         used = list(dict.fromkeys(selected.context_of_row))
         if len(used) == len(self.contexts):
             return selected
@@ -182,7 +182,8 @@ class WorldState:
         contexts = self.contexts.select(torch.tensor(used, device=self.device))
         return replace(selected, contexts=contexts, context_of_row=renumbered)
 
-    def _select_rows(self, rows: Sequence[int]) -> WorldState:
+    def select_rows(self, rows: Sequence[int]) -> WorldState:
+        """As `index`, of rows that exist, and with all contexts, used or not: none is copied."""
         taken = torch.tensor(rows, device=self.device)
         chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
         unused = self.tokens.shape[1] - max(chosen["num_frames"])

@@ -1,0 +1,1 @@
+"""A world model for many clients at once, over HTTP and WebSocket."""

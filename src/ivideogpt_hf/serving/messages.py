@@ -1,0 +1,177 @@
+"""What client and server say to each other: JSON, with frames as PNG (RFC 2083) in base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ..data.images import decode_images, encode_png
+from ..sampling import Sampling
+
+MAX_ROWS = 256
+# Of all frames that one answer may hold, and of the steps of a rollout.
+MAX_FRAMES, MAX_STEPS = 2048, 256
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Png = Annotated[str, Field(description="base64 of a PNG or JPEG file")]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Outputs = list[Literal["frames", "rewards", "tokens"]]
+
+
+class Message(BaseModel):
+    """No message has fields that it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SamplingMessage(Message):
+    """`ivideogpt_hf.Sampling`; the seed is one for all rows, or one per row."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] | None = 100
+    greedy: bool = False
+    seed: Seed | Annotated[list[Seed], Field(max_length=MAX_ROWS)] | None = None
+    common_random_numbers: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """All but the seed: what rows must have in common to be stepped together."""
+        return self.model_dump(exclude={"seed"})
+
+    def sampling(self) -> Sampling:
+        """As the world model takes it."""
+        return Sampling(seed=self.seed, **self.options())
+
+
+class Reset(Message):
+    """Start B worlds from C context frames each."""
+
+    call: Literal["reset"] = "reset"
+    frames: Annotated[list[Annotated[list[Png], Field(max_length=64)]], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+class Step(Message):
+    """Take one action in every world of a state. ``replace``: forget that state, to which there is then no way back."""
+
+    call: Literal["step"] = "step"
+    state: int
+    actions: Annotated[list[list[Number]], Field(max_length=MAX_ROWS)] | None = None
+    sampling: SamplingMessage = SamplingMessage()
+    outputs: Outputs = ["frames", "rewards"]
+    horizon_policy: Literal["reanchor", "error"] = "reanchor"
+    replace: bool = False
+
+
+class Rollout(Message):
+    """Predict futures of a state: ``actions`` (B, T, A) or (B, N, T, A), or ``num_frames`` of an action-free model."""
+
+    call: Literal["rollout"] = "rollout"
+    state: int
+    actions: list[Any] | None = None
+    num_frames: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    num_samples: Annotated[int, Field(ge=1, le=MAX_ROWS)] | None = None
+    sampling: SamplingMessage = SamplingMessage()
+    outputs: Outputs = ["frames", "rewards", "tokens"]
+    decode_steps: Literal["all", "last"] | Annotated[list[int], Field(max_length=MAX_STEPS)] = "all"
+    horizon_policy: Literal["reanchor", "error"] = "reanchor"
+
+
+class Fork(Message):
+    """Branch every world of a state."""
+
+    call: Literal["fork"] = "fork"
+    state: int
+    num_branches: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+
+
+class Index(Message):
+    """Choose worlds of a state."""
+
+    call: Literal["index"] = "index"
+    state: int
+    rows: Annotated[list[int], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+class Observe(Message):
+    """Re-anchor every world of a state on the real frame that followed."""
+
+    call: Literal["observe"] = "observe"
+    state: int
+    frames: Annotated[list[Png], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+Call = Annotated[Reset | Step | Rollout | Fork | Index | Observe, Field(discriminator="call")]
+
+
+class Stated(BaseModel):
+    """A state, as a number within its session."""
+
+    state: int
+    num_rows: int
+
+
+class Stepped(Stated):
+    """What one action led to; B entries each, None where it was not asked for."""
+
+    frames: list[Png] | None
+    rewards: list[float] | None
+    tokens: list[list[int]] | None
+    log_probs: list[float]
+
+
+class RolledOut(BaseModel):
+    """Predicted futures; ``shape`` is (B, T) or (B, N, T), and everything else flat in that order."""
+
+    shape: list[int]
+    frames: list[Png] | None
+    decoded_steps: list[int]
+    rewards: list[float] | None
+    tokens: list[list[int]] | None
+    log_probs: list[float]
+    reanchored_at: list[int]
+
+
+class Session(BaseModel):
+    """A client's states live in a session; without calls it ends after so many seconds."""
+
+    session: str
+    expires_after: float
+
+
+class Spec(BaseModel):
+    """`ivideogpt_hf.world_state.WorldModelSpec`, and what is served."""
+
+    checkpoint: str
+    frame_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    num_context_frames: int
+    action_dim: int
+    action_low: list[float] | None
+    action_high: list[float] | None
+    has_reward: bool
+    goal_conditioned: bool
+    num_trained_frames: int | None
+    max_future_frames: int
+
+
+def frames_to_text(frames: Tensor) -> list[Png]:
+    """Frames (N, 3, H, W) uint8 as text."""
+    images = frames.movedim(1, -1).cpu().numpy()
+    return [base64.b64encode(encode_png(np.ascontiguousarray(image))).decode() for image in images]
+
+
+def text_to_frames(texts: list[Png]) -> Tensor:
+    """Text as frames (N, 3, H, W) uint8.
+
+    Raises:
+        ValueError: if one is no base64 of an RGB image, or they differ in size.
+    """
+    try:
+        images = decode_images([base64.b64decode(text, validate=True) for text in texts])
+    except binascii.Error as error:
+        raise ValueError(f"frames must be base64 of PNG or JPEG files: {error}") from error
+    return torch.from_numpy(images).movedim(-1, 1)

@@ -1,0 +1,159 @@
+"""Steps of many clients are taken together, and nobody notices."""
+
+import threading
+
+import pytest
+import torch
+
+from ivideogpt_hf import RemoteWorldModel, Sampling
+from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob
+from tests.conftest import random_actions, random_frames
+from tests.serving.conftest import serving, wait_for
+
+OPTIONS = {"temperature": 1.0, "top_k": 100, "greedy": False, "common_random_numbers": False}
+
+
+class Held:
+    """A batcher whose thread is kept busy until `release`, so that jobs pile up."""
+
+    def __init__(self, world, max_waiting=100):
+        self.batches, self._go = [], threading.Event()
+        self.batcher = Batcher(world, max_waiting, self.batches.append)
+        self.batcher.submit(OtherJob(self._go.wait))
+        wait_for(lambda: not self.batcher.num_waiting)
+
+    def release(self):
+        self._go.set()
+        self.batcher.close()
+
+
+def job(world, state, seed, **changes):
+    fields = {"options": OPTIONS, "outputs": ("frames", "rewards"), "horizon_policy": "reanchor"}
+    actions = random_actions(state.batch_size, 3, seed=seed)
+    return StepJob(state, actions, seed, **(fields | changes))
+
+
+def expected(world, job):
+    return world.step(job.state, job.actions, sampling=Sampling(seed=job.seed, **job.options), outputs=job.outputs)
+
+
+def assert_same(result, wanted):
+    (step, state), (wanted_step, wanted_state) = result, wanted
+    assert step.tokens.equal(wanted_step.tokens)
+    torch.testing.assert_close(step.reward, wanted_step.reward)
+    assert (step.frame.int() - wanted_step.frame.int()).abs().max() <= 1
+    assert state.num_frames == wanted_state.num_frames
+
+
+def test_waiting_steps_are_taken_together_and_are_what_they_are_alone(world):
+    states = [world.reset(random_frames(rows, 2, seed=rows)) for rows in (1, 2, 3)]
+    states[1] = world.step(states[1], random_actions(2, 3), sampling=Sampling(seed=0))[1]  # of another age
+    held = Held(world)
+    jobs = [job(world, state, seed) for seed, state in enumerate(states)]
+    futures = [held.batcher.submit(j) for j in jobs]
+    held.release()
+    assert held.batches == [6]
+    for j, future in zip(jobs, futures, strict=True):
+        assert_same(future.result(), expected(world, j))
+
+
+def test_branches_of_one_context_go_on_from_joined_steps(world):
+    """Twice, so that the second step begins with states that the first one left."""
+    root = world.reset(random_frames(1, 2))
+    ours = [root.fork(2), root.index([0]), world.reset(random_frames(1, 2, seed=7))]
+    theirs = list(ours)
+    for seed in (1, 2):
+        held = Held(world)
+        jobs = [job(world, state, seed + 10 * i) for i, state in enumerate(theirs)]
+        futures = [held.batcher.submit(j) for j in jobs]
+        held.release()
+        for i, (j, future) in enumerate(zip(jobs, futures, strict=True)):
+            result, wanted = future.result(), expected(world, job(world, ours[i], j.seed))
+            assert_same(result, wanted)
+            theirs[i], ours[i] = result[1], wanted[1]
+
+
+def test_joined_rows_are_reanchored_alike(world):
+    held_state = world.reset(random_frames(1, 2))
+    for _ in range(world.spec.max_future_frames):
+        _, held_state = world.step(held_state, random_actions(1, 3), sampling=Sampling(seed=3))
+    states = [held_state, world.reset(random_frames(1, 2, seed=1))]
+    held = Held(world)
+    jobs = [job(world, state, seed) for seed, state in enumerate(states)]
+    futures = [held.batcher.submit(j) for j in jobs]
+    with pytest.warns(UserWarning, match="re-anchored"):
+        held.release()
+    results = [future.result() for future in futures]
+    assert held.batches == [2]
+    with pytest.warns(UserWarning, match="re-anchored"):
+        assert_same(results[0], expected(world, jobs[0]))
+    assert_same(results[1], expected(world, jobs[1]))
+
+
+def test_steps_of_another_kind_wait_for_their_own_turn(world):
+    state = world.reset(random_frames(1, 2))
+    held = Held(world)
+    futures = [
+        held.batcher.submit(job(world, state, 1)),
+        held.batcher.submit(job(world, state, 2, options=OPTIONS | {"temperature": 0.5})),
+        held.batcher.submit(job(world, state, 3)),
+    ]
+    held.release()
+    assert held.batches == [2, 1]
+    assert all(future.done() for future in futures)
+
+
+def test_an_error_is_told_to_whom_it_belongs(world):
+    state = world.reset(random_frames(1, 2))
+    held = Held(world)
+    good, bad = job(world, state, 1), job(world, state, 2)
+    bad.actions = torch.zeros(1, 5)
+    futures = [held.batcher.submit(j) for j in (bad, good)]
+    held.release()
+    with pytest.raises(ValueError, match="actions of width 3"):
+        futures[0].result()
+    assert_same(futures[1].result(), expected(world, good))
+
+
+def test_whoever_gives_up_is_left_out(world):
+    state = world.reset(random_frames(1, 2))
+    held = Held(world)
+    futures = [held.batcher.submit(job(world, state, seed)) for seed in range(3)]
+    assert futures[1].cancel()
+    held.release()
+    assert held.batches == [2]
+
+
+def test_too_much_waiting_work_is_refused(world):
+    held = Held(world, max_waiting=2)
+    state = world.reset(random_frames(1, 2))
+    for seed in range(2):
+        held.batcher.submit(job(world, state, seed))
+    with pytest.raises(OverloadedError):
+        held.batcher.submit(job(world, state, 3))
+    held.release()
+
+
+def test_many_clients_at_once_get_what_each_would_get_alone(world):
+    def drive(w, seed):
+        state, tokens = w.reset(random_frames(1, 2, seed=seed)), []
+        for t in range(4):
+            step, state = w.step(state, random_actions(1, 3, seed=10 * seed + t), sampling=Sampling(seed=seed))
+            tokens.append(step.tokens)
+        return torch.stack(tokens)
+
+    results = {}
+
+    def client(url, seed):
+        with RemoteWorldModel(url) as remote:
+            results[seed] = drive(remote, seed)
+
+    with serving(world) as (url, service):
+        threads = [threading.Thread(target=client, args=(url, seed)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(service.sessions) == 0
+    for seed in range(8):
+        assert results[seed].equal(drive(world, seed))

@@ -1,0 +1,263 @@
+"""The server on the wire: status codes, limits, and who is disturbed by whom (nobody)."""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import httpx
+import pytest
+
+from ivideogpt_hf import RemoteWorldModel
+from ivideogpt_hf.cli import main
+from ivideogpt_hf.serving.batching import OtherJob
+from ivideogpt_hf.serving.messages import frames_to_text
+from ivideogpt_hf.serving.server import create_app
+from ivideogpt_hf.serving.sessions import NoSessionError, Sessions, TooManyError
+from tests.conftest import random_actions, random_frames
+from tests.serving.conftest import free_port, serving, wait_for
+
+FRAMES = [frames_to_text(random_frames(2))]
+ACTIONS = random_actions(1, 3).tolist()
+
+
+class Client:
+    """Speaks JSON within one session."""
+
+    def __init__(self, url):
+        self.http = httpx.Client(base_url=url, timeout=60)
+        self.session = self.http.post("/v1/sessions").json()["session"]
+
+    def call(self, name, **fields):
+        return self.http.post(f"/v1/sessions/{self.session}/{name}", json=fields)
+
+    def reset(self):
+        return self.call("reset", frames=FRAMES).json()["state"]
+
+
+@pytest.fixture
+def client(server):
+    return Client(server)
+
+
+def test_health_and_metrics(server, client):
+    state = client.reset()
+    client.call("step", state=state, actions=ACTIONS)
+    assert httpx.get(f"{server}/health").json() == {"status": "ok", "checkpoint": "tiny"}
+    text = httpx.get(f"{server}/metrics").text
+    assert 'ivideogpt_call_seconds_count{call="step"}' in text
+    assert "ivideogpt_sessions " in text
+
+
+def test_a_step_answers_with_what_was_asked_for(client):
+    answer = client.call("step", state=client.reset(), actions=ACTIONS, outputs=["rewards"]).json()
+    assert answer["frames"] is None
+    assert answer["tokens"] is None
+    assert len(answer["rewards"]) == 1
+
+
+def test_a_replaced_state_is_gone(client):
+    state = client.reset()
+    after = client.call("step", state=state, actions=ACTIONS, replace=True).json()["state"]
+    assert client.call("step", state=state, actions=ACTIONS).status_code == 404
+    assert client.call("step", state=after, actions=ACTIONS).status_code == 200
+
+
+def test_a_websocket_gives_the_same_answers(server, client):
+    from websockets.sync.client import connect
+
+    state = client.reset()
+    fields = {"state": state, "actions": ACTIONS, "sampling": {"seed": 3}}
+    expected = client.call("step", **fields).json()
+    with connect(f"{server.replace('http', 'ws')}/v1/sessions/{client.session}/stream") as socket:
+        socket.send(json.dumps({"call": "step"} | fields))
+        answer = json.loads(socket.recv())
+        assert answer | {"state": 0} == expected | {"state": 0}
+        for bad, status in (({"call": "step", "state": 99, "actions": ACTIONS}, 404), ({"call": "dance"}, 422)):
+            socket.send(json.dumps(bad))
+            assert json.loads(socket.recv())["status"] == status
+
+
+def big_image():
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * 100).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "status", "message"),
+    [
+        ("step", {"actions": [[1.0, 2.0]]}, 400, "width 3"),
+        ("step", {"actions": [[1.0, 2.0, "x"]]}, 422, "valid number"),
+        ("step", {"actions": [[1.0, 2.0], [1.0]]}, 400, "table of numbers"),
+        ("step", {"actions": ACTIONS, "speed": 9}, 422, "Extra inputs"),
+        ("step", {"actions": ACTIONS, "state": 99}, 404, "no state 99"),
+        ("step", {"actions": ACTIONS, "sampling": {"temperature": 0}}, 422, "greater than 0"),
+        ("step", {"actions": ACTIONS, "sampling": {"seed": [1, 2]}}, 400, "one per row"),
+        ("rollout", {"actions": [[[0.0, 0.0, 0.0]] * 3000]}, 400, "2048 frames at most"),
+        ("rollout", {"num_frames": 3}, 400, "actions of width 3 are missing"),
+        ("fork", {"num_branches": 0}, 422, "greater than or equal to 1"),
+        ("index", {"rows": [7]}, 400, "rows must be"),
+        ("observe", {"frames": ["no base64!"]}, 400, "base64"),
+        ("observe", {"frames": [big_image()]}, 400, ""),
+        ("reset", {"frames": [FRAMES[0][:1]]}, 400, "needs 2 context frames"),
+        ("reset", {"frames": []}, 422, "at least 1 item"),
+    ],
+)
+def test_bad_calls_get_the_right_status_and_a_reason(client, name, fields, status, message):
+    state = client.reset()
+    given = {} if name == "reset" else {"state": state}
+    answer = client.call(name, **(given | fields))
+    assert answer.status_code == status, answer.text
+    assert message in answer.text
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"state": 0, "actions": [[NaN, 0, 0]]}', b"\xff\xfe", b""])
+def test_malformed_bodies_are_refused(client, body):
+    path = f"/v1/sessions/{client.session}/step"
+    answer = client.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
+def test_an_unknown_session_is_not_found(client):
+    client.session = "other"
+    assert client.call("reset", frames=FRAMES).status_code == 404
+
+
+def test_a_huge_upload_is_refused_before_it_is_read(server, client):
+    host = server.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.putrequest("POST", f"/v1/sessions/{client.session}/reset")
+    connection.putheader("Content-Length", str(2**30))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+
+
+def test_an_upload_of_unknown_length_is_cut_off(world):
+    with serving(world, max_bytes=10_000) as (url, _):
+        client = Client(url)
+        parts = (b"x" * 5000 for _ in range(10))
+        answer = client.http.post(f"/v1/sessions/{client.session}/reset", content=parts)
+        assert answer.status_code == 413
+        assert client.http.get("/health").status_code == 200
+
+
+def test_states_and_sessions_are_limited(world):
+    with serving(world, max_states=2, max_sessions=1) as (url, _):
+        client = Client(url)
+        state = client.reset()
+        client.reset()
+        refused = client.call("step", state=state, actions=ACTIONS)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert client.call("step", state=state, actions=ACTIONS, replace=True).status_code == 200
+        assert client.http.post("/v1/sessions").status_code == 429
+
+
+def test_a_full_queue_pushes_back(world):
+    with serving(world, max_waiting=1) as (url, service):
+        client, go = Client(url), threading.Event()
+        state = client.reset()
+        service.batcher.submit(OtherJob(go.wait))
+        wait_for(lambda: not service.batcher.num_waiting)
+        service.batcher.submit(OtherJob(lambda: None))
+        assert client.call("step", state=state, actions=ACTIONS).status_code == 429
+        go.set()
+        wait_for(lambda: not service.batcher.num_waiting)
+        assert client.call("step", state=state, actions=ACTIONS).status_code == 200
+
+
+def test_quiet_sessions_expire_and_busy_ones_do_not():
+    time = [0.0]
+    sessions = Sessions(max_sessions=2, max_states=5, expires_after=10, now=lambda: time[0])
+    quiet, busy = sessions.open(), sessions.open()
+    sessions.begin_call(busy)
+    with pytest.raises(TooManyError):
+        sessions.open()
+    time[0] = 11
+    assert sessions.expire() == 1
+    with pytest.raises(NoSessionError):
+        sessions.begin_call(quiet)
+    sessions.end_call(busy)
+    time[0] = 15
+    assert sessions.expire() == 0
+    time[0] = 22
+    sessions.open()  # makes room by itself
+    assert len(sessions) == 1
+
+
+def test_a_client_that_vanishes_disturbs_nobody(world, server, client):
+    host, port = server.removeprefix("http://").split(":")
+    body = json.dumps({"state": client.reset(), "actions": ACTIONS}).encode()
+    for _ in range(5):
+        with socket.create_connection((host, int(port))) as gone:
+            path = f"/v1/sessions/{client.session}/step"
+            gone.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+    with RemoteWorldModel(server) as other:
+        state = other.reset(random_frames(1, 2))
+        other.step(state, random_actions(1, 3))
+    assert client.call("step", state=client.reset(), actions=ACTIONS).status_code == 200
+
+
+def test_sigterm_lets_steps_end(tmp_path, world):
+    world.save_pretrained(tmp_path / "model")
+    port = free_port()
+    command = [sys.executable, "-m", "ivideogpt_hf.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        url = f"http://127.0.0.1:{port}"
+
+        def answers():
+            assert process.poll() is None
+            try:
+                return urllib.request.urlopen(f"{url}/health").status == 200
+            except OSError:
+                return False
+
+        wait_for(answers, 120)
+        client, results = Client(url), []
+        state = client.call("fork", state=client.reset(), num_branches=32).json()["state"]
+        actions = random_actions(32, 60, 3).tolist()
+
+        def roll():
+            # It re-anchors on the way: long enough to be in the middle of it.
+            results.append(client.call("rollout", state=state, actions=actions, outputs=["rewards"]).status_code)
+
+        thread = threading.Thread(target=roll)
+        thread.start()
+        wait_for(lambda: "ivideogpt_waiting 0" in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        thread.join(120)
+        assert results == [200]
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+
+
+def test_serving_the_world_needs_a_token_or_a_word(capsys):
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "give --serving-token" in capsys.readouterr().err
+
+
+def test_the_api_keeps_what_its_document_promises(world):
+    """schemathesis makes up calls from the OpenAPI document: no status 500, and no answer that it does not describe."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(world, "tiny"))
+    few = settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    for operation in schema.get_all_operations():
+
+        @few
+        @given(case=operation.ok().as_strategy())
+        def check(case):
+            case.call_and_validate()
+
+        check()
