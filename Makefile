@@ -49,6 +49,22 @@ $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 test-quantize: $(VENV)/quantize.stamp ## test quantised weights
 	$(BIN)/python -m pytest tests/test_checkpoints.py -k quantised
 
+$(VENV)/demo.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV)/demo.stamp ## play with the embedded model in the browser
+	$(BIN)/ivideogpt play
+
+$(VENV)/browser.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet "playwright>=1.65,<2"
+	@touch $@
+
+.PHONY: test-browser
+test-browser: $(VENV)/browser.stamp ## test the playground in headless Chromium (Debian: chromium); writes outputs/screenshots
+	$(BIN)/python -m pytest tests/spaces
+
 .PHONY: format
 format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix .

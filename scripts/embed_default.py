@@ -14,7 +14,7 @@ from ivideogpt_hf.data.images import decode_images
 from ivideogpt_hf.data.mixture import load_mixture
 from ivideogpt_hf.data.store import open_store
 
-EPISODE_LENGTH = 25
+EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6
 CONFIGS = {
     "vq_model": ["configs/default_vq_l1.yaml", "configs/default_vq.yaml"],
@@ -68,12 +68,23 @@ def write_episode(path, data, root):
     )
 
 
+def write_scenes(path, data, root):
+    """The beginnings of held-out episodes, one of each task, for the gallery of the playground."""
+    scenes = {}
+    for source in load_mixture(data, root=root).sources:
+        store = open_store(source.path, "test")
+        frames = decode_images(store.images(0, store.cameras[0], range(SCENE_LENGTH)))
+        scenes.setdefault(store.metadata(0, "task"), np.moveaxis(frames, -1, 1))
+    np.savez_compressed(path, frames=np.stack(list(scenes.values())), tasks=list(scenes))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     runs = [Path("outputs/default_vq_l1"), Path("outputs/default_vq")]
     parser.add_argument("--vq-runs", type=Path, nargs="+", default=runs)
+    parser.add_argument("--scenes", type=Path, default=Path("spaces_demo/scenes.npz"))
     parser.add_argument("--data", default="configs/data/metaworld.yaml")
     parser.add_argument("--root", default="datasets")
     args = parser.parse_args()
@@ -91,6 +102,7 @@ def main():
     }
     (args.target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     write_episode(args.target / "episode.npz", args.data, args.root)
+    write_scenes(args.scenes, args.data, args.root)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .cli_evaluate import add_evaluation_commands
 from .cli_hub import add_hub_commands
 from .cli_loading import be_quiet, checkpoint_arguments, load_world
 from .cli_plan import add_plan_command
-from .cli_serve import add_serve_command
+from .cli_serve import add_serving_commands
 from .cli_train import add_training_commands
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluation_commands(commands, common, [model, device])
     add_plan_command(commands, common, [model, device])
     add_hub_commands(commands, common)
-    add_serve_command(commands, common, [model, device])
+    add_serving_commands(commands, common, [model, device])
 
     info = commands.add_parser("info", parents=[common, model, device], help="what a checkpoint is, and what it costs")
     info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")

@@ -1,22 +1,37 @@
-"""The command that serves: ``ivideogpt serve``."""
+"""The commands that serve: ``ivideogpt serve | play``."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from .cli_loading import load_world
 
 TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
 SHUTDOWN_SECONDS = 60
+_PACKAGED, _CHECKOUT = Path(__file__).parent / "spaces_demo", Path(__file__).parents[2] / "spaces_demo"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def add_serve_command(
+def add_serving_commands(
     commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]
 ) -> None:
-    """Add ``serve``; ``checkpoint``: parents of commands that load one."""
+    """Add both; ``checkpoint``: parents of commands that load one."""
+    play = commands.add_parser(
+        "play",
+        parents=[common],
+        help="drive a checkpoint in the browser",
+        description="Serve the playground, the page that is also a Hugging Face Space: drive a checkpoint with keys or "
+        "buttons, undo, branch, and let it dream.",
+    )
+    play.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine only")
+    play.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    play.add_argument("--mcp", action="store_true", help="serve an MCP tool as well")
+    play.set_defaults(run=_play)
+
     serve = commands.add_parser(
         "serve",
         parents=[common, *checkpoint],
@@ -55,3 +70,17 @@ def _serve(args: argparse.Namespace) -> None:
     app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
     print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+
+
+def _play(args: argparse.Namespace) -> None:
+    import runpy
+
+    folder = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+    sys.path.insert(0, str(folder))
+    sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    try:
+        runpy.run_path(str(folder / "app.py"), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ImportError("the playground needs gradio: pip install 'ivideogpt-hf[demo]'") from error

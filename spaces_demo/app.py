@@ -1,0 +1,384 @@
+"""The playground: drive a world model in the browser. Widgets only; see game.py and checkpoints.py for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from checkpoints import DEFAULT, Policy, Worlds
+from game import MAX_FUTURES, Game, Moment, branch, dream, futures, random_actions, restart, start, step, undo
+from PIL import Image
+from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write
+from torch import Tensor
+
+from ivideogpt_hf import Sampling, WorldModel, read_video, side_by_side
+
+try:
+    import spaces
+except ImportError:  # not on a Space with ZeroGPU
+    spaces = None
+
+HERE = Path(__file__).parent
+EXPIRES_SECONDS = 1800
+DREAM_FRAMES, FUTURE_FRAMES = 15, 10
+WORLDS = Worlds(Policy.from_environment())
+
+
+@dataclass
+class Visitor:
+    """What belongs to one visitor: a game, and the checkpoint that it is played with."""
+
+    checkpoint: str = DEFAULT
+    game: Game | None = None
+
+
+def gpu(function: Any) -> Any:
+    """Runs on a GPU of ZeroGPU where that is what there is."""
+    return spaces.GPU(duration=30)(function) if spaces is not None else function
+
+
+# -- messages to the page ---------------------------------------------------------------------------------------------
+
+
+def png(frame: Tensor) -> str:
+    """A frame (3, H, W) as a data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame.movedim(0, -1).numpy()).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def describe(moment: Moment) -> dict[str, Any]:
+    """A moment as the page shows it."""
+    rounded = {
+        name: None if value is None else round(value, 4)
+        for name, value in (("reward", moment.reward), ("log_prob", moment.log_prob))
+    }
+    return {"image": png(moment.frame)} | rounded
+
+
+def message(kind: str, **content: Any) -> str:
+    """Something for player.js; no two are equal, so that each is noticed."""
+    return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
+
+
+def whole(world: WorldModel, game: Game) -> str:
+    """Everything that the page shows of a game."""
+    spec, processor = world.spec, world.processor
+    low, high = (
+        ([], [])
+        if not spec.action_dim
+        else (
+            list(b)
+            for b in ((spec.action_low or [-1.0] * spec.action_dim), (spec.action_high or [1.0] * spec.action_dim))
+        )
+    )
+    return message(
+        "game",
+        checkpoint=game.checkpoint,
+        actions={
+            "names": processor.action_names or [f"action {i + 1}" for i in range(spec.action_dim)],
+            "low": low,
+            "high": high,
+        },
+        has_reward=spec.has_reward,
+        goal=png(game.context[0]) if spec.goal_conditioned else None,
+        lines=[[describe(moment) for moment in line] for line in game.lines],
+        active=game.active,
+    )
+
+
+def newest(game: Game) -> str:
+    """The newest moment of the active line."""
+    return message("moment", line=game.active, index=len(game.line) - 1, moment=describe(game.now))
+
+
+def failed(error: Exception) -> str:
+    """Why something did not work."""
+    return message("error", text=str(error))
+
+
+# -- what visitors do -------------------------------------------------------------------------------------------------
+
+
+def sampling_of(temperature: float, seed: float) -> Sampling:
+    return Sampling(greedy=True) if temperature == 0 else Sampling(temperature=temperature, seed=int(seed))
+
+
+@gpu
+def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> tuple[str, Visitor]:
+    """Start a new game from a video or an image."""
+    world = WORLDS.get(visitor.checkpoint)
+    visitor.game = start(world, visitor.checkpoint, context_of(world, frames, goal))
+    return whole(world, visitor.game), visitor
+
+
+@gpu
+def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> tuple[str, Visitor]:
+    """Play one action; None where the model takes none."""
+    try:
+        step(WORLDS.get(visitor.checkpoint), visitor.game, action, sampling_of(temperature, seed))
+    except ValueError as error:
+        return failed(error), visitor
+    return newest(visitor.game), visitor
+
+
+@gpu
+def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[tuple[str, Visitor]]:
+    """Frames one after the other, by random actions."""
+    world, game = WORLDS.get(visitor.checkpoint), visitor.game
+    actions = random_actions(world, DREAM_FRAMES, int(seed) + len(game.line))
+    for _ in dream(world, game, actions, DREAM_FRAMES, sampling_of(temperature, seed)):
+        yield newest(game), visitor
+    yield message("idle"), visitor
+
+
+@gpu
+def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
+    """A grid of futures of the same random actions, as a video file."""
+    world, game = WORLDS.get(visitor.checkpoint), visitor.game
+    actions = random_actions(world, FUTURE_FRAMES, int(seed) + len(game.line))
+    frames = futures(world, game, actions, FUTURE_FRAMES, sampling_of(temperature, seed), int(count))
+    columns = 3 if len(frames) > 3 else len(frames)
+    missing = -len(frames) % columns
+    frames = torch.cat([frames, frames.new_full((missing, *frames.shape[1:]), 255)])
+    rows = [side_by_side(*frames[i : i + columns]) for i in range(0, len(frames), columns)]
+    return write(torch.cat(rows, dim=2), "futures.mp4")
+
+
+def take_back(visitor: Visitor) -> tuple[str, Visitor]:
+    """Undo."""
+    undo(visitor.game)
+    return message("cut", line=visitor.game.active, length=len(visitor.game.line)), visitor
+
+
+def begin_again(visitor: Visitor) -> tuple[str, Visitor]:
+    """Back to the start."""
+    restart(visitor.game)
+    return whole(WORLDS.get(visitor.checkpoint), visitor.game), visitor
+
+
+def branch_off(visitor: Visitor, index: int) -> tuple[str, Visitor]:
+    """Keep the line, and play another one from one of its frames on."""
+    try:
+        branch(visitor.game, index)
+    except ValueError as error:
+        return failed(error), visitor
+    return whole(WORLDS.get(visitor.checkpoint), visitor.game), visitor
+
+
+def choose_line(visitor: Visitor, line: int) -> tuple[str, Visitor]:
+    """Play another line."""
+    visitor.game.active = min(max(line, 0), len(visitor.game.lines) - 1)
+    return message("line", active=visitor.game.active), visitor
+
+
+def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Visitor]:
+    """Play with another checkpoint."""
+    previous, visitor.checkpoint = visitor.checkpoint, name.strip() or DEFAULT
+    try:
+        return begin(visitor, scene)
+    except ValueError as error:
+        visitor.checkpoint = previous
+        return failed(error), visitor
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def save_video(visitor: Visitor) -> str:
+    """The active line as mp4."""
+    frames = [moment.frame for moment in visitor.game.line]
+    return write(torch.stack([*visitor.game.context[:-1], *frames]), "dream.mp4")
+
+
+def save_actions(visitor: Visitor) -> str:
+    """The active line's actions, rewards and start, as `ivideogpt predict --actions` reads them."""
+    line = visitor.game.line[1:]
+    path = Path(tempfile.mkdtemp()) / "actions.json"
+    content = {"actions": [None if moment.action is None else moment.action.tolist() for moment in line]}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return str(path)
+
+
+# -- endpoints without widgets ----------------------------------------------------------------------------------------
+
+
+def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
+    """Begin in one of the gallery's scenes; returns the frame as a picture. The session goes on with `step`."""
+    visitor = Visitor(checkpoint)
+    begin(visitor, scenes()[int(scene) % len(scenes())])
+    return picture(visitor.game.now.frame), visitor
+
+
+def api_step(
+    visitor: Visitor, action: list[float], temperature: float = 1.0, seed: int = 0
+) -> tuple[Any, float | None, Visitor]:
+    """Take one action (a number per dimension, in the checkpoint's units); returns the next frame and its reward."""
+    if visitor.game is None:
+        raise gr.Error("Call reset first.")
+    step(WORLDS.get(visitor.checkpoint), visitor.game, action or None, sampling_of(temperature, seed))
+    return picture(visitor.game.now.frame), visitor.game.now.reward, visitor
+
+
+def rollout(
+    scene: int, actions: list[list[float]], temperature: float = 1.0, seed: int = 0, checkpoint: str = DEFAULT
+) -> dict[str, Any]:
+    """Predict what follows when a robot in one of the gallery's scenes takes these actions.
+
+    Args:
+        scene: number of the scene, from 0.
+        actions: one row of numbers per step, in the checkpoint's units.
+        temperature: of the sampling; 0 takes the likeliest tokens.
+        seed: the same seed gives the same video.
+        checkpoint: Hub id, or "default".
+
+    Returns:
+        "frames": PNG pictures as data addresses, and "rewards", one of each per action.
+    """
+    world = WORLDS.get(checkpoint)
+    frames = context_of(world, scenes()[int(scene) % len(scenes())])
+    predicted = world.rollout(frames[None], torch.tensor(actions)[None], sampling=sampling_of(temperature, seed))
+    rewards = None if predicted.rewards is None else predicted.rewards[0].tolist()
+    return {"frames": [png(frame) for frame in predicted.frames[0].cpu()], "rewards": rewards}
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def build() -> gr.Blocks:
+    """The page."""
+    starts = scenes()
+    gallery = [picture(frames[-1]).resize((128, 128), Image.Resampling.NEAREST) for frames in starts]
+    with gr.Blocks(title="iVideoGPT playground", fill_width=True) as page:
+        visitor = gr.State(Visitor(), time_to_live=EXPIRES_SECONDS)
+        gr.HTML((HERE / "player.html").read_text(encoding="utf-8"), elem_id="player", padding=False)
+        bus = gr.HTML(
+            message("idle"),
+            html_template="<span></span>",
+            js_on_load=(HERE / "player.js").read_text(encoding="utf-8"),
+            elem_id="bus",
+            visible="hidden",
+        )
+        with gr.Row(elem_id="below"):
+            with gr.Accordion("Scenes", open=False):
+                scene = gr.Gallery(
+                    gallery, columns=6, height=220, show_label=False, allow_preview=False, elem_id="scenes", buttons=[]
+                )
+                upload = gr.File(
+                    label="Or an image or a short video of yours", file_count="single", height=110, elem_id="upload"
+                )
+                goal = gr.Image(
+                    label="Goal, for checkpoints that take one", type="pil", height=120, visible=False, elem_id="goal"
+                )
+            with gr.Accordion("Settings", open=False):
+                temperature = gr.Slider(0, 2, 1, step=0.1, label="Temperature", info="0: the likeliest frame")
+                seed = gr.Number(0, precision=0, label="Seed", info="The same seed and actions give the same video")
+                name = gr.Textbox(DEFAULT, label="Checkpoint", info="default, or a Hub id", elem_id="checkpoint")
+                load = gr.Button("Load", elem_id="load")
+            with gr.Accordion("Futures and files", open=False):
+                _add_files(visitor, [temperature, seed])
+        drive = {"outputs": [bus, visitor], "show_progress": "hidden", "api_visibility": "private"}
+        settings = [temperature, seed]
+
+        def on_act(visitor: Visitor, temperature: float, seed: float, event: gr.EventData) -> tuple[str, Visitor]:
+            return act(visitor, event._data.get("action"), temperature, seed)
+
+        def on_branch(visitor: Visitor, event: gr.EventData) -> tuple[str, Visitor]:
+            return branch_off(visitor, int(event._data["index"]))
+
+        def on_line(visitor: Visitor, event: gr.EventData) -> tuple[str, Visitor]:
+            return choose_line(visitor, int(event._data["line"]))
+
+        def on_scene(visitor: Visitor, event: gr.SelectData) -> tuple[str, Visitor]:
+            return begin(visitor, starts[event.index])
+
+        def on_upload(visitor: Visitor, file: str | None, goal: Any) -> tuple[str, Visitor]:
+            if file is None:
+                return message("idle"), visitor
+            try:
+                return begin(visitor, read_upload(file), None if goal is None else read_video([goal.convert("RGB")]))
+            except ValueError as error:
+                return failed(error), visitor
+
+        def on_load(visitor: Visitor, name: str) -> tuple[str, Visitor, Any]:
+            shown, visitor = load_checkpoint(visitor, name, starts[0])
+            takes_goal = WORLDS.get(visitor.checkpoint).spec.goal_conditioned
+            return shown, visitor, gr.update(visible=takes_goal)
+
+        page.load(lambda visitor: begin(visitor, starts[0]), visitor, **drive)
+        bus.act(on_act, [visitor, *settings], trigger_mode="multiple", **drive)
+        dreaming = bus.dream(let_it_dream, [visitor, *settings], **drive)
+        bus.stop(None, cancels=[dreaming], api_visibility="private")
+        bus.undo(take_back, visitor, **drive)
+        bus.restart(begin_again, visitor, **drive)
+        bus.branch(on_branch, visitor, **drive)
+        bus.line(on_line, visitor, **drive)
+        scene.select(on_scene, visitor, **drive)
+        upload.change(on_upload, [visitor, upload, goal], **drive)
+        gr.on([load.click, name.submit], on_load, [visitor, name], **drive | {"outputs": [bus, visitor, goal]})
+        _add_endpoints()
+    return page
+
+
+def _add_files(visitor: gr.State, settings: list[Any]) -> None:
+    """Several futures in a grid, and what can be taken home."""
+    count = gr.Slider(1, MAX_FUTURES, 6, step=1, label="Futures of the same random actions")
+    show = gr.Button("Show them", elem_id="futures")
+    grid = gr.Video(show_label=False, autoplay=True, loop=True, height=240, elem_id="grid")
+    show.click(show_futures, [visitor, count, *settings], grid, api_visibility="private")
+    with gr.Row():
+        for label, save in (("Video", save_video), ("Actions", save_actions)):
+            name = f"save-{label.lower()}"
+            button = gr.Button(label, elem_id=name)
+            # A download button gives what it holds when it is pressed: it is pressed when the file is there.
+            file = gr.DownloadButton(visible="hidden", elem_id=f"{name}-file")
+            made = button.click(save, visitor, file, api_visibility="private")
+            made.then(None, js=f"() => document.querySelector('#{name}-file').click()")
+
+
+def _add_endpoints() -> None:
+    """Named calls for gradio_client; `rollout` needs no session, and is an MCP tool as well."""
+    visitor = gr.State(Visitor())
+    image, reward = gr.Image(visible=False, format="png"), gr.Number(visible=False)
+    scene, checkpoint = gr.Number(0, visible=False, precision=0), gr.Textbox(DEFAULT, visible=False)
+    action, temperature, seed = gr.JSON([], visible=False), gr.Number(1.0, visible=False), gr.Number(0, visible=False)
+    hidden = gr.Button(visible=False)
+    hidden.click(api_reset, [scene, checkpoint], [image, visitor], api_name="reset")
+    hidden.click(api_step, [visitor, action, temperature, seed], [image, reward, visitor], api_name="step")
+    gr.api(rollout, api_name="rollout")
+
+
+def main() -> None:
+    """Serve the page."""
+    warnings.filterwarnings("ignore", message=".*was re-anchored")  # the game goes on, which is what is wanted here
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--mcp", action="store_true", help="serve an MCP tool as well; needs gradio[mcp]")
+    args = parser.parse_args()
+    page = build().queue(max_size=64, default_concurrency_limit=2)
+    on_space = "SPACE_ID" in os.environ
+    page.launch(
+        server_name=None if on_space else args.host,
+        server_port=None if on_space else args.port,
+        css=(HERE / "player.css").read_text(encoding="utf-8"),
+        max_file_size=MAX_UPLOAD_BYTES,
+        mcp_server=args.mcp,
+        footer_links=[],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Which checkpoints visitors may load, and those that are loaded."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from ivideogpt_hf import WorldModel
+
+DEFAULT = "default"
+MAX_LOADED = 2
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be loaded.
+
+    Attributes:
+        allowed: Hub ids; empty: all.
+        max_bytes: of a repository's weights.
+        folders: whether folders of this machine may be.
+    """
+
+    allowed: tuple[str, ...] = ()
+    max_bytes: int = 2 * 2**30
+    folders: bool = True
+
+    @classmethod
+    def from_environment(cls) -> Policy:
+        """IVIDEOGPT_DEMO_CHECKPOINTS (ids, with commas between) and IVIDEOGPT_DEMO_MAX_MB; no folders on a Space."""
+        names = os.environ.get("IVIDEOGPT_DEMO_CHECKPOINTS", "")
+        return cls(
+            allowed=tuple(name.strip() for name in names.split(",") if name.strip()),
+            max_bytes=int(os.environ.get("IVIDEOGPT_DEMO_MAX_MB", 2048)) * 2**20,
+            folders="SPACE_ID" not in os.environ,
+        )
+
+    def check(self, name: str) -> None:
+        """Refuse what may not be loaded, before anything is downloaded.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if name == DEFAULT:
+            return
+        if self.allowed and name not in self.allowed:
+            raise ValueError(f"This page plays {', '.join((DEFAULT, *self.allowed))}.")
+        if Path(name).exists():
+            if not self.folders:
+                raise ValueError("Folders can be played only where this page runs on your own machine.")
+            return
+        try:
+            info = HfApi().model_info(name, files_metadata=True)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise ValueError(f"{name} cannot be found: {error}") from error
+        size = sum(file.size or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors"))
+        if size > self.max_bytes:
+            raise ValueError(
+                f"{name} has {size / 2**20:.0f} MB of weights; at most {self.max_bytes >> 20} MB are loaded."
+            )
+
+
+class Worlds:
+    """Loaded checkpoints, the least recently used one forgotten first. Weights only: no visitor's things are here."""
+
+    def __init__(self, policy: Policy, device: str | None = None) -> None:
+        self.policy = policy
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._loaded: OrderedDict[str, WorldModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> WorldModel:
+        """Load one, or take it from those that are.
+
+        Raises:
+            ValueError: if it may not be loaded, or is no checkpoint.
+        """
+        name = name.strip() or DEFAULT
+        with self._lock:
+            if name not in self._loaded:
+                self.policy.check(name)
+                try:
+                    world = WorldModel.from_pretrained(name)
+                except OSError as error:
+                    raise ValueError(f"{name} cannot be loaded: {error}") from error
+                self._loaded[name] = world.to(self.device)
+                while len(self._loaded) > MAX_LOADED:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(name)
+            return self._loaded[name]

@@ -1,0 +1,178 @@
+"""What one visitor plays: lines of imagined frames that can be taken back, branched and told apart. No widgets here.
+
+Everything is bounded, pickles, and belongs to one visitor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ivideogpt_hf import Sampling, WorldModel, WorldState
+
+MAX_FRAMES = 64  # of a line
+MAX_LINES = 3
+MAX_FUTURES = 9
+
+
+class FullError(ValueError):
+    """A bound is reached; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One frame of a line, and all that is needed to go on from it.
+
+    Attributes:
+        frame: (3, H, W) uint8.
+        state: one world, on the CPU.
+        action: (A,) that led here; None for the start, and in action-free models.
+        reward: predicted, or None.
+        log_prob: of the frame; None for the start.
+    """
+
+    frame: Tensor
+    state: WorldState
+    action: Tensor | None = None
+    reward: float | None = None
+    log_prob: float | None = None
+
+
+@dataclass
+class Game:
+    """Lines of moments, the last of each the newest.
+
+    Attributes:
+        checkpoint: that the states belong to.
+        context: (C, 3, H, W) uint8 that it began with.
+        lines: at least one.
+        active: the line that is played.
+    """
+
+    checkpoint: str
+    context: Tensor
+    lines: list[list[Moment]] = field(default_factory=list)
+    active: int = 0
+
+    @property
+    def line(self) -> list[Moment]:
+        """That is played."""
+        return self.lines[self.active]
+
+    @property
+    def now(self) -> Moment:
+        """The newest moment of the active line."""
+        return self.line[-1]
+
+
+def start(world: WorldModel, checkpoint: str, context: Tensor) -> Game:
+    """Begin with real frames (C, 3, H, W) uint8, for a goal-conditioned model the goal first."""
+    state = world.reset(context[None]).to("cpu")
+    return Game(checkpoint, context, [[Moment(context[-1], state)]])
+
+
+def step(world: WorldModel, game: Game, action: Sequence[float] | None, sampling: Sampling) -> Moment:
+    """Play one action in the active line.
+
+    Raises:
+        FullError: if the line is as long as it may be.
+        ValueError: if the action does not fit the model.
+    """
+    if len(game.line) >= MAX_FRAMES:
+        raise FullError(f"This line has {MAX_FRAMES} frames. Take some back, or start again.")
+    given = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
+    moved = game.now.state.to(world.device)
+    taken, state = world.step(moved, None if given is None else given.to(world.device), sampling=sampling)
+    moment = Moment(
+        frame=taken.frame[0].cpu(),
+        state=state.to("cpu"),
+        action=None if given is None else given[0],
+        reward=None if taken.reward is None else float(taken.reward[0]),
+        log_prob=float(taken.log_prob[0]),
+    )
+    game.line.append(moment)
+    return moment
+
+
+def undo(game: Game) -> None:
+    """Take the newest moment of the active line back; the start stays."""
+    if len(game.line) > 1:
+        game.line.pop()
+
+
+def branch(game: Game, index: int) -> None:
+    """Keep the active line, and play a new one from its moment ``index`` on.
+
+    Raises:
+        FullError: if there are as many lines as there may be.
+        ValueError: if there is no such moment.
+    """
+    if len(game.lines) >= MAX_LINES:
+        raise FullError(f"There are {MAX_LINES} lines. Start again to make room.")
+    if not 0 <= index < len(game.line):
+        raise ValueError(f"The line has the frames 0 to {len(game.line) - 1}, not {index}.")
+    beginning = list(game.line[: index + 1])
+    # Another stream of random numbers, or the same actions would give the same frames.
+    last = beginning[-1]
+    stream = len(game.lines)
+    beginning[-1] = replace(last, state=last.state.fork(stream + 1).index([stream]))
+    game.lines.append(beginning)
+    game.active = len(game.lines) - 1
+
+
+def restart(game: Game) -> None:
+    """Back to the start, with one line."""
+    game.lines, game.active = [[game.lines[0][0]]], 0
+
+
+def dream(
+    world: WorldModel, game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling
+) -> Iterator[Moment]:
+    """Play by itself: (T, A) actions one after the other, or an action-free model as it likes."""
+    for i in range(num_frames):
+        if len(game.line) >= MAX_FRAMES:
+            return
+        yield step(world, game, None if actions is None else actions[i].tolist(), sampling)
+
+
+def futures(
+    world: WorldModel, game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling, count: int
+) -> Tensor:
+    """Several futures of the same actions (T, A): frames (count, T, 3, H, W) uint8.
+
+    Raises:
+        FullError: if more are asked for than are allowed.
+    """
+    if not 1 <= count <= MAX_FUTURES:
+        raise FullError(f"1 to {MAX_FUTURES} futures can be shown, not {count}.")
+    rollout = world.rollout(
+        game.now.state.to(world.device),
+        None if actions is None else actions[None].to(world.device),
+        num_frames=num_frames if actions is None else None,
+        num_samples=count,
+        sampling=sampling,
+        outputs=("frames",),
+    )
+    return rollout.frames[0].cpu()
+
+
+def random_actions(world: WorldModel, num_frames: int, seed: int) -> Tensor | None:
+    """(T, A) actions that keep their direction for a while; None for an action-free model."""
+    spec = world.spec
+    if not spec.action_dim:
+        return None
+    low, high = bounds(world)
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.rand(num_frames // 5 + 1, spec.action_dim, generator=generator)
+    return (low + (high - low) * directions).repeat_interleave(5, dim=0)[:num_frames]
+
+
+def bounds(world: WorldModel) -> tuple[Tensor, Tensor]:
+    """(A,) each; minus one and one, where the checkpoint does not tell."""
+    spec = world.spec
+    low = spec.action_low or (-1.0,) * spec.action_dim
+    high = spec.action_high or (1.0,) * spec.action_dim
+    return torch.tensor(low), torch.tensor(high)

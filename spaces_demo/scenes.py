@@ -1,0 +1,66 @@
+"""Where games begin: the gallery, uploads, and what a model takes of them; and files that go back to visitors."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video, write_video
+
+SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without it, those of the embedded episode
+MAX_UPLOAD_BYTES = 20 * 2**20
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def scenes() -> list[Tensor]:
+    """Starts (T, 3, H, W) uint8."""
+    if SCENES.is_file():
+        with np.load(SCENES) as file:
+            return list(torch.from_numpy(file["frames"]))
+    episode = read_video(EXAMPLE_EPISODE)
+    return [episode[first : first + 4] for first in range(0, len(episode) - 4, 6)]
+
+
+def context_of(world: WorldModel, frames: Tensor, goal: Tensor | None = None) -> Tensor:
+    """The context frames (C, 3, H, W) that a model takes, of a video; an image stands still."""
+    spec = world.spec
+    needed = spec.num_context_frames - int(spec.goal_conditioned)
+    resized = world.processor.resize_frames(frames)
+    resized = torch.cat([resized[:1].expand(max(0, needed - len(resized)), -1, -1, -1), resized])[:needed]
+    if not spec.goal_conditioned:
+        return resized
+    goal = frames[-1:] if goal is None else goal
+    return torch.cat([world.processor.resize_frames(goal), resized])
+
+
+def read_upload(file: str) -> Tensor:
+    """An uploaded image or video, (T, 3, H, W) uint8.
+
+    Raises:
+        ValueError: if it is too large, or neither.
+    """
+    if os.path.getsize(file) > MAX_UPLOAD_BYTES:
+        raise ValueError(f"That file is larger than {MAX_UPLOAD_BYTES >> 20} MB.")
+    try:
+        if Path(file).suffix.lower() in IMAGES:
+            return read_video([Image.open(file).convert("RGB")])
+        return read_video(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"That is neither an image nor a video: {error}") from error
+
+
+def write(frames: Tensor, name: str) -> str:
+    """Frames (T, 3, H, W) as a file in a folder of its own."""
+    scale = max(1, 256 // frames.shape[-1])
+    return str(write_video(frames, Path(tempfile.mkdtemp()) / name, fps=5, scale=scale))
+
+
+def picture(frame: Tensor) -> Image.Image:
+    """A frame (3, H, W) uint8 as an image."""
+    return Image.fromarray(frame.movedim(0, -1).numpy())

@@ -1,0 +1,211 @@
+"""The page in a real browser: headless Chromium plays the embedded checkpoint. Screenshots: outputs/screenshots."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.serving.conftest import free_port
+from tests.spaces.conftest import SPACE
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("gradio")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+SCREENSHOTS = Path(__file__).parents[2] / "outputs/screenshots"
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+SCREEN = ".wm-screen.active img, .wm-screen.only img"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    port = free_port()
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    log = tmp_path_factory.mktemp("space") / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py"), "--port", str(port)],
+            env=os.environ | settings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(url)
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page for one more visitor, and waits until the first frame is there."""
+    contexts = []
+
+    def visit(**options):
+        context = browser.new_context(viewport=DESKTOP, accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(error))
+        page.goto(address)
+        page.wait_for_selector(f"{SCREEN} >> nth=0")
+        page.wait_for_function("document.querySelector('.wm-screen img')?.src.startsWith('data:')")
+        return page
+
+    yield visit
+    for context in contexts:
+        assert not [error for page in context.pages for error in page.errors]
+        context.close()
+
+
+def picture(page):
+    return page.eval_on_selector(".wm-screen.active img", "image => image.src")
+
+
+def count(page):
+    return int(page.inner_text("#wm-count"))
+
+
+def wait_for_frame(page, number):
+    page.wait_for_function(f"document.getElementById('wm-count').textContent === '{number}'", timeout=20_000)
+
+
+def press(page, key, frames=1):
+    """Press a key until there are so many more frames."""
+    target = count(page) + frames
+    page.keyboard.down(key)
+    page.wait_for_function(f"+document.getElementById('wm-count').textContent >= {target}", timeout=20_000)
+    page.keyboard.up(key)
+    page.wait_for_timeout(400)
+
+
+def test_keys_move_the_picture_and_undo_restores_it_exactly(visit):
+    page = visit()
+    seen = [picture(page)]
+    for key in "dwr":
+        press(page, key)
+        seen.append(picture(page))
+    assert len(set(seen)) == 4
+    total = count(page)
+    while count(page) > 0:
+        page.keyboard.press("Backspace")
+        total -= 1
+        wait_for_frame(page, total)
+    assert picture(page) == seen[0]
+
+
+def test_a_held_key_repeats(visit):
+    page = visit()
+    press(page, "ArrowRight", frames=3)
+    assert count(page) >= 3
+
+
+def test_a_branch_stands_beside_its_line(visit):
+    page = visit()
+    press(page, "d", frames=2)
+    kept = picture(page)
+    page.click(".wm-strip img >> nth=1")
+    page.keyboard.press("b")
+    page.wait_for_function("document.querySelectorAll('.wm-screen').length === 2")
+    press(page, "a")
+    assert page.eval_on_selector(".wm-screen >> nth=0", "s => s.querySelector('img').src") == kept
+    page.click(".wm-screen >> nth=0")
+    page.wait_for_function("document.querySelectorAll('.wm-screen')[0].classList.contains('active')")
+    page.screenshot(path=str(SCREENSHOTS / "branch.png"))
+
+
+def test_visitors_do_not_see_each_other(visit):
+    one, other = visit(), visit()
+    before = picture(other)
+    press(one, "d", frames=2)
+    assert count(other) == 0
+    press(other, "a")
+    assert picture(other) != before
+    assert count(one) >= 2
+
+
+def test_it_dreams_and_wakes_up(visit):
+    page = visit()
+    page.keyboard.press("Enter")
+    page.wait_for_function("+document.getElementById('wm-count').textContent >= 3", timeout=30_000)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(1500)
+    stopped = count(page)
+    page.wait_for_timeout(1500)
+    assert count(page) == stopped
+
+
+def test_a_bad_upload_is_told(visit, tmp_path):
+    page = visit()
+    bad = tmp_path / "clip.mp4"
+    bad.write_bytes(b"this is no video")
+    page.click("text=Scenes")
+    page.set_input_files("#upload input[type=file]", str(bad))
+    page.wait_for_selector("text=neither an image nor a video", timeout=20_000)
+
+
+def test_another_checkpoint_is_loaded(visit, tmp_path):
+    from tests.conftest import build_world
+
+    build_world().save_pretrained(tmp_path / "free")
+    page = visit()
+    page.click("text=Settings")
+    page.fill("#checkpoint input, #checkpoint textarea", str(tmp_path / "free"))
+    page.click("#load")
+    page.wait_for_selector("text=next frame", timeout=20_000)
+    page.click("#wm-pad button")
+    wait_for_frame(page, 1)
+
+
+def test_the_line_can_be_downloaded(visit):
+    page = visit()
+    press(page, "d")
+    page.click("text=Futures and files")
+    with page.expect_download() as download:
+        page.click("#save-actions")
+    assert '"actions"' in Path(download.value.path()).read_text()
+
+
+@pytest.mark.parametrize(("name", "viewport"), [("desktop", DESKTOP), ("phone", PHONE)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_main_loop_needs_no_scrolling(visit, name, viewport, scheme):
+    page = visit(color_scheme=scheme)
+    page.set_viewport_size(viewport)
+    press(page, "d", frames=2)
+    for selector in (".wm-screen", "#wm-pad", "#wm-undo", "#wm-strips"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] <= viewport["height"], selector
+        assert box["x"] + box["width"] <= viewport["width"], selector
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SCREENSHOTS / f"{name}-{scheme}.png"))
+
+
+def test_python_clients_have_named_endpoints(address):
+    from gradio_client import Client
+
+    client = Client(address, verbose=False)
+    client.predict(scene=0, checkpoint="default", api_name="/reset")
+    _, reward = client.predict(action=[0.0, 1.0, 0.0, 0.0], temperature=1.0, seed=0, api_name="/step")
+    assert isinstance(reward, float)
+    video = client.predict(scene=0, actions=[[0.0, 1.0, 0.0, 0.0]] * 3, api_name="/rollout")
+    assert len(video["frames"]) == len(video["rewards"]) == 3

@@ -1,0 +1,120 @@
+"""A visitor's game: what is taken back is as it was, branches are separate, and everything is bounded."""
+
+import pickle
+
+import pytest
+import torch
+
+from ivideogpt_hf import Sampling
+from tests.conftest import random_frames
+from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
+
+import game as games  # isort: skip
+
+SEEDED = Sampling(seed=3)
+ACTIONS = ([1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.5, 0.5, 0.5])
+
+
+@pytest.fixture
+def game(world):
+    return games.start(world, "tiny", random_frames(2))
+
+
+def play(world, game, actions=ACTIONS):
+    return [games.step(world, game, action, SEEDED).frame for action in actions]
+
+
+def test_it_begins_with_the_last_real_frame(game):
+    assert game.now.frame.equal(random_frames(2)[-1])
+    assert len(game.line) == 1
+
+
+def test_what_is_taken_back_comes_again(world, game):
+    first = play(world, game)
+    games.undo(game)
+    games.undo(game)
+    assert game.now.frame.equal(first[0])
+    again = play(world, game, ACTIONS[1:])
+    assert all(one.equal(other) for one, other in zip(first[1:], again, strict=True))
+
+
+def test_the_start_cannot_be_taken_back(game):
+    games.undo(game)
+    assert len(game.line) == 1
+
+
+def test_a_branch_leaves_the_line_as_it_was(world, game):
+    frames = play(world, game)
+    games.branch(game, 1)
+    assert game.active == 1
+    assert game.now.frame.equal(frames[0])
+    play(world, game, [[-1.0, 1.0, 0.0]])
+    assert [moment.frame.equal(frame) for moment, frame in zip(game.lines[0][1:], frames, strict=True)] == [True] * 3
+
+
+def test_a_branch_draws_its_own_luck(world, game):
+    play(world, game)
+    kept = [moment.frame for moment in game.lines[0][2:]]
+    games.branch(game, 1)
+    again = play(world, game, ACTIONS[1:])
+    assert not all(one.equal(other) for one, other in zip(kept, again, strict=True))
+
+
+def test_starting_again_keeps_the_start_only(world, game):
+    play(world, game)
+    games.branch(game, 2)
+    games.restart(game)
+    assert (len(game.lines), len(game.line), game.active) == (1, 1, 0)
+
+
+def test_a_game_survives_being_pickled(world, game):
+    """As ZeroGPU does with every call."""
+    play(world, game)
+    copy = pickle.loads(pickle.dumps(game))
+    expected, found = (games.step(world, g, ACTIONS[0], SEEDED).frame for g in (game, copy))
+    assert found.equal(expected)
+
+
+def test_lines_and_their_number_are_bounded(world, game, monkeypatch):
+    monkeypatch.setattr(games, "MAX_FRAMES", 3)
+    play(world, game, ACTIONS[:2])
+    with pytest.raises(games.FullError, match="has 3 frames"):
+        games.step(world, game, ACTIONS[0], SEEDED)
+    for _ in range(games.MAX_LINES - 1):
+        games.branch(game, 0)
+    with pytest.raises(games.FullError, match="There are 3 lines"):
+        games.branch(game, 0)
+    with pytest.raises(games.FullError, match="1 to 9 futures"):
+        games.futures(world, game, torch.zeros(2, 3), 2, SEEDED, 10)
+
+
+def test_it_dreams_until_the_line_is_full(world, game, monkeypatch):
+    monkeypatch.setattr(games, "MAX_FRAMES", 4)
+    actions = games.random_actions(world, 8, seed=0)
+    assert len(list(games.dream(world, game, actions, 8, SEEDED))) == 3
+
+
+def test_futures_differ_and_the_game_stays(world, game):
+    frames = games.futures(world, game, torch.zeros(2, 3), 2, SEEDED, 3)
+    assert frames.shape == (3, 2, 3, 16, 16)
+    assert not frames[0].equal(frames[1])
+    assert len(game.line) == 1
+
+
+def test_an_action_free_model_goes_by_itself(free_world):
+    game = games.start(free_world, "tiny", random_frames(2))
+    assert games.step(free_world, game, None, SEEDED).action is None
+    assert games.random_actions(free_world, 5, seed=0) is None
+    assert len(list(games.dream(free_world, game, None, 2, SEEDED))) == 2
+
+
+def test_random_actions_stay_within_bounds(world):
+    low, high = games.bounds(world)
+    actions = games.random_actions(world, 12, seed=1)
+    assert actions.shape == (12, 3)
+    assert ((actions >= low) & (actions <= high)).all()
+
+
+def test_a_branch_from_a_frame_that_is_not_there_is_refused(game):
+    with pytest.raises(ValueError, match="has the frames 0 to 0, not 5"):
+        games.branch(game, 5)
