@@ -1,0 +1,163 @@
+"""What a person and a lab wait for: from a key to the new picture in a browser, and steps of many served sessions.
+
+    python benchmarks/demo.py --output benchmarks/results/demo.json
+
+The browser is headless Chromium on the same machine. Sessions are threads of one client process; with one of them
+nothing can be batched.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, Sampling, WorldModel, read_video
+
+PORT = 7899
+URL = f"http://127.0.0.1:{PORT}"
+SPACE = Path(__file__).parents[1] / "spaces_demo"
+PRESSES = 60
+
+
+def quantile(values, share):
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+@contextmanager
+def running(*command):
+    """A server in a process of its own; its process id."""
+    quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([sys.executable, *command], env=os.environ | quiet, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(URL if "app.py" in command[0] else f"{URL}/health")
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def key_to_picture():
+    """Milliseconds of each press of a key."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    measure = """key => new Promise(done => {
+      const shown = +document.getElementById('wm-count').textContent, start = performance.now();
+      const watch = new MutationObserver(() => {
+        if (+document.getElementById('wm-count').textContent > shown) {
+          watch.disconnect();
+          requestAnimationFrame(() => done(performance.now() - start));
+        }
+      });
+      watch.observe(document.getElementById('wm-count'), { childList: true });
+      for (const kind of ['keydown', 'keyup'])
+        document.dispatchEvent(new KeyboardEvent(kind, { key, code: 'Key' + key.toUpperCase(), bubbles: true }));
+    })"""
+    with running(str(SPACE / "app.py"), "--port", str(PORT)), sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        page.goto(URL)
+        page.wait_for_function("document.querySelector('.wm-screen img')?.src.startsWith('data:')")
+        for key in "ad":
+            page.evaluate(measure, key)
+        times = []
+        for number in range(PRESSES):
+            if number % 40 == 39:
+                page.keyboard.press("Escape")
+                page.wait_for_timeout(500)
+            times.append(page.evaluate(measure, "adws"[number % 4]))
+        return times
+
+
+def drive(seed, num_steps, frames, latencies, results):
+    """One session."""
+    with RemoteWorldModel(URL) as world:
+        state = world.reset(frames)
+        generator = torch.Generator().manual_seed(seed)
+        tokens = []
+        for _ in range(num_steps):
+            action = 2 * torch.rand(1, world.spec.action_dim, generator=generator) - 1
+            start = time.perf_counter()
+            step, state = world.step(state, action, sampling=Sampling(seed=seed))
+            latencies.append(time.perf_counter() - start)
+            tokens.append(step.tokens)
+        results[seed] = torch.cat(tokens)
+
+
+def serve(sessions, num_steps, frames):
+    """Steps per second and latency of so many sessions at once, and their tokens."""
+    latencies, results = [], {}
+    threads = [
+        threading.Thread(target=drive, args=(seed, num_steps, frames, latencies, results)) for seed in range(sessions)
+    ]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = time.perf_counter() - start
+    row = {
+        "sessions": sessions,
+        "steps_per_second": sessions * num_steps / taken,
+        "p50_ms": 1e3 * quantile(latencies, 0.5),
+        "p95_ms": 1e3 * quantile(latencies, 0.95),
+    }
+    return row, results
+
+
+def resident(pid):
+    """Megabytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10, help="of each session")
+    parser.add_argument("--many", type=int, default=2000, help="sessions one after the other, to watch memory")
+    parser.add_argument("--output", type=Path, help="json to write")
+    args = parser.parse_args()
+    times = key_to_picture()
+    result = {"key_to_picture_ms": {"p50": quantile(times, 0.5), "p95": quantile(times, 0.95), "presses": len(times)}}
+    print(json.dumps(result), flush=True)
+    world = WorldModel.default()
+    frames = world.processor.resize_frames(read_video(EXAMPLE_EPISODE)[:2])[None]
+    with running("-m", "ivideogpt_hf.cli", "serve", "--port", str(PORT), "--max-sessions", "64") as pid:
+        rows = []
+        for sessions in (1, 8, 32):
+            row, results = serve(sessions, args.steps, frames)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        for seed, tokens in results.items():  # nobody got anybody else's
+            alone = {}
+            drive(seed, args.steps, frames, [], alone)
+            if not alone[seed].equal(tokens):
+                raise SystemExit(f"session {seed} was mixed up")
+        memory = []
+        for number in range(args.many):
+            with RemoteWorldModel(URL) as remote:
+                remote.step(remote.reset(frames), torch.zeros(1, remote.spec.action_dim), outputs=())
+            if number in (args.many // 10, args.many - 1):
+                memory.append(resident(pid))
+        result |= {"serve": rows, "ratio_at_32": rows[-1]["steps_per_second"] / rows[0]["steps_per_second"]}
+        result["memory_mb_after_a_tenth_and_all_sessions"] = memory
+    print(json.dumps(result, indent=2))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
