@@ -18,6 +18,7 @@ import json, sys
 import torch
 import ivideogpt_hf
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, WorldModel
+from huggingface_hub import ModelCard
 from transformers import AutoModel
 from tests.conftest import build_world, random_frames
 
@@ -38,6 +39,10 @@ first = results["push"].rsplit("/", 1)[-1]
 scene("push again", lambda: other.push_to_hub("tester/world", token="TOKEN", commit_message="Second"))
 scene("push by the pipeline", lambda: IVideoGPTPipeline(
     world.vq_model, world.transformer).push_to_hub("tester/pipeline", private=True, token="TOKEN"))
+
+scene("push a network", lambda: world.vq_model.push_to_hub("tester/vq", token="TOKEN"))
+scene("card of a network", lambda: ModelCard.load("tester/vq").content)
+scene("network by id", lambda: total(IVideoGPTVQModel.from_pretrained("tester/vq")) == total(world.vq_model))
 
 results["weights"] = [total(world.transformer), total(other.transformer)]
 scene("by id", lambda: total(WorldModel.from_pretrained("tester/world").transformer))
@@ -122,6 +127,14 @@ def test_the_pipeline_pushes_the_same_files(played):
     repo = repos["tester/pipeline"]
     assert repo.private
     assert set(repo.commits[repo.head]) == set(repos["tester/world"].commits[repos["tester/world"].head])
+
+
+def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
+    results, _, repos = played
+    assert len(repos["tester/vq"].commits) == 2  # the first is the repository's beginning
+    assert "Compressive VQ tokenizer" in results["card of a network"]
+    assert 'IVideoGPTVQModel.from_pretrained("tester/vq")' in results["card of a network"]
+    assert results["network by id"] is True
 
 
 @pytest.mark.parametrize(("scene", "which"), [("by id", 1), ("by revision", 0), ("cache only", 1)])

@@ -14,7 +14,7 @@ MAX_LINES = 400
 # From the bottom to the top: a module may import from lines above its own, never from its own line or below.
 LAYERS = (
     ("models",),
-    ("sampling", "media", "registration", "perceptual", "tails", "passes", "clock"),
+    ("sampling", "media", "registration", "perceptual", "tails", "passes", "clock", "card_text"),
     ("action_files", "decoding", "checkpoints"),
     ("compiled",),
     ("world_state", "released"),
@@ -34,7 +34,8 @@ DATA_LAYERS = (
     ("episodes", "segments"),
     ("readers", "statistics", "simulators", "augment", "drawing"),
     ("conversion", "mixture", "order", "store"),
-    ("report", "publishing", "dataset", "collect"),
+    ("dataset_card", "publishing", "dataset", "collect"),
+    ("report",),
     ("loader", "show", "tokens", "provenance"),
 )
 # The same within training/.
@@ -83,7 +84,7 @@ OWNERS = {
     "PIL": {"media", "pipeline", "data"},
     "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "planning", "data", "serving"},
     "tqdm": {"data", "evaluation", "planning", "training"},
-    "yaml": {"cards", "data", "training"},
+    "yaml": {"card_text", "data", "training"},
 }
 # Optional packages: only these files may import them; those without a file have no owner yet.
 OPTIONAL = {

@@ -11,10 +11,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .card_text import CARDS, read_card_text
 from .facts import Facts
 
-_PACKAGED, _CHECKOUT = Path(__file__).parent / "model_cards", Path(__file__).parents[2] / "model_cards"
-CARDS = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 TEMPLATE = CARDS / "template.md"
 PAPER = "arxiv:2405.15223"
 # Metrics in a card: key in the metrics file, what the Hub calls it, label, factor.
@@ -62,26 +61,7 @@ class CardText:
             FileNotFoundError: if there is none.
             ValueError: if a key is missing, unknown or of the wrong kind.
         """
-        import yaml
-
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"there is no card {file}")
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        known = {item.name for item in fields(cls)}
-        if not isinstance(content, dict) or set(content) - known:
-            unknown = sorted(set(content) - known) if isinstance(content, dict) else [type(content).__name__]
-            raise ValueError(f"{file}: a card has the keys {', '.join(sorted(known))}, not {', '.join(unknown)}")
-        try:
-            text = cls(**content)
-        except TypeError as error:
-            raise ValueError(f"{file}: {error}") from error
-        kinds = {"title": str, "summary": str, "license": (str, type(None)), "datasets": list, "limits": list}
-        wrong = [name for name, kind in kinds.items() if not isinstance(getattr(text, name), kind)]
-        if wrong:
-            raise ValueError(
-                f"{file}: {', '.join(wrong)}: of the wrong kind (datasets and limits are lists, others text)"
-            )
-        return text
+        return read_card_text(cls, file)
 
 
 def render_card(

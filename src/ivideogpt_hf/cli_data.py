@@ -17,6 +17,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the commands to the parser of all."""
     shards = argparse.ArgumentParser(add_help=False)
     shards.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
+    shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, licence_note")
     shards.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     shards.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     shards.add_argument(
@@ -180,8 +181,10 @@ def _clips(args: argparse.Namespace) -> SegmentDataset:
 def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[str, Any], **settings: Any) -> None:
     """Write a reader's episodes, report on them, and publish them if asked to."""
     from .data.conversion import Conversion, ConversionSettings
+    from .data.dataset_card import DatasetText
     from .data.report import write_report
 
+    card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
     output = Path(args.output)
     conversion = Conversion(reader, output, ConversionSettings(**settings), description)
@@ -190,7 +193,7 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
         done = sum(map(conversion.is_done, conversion.shards))
         print(f"{output}: this part is done; {done} of {len(conversion.shards)} shards are there")
         return
-    print(write_report(output, statistics))
+    print(write_report(output, statistics, card))
     print(f"{output}: written; look at {output / 'contact_sheet.png'}")
     if args.push is not None:
         from .data.publishing import push_dataset

@@ -31,9 +31,14 @@ def scene(name, play):
     except (OSError, ValueError) as error:
         results[name] = f"{type(error).__name__}: {error}"
 
+from pathlib import Path
+Path("OUT.yaml").write_text("title: My arm\\nlicense: mit\\nsource: My desk.")
+Path("OUT.bad.yaml").write_text("license: mine")
+scene("bad card", lambda: main(
+    ["convert-data", "NPZ", "OUT.other", "--push", "tester/refused", "--card", "OUT.bad.yaml", "--num-workers", "1"]))
 scene("convert and push", lambda: main(
-    ["convert-data", "NPZ", "OUT", "--push", "tester/pushed", "--private", "--test-fraction", "0.3", "--num-workers",
-    "1"]))
+    ["convert-data", "NPZ", "OUT", "--card", "OUT.yaml", "--push", "tester/pushed", "--private", "--test-fraction", "0.3",
+    "--num-workers", "1"]))
 scene("push again", lambda: main(
     ["convert-data", "NPZ", "OUT", "--push", "tester/pushed", "--test-fraction", "0.3", "--num-workers", "1"]))
 scene("load", lambda: {split: list(rows["episode_id"]) for split, rows in load_dataset("tester/pushed").items()})
@@ -88,6 +93,21 @@ def results(folder, hub):
 def test_pushing_twice_is_harmless(results):
     assert results["convert and push"] == 0
     assert results["push again"] == 0
+
+
+def test_the_card_says_what_a_person_says(hub, results):
+    repo = hub.repos["datasets/tester/pushed"]
+    first = next(files for files in repo.commits.values() if "README.md" in files)
+    card = first["README.md"].decode()
+    assert "license: mit" in card
+    assert "# My arm" in card
+    assert "My desk." in card
+    assert "20 episodes" in card
+
+
+def test_a_card_that_the_hub_refuses_is_not_uploaded(hub, results):
+    assert results["bad card"] == 2
+    assert "datasets/tester/refused" not in hub.repos
 
 
 def test_what_is_pushed_is_data_card_and_pictures(results, hub):

@@ -15,15 +15,21 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
         The repository's address.
 
     Raises:
-        ValueError: if the folder holds no finished conversion.
+        ValueError: if the folder holds no finished conversion, or the Hub would refuse the card; nothing is uploaded
+            then.
         OSError: if the Hub refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import DatasetCard, HfApi
 
     if not (folder / DATA).is_dir():
         raise ValueError(f"{folder} holds no finished conversion: there is no folder {DATA} in it")
     api = HfApi()
     with hub_errors(repo_id):
+        card = DatasetCard.load(folder / "README.md")
+        try:
+            card.validate()
+        except ValueError as error:
+            raise ValueError(f"the Hub would refuse the card: {error}") from error
         address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id,

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 
 from .conversion import DATA, TEST, TRAIN
+from .dataset_card import SHEET_FILE, DatasetText, render_dataset_card
 from .drawing import Strip, contact_sheet
 from .episodes import SCHEMA_VERSION, decode_frames
 from .readers.parquet import ParquetReader
 from .statistics import EpisodeStatistics, Moments
 
 REPORT_FILE = "report.json"
-SHEET_FILE = "contact_sheet.png"
 SHEET_EPISODES = 6
 
 
-def write_report(output: Path, statistics: EpisodeStatistics) -> str:
+def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
     """Write report.json, contact_sheet.png and the data set card README.md beside the shards.
+
+    Args:
+        output: folder of the data set.
+        statistics: of its episodes.
+        card: what a person says of it.
 
     Returns:
         The report as text.
@@ -30,7 +35,8 @@ def write_report(output: Path, statistics: EpisodeStatistics) -> str:
     (output / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _draw_sheet(output, statistics)
     text = render(report)
-    (output / "README.md").write_text(_card(output, report, text, files), encoding="utf-8")
+    sizes = {split: sum(f.stat().st_size for f in files if f.name.startswith(f"{split}-")) for split in (TRAIN, TEST)}
+    render_dataset_card(output, report, text, sizes, card).save(output / "README.md")
     return text
 
 
@@ -146,45 +152,3 @@ def _draw_sheet(output: Path, statistics: EpisodeStatistics) -> None:
             title = f"{episode.episode_id} {camera}"
             strips.append(Strip(title, decode_frames(frames), episode.actions, episode.rewards, reach))
     contact_sheet(strips, output / SHEET_FILE)
-
-
-def _card(output: Path, report: dict[str, Any], text: str, files: list[Path]) -> str:
-    """A card whose metadata names the splits, so that plain ``load_dataset`` finds them."""
-    splits = [split for split in (TRAIN, TEST) if report["splits"][split]]
-    data_files = "\n".join(f'      - split: {split}\n        path: "{DATA}/{split}-*.parquet"' for split in splits)
-    # `datasets` tells a folder that was written again from the one in its cache by these numbers.
-    sizes = {split: sum(file.stat().st_size for file in files if file.name.startswith(f"{split}-")) for split in splits}
-    counts = "\n".join(
-        f"    - name: {split}\n      num_examples: {report['splits'][split]}\n      num_bytes: {sizes[split]}"
-        for split in splits
-    )
-    return f"""---
-configs:
-  - config_name: default
-    data_files:
-{data_files}
-dataset_info:
-  splits:
-{counts}
-tags:
-  - robotics
-  - world-model
-  - video
----
-# {output.resolve().name}
-
-Episodes in the schema of `ivideogpt_hf` (version {report["schema_version"]}): one row per episode, a column
-`frames.<camera>` with its encoded images, `actions[t]` from frame `t` to frame `t + 1`.
-
-```python
-from datasets import load_dataset
-
-episodes = load_dataset("<this repository>", split="train")
-```
-
-![Frames and actions of some episodes]({SHEET_FILE})
-
-```
-{text}
-```
-"""

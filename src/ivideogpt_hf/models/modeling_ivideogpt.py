@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 from transformers.utils import can_return_tuple
 
 from .configuration_ivideogpt import IVideoGPTConfig
+from .pushing import PushesWithCard
 
 
 @dataclass
@@ -93,7 +94,7 @@ def _set_to_zero(module: nn.Module) -> None:
         init.zeros_(module.bias)
 
 
-class IVideoGPTForCausalLM(LlamaForCausalLM):
+class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
     An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:

@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .pushing import PushesWithCard
 from .vq_layers import (
     Codebook,
     ContextCrossAttention,
@@ -73,7 +74,7 @@ class VQContext:
     latents: Tensor | None
 
 
-class IVideoGPTVQModel(PreTrainedModel):
+class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
     """Compressive VQ tokenizer of iVideoGPT (Wu et al., 2024, section 3.1)."""
 
     config: IVideoGPTVQConfig

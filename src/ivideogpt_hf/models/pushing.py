@@ -1,0 +1,83 @@
+"""Uploading one network on its own: with a card that says what it is, as one commit."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+CARD = """---
+{metadata}
+---
+
+# {name}
+
+{description} On its own, one of the two networks of an iVideoGPT world model:
+
+```python
+from ivideogpt_hf import {class_name}
+
+network = {class_name}.from_pretrained("{repo_id}")  # {num_parameters:,} parameters
+```
+
+`WorldModel.push_to_hub` and `ivideogpt publish` upload both networks together, to be played and planned in.
+
+Training data and licence were not stated.
+"""
+
+
+class PushesWithCard:
+    """Replaces the upload of `PreTrainedModel`, which leaves an empty card."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        **saving: Any,
+    ) -> str:
+        """Upload weights, config and a card; a card that is there already is kept.
+
+        Args:
+            repo_id, private, token, revision, create_pr, commit_message: as everywhere on the Hub.
+            saving: forwarded to `save_pretrained`.
+
+        Returns:
+            The address of the commit, or of the pull request.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **saving)
+            if not api.file_exists(repo_id, "README.md", revision=revision):
+                self._card(repo_id).save(Path(folder) / "README.md")
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+            )
+        return commit.pr_url or commit.commit_url
+
+    def _card(self, repo_id: str) -> ModelCard:
+        data = ModelCardData(
+            library_name="ivideogpt_hf",
+            pipeline_tag="image-to-video",
+            tags=["ivideogpt", "world-model", "video-prediction", "arxiv:2405.15223"],
+        )
+        content = CARD.format(
+            metadata=data.to_yaml(),
+            name=repo_id.rsplit("/", 1)[-1],
+            description=(type(self).__doc__ or "").strip().splitlines()[0],
+            class_name=type(self).__name__,
+            repo_id=repo_id,
+            num_parameters=sum(parameter.numel() for parameter in self.parameters()),
+        )
+        return ModelCard(content)
