@@ -97,6 +97,11 @@ collect-pusht: $(VENV)/simulators.stamp ## make datasets/pusht from seeds
 	$(COLLECT) pusht datasets/pusht/expert --num-episodes 400 $(NOISY)
 	$(COLLECT) pusht datasets/pusht/random --num-episodes 200 $(RANDOM)
 
+.PHONY: collect-push2d
+collect-push2d: $(VENV)/dev.stamp ## make datasets/push2d from seeds
+	$(COLLECT) push2d datasets/push2d/expert --num-episodes 600 --num-frames 21 --size 32 --noise 0.5 --noise-fraction 0.8 --seed 0
+	$(COLLECT) push2d datasets/push2d/random --num-episodes 600 --num-frames 21 --size 32 $(RANDOM)
+
 $(VENV)/train.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[train,eval]"
 	@touch $@
@@ -114,6 +119,13 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 144 \
 	  --lpips-weights "$(LPIPS)" --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
+
+.PHONY: train-push2d
+train-push2d: $(VENV)/train.stamp ## train a small world model of datasets/push2d, and plan in it
+	$(BIN)/ivideogpt train-vq --config configs/push2d_vq.yaml --resume latest
+	$(BIN)/ivideogpt tokenize --config configs/push2d_tokens.yaml
+	$(BIN)/ivideogpt train --config configs/push2d.yaml --resume latest
+	$(BIN)/ivideogpt plan push2d --checkpoint outputs/push2d --output outputs/plan_push2d
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task

@@ -37,8 +37,8 @@ Path("OUT.bad.yaml").write_text("license: mine")
 scene("bad card", lambda: main(
     ["convert-data", "NPZ", "OUT.other", "--push", "tester/refused", "--card", "OUT.bad.yaml", "--num-workers", "1"]))
 scene("convert and push", lambda: main(
-    ["convert-data", "NPZ", "OUT", "--card", "OUT.yaml", "--push", "tester/pushed", "--private", "--test-fraction", "0.3",
-    "--num-workers", "1"]))
+    ["convert-data", "NPZ", "OUT", "--card", "OUT.yaml", "--push", "tester/pushed", "--private", "--test-fraction",
+    "0.3", "--num-workers", "1"]))
 scene("push again", lambda: main(
     ["convert-data", "NPZ", "OUT", "--push", "tester/pushed", "--test-fraction", "0.3", "--num-workers", "1"]))
 scene("load", lambda: {split: list(rows["episode_id"]) for split, rows in load_dataset("tester/pushed").items()})
