@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import io
+import contextlib
 import json
 import os
-import random
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,12 +16,25 @@ from typing import Any
 import gradio as gr
 import torch
 from checkpoints import DEFAULT, Policy, Worlds
-from game import MAX_FUTURES, Game, Moment, branch, dream, futures, random_actions, restart, start, step, undo
+from game import (
+    MAX_FRAMES,
+    MAX_FUTURES,
+    Game,
+    branch,
+    dream,
+    futures,
+    random_actions,
+    restart,
+    start,
+    step,
+    undo,
+)
+from messages import failed, message, newest, png, whole
 from PIL import Image
 from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write
 from torch import Tensor
 
-from ivideogpt_hf import Sampling, WorldModel, read_video, side_by_side
+from ivideogpt_hf import Sampling, read_video, side_by_side
 
 try:
     import spaces
@@ -49,64 +60,11 @@ def gpu(function: Any) -> Any:
     return spaces.GPU(duration=30)(function) if spaces is not None else function
 
 
-# -- messages to the page ---------------------------------------------------------------------------------------------
-
-
-def png(frame: Tensor) -> str:
-    """A frame (3, H, W) as a data address."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame.movedim(0, -1).numpy()).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def describe(moment: Moment) -> dict[str, Any]:
-    """A moment as the page shows it."""
-    rounded = {
-        name: None if value is None else round(value, 4)
-        for name, value in (("reward", moment.reward), ("log_prob", moment.log_prob))
-    }
-    return {"image": png(moment.frame)} | rounded
-
-
-def message(kind: str, **content: Any) -> str:
-    """Something for player.js; no two are equal, so that each is noticed."""
-    return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
-
-
-def whole(world: WorldModel, game: Game) -> str:
-    """Everything that the page shows of a game."""
-    spec, processor = world.spec, world.processor
-    low, high = (
-        ([], [])
-        if not spec.action_dim
-        else (
-            list(b)
-            for b in ((spec.action_low or [-1.0] * spec.action_dim), (spec.action_high or [1.0] * spec.action_dim))
-        )
-    )
-    return message(
-        "game",
-        checkpoint=game.checkpoint,
-        actions={
-            "names": processor.action_names or [f"action {i + 1}" for i in range(spec.action_dim)],
-            "low": low,
-            "high": high,
-        },
-        has_reward=spec.has_reward,
-        goal=png(game.context[0]) if spec.goal_conditioned else None,
-        lines=[[describe(moment) for moment in line] for line in game.lines],
-        active=game.active,
-    )
-
-
-def newest(game: Game) -> str:
-    """The newest moment of the active line."""
-    return message("moment", line=game.active, index=len(game.line) - 1, moment=describe(game.now))
-
-
-def failed(error: Exception) -> str:
-    """Why something did not work."""
-    return message("error", text=str(error))
+def game_of(visitor: Visitor) -> Game:
+    """The game of a visitor; one who was away for too long has none any more."""
+    if visitor.game is None:
+        raise gr.Error("Your game has expired. Choose a scene to begin again.")
+    return visitor.game
 
 
 # -- what visitors do -------------------------------------------------------------------------------------------------
@@ -127,17 +85,18 @@ def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> tuple
 @gpu
 def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> tuple[str, Visitor]:
     """Play one action; None where the model takes none."""
+    game = game_of(visitor)
     try:
-        step(WORLDS.get(visitor.checkpoint), visitor.game, action, sampling_of(temperature, seed))
+        step(WORLDS.get(visitor.checkpoint), game, action, sampling_of(temperature, seed))
     except ValueError as error:
         return failed(error), visitor
-    return newest(visitor.game), visitor
+    return newest(game), visitor
 
 
 @gpu
 def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[tuple[str, Visitor]]:
     """Frames one after the other, by random actions."""
-    world, game = WORLDS.get(visitor.checkpoint), visitor.game
+    world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
     actions = random_actions(world, DREAM_FRAMES, int(seed) + len(game.line))
     for _ in dream(world, game, actions, DREAM_FRAMES, sampling_of(temperature, seed)):
         yield newest(game), visitor
@@ -147,7 +106,7 @@ def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[
 @gpu
 def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
     """A grid of futures of the same random actions, as a video file."""
-    world, game = WORLDS.get(visitor.checkpoint), visitor.game
+    world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
     actions = random_actions(world, FUTURE_FRAMES, int(seed) + len(game.line))
     frames = futures(world, game, actions, FUTURE_FRAMES, sampling_of(temperature, seed), int(count))
     columns = 3 if len(frames) > 3 else len(frames)
@@ -159,29 +118,33 @@ def show_futures(visitor: Visitor, count: float, temperature: float, seed: float
 
 def take_back(visitor: Visitor) -> tuple[str, Visitor]:
     """Undo."""
-    undo(visitor.game)
-    return message("cut", line=visitor.game.active, length=len(visitor.game.line)), visitor
+    game = game_of(visitor)
+    undo(game)
+    return message("cut", line=game.active, length=len(game.line)), visitor
 
 
 def begin_again(visitor: Visitor) -> tuple[str, Visitor]:
     """Back to the start."""
-    restart(visitor.game)
-    return whole(WORLDS.get(visitor.checkpoint), visitor.game), visitor
+    game = game_of(visitor)
+    restart(game)
+    return whole(WORLDS.get(visitor.checkpoint), game), visitor
 
 
 def branch_off(visitor: Visitor, index: int) -> tuple[str, Visitor]:
     """Keep the line, and play another one from one of its frames on."""
+    game = game_of(visitor)
     try:
-        branch(visitor.game, index)
+        branch(game, index)
     except ValueError as error:
         return failed(error), visitor
-    return whole(WORLDS.get(visitor.checkpoint), visitor.game), visitor
+    return whole(WORLDS.get(visitor.checkpoint), game), visitor
 
 
 def choose_line(visitor: Visitor, line: int) -> tuple[str, Visitor]:
     """Play another line."""
-    visitor.game.active = min(max(line, 0), len(visitor.game.lines) - 1)
-    return message("line", active=visitor.game.active), visitor
+    game = game_of(visitor)
+    game.active = min(max(line, 0), len(game.lines) - 1)
+    return message("line", active=game.active), visitor
 
 
 def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Visitor]:
@@ -199,13 +162,13 @@ def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Vi
 
 def save_video(visitor: Visitor) -> str:
     """The active line as mp4."""
-    frames = [moment.frame for moment in visitor.game.line]
-    return write(torch.stack([*visitor.game.context[:-1], *frames]), "dream.mp4")
+    game = game_of(visitor)
+    return write(torch.stack([*game.context[:-1], *(moment.frame for moment in game.line)]), "dream.mp4")
 
 
 def save_actions(visitor: Visitor) -> str:
     """The active line's actions, rewards and start, as `ivideogpt predict --actions` reads them."""
-    line = visitor.game.line[1:]
+    line = game_of(visitor).line[1:]
     path = Path(tempfile.mkdtemp()) / "actions.json"
     content = {"actions": [None if moment.action is None else moment.action.tolist() for moment in line]}
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -218,20 +181,23 @@ def save_actions(visitor: Visitor) -> str:
 def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
     """Begin in one of the gallery's scenes; returns the frame as a picture. The session goes on with `step`."""
     visitor = Visitor(checkpoint)
-    begin(visitor, scenes()[int(scene) % len(scenes())])
-    return picture(visitor.game.now.frame), visitor
+    with told():
+        begin(visitor, scenes()[int(scene) % len(scenes())])
+    return picture(game_of(visitor).now.frame), visitor
 
 
+@gpu
 def api_step(
     visitor: Visitor, action: list[float], temperature: float = 1.0, seed: int = 0
 ) -> tuple[Any, float | None, Visitor]:
     """Take one action (a number per dimension, in the checkpoint's units); returns the next frame and its reward."""
-    if visitor.game is None:
-        raise gr.Error("Call reset first.")
-    step(WORLDS.get(visitor.checkpoint), visitor.game, action or None, sampling_of(temperature, seed))
-    return picture(visitor.game.now.frame), visitor.game.now.reward, visitor
+    game = game_of(visitor)
+    with told():
+        step(WORLDS.get(visitor.checkpoint), game, action or None, sampling_of(temperature, seed))
+    return picture(game.now.frame), game.now.reward, visitor
 
 
+@gpu
 def rollout(
     scene: int, actions: list[list[float]], temperature: float = 1.0, seed: int = 0, checkpoint: str = DEFAULT
 ) -> dict[str, Any]:
@@ -239,7 +205,7 @@ def rollout(
 
     Args:
         scene: number of the scene, from 0.
-        actions: one row of numbers per step, in the checkpoint's units.
+        actions: one row of numbers per step, in the checkpoint's units; at most 64.
         temperature: of the sampling; 0 takes the likeliest tokens.
         seed: the same seed gives the same video.
         checkpoint: Hub id, or "default".
@@ -247,11 +213,23 @@ def rollout(
     Returns:
         "frames": PNG pictures as data addresses, and "rewards", one of each per action.
     """
-    world = WORLDS.get(checkpoint)
-    frames = context_of(world, scenes()[int(scene) % len(scenes())])
-    predicted = world.rollout(frames[None], torch.tensor(actions)[None], sampling=sampling_of(temperature, seed))
+    with told():
+        if not 1 <= len(actions) <= MAX_FRAMES:
+            raise ValueError(f"1 to {MAX_FRAMES} actions can be taken, not {len(actions)}.")
+        world = WORLDS.get(checkpoint)
+        frames = context_of(world, scenes()[int(scene) % len(scenes())])
+        predicted = world.rollout(frames[None], torch.tensor(actions)[None], sampling=sampling_of(temperature, seed))
     rewards = None if predicted.rewards is None else predicted.rewards[0].tolist()
     return {"frames": [png(frame) for frame in predicted.frames[0].cpu()], "rewards": rewards}
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Lets clients read why something was refused; other errors are not shown to them."""
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video, write_video
 
 SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without it, those of the embedded episode
-MAX_UPLOAD_BYTES = 20 * 2**20
+MAX_UPLOAD_BYTES, MAX_UPLOAD_FRAMES = 20 * 2**20, 300
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -50,7 +50,7 @@ def read_upload(file: str) -> Tensor:
     try:
         if Path(file).suffix.lower() in IMAGES:
             return read_video([Image.open(file).convert("RGB")])
-        return read_video(file)
+        return read_video(file, max_frames=MAX_UPLOAD_FRAMES)
     except (ValueError, OSError) as error:
         raise ValueError(f"That is neither an image nor a video: {error}") from error
 

@@ -9,6 +9,7 @@ from PIL import Image
 from ivideogpt_hf import read_actions
 from ivideogpt_hf.media import read_video, side_by_side, write_video
 from tests.conftest import random_frames
+from tests.data.files import write_mp4
 
 
 def smooth_frames(num_frames=5, height=32, width=48):
@@ -252,3 +253,11 @@ def test_side_by_side_refuses_clips_of_different_lengths_and_dtypes():
 def test_bad_video_is_not_written(tmp_path, frames, name, options, message):
     with pytest.raises(ValueError, match=message):
         write_video(frames, tmp_path / name, **options)
+
+
+def test_no_more_frames_are_read_than_asked_for(tmp_path):
+    frames = read_video(write_mp4(tmp_path / "clip.mp4", 8))
+    assert read_video(tmp_path / "clip.mp4", max_frames=3).equal(frames[:3])
+    assert read_video(frames, max_frames=20).equal(frames)
+    with pytest.raises(ValueError, match="max_frames must be at least 1, got 0"):
+        read_video(frames, max_frames=0)

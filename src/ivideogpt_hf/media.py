@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PIXELS = "frames must be integers in 0 ... 255 or floats in [0, 1]"
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_video(source: Source) -> Tensor:
+def read_video(source: Source, *, max_frames: int | None = None) -> Tensor:
     """Read a clip.
 
     Args:
@@ -36,6 +37,7 @@ def read_video(source: Source) -> Tensor:
             - a list of PIL images, of arrays or of tensors;
             - an array or tensor (T, H, W, 3) or (T, 3, H, W): integers in 0 ... 255, or floats in [0, 1];
             - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
+        max_frames: read no more than so many from the beginning; of a video file, no more are decoded.
 
     Returns:
         (T, 3, H, W) uint8, on the CPU.
@@ -44,18 +46,20 @@ def read_video(source: Source) -> Tensor:
         OSError: if a file is missing, empty or corrupt.
         ValueError: if what is there is no RGB video.
     """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     if isinstance(source, Mapping):
-        return _read_undecoded(source)
+        return _read_undecoded(source, max_frames)[:max_frames]
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source))
+        return _read_path(Path(source), max_frames)[:max_frames]
     if isinstance(source, Sequence):
-        return _from_images(source, "the list")
+        return _from_images(source[:max_frames], "the list")
     if isinstance(source, (np.ndarray, Tensor)):
-        return frames_from_array(source)
+        return frames_from_array(source[:max_frames])
     raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
 
 
-def _read_path(path: Path) -> Tensor:
+def _read_path(path: Path, max_frames: int | None) -> Tensor:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -65,19 +69,19 @@ def _read_path(path: Path) -> Tensor:
         return frames_from_array(read_numpy(path, VIDEO_KEYS))
     if suffix == ".gif":
         return _read_gif(path)
-    return _decode(str(path), str(path))
+    return _decode(str(path), str(path), max_frames)
 
 
-def _read_undecoded(value: Mapping[str, Any]) -> Tensor:
+def _read_undecoded(value: Mapping[str, Any], max_frames: int | None) -> Tensor:
     if value.get("bytes") is not None:
-        return _decode(io.BytesIO(value["bytes"]), value.get("path") or "the video in memory")
+        return _decode(io.BytesIO(value["bytes"]), value.get("path") or "the video in memory", max_frames)
     if value.get("path") is not None:
-        return _read_path(Path(value["path"]))
+        return _read_path(Path(value["path"]), max_frames)
     raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(value)}")
 
 
-def _decode(file: str | io.BytesIO, name: str) -> Tensor:
-    return frames_from_array(np.stack(list(iterate_video(file, name))))
+def _decode(file: str | io.BytesIO, name: str, max_frames: int | None) -> Tensor:
+    return frames_from_array(np.stack(list(islice(iterate_video(file, name), max_frames))))
 
 
 def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:

@@ -44,9 +44,9 @@ def test_its_vq_model_can_be_built(file):
         IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config))
 
 
-@pytest.mark.parametrize("name", ["default", "oxe_64"])
+@pytest.mark.parametrize("name", ["default", "oxe_64", "push2d"])
 def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
-    vq_file = CONFIGS / {"default": "default_vq_l1.yaml", "oxe_64": "oxe_64_vq.yaml"}[name]
+    vq_file = CONFIGS / {"default": "default_vq_l1.yaml"}.get(name, f"{name}_vq.yaml")
     *_, vq = parse((*COMMON, VQArguments), str(vq_file), [], "test")
     _, data, _, world = parse((*COMMON, WorldModelArguments), str(CONFIGS / f"{name}.yaml"), [], "test")
     if world.tokens is not None:

@@ -1,0 +1,65 @@
+"""What the page is told: JSON for player.js."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+from typing import Any
+
+from game import Game, Moment, bounds
+from PIL import Image
+from torch import Tensor
+
+from ivideogpt_hf import WorldModel
+
+
+def png(frame: Tensor) -> str:
+    """A frame (3, H, W) as a data address."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame.movedim(0, -1).numpy()).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def describe(moment: Moment) -> dict[str, Any]:
+    """A moment as the page shows it."""
+    rounded = {
+        name: None if value is None else round(value, 4)
+        for name, value in (("reward", moment.reward), ("log_prob", moment.log_prob))
+    }
+    return {"image": png(moment.frame)} | rounded
+
+
+def message(kind: str, **content: Any) -> str:
+    """Something for player.js; no two are equal, so that each is noticed."""
+    return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
+
+
+def whole(world: WorldModel, game: Game) -> str:
+    """Everything that the page shows of a game."""
+    spec, processor = world.spec, world.processor
+    low, high = (bound.tolist() for bound in bounds(world))
+    return message(
+        "game",
+        checkpoint=game.checkpoint,
+        actions={
+            "names": processor.action_names or [f"action {i + 1}" for i in range(spec.action_dim)],
+            "low": low,
+            "high": high,
+        },
+        has_reward=spec.has_reward,
+        goal=png(game.context[0]) if spec.goal_conditioned else None,
+        lines=[[describe(moment) for moment in line] for line in game.lines],
+        active=game.active,
+    )
+
+
+def newest(game: Game) -> str:
+    """The newest moment of the active line."""
+    return message("moment", line=game.active, index=len(game.line) - 1, moment=describe(game.now))
+
+
+def failed(error: Exception) -> str:
+    """Why something did not work."""
+    return message("error", text=str(error))
