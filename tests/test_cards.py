@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ivideogpt_hf.cards import CARDS, CardText, render_card
+from ivideogpt_hf.cards import CARDS, CardText, leaderboard_results, render_card
 from ivideogpt_hf.facts import facts_of
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
@@ -37,6 +37,24 @@ def test_results_come_from_the_metrics_file(world):
     assert (psnr.metric_type, psnr.metric_value) == ("psnr", 28.5)
     assert lpips.metric_value == 0.0123
     assert "`make train`" in card.content
+
+
+def test_fvd_is_shown_where_it_was_measured(world):
+    frechet = {"FVD (I3D)": {"predicted frames only": 61.5, "with reconstructed context frames": 50.0}}
+    card = card_of(world, metrics=METRICS | {"evaluation": METRICS["evaluation"] | {"frechet": frechet}})
+    assert "| FVD | 61.5 | - |" in card.content
+
+
+@pytest.mark.parametrize(("path", "there"), [("user/arm", True), ("folder", False), ("../datasets/arm", False)])
+def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
+    evaluation = METRICS["evaluation"] | {"data": [{"path": path}]}
+    content = leaderboard_results({"evaluation": evaluation})
+    if not there:
+        assert content is None
+        return
+    first = yaml.safe_load(content)[0]
+    assert first["dataset"] == {"id": "user/arm", "task_id": "video_prediction_psnr"}
+    assert first["value"] == 28.5
 
 
 def test_facts_come_from_the_checkpoint(world, free_world):

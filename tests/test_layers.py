@@ -84,7 +84,7 @@ OWNERS = {
     "PIL": {"media", "pipeline", "data"},
     "numpy": {"action_files", "environment", "evaluation", "media", "pipeline", "planning", "data", "serving"},
     "tqdm": {"data", "evaluation", "planning", "training"},
-    "yaml": {"card_text", "data", "training"},
+    "yaml": {"card_text", "cards", "data", "training"},
 }
 # Optional packages: only these files may import them; those without a file have no owner yet.
 OPTIONAL = {

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from .card_text import CARDS, read_card_text
 from .facts import Facts
 
 TEMPLATE = CARDS / "template.md"
 PAPER = "arxiv:2405.15223"
+FVD = "FVD (I3D)"  # as evaluations call it
 # Metrics in a card: key in the metrics file, what the Hub calls it, label, factor.
 METRICS = (
     ("fvd", "fvd", "FVD", 1.0),
@@ -124,7 +125,9 @@ def _results(text: CardText, metrics: dict[str, Any]) -> dict[str, Any] | None:
         evaluation = metrics["evaluation"]
         rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
         source = f"`{evaluation['command']}`"
-        dataset = {"name": "held-out clips", "id": "held-out"}
+        if FVD in evaluation.get("frechet", {}):
+            rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
+        dataset = {"name": "held-out clips", "id": _hub_dataset(evaluation) or "held-out"}
         counts = evaluation["protocol"]
         protocol = (
             f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, predicted "
@@ -156,6 +159,31 @@ def _eval_results(results: dict[str, Any] | None, action_dim: int) -> list[EvalR
         for key, kind, label, _ in METRICS
         if key in results["rows"][0]
     ]
+
+
+def leaderboard_results(metrics: dict[str, Any]) -> str | None:
+    """Content of a file in ``.eval_results/``, which the Hub shows beside the data set that a checkpoint was measured
+    on; None where that is not one data set on the Hub."""
+    import yaml
+
+    evaluation = metrics.get("evaluation", {})
+    dataset = _hub_dataset(evaluation)
+    results = None if dataset is None else _results(CardText(""), metrics)
+    if results is None:
+        return None
+    entries = [
+        EvalResultEntry(dataset, f"video_prediction_{key}", results["rows"][0][key], notes=results["protocol"])
+        for key, *_ in METRICS
+        if key in results["rows"][0]
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+
+
+def _hub_dataset(evaluation: dict[str, Any]) -> str | None:
+    """The one data set that an evaluation was made on, if it is on the Hub."""
+    paths = {source["path"] for source in evaluation.get("data", ())}
+    path = next(iter(paths), "")
+    return path if len(paths) == 1 and path.count("/") == 1 and not Path(path).exists() else None
 
 
 def _training(metrics: dict[str, Any]) -> str | None:

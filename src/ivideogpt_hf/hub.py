@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from . import checkpoints
 from .action_files import read_actions
-from .cards import CardText, check_card, render_card
+from .cards import CardText, check_card, leaderboard_results, render_card
 from .checkpoints import EPISODE_FILE
 from .facts import facts_of
 from .media import read_video, side_by_side, write_video
@@ -22,6 +22,7 @@ from .sampling import Sampling
 from .world_model import WorldModel
 
 METRICS_FILE, PREVIEW_FILE, ENVIRONMENT_FILE = "metrics.json", "preview.gif", "env.py"
+LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
 
 # What LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
 ENVIRONMENT = '''"""The world model in this repository as a gymnasium vector environment, for LeRobot's EnvHub."""
@@ -84,6 +85,10 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT, encoding="utf-8")
         metrics_file = stage / METRICS_FILE
         metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.is_file() else {}
+        leaderboard = leaderboard_results(metrics)
+        if leaderboard is not None:
+            (stage / LEADERBOARD_FILE).parent.mkdir()
+            (stage / LEADERBOARD_FILE).write_text(leaderboard, encoding="utf-8")
         facts = facts_of(world.vq_model, world.transformer, world.spec)
         rendered = render_card(facts, repo_id, text, metrics, preview_name)
         rendered.save(stage / "README.md")
