@@ -74,7 +74,7 @@ def assert_alike(split, whole):
     ours, theirs = metrics_of(split), metrics_of(whole)
     assert [entry["update"] for entry in ours] == [entry["update"] for entry in theirs]
     for one, other in zip(ours, theirs, strict=True):
-        assert one == pytest.approx(other, rel=1e-4), f"update {one['update']}"
+        assert one == pytest.approx(other, rel=1e-3), f"update {one['update']}"
 
 
 @pytest.mark.parametrize("command", ["train-vq", "train"])
