@@ -36,8 +36,6 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         commitment_cost: weight beta of the codebook-to-encoder term.
         normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022), so
             that they cannot shrink to where the decoder does not feel them. Released checkpoints do without.
-        position_maps: whether every block of every tower is given a learnt map of its input's size: for one camera that
-            never moves, so that what is always at the same place need not be coded. Released checkpoints do without.
     """
 
     model_type = "ivideogpt_vq"
@@ -66,7 +64,6 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
     normalize_latents: bool = False
-    position_maps: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -22,7 +22,6 @@ from .vq_layers import (
     DecoderTower,
     EncoderTower,
     MultiheadAttention,
-    PositionMap,
     Quantized,
 )
 
@@ -112,8 +111,6 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, PositionMap):
-            init.zeros_(module.map)
         elif isinstance(module, Codebook):
             num_codes, dim = module.embedding.weight.shape
             if module.normalizes:

@@ -164,21 +164,8 @@ def _map_size(config: IVideoGPTVQConfig, num_halvings: int) -> tuple[int, int]:
     return height >> num_halvings, width >> num_halvings
 
 
-class PositionMap(nn.Module):
-    """Adds a learnt map to feature maps of one size."""
-
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.map = nn.Parameter(torch.empty(channels, *size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, h, w) to the same."""
-        return x + self.map
-
-
 class Tower(nn.Module):
-    """What the encoder and the decoder share: a chain of blocks, each optionally followed by cross-attention and, where
-    the camera is fixed, begun with a map of positions."""
+    """What the encoder and the decoder share: a chain of blocks, each optionally followed by cross-attention."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Any]
@@ -191,11 +178,6 @@ class Tower(nn.Module):
                 self.attention_after[stage] = len(blocks)
                 blocks.append(ContextCrossAttention(channels, size, config))
         self.cross_att_blocks = nn.ModuleList(blocks)
-
-    def _add_position_maps(self, inputs: Sequence[tuple[int, tuple[int, int]]], config: IVideoGPTVQConfig) -> None:
-        """Put a map before each stage, whose inputs are given as (channels, map size)."""
-        maps = (PositionMap(channels, size) for channels, size in inputs)
-        self.position_maps = nn.ModuleList(maps if config.position_maps else ())
 
     def remember(self, features: Sequence[Tensor]) -> tuple[ContextMemory, ...]:
         """Keys and values for every cross-attention, from the maps (B, C, channels, h, w) after each stage."""
@@ -214,8 +196,6 @@ class Tower(nn.Module):
         """Run the chain; return the last map and the map after each stage."""
         features = []
         for stage, block in enumerate(stages):
-            if self.position_maps:
-                x = self.position_maps[stage](x)
             x = self._run(block, x)
             if memory is not None and stage in self.attention_after:
                 index = self.attention_after[stage]
@@ -248,7 +228,6 @@ class EncoderTower(Tower):
         self.mid_block = _middle(config, conditional or config.mid_block_add_attention)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.latent_channels, 3, padding=1)
-        self._add_position_maps([(channels[max(i - 1, 0)], _map_size(config, i)) for i in range(last + 1)], config)
         if conditional:
             self._add_attention([(channels[i], _map_size(config, min(i + 1, last))) for i in range(last + 1)], config)
 
@@ -282,12 +261,8 @@ class DecoderTower(Tower):
         )
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
-        sizes = [_map_size(config, max(last - i, 0)) for i in range(last + 2)]
-        # The middle, and then the levels from coarse to fine; each takes what the one before makes.
-        inputs = [(channels[0], sizes[0]), (channels[0], sizes[0])]
-        inputs += [(channels[i - 1], sizes[i]) for i in range(1, last + 1)]
-        self._add_position_maps(inputs, config)
         if conditional:
+            sizes = [_map_size(config, max(last - i, 0)) for i in range(last + 2)]
             stages = [(channels[0], sizes[0])]
             stages += [(channels[i], sizes[i + 1]) for i in range(last + 1)]
             self._add_attention(stages, config)
