@@ -75,6 +75,7 @@ CONTRADICTIONS = [
     (TokenizeArguments, {"num_passes": 0}, "num_passes must be at least 1, got 0"),
     (TokenizeArguments, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     (TokenizeArguments, {"clips_per_pass": 0}, "clips_per_pass must be at least 1, got 0"),
+    (TokenizeArguments, {"validation_clips": 0}, "validation_clips must be at least 1, got 0"),
 ]
 
 

@@ -30,8 +30,9 @@ def test_augmented_passes_differ(tokens_config, tmp_path):
 
 
 def test_fewer_clips_are_drawn_without_replacement(tokens_config, tmp_path):
-    assert run("tokenize", tokens_config, "--clips_per_pass", 20) == 0
+    assert run("tokenize", tokens_config, "--clips_per_pass", 20, "--validation_clips", 5) == 0
     assert len({tuple(tokens) for tokens in all_tokens(tmp_path / "tokens")}) == 20
+    assert len(TokenDataset(tmp_path / "tokens", "validation")) == 5
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(tokens_config, tmp_path):

@@ -231,6 +231,7 @@ class TokenizeArguments:
     vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
     num_passes: int = described("passes over the data; with augmentation each sees other crops and colours", default=1)
     clips_per_pass: int | None = described("clips of a pass, drawn without replacement; null: every clip", default=None)
+    validation_clips: int | None = described("clips of the validation split, likewise", default=None)
     batch_size: int = described("clips coded at a time by one process", default=16)
     actions: bool = described("keep actions", default=False)
     rewards: bool = described("keep rewards", default=False)
@@ -244,10 +245,9 @@ class TokenizeArguments:
         require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
         for name in ("num_passes", "batch_size"):
             require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(
-            self.clips_per_pass is None or self.clips_per_pass > 0,
-            f"clips_per_pass must be at least 1, got {self.clips_per_pass}",
-        )
+        for name in ("clips_per_pass", "validation_clips"):
+            count = getattr(self, name)
+            require(count is None or count > 0, f"{name} must be at least 1, got {count}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -57,8 +57,8 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     accelerator.wait_for_everyone()
     vq_model.to(accelerator.device, memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
     for split, dataset in clips.items():
-        num_passes = settings.num_passes if split == "train" else 1
-        shards = _plan(folder / "data", split, dataset, num_passes, settings.clips_per_pass)
+        passes = (settings.num_passes, settings.clips_per_pass) if split == "train" else (1, settings.validation_clips)
+        shards = _plan(folder / "data", split, dataset, *passes)
         mine = [
             shard for shard in shards[accelerator.process_index :: accelerator.num_processes] if not shard[0].exists()
         ]
