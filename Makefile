@@ -31,7 +31,7 @@ predict: $(VENV)/package.stamp ## predict real video with the embedded model; wr
 test: $(VENV)/dev.stamp ## check lint and format, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --ignore tests/spaces/test_browser.py
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[data,metaworld,robodesk,pusht]"

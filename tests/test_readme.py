@@ -1,13 +1,18 @@
-"""The README is executed: its Python blocks in one namespace, its commands one after the other.
+"""The README is executed: its Python blocks in one namespace, beside the server that it starts, and its commands one
+after the other.
 
-Not run: lines that set up a machine (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``.
+Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``. The playground,
+which serves until it is stopped, is tried in tests/spaces.
 """
 
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,16 +21,51 @@ from safetensors.torch import save_file
 
 from ivideogpt_hf.perceptual import LPIPS, WEIGHTS_VARIABLE
 from tests.data.files import write_mp4
+from tests.serving.conftest import free_port
 
 README = Path(__file__).parents[1] / "README.md"
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
-BLOCK = re.compile(r"(?P<skip><!-- not run: [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>not run|serves): [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL
+)
+SERVE = ("ivideogpt", "serve")
+PORT = "8000"
 
 
-def blocks(language):
+def blocks(language, mark=None):
     found = BLOCK.finditer(README.read_text(encoding="utf-8"))
-    return [match["code"] for match in found if match["language"] == language and not match["skip"]]
+    return [match["code"] for match in found if match["language"] == language and match["mark"] == mark]
+
+
+def commands(mark=None):
+    text = "\n".join(blocks("bash", mark)).replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
+
+
+def program(command):
+    assert command[0] == "ivideogpt"
+    return [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
+
+
+@contextmanager
+def server(folder):
+    """Starts what the README serves, at a port that is free; that port."""
+    (command,) = [command for command in commands("serves") if tuple(command[:2]) == SERVE]
+    port = str(free_port())
+    with subprocess.Popen(program([port if word == PORT else word for word in command]), cwd=folder) as process:
+        try:
+            while True:
+                assert process.poll() is None
+                try:
+                    socket.create_connection(("127.0.0.1", int(port))).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield port
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +85,28 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_commands_run(folder):
-    text = "\n".join(blocks("bash")).replace("\\\n", "")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    commands = [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
-    assert commands
-    for command in commands:
-        assert command[0] == "ivideogpt"
-        argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
-        environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
-        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (command, done.stderr)
+@pytest.fixture(scope="module")
+def done(folder):
+    """Every command, with how it ended; the Python blocks read what they write."""
+    environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    return [(command, subprocess.run(program(command), **options, check=False)) for command in commands()]
 
 
+def test_commands_run(done):
+    assert done
+    for command, ended in done:
+        assert ended.returncode == 0, (command, ended.stderr)
+
+
+@pytest.mark.usefixtures("done")
 def test_python_blocks_run(folder):
     code = "\n".join(blocks("python"))
     assert code
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with server(folder) as port:
+        argv = [sys.executable, "-c", code.replace(f":{PORT}", f":{port}")]
+        ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_files_that_it_shows_are_there():

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.serving.conftest import free_port
-from tests.spaces.conftest import SPACE
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
@@ -29,7 +28,7 @@ def address(tmp_path_factory):
     log = tmp_path_factory.mktemp("space") / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py"), "--port", str(port)],
+            [sys.executable, "-m", "ivideogpt_hf.cli", "play", "--port", str(port)],
             env=os.environ | settings,
             stdout=output,
             stderr=subprocess.STDOUT,
