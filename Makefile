@@ -106,18 +106,18 @@ $(VENV)/train.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[train,eval]"
 	@touch $@
 
-# LPIPS's weights: a safetensors file, or owner/name/file.safetensors on the Hub.
-LPIPS ?= $(IVIDEOGPT_LPIPS_WEIGHTS)
-
+# Needs LPIPS's weights, named in IVIDEOGPT_LPIPS_WEIGHTS: a safetensors file, or owner/name/file.safetensors on the Hub.
 .PHONY: train-default
 train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/metaworld; goes on where it stopped
 	$(BIN)/ivideogpt train-vq --config configs/default_vq_l1.yaml --resume latest
-	$(BIN)/ivideogpt train-vq --config configs/default_vq.yaml --lpips_weights "$(LPIPS)" --resume latest
+	$(BIN)/ivideogpt train-vq --config configs/default_vq.yaml --resume latest
+	$(BIN)/ivideogpt tokenize --config configs/default_first_tokens.yaml
+	$(BIN)/ivideogpt train --config configs/default_first.yaml --resume latest
 	$(BIN)/ivideogpt tokenize --config configs/default_tokens.yaml
 	$(BIN)/ivideogpt train --config configs/default.yaml --resume latest
-	$(BIN)/python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
-	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 144 \
-	  --lpips-weights "$(LPIPS)" --output outputs/default_evaluation --record
+	$(BIN)/python scripts/embed_default.py outputs src/ivideogpt_hf/default
+	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 108 \
+	  --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
 
 .PHONY: train-push2d

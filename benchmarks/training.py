@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
-from ivideogpt_hf.models.modeling_ivideogpt_vq import IGNORED_LABEL, prompt_tokens
+from ivideogpt_hf.models.modeling_ivideogpt_vq import IGNORED_LABEL
 
 NUM_FUTURE = 14
 # Of the tensor cores in bf16, dense, by the name that torch gives.
@@ -67,7 +67,7 @@ def attend_with_weights(block, x, context):
 def original_tokens(vq_model, frames):
     """The tokens of clips (B, T, 3, H, W), the original's way."""
     num_context = vq_model.config.num_context_frames
-    context, future = frames[:, :num_context], frames[:, num_context:]
+    context, future = frames[:, :num_context], frames[:, num_context - vq_model.config.repeat_last_context :]
     latents, features = vq_model.encoder(context.flatten(0, 1))
     codes = vq_model.quantize(vq_model.quant_conv(latents).movedim(1, -1)).codes
     vq_model.decoder(vq_model.post_quant_conv(vq_model.quantize.embedding(codes).movedim(-1, 1)))
@@ -86,8 +86,9 @@ def original_tokens(vq_model, frames):
     layout = vq_model.config.layout
     dynamics = vq_model.dynamics_quantize(vectors.unflatten(0, (len(frames), num_future))).codes
     blocks = F.pad(dynamics + layout.dynamics_offset, (1, 0), value=layout.slot_id)
-    prompt = prompt_tokens(vq_model.config, codes.flatten(1).unflatten(0, (len(frames), num_context)))
-    return torch.cat([prompt, blocks.flatten(1)], dim=1)
+    codes = codes.flatten(1).unflatten(0, (len(frames), num_context))
+    separated = F.pad(codes, (0, 1), value=layout.context_separator_id)
+    return torch.cat([separated.flatten(1)[:, :-1], blocks.flatten(1)], dim=1)
 
 
 def original_loss(pair, frames, actions, autocast):
@@ -212,7 +213,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch", type=int, default=2, help="clips per step of the released sizes")
-    parser.add_argument("--default-batch", type=int, default=8, help="clips per step of the default's sizes")
+    parser.add_argument("--default-batch", type=int, default=2, help="clips per step of the default's sizes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package, with an episode that it has not seen.
 
-python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
+python scripts/embed_default.py outputs src/ivideogpt_hf/default
 """
 
 import argparse
@@ -16,11 +16,8 @@ from ivideogpt_hf.data.store import open_store
 
 EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6
-CONFIGS = {
-    "vq_model": ["configs/default_vq_l1.yaml", "configs/default_vq.yaml"],
-    "tokens": "configs/default_tokens.yaml",
-    "transformer": "configs/default.yaml",
-}
+# Both networks are trained in two stages, each by configs/NAME.yaml into outputs/NAME.
+STAGES = {"vq_model": ("default_vq_l1", "default_vq"), "transformer": ("default_first", "default")}
 COMMANDS = ["make collect-metaworld", "make train-default"]
 
 
@@ -80,24 +77,22 @@ def write_scenes(path, data, root):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path)
+    parser.add_argument("runs", type=Path, help="folder of the stages' output folders")
     parser.add_argument("target", type=Path)
-    runs = [Path("outputs/default_vq_l1"), Path("outputs/default_vq")]
-    parser.add_argument("--vq-runs", type=Path, nargs="+", default=runs)
     parser.add_argument("--scenes", type=Path, default=Path("spaces_demo/scenes.npz"))
     parser.add_argument("--data", default="configs/data/metaworld.yaml")
     parser.add_argument("--root", default="datasets")
     args = parser.parse_args()
-    copy_checkpoint(args.source, args.target)
-    training = json.loads((args.source / "training.json").read_text())
+    source = args.runs / STAGES["transformer"][-1]
+    copy_checkpoint(source, args.target)
+    training = json.loads((source / "training.json").read_text())
     metrics = {
         "commands": COMMANDS,
-        "configs": CONFIGS,
         "versions": training["versions"],
         "data": training["data"]["data"],
         "curves": {
-            "vq_model": [curve(run / "metrics.jsonl") for run in args.vq_runs],
-            "transformer": curve(args.source / "metrics.jsonl"),
+            network: {stage: curve(args.runs / stage / "metrics.jsonl") for stage in stages}
+            for network, stages in STAGES.items()
         },
     }
     (args.target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

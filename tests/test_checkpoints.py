@@ -84,7 +84,15 @@ def test_grouped_query_models_survive_the_released_config(tmp_path):
     assert WorldModel.from_pretrained(tmp_path).transformer.config.num_key_value_heads == 2
 
 
-@pytest.mark.parametrize("config", [{"resolution": (16, 24)}, {"num_attention_heads": 8}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"resolution": (16, 24)},
+        {"num_attention_heads": 8},
+        {"normalize_latents": True},
+        {"repeat_last_context": True},
+    ],
+)
 def test_what_the_original_code_cannot_express_is_refused(tmp_path, config):
     world = build_world(vq=config, max_position_embeddings=300)
     with pytest.raises(ValueError, match="the original code"):

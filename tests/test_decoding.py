@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.decoding import FrameDecoder, attend, prefill
-from ivideogpt_hf.models.modeling_ivideogpt_vq import prompt_tokens
 from ivideogpt_hf.sampling import draw, uniforms
 from ivideogpt_hf.tails import Tail
 from tests.conftest import build_world, random_actions, random_frames
@@ -78,9 +77,9 @@ def test_tokens_that_were_guessed_follow_the_models_distribution(likely):
     common = step.tokens[:, 0].mode().values
     second = step.tokens[step.tokens[:, 0] == common, 1] - layout.dynamics_offset
 
-    context = likely.vq_model.encode_context(frames.float() / 255)
+    pixels = frames.float() / 255
     slot = torch.tensor([[layout.slot_id]])
-    prompt = prompt_tokens(likely.vq_model.config, context.tokens)
+    prompt, _ = likely.vq_model.tokenize(pixels)
     sequence = torch.cat([prompt, slot, first.tokens[:, 0], slot, common.view(1, 1)], dim=1)
     with torch.no_grad():
         logits = likely.transformer(sequence, actions=actions).logits[0, -1, layout.dynamics_offset :]
@@ -111,17 +110,19 @@ def test_a_rollout_takes_one_pass_per_token_and_one_for_the_last_reward(likely):
     assert len(passes) == 1 + 5 * likely.layout.tokens_per_future_frame + 1
 
 
-def test_logits_are_those_of_the_plain_model_at_every_position_of_14_frames(monkeypatch):
-    world = build_world(action_dim=3, max_position_embeddings=256, num_key_value_heads=2)
+@pytest.mark.parametrize("repeat", [False, True])
+def test_logits_are_those_of_the_plain_model_at_every_position_of_14_frames(monkeypatch, repeat):
+    vq = {"repeat_last_context": repeat}
+    world = build_world(vq=vq, action_dim=3, max_position_embeddings=256, num_key_value_heads=2)
     layout, actions = world.layout, random_actions(1, 14, 3)
     seen = []
     monkeypatch.setattr(
         "ivideogpt_hf.decoding.draw", lambda logits, *rest: (seen.append(logits), draw(logits, *rest))[1]
     )
-    context = world.vq_model.encode_context(random_frames(1, 2).float() / 255)
+    prompt, _ = world.vq_model.tokenize(random_frames(1, 2).float() / 255)
     rollout = world.rollout(random_frames(1, 2), actions, sampling=Sampling(seed=0), outputs=("tokens",))
     blocks = F.pad(rollout.tokens, (1, 0), value=layout.slot_id).flatten(1)
-    sequence = torch.cat([prompt_tokens(world.vq_model.config, context.tokens), blocks], dim=1)
+    sequence = torch.cat([prompt, blocks], dim=1)
     with torch.no_grad():
         logits = world.transformer(sequence, actions=actions).logits[0, layout.prompt_length :]
     logits = logits.unflatten(0, (14, layout.block_length))[:, :-1].flatten(0, 1)

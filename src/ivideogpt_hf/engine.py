@@ -15,7 +15,7 @@ from .clock import DECODE, NO_CLOCK, PREFILL, VQ, Clock
 from .compiled import CompiledFrames
 from .decoding import FrameDecoder, prefill
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
-from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel, prompt_tokens
+from .models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
 from .rollout import Rollout, RolloutStatistics, Step
@@ -102,8 +102,9 @@ class RolloutEngine:
         chunks = []
         for chunk in frames.split(max(1, PIXELS_PER_CHUNK // frames[0, :, 0].numel())):
             with clock.measure(VQ):
-                context = self.vq_model.encode_context(chunk.float() / 255)
-            prompts = prompt_tokens(self.vq_model.config, context.tokens)
+                pixels = chunk.float() / 255
+                context = self.vq_model.encode_context(pixels)
+                prompts = self.vq_model.prompt_tokens(pixels, context)
             with clock.measure(PREFILL):
                 prefix = prefill(self.transformer, prompts)
             chunks.append(Contexts(chunk, prompts[:, -1], prefix, context.decoder_memory))

@@ -35,7 +35,9 @@ def facts_of(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM, spec
     bytes_per_position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element
     table = {
         "frames": f"{height} x {width} pixels",
-        "context": f"{spec.num_context_frames} frames" + (", the first is the goal" if spec.goal_conditioned else ""),
+        "context": f"{spec.num_context_frames} frames"
+        + (", the first is the goal" if spec.goal_conditioned else "")
+        + (", the last is coded twice" if layout.repeat_last_context else ""),
         "actions": f"{spec.action_dim} wide" if spec.action_dim else "none (action-free)",
         "reward head": "yes" if spec.has_reward else "no",
         "tokens per context frame": f"{layout.tokens_per_context_frame} ({rows} x {columns})",

@@ -48,6 +48,9 @@ def _diffusers_config(config: IVideoGPTVQConfig) -> dict[str, Any]:
             f"the original code has {ORIGINAL_ATTENTION_HEADS} cross-attention heads, this model "
             f"{config.num_attention_heads}"
         )
+    for name in ("normalize_latents", "repeat_last_context"):
+        if getattr(config, name):
+            raise ValueError(f"the original code does not know {name}; save in our layout")
     levels = len(config.block_out_channels)
     return {
         "_class_name": "CompressiveVQModel",

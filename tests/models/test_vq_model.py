@@ -15,6 +15,7 @@ def clips(num_clips, num_frames, height=16, width=16, seed=0):
     [
         {"num_context_frames": 1},
         {"num_context_frames": 3},
+        {"repeat_last_context": True},
         {"resolution": (16, 24)},
         {"patch_size": 2},
         {"block_out_channels": (32, 32, 64), "resolution": 32, "patch_size": 2},
@@ -36,6 +37,16 @@ def test_labels_ignore_the_context_and_the_first_slot_only():
     first = model.config.layout.slot(0) + 1
     assert labels[:, :first].eq(-100).all()
     assert labels[:, first:].equal(tokens[:, first:])
+
+
+def test_a_repeated_context_frame_is_coded_as_a_future_one_in_the_prompt():
+    model, frames = build_vq_model(), clips(2, 4)
+    shown_twice = torch.cat([frames[:, :2], frames[:, 1:]], dim=1)
+    expected, _ = model.tokenize(shown_twice)
+    model.config.repeat_last_context = True
+    tokens, labels = model.tokenize(frames)
+    assert tokens.equal(expected)
+    assert labels[:, : model.config.layout.slot(0) + 1].eq(-100).all()
 
 
 def test_context_alone_can_be_tokenized_and_decoded():

@@ -221,6 +221,14 @@ def test_a_checkpoint_goes_on_with_another_number_of_context_frames(folder, chec
     assert WorldModel.from_pretrained(tmp_path / "out").spec.num_context_frames == 1
 
 
+def test_a_checkpoint_goes_on_with_its_last_context_frame_coded_twice(folder, checkpoints, tmp_path):
+    free = str(checkpoints / "free")
+    train(folder, checkpoints / "free", tmp_path / "out", transformer=free, repeat_last_context=True)
+    world = WorldModel.from_pretrained(tmp_path / "out")
+    assert world.layout.prompt_length == LAYOUT.prompt_length + LAYOUT.block_length
+    assert world.rollout(random_frames(1, 2), num_frames=2).frames.shape[1] == 2
+
+
 def test_tokens_written_once_train_as_clips_do(folder, checkpoints, tmp_path):
     """The same clips, coded before or during training, give the same weights."""
     data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=None)
@@ -295,6 +303,14 @@ def test_tokens_of_another_vq_model_are_refused(folder, checkpoints, tmp_path):
     build_world(vq={"seed": 1}).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="made by another VQ model"):
         train(None, tmp_path / "other", tmp_path / "out", data=DataArguments(), tokens=str(tmp_path / "tokens"))
+
+
+def test_tokens_with_another_beginning_are_refused(folder, checkpoints, tmp_path):
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=None)
+    settings = {"vq_model": str(checkpoints / "free"), "repeat_last_context": True}
+    tokenize(TokenizeArguments(output_dir=str(tmp_path / "tokens"), **settings), data)
+    with pytest.raises(ValueError, match="repeat_last_context"):
+        train(None, checkpoints / "free", tmp_path / "out", data=DataArguments(), tokens=str(tmp_path / "tokens"))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ class IVideoGPTConfig(LlamaConfig):
     """Configuration of `IVideoGPTForCausalLM`: a LLaMA with a token layout, actions and a reward.
 
     Args:
-        num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes:
-            the token layout, see `TokenLayout`. `vocab_size` follows from it and must agree where it is given.
+        num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes,
+            repeat_last_context: the token layout, see `TokenLayout`. `vocab_size` follows from it and must agree where
+            it is given.
         action_dim: width A of an action; 0 for an action-free model.
         action_conditioning: "add" adds the action to the embedding of the slot before the frame that it causes;
             "scale_shift" does that, and also scales and shifts the hidden states that decide on that frame before every
@@ -47,6 +48,7 @@ class IVideoGPTConfig(LlamaConfig):
     tokens_per_future_frame: int = 16
     num_context_codes: int = 8192
     num_dynamics_codes: int = 8192
+    repeat_last_context: bool = False
     action_dim: int = 0
     action_conditioning: str = "add"
     predict_reward: bool = False

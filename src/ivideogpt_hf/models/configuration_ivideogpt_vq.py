@@ -36,6 +36,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         commitment_cost: weight beta of the codebook-to-encoder term.
         normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022), so
             that they cannot shrink to where the decoder does not feel them. Released checkpoints do without.
+        repeat_last_context: whether the last context frame is coded a second time, see `TokenLayout`. Released
+            checkpoints do without.
     """
 
     model_type = "ivideogpt_vq"
@@ -64,6 +66,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
     normalize_latents: bool = False
+    repeat_last_context: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -131,6 +134,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
             tokens_per_future_frame=dynamics_rows * dynamics_columns,
             num_context_codes=self.num_context_codes,
             num_dynamics_codes=self.num_dynamics_codes,
+            repeat_last_context=self.repeat_last_context,
         )
 
     @classmethod

@@ -261,6 +261,29 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
     # -- sequences ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def prompt_tokens(self, context_frames: Tensor, context: VQContext) -> Tensor:
+        """What the sequence of a clip begins with.
+
+        Args:
+            context_frames: (B, C, 3, H, W) float in [0, 1].
+            context: what `encode_context` made of them.
+
+        Returns:
+            (B, prompt_length) int64 vocabulary ids.
+        """
+        separated = nn.functional.pad(context.tokens, (0, 1), value=self.config.layout.context_separator_id)
+        tokens = separated.flatten(1)[:, :-1]
+        if not self.config.repeat_last_context:
+            return tokens
+        codes = self.encode_future(context.encoder_memory, context_frames[:, -1:])
+        return torch.cat([tokens, self._blocks(codes)], dim=1)
+
+    def _blocks(self, codes: Tensor) -> Tensor:
+        """Vocabulary ids (B, T * block_length) of future frames with codes (B, T, tokens_per_future_frame)."""
+        layout = self.config.layout
+        return nn.functional.pad(codes + layout.dynamics_offset, (1, 0), value=layout.slot_id).flatten(1)
+
+    @torch.no_grad()
     def tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Write clips as token sequences (see `TokenLayout`).
 
@@ -281,11 +304,10 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         if frames.shape[1] < num_context_frames:
             raise ValueError(f"a clip needs at least its {num_context_frames} context frames, got {frames.shape[1]}")
         context = self.encode_context(frames[:, :num_context_frames])
-        tokens = prompt_tokens(self.config, context.tokens)
+        tokens = self.prompt_tokens(frames[:, :num_context_frames], context)
         if frames.shape[1] > num_context_frames:
             codes = self.encode_future(context.encoder_memory, frames[:, num_context_frames:])
-            blocks = nn.functional.pad(codes + layout.dynamics_offset, (1, 0), value=layout.slot_id)
-            tokens = torch.cat([tokens, blocks.flatten(1)], dim=1)
+            tokens = torch.cat([tokens, self._blocks(codes)], dim=1)
         labels = tokens.clone()
         labels[:, : layout.prompt_length + 1] = IGNORED_LABEL
         return tokens, labels
@@ -349,12 +371,6 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
             raise ValueError(f"{name} must be float in [0, 1], got {frames.dtype}; divide uint8 frames by 255")
 
 
-def prompt_tokens(config: IVideoGPTVQConfig, codes: Tensor) -> Tensor:
-    """Vocabulary ids (B, prompt_length) of context codes (B, C, tokens_per_context_frame)."""
-    separated = nn.functional.pad(codes, (0, 1), value=config.layout.context_separator_id)
-    return separated.flatten(1)[:, :-1]
-
-
 def _check_pixels(frames: Tensor) -> None:
     if not torch.isfinite(frames).all():
         raise ValueError("frames contain NaN or infinite pixels")
@@ -371,4 +387,4 @@ def _check_codes(codes: Tensor, first: int, num_codes: int, name: str) -> None:
         )
 
 
-__all__ = ["IVideoGPTVQModel", "IVideoGPTVQOutput", "VQContext", "prompt_tokens"]
+__all__ = ["IVideoGPTVQModel", "IVideoGPTVQOutput", "VQContext"]

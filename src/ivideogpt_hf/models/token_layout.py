@@ -8,6 +8,9 @@ The sequence of a clip with C context frames and n future frames (Wu et al., 202
 ``c`` is the full set of tokens of a context frame, ``d`` the few dynamics tokens of a future frame. ``[S2]`` is the
 *slot*: the position that starts a future frame and carries the action that causes it. Dynamics ids are shifted by the
 number of context codes; the two separators are the last two ids of the vocabulary.
+
+With `repeat_last_context`, which is not in the paper, a block ``[S2] d`` of the last context frame ends the prompt. The
+first future frame, too, then follows one in dynamics tokens, most of which stay as they are from frame to frame.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ class TokenLayout:
         tokens_per_future_frame: dynamics tokens of one future frame (16 in the released checkpoints).
         num_context_codes: size of the context codebook.
         num_dynamics_codes: size of the dynamics codebook.
+        repeat_last_context: whether the last context frame is coded a second time, as a future frame is.
 
     Raises:
         ValueError: if any count is smaller than one.
@@ -35,10 +39,11 @@ class TokenLayout:
     tokens_per_future_frame: int
     num_context_codes: int
     num_dynamics_codes: int
+    repeat_last_context: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():
-            if value < 1:
+            if name != "repeat_last_context" and value < 1:
                 raise ValueError(f"TokenLayout needs {name} >= 1, got {value}")
 
     # -- vocabulary ---------------------------------------------------------------------------------------------------
@@ -67,8 +72,9 @@ class TokenLayout:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of all context frames with the separators between them (no slot)."""
-        return (self.tokens_per_context_frame + 1) * self.num_context_frames - 1
+        """Tokens of all context frames with the separators between them, and the block that repeats the last one."""
+        num_tokens = (self.tokens_per_context_frame + 1) * self.num_context_frames - 1
+        return num_tokens + self.block_length if self.repeat_last_context else num_tokens
 
     @property
     def block_length(self) -> int:

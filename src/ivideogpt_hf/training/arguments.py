@@ -182,6 +182,9 @@ class WorldModelArguments:
     """The transformer, what it is conditioned on, and what it predicts (Wu et al., 2024, section 3.2)."""
 
     vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
+    repeat_last_context: bool | None = described(
+        "let it code the last context frame twice, see TokenLayout; null: as it does", default=None
+    )
     transformer: str | None = described("folder or Hub id of a checkpoint to start from", default=None)
     transformer_config: Settings | None = described(  # noqa: RUF009
         "fields of IVideoGPTConfig, for a new model", default=None
@@ -229,6 +232,9 @@ class TokenizeArguments:
 
     output_dir: str = described("folder to write", default="")
     vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
+    repeat_last_context: bool | None = described(
+        "let it code the last context frame twice, see TokenLayout; null: as it does", default=None
+    )
     num_passes: int = described("passes over the data; with augmentation each sees other crops and colours", default=1)
     clips_per_pass: int | None = described("clips of a pass, drawn without replacement; null: every clip", default=None)
     validation_clips: int | None = described("clips of the validation split, likewise", default=None)

@@ -7,11 +7,25 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..checkpoints import fetch, load_vq_model
 from ..data.dataset import SegmentDataset
 from ..data.loader import ClipBatches, ClipLoader
 from ..data.mixture import load_mixture
 from ..data.segments import SegmentSpec
-from .arguments import DataArguments, require
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from .arguments import DataArguments, TokenizeArguments, WorldModelArguments, require
+
+
+def load_tokenizer(settings: TokenizeArguments | WorldModelArguments) -> IVideoGPTVQModel:
+    """The VQ model that makes the tokens, frozen.
+
+    Raises:
+        OSError, ValueError: if it cannot be read.
+    """
+    vq_model = load_vq_model(fetch(settings.vq_model)).requires_grad_(requires_grad=False)
+    if settings.repeat_last_context is not None:
+        vq_model.config.repeat_last_context = settings.repeat_last_context
+    return vq_model
 
 
 def training_clips(data: DataArguments, frame_size: tuple[int, int], seed: int, **options: Any) -> SegmentDataset:

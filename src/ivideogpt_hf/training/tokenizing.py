@@ -14,13 +14,13 @@ from accelerate.logging import get_logger
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..checkpoints import fetch, load_vq_model, weights_hash
+from ..checkpoints import weights_hash
 from ..data.dataset import Clip, ClipKey, SegmentDataset
 from ..data.provenance import describe_data
 from ..data.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .arguments import DataArguments, TokenizeArguments
-from .clips import training_clips, validation_clips
+from .clips import load_tokenizer, training_clips, validation_clips
 from .launch import start_processes
 from .provenance import describe_training
 
@@ -39,7 +39,7 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
         ValueError, OSError: if arguments, data or weights do not fit, or the folder holds other tokens.
     """
     accelerator = start_processes(settings.mixed_precision, settings.num_processes)
-    vq_model = load_vq_model(fetch(settings.vq_model))
+    vq_model = load_tokenizer(settings)
     data = replace(data, num_context_frames=vq_model.config.num_context_frames)
     size = vq_model.config.frame_size
     wanted = {

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from ..checkpoints import fetch, load_vq_model, weights_hash
+from ..checkpoints import weights_hash
 from ..data.dataset import ClipKey, SegmentDataset
 from ..data.loader import ClipLoader
 from ..data.provenance import describe_data
@@ -24,7 +24,7 @@ from ..models.token_layout import TokenLayout
 from ..sampling import Sampling
 from ..world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
-from .clips import load, load_validation, training_clips, validation_clips
+from .clips import load, load_tokenizer, load_validation, training_clips, validation_clips
 from .launch import start_run
 from .loop import Batch, Loss
 from .provenance import describe_training
@@ -47,7 +47,7 @@ def train_world_model(
     """
     accelerator = start_run(run)
     share = check_run(run, optimization, accelerator.num_processes)
-    vq_model = load_vq_model(fetch(model.vq_model)).requires_grad_(requires_grad=False).to(accelerator.device)
+    vq_model = load_tokenizer(model).to(accelerator.device)
     clips, held_out, described = _open_data(run, data, model, vq_model)
     processor = IVideoGPTVideoProcessor(
         **clips.processor | {"size": _size(vq_model), "reward_transform": model.reward_transform}
@@ -148,6 +148,12 @@ def _check_tokens(dataset: TokenDataset, model: WorldModelArguments, vq_model: I
         f"the tokens in {model.tokens} were made by another VQ model than {model.vq_model}: they would mean nothing to "
         f"it. Name the one that made them ({made['training']['arguments']['vq_model']}), or write them anew with "
         f"`ivideogpt tokenize`",
+    )
+    repeats = vq_model.config.repeat_last_context
+    require(
+        made["layout"]["repeat_last_context"] == repeats,
+        f"the tokens in {model.tokens} were written with repeat_last_context "
+        f"{made['layout']['repeat_last_context']}, and {model.vq_model} has {repeats}: say so here as well",
     )
     for name in ("actions", "rewards"):
         require(

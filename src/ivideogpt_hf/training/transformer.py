@@ -41,7 +41,7 @@ def make_transformer(
         settings: dict[str, Any] = dict(model.transformer_config) | asdict(layout)
     else:
         _check_fit(before.config, model, layout, action_dim)
-        settings = before.config.to_dict() | {"num_context_frames": layout.num_context_frames}
+        settings = before.config.to_dict() | asdict(layout)
     settings |= {
         "action_dim": action_dim or 0,
         "predict_reward": model.rewards,
@@ -71,9 +71,10 @@ def make_transformer(
 def _check_fit(
     config: IVideoGPTConfig, model: WorldModelArguments, layout: TokenLayout, action_dim: int | None
 ) -> None:
+    # What any transformer can continue, however it was trained.
+    free = {"num_context_frames": layout.num_context_frames, "repeat_last_context": layout.repeat_last_context}
     require(
-        replace(config.layout, num_context_frames=layout.num_context_frames)
-        == layout,  # how many does not matter to it
+        replace(config.layout, **free) == layout,
         f"the transformer {model.transformer} continues other tokens than the VQ model {model.vq_model} makes: "
         f"{config.layout} against {layout}",
     )
