@@ -44,6 +44,7 @@ def add_evaluation_commands(
     evaluate.add_argument("--num-samples", type=int, help="futures of a clip (default: the protocol's, 100; custom: 8)")
     evaluate.add_argument("--num-context-frames", type=int, help="custom: default 2")
     evaluate.add_argument("--num-future-frames", type=int, help="custom: default 10")
+    evaluate.add_argument("--temperature", type=float, help="of the samples; custom: default 1")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub")
     evaluate.add_argument(
@@ -81,8 +82,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.record and not folder.is_dir():
         raise ValueError(f"--record needs a checkpoint that is a folder, {args.checkpoint} is none")
     shard = args.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    counts = ("num_clips", "num_samples", "num_context_frames", "num_future_frames")
-    protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in counts})
+    free = ("num_clips", "num_samples", "num_context_frames", "num_future_frames", "temperature")
+    protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in free})
     world = load_world(args)
     clips = HeldOutClips(
         args.data,

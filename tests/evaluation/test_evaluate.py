@@ -167,6 +167,16 @@ def test_compare_shows_runs_and_what_was_published(finished, evaluate, tmp_path,
     assert (tmp_path / "table.md").read_text() == table
 
 
+def test_samples_of_a_low_temperature_are_alike(evaluate, finished, tmp_path):
+    assert evaluate(tmp_path / "run", "--temperature", "0.001") == 0
+
+    def gain(folder):
+        results = json.loads((folder / "results.json").read_text())
+        return results["best_of_samples"][PREDICTED_ONLY]["psnr"]["value"] - results["mean"]["model"]["psnr"]
+
+    assert abs(gain(tmp_path / "run")) < 1e-3 < gain(finished)
+
+
 def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, capsys):
     assert evaluate(tmp_path / "run", "--seed", "1") == 0
     assert main(["compare", str(finished), str(tmp_path / "run")]) == 2
@@ -180,6 +190,8 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
         (("--protocol", "vp2", "--num-clips", "5", "--num-future-frames", "4"), "take --protocol custom for another"),
         ((*COUNTS, "--num-clips", "500"), "ask for fewer with --num-clips"),
         ((*COUNTS, "--num-samples", "0"), "at least 1, got num_samples=0"),
+        ((*COUNTS, "--temperature", "0"), "temperature must be positive, got 0"),
+        (("--protocol", "vp2", "--temperature", "0.5"), "protocol vp2 has temperature = 1.0"),
         ((*COUNTS, "--split", "validation"), "validation"),
         ((*COUNTS, "--features", "none.pt"), "there is no file none.pt"),
         (("--num-clips", "2"), "gives no clip of 12 frames"),

@@ -126,7 +126,7 @@ class Evaluation:
         other = self.clips[(index + len(self.clips) // 2 + 1) % len(self.clips)].actions
         if not self.world.spec.action_dim:
             other = None
-        prediction = predict_clip(self.world, clip, other, self.clips.protocol.num_samples, self.seed + index)
+        prediction = predict_clip(self.world, clip, other, self.clips.protocol, self.seed + index)
         if index < NUM_VIDEOS:
             self._draw(index, clip, prediction)
         partial = self._file(index).with_suffix(f".{os.getpid()}.partial.npz")

@@ -14,6 +14,7 @@ from ..world_model import WorldModel
 from .clips import HeldOutClip
 from .features import VideoFeatures
 from .metrics import lpips, psnr, squared_error, ssim
+from .protocols import Protocol
 
 MODEL, REPEAT, CEILING = "model", "repeat the last frame", "VQ reconstruction (ceiling)"
 SHUFFLED, ZERO = "model, actions of another clip", "model, zero actions"
@@ -50,13 +51,13 @@ class Prediction:
 
 
 def predict_clip(
-    world: WorldModel, clip: HeldOutClip, other_actions: Tensor | None, num_samples: int, seed: int
+    world: WorldModel, clip: HeldOutClip, other_actions: Tensor | None, protocol: Protocol, seed: int
 ) -> Prediction:
     """Let a world model predict a clip: by its actions, by those of another clip and by zeros, from one prefill.
 
     Args:
         other_actions: (T, A) of another clip; None for an action-free model.
-        num_samples: futures by the right actions; a quarter as many, and at least one, by wrong ones.
+        protocol: how many futures by the right actions; a quarter as many, and at least one, are by wrong ones.
         seed: of the sampling.
     """
     num_context = world.spec.num_context_frames
@@ -65,6 +66,7 @@ def predict_clip(
         tokens, _ = world.vq_model.tokenize(clip.frames[None].to(world.device, world.vq_model.dtype) / 255)
         decoded = world.vq_model.detokenize(tokens)[0].float().clamp(0, 1)
     reconstruction = (decoded * 255).round().to(torch.uint8).cpu()
+    num_samples = protocol.num_samples
     counts = {MODEL: num_samples}
     actions = None
     if world.spec.action_dim:
@@ -76,7 +78,7 @@ def predict_clip(
         actions,
         num_frames=None if world.spec.action_dim else num_frames,
         num_samples=None if world.spec.action_dim else num_samples,
-        sampling=Sampling(seed=seed),
+        sampling=Sampling(temperature=protocol.temperature, seed=seed),
     )
     frames = dict(zip(counts, rollout.frames[0].cpu().split(list(counts.values())), strict=True))
     rewards = None if rollout.rewards is None else rollout.rewards[0, :num_samples].cpu()

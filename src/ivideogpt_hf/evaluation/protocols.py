@@ -15,6 +15,7 @@ class Protocol:
         num_future_frames: predicted frames of a clip.
         num_clips: clips of the test split.
         num_samples: futures for each clip.
+        temperature: of their tokens, see `Sampling`.
         starts: "first": a clip is the beginning of an episode; "random": it may begin anywhere.
         uses_actions: whether the model is given the actions; None: if it takes any.
         crop_to_aspect: whether the largest centred window is cut from frames of another aspect, before resizing.
@@ -22,7 +23,7 @@ class Protocol:
         card: stem of the card in model_cards/ that quotes the published numbers.
 
     Raises:
-        ValueError: if a count is below 1.
+        ValueError: if a count is below 1, or the temperature is not positive.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Protocol:
     num_future_frames: int
     num_clips: int = 256
     num_samples: int = 100
+    temperature: float = 1.0
     starts: str = "first"
     uses_actions: bool | None = None
     crop_to_aspect: bool = False
@@ -41,20 +43,22 @@ class Protocol:
         low = [f"{count}={getattr(self, count)}" for count in counts if getattr(self, count) < 1]
         if low:
             raise ValueError(f"a protocol's counts must be at least 1, got {', '.join(low)}")
+        if self.temperature <= 0:
+            raise ValueError(f"a protocol's temperature must be positive, got {self.temperature}")
 
     @property
     def num_frames(self) -> int:
         """Frames of a clip."""
         return self.num_context_frames + self.num_future_frames
 
-    def changed(self, **given: int | None) -> Protocol:
-        """With other counts, where they are not None.
+    def changed(self, **given: float | None) -> Protocol:
+        """With other counts or another temperature, where they are not None.
 
         Raises:
             ValueError: if one that makes the protocol what it is would change: only clips and samples may be fewer.
         """
         given = {name: value for name, value in given.items() if value is not None}
-        fixed = {"num_context_frames", "num_future_frames"}
+        fixed = {"num_context_frames", "num_future_frames", "temperature"}
         wrong = [name for name in sorted(fixed & set(given)) if given[name] != getattr(self, name)]
         if wrong and self.name != CUSTOM:
             raise ValueError(

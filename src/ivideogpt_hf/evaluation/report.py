@@ -126,7 +126,8 @@ def write_report(folder: Path, results: Mapping[str, Any], videos: Sequence[str]
         f"<h1>{name}</h1>",
         f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
         f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
-        f"samples of each. Made by <code>{escape(results['command'])}</code>.</p>",
+        f"samples of each at temperature {protocol['temperature']:g}. "
+        f"Made by <code>{escape(results['command'])}</code>.</p>",
         "<ul>"
         + "".join(
             f"<li>{'yes' if kept else '<b>no</b>'}: {escape(gate)}</li>" for gate, kept in results["gates"].items()
