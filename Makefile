@@ -116,8 +116,8 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	$(BIN)/ivideogpt tokenize --config configs/default_tokens.yaml
 	$(BIN)/ivideogpt train --config configs/default.yaml --resume latest
 	$(BIN)/python scripts/embed_default.py outputs src/ivideogpt_hf/default
-	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 108 --temperature 0.5 \
-	  --output outputs/default_evaluation --record
+	$(BIN)/ivideogpt evaluate src/ivideogpt_hf/default configs/data/metaworld.yaml --root datasets --num-clips 108 \
+	  --temperature 0.5 --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
 
 .PHONY: train-push2d
