@@ -1,5 +1,6 @@
 """The config files that ship: every key is known, every model can be built, and clips fit the positions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def test_its_vq_model_can_be_built(file):
         IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config))
 
 
-@pytest.mark.parametrize("name", ["default", "oxe_64", "push2d"])
+@pytest.mark.parametrize("name", ["default_first", "oxe_64", "push2d"])
 def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
-    vq_file = CONFIGS / {"default": "default_vq_l1.yaml"}.get(name, f"{name}_vq.yaml")
+    vq_file = CONFIGS / {"default_first": "default_vq_l1.yaml"}.get(name, f"{name}_vq.yaml")
     *_, vq = parse((*COMMON, VQArguments), str(vq_file), [], "test")
     _, data, _, world = parse((*COMMON, WorldModelArguments), str(CONFIGS / f"{name}.yaml"), [], "test")
     if world.tokens is not None:
@@ -54,3 +55,12 @@ def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
     layout = IVideoGPTVQConfig(**vq.vq_config).layout
     with torch.device("meta"):
         make_transformer(world, layout, 4 if world.actions else None, data.num_frames - data.num_context_frames)
+
+
+def test_the_first_stage_has_room_for_the_context_frame_that_the_second_repeats():
+    *_, vq = parse((*COMMON, VQArguments), str(CONFIGS / "default_vq_l1.yaml"), [], "test")
+    *_, first = parse((*COMMON, WorldModelArguments), str(CONFIGS / "default_first.yaml"), [], "test")
+    _, data = parse((TokenizeArguments, DataArguments), str(CONFIGS / "default_tokens.yaml"), [], "test")
+    layout = replace(IVideoGPTVQConfig(**vq.vq_config).layout, repeat_last_context=True)
+    room = layout.max_future_frames(first.transformer_config["max_position_embeddings"])
+    assert room >= data.num_frames - data.num_context_frames
