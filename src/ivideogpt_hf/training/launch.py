@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -26,6 +27,9 @@ def start_processes(mixed_precision: str | None, num_processes: int | None, **op
     accelerator = Accelerator(mixed_precision=mixed_precision, **options)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
+        # torch has joined them even so, through a store in the first: it must not end while another one still joins.
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         raise ValueError(
             f"{launched} processes were launched (WORLD_SIZE), but each trains alone: on a CPU, set the environment "
             f"variable ACCELERATE_USE_CPU=true for torchrun or `accelerate launch --multi_gpu`"
