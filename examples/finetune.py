@@ -54,7 +54,7 @@ def main():
     parser.add_argument("data", help="a data set with actions as wide as the checkpoint's, rewards and a test split")
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--num-updates", type=int, default=60)
+    parser.add_argument("--num-updates", type=int, default=50)
     args = parser.parse_args()
     held_out = Source(args.data, split="test")
     world = WorldModel.default() if args.checkpoint == "default" else WorldModel.from_pretrained(args.checkpoint)
@@ -73,7 +73,7 @@ def main():
         DataArguments(
             data=args.data, num_frames=num_context + num_future, num_context_frames=num_context, augmentation="none"
         ),
-        OptimizationArguments(batch_size=8, learning_rate=1e-3, schedule="cosine", warmup_updates=5),
+        OptimizationArguments(batch_size=4, learning_rate=1e-3, schedule="cosine", warmup_updates=5),
         WorldModelArguments(
             vq_model=args.checkpoint, transformer=args.checkpoint, actions=True, rewards=True, lora_rank=16
         ),
