@@ -44,6 +44,7 @@ except ImportError:  # not on a Space with ZeroGPU
 HERE = Path(__file__).parent
 EXPIRES_SECONDS = 1800
 DREAM_FRAMES, FUTURE_FRAMES = 15, 10
+TEMPERATURE = 0.5  # at which the embedded model is evaluated
 WORLDS = Worlds(Policy.from_environment())
 
 
@@ -188,7 +189,7 @@ def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
 
 @gpu
 def api_step(
-    visitor: Visitor, action: list[float], temperature: float = 1.0, seed: int = 0
+    visitor: Visitor, action: list[float], temperature: float = TEMPERATURE, seed: int = 0
 ) -> tuple[Any, float | None, Visitor]:
     """Take one action (a number per dimension, in the checkpoint's units); returns the next frame and its reward."""
     game = game_of(visitor)
@@ -199,7 +200,7 @@ def api_step(
 
 @gpu
 def rollout(
-    scene: int, actions: list[list[float]], temperature: float = 1.0, seed: int = 0, checkpoint: str = DEFAULT
+    scene: int, actions: list[list[float]], temperature: float = TEMPERATURE, seed: int = 0, checkpoint: str = DEFAULT
 ) -> dict[str, Any]:
     """Predict what follows when a robot in one of the gallery's scenes takes these actions.
 
@@ -261,7 +262,7 @@ def build() -> gr.Blocks:
                     label="Goal, for checkpoints that take one", type="pil", height=120, visible=False, elem_id="goal"
                 )
             with gr.Accordion("Settings", open=False):
-                temperature = gr.Slider(0, 2, 1, step=0.1, label="Temperature", info="0: the likeliest frame")
+                temperature = gr.Slider(0, 2, TEMPERATURE, step=0.1, label="Temperature", info="0: the likeliest frame")
                 seed = gr.Number(0, precision=0, label="Seed", info="The same seed and actions give the same video")
                 name = gr.Textbox(DEFAULT, label="Checkpoint", info="default, or a Hub id", elem_id="checkpoint")
                 load = gr.Button("Load", elem_id="load")
@@ -331,7 +332,11 @@ def _add_endpoints() -> None:
     visitor = gr.State(Visitor())
     image, reward = gr.Image(visible=False, format="png"), gr.Number(visible=False)
     scene, checkpoint = gr.Number(0, visible=False, precision=0), gr.Textbox(DEFAULT, visible=False)
-    action, temperature, seed = gr.JSON([], visible=False), gr.Number(1.0, visible=False), gr.Number(0, visible=False)
+    action, temperature, seed = (
+        gr.JSON([], visible=False),
+        gr.Number(TEMPERATURE, visible=False),
+        gr.Number(0, visible=False),
+    )
     hidden = gr.Button(visible=False)
     hidden.click(api_reset, [scene, checkpoint], [image, visitor], api_name="reset")
     hidden.click(api_step, [visitor, action, temperature, seed], [image, reward, visitor], api_name="step")
