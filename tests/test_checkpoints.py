@@ -100,8 +100,17 @@ def test_what_the_original_code_cannot_express_is_refused(tmp_path, config):
 
 
 def test_dtype_is_the_callers(saved):
-    assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).vq_model.dtype == torch.bfloat16
+    assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
     assert WorldModel.from_pretrained(saved[1]).transformer.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("has_instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_convolutions_are_in_half_precision_only_where_the_cpu_has_instructions(
+    saved, monkeypatch, has_instructions, expected
+):
+    monkeypatch.setattr("ivideogpt_hf.passes._has_fast_products", lambda dtype: has_instructions)
+    assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).vq_model.dtype == expected
+    assert WorldModel.from_pretrained(saved[1]).to(dtype=torch.bfloat16).vq_model.dtype == expected
 
 
 # -- broken checkpoints: each error names what is wrong ---------------------------------------------------------------

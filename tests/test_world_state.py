@@ -201,5 +201,7 @@ def test_a_state_of_another_model_is_refused(world):
     other = build_world(action_dim=3, num_hidden_layers=3).reset(random_frames(1, 2))
     with pytest.raises(ValueError, match="another world model: 3 layers, not 2"):
         world.step(other, random_actions(1, 3))
+    half = build_world(action_dim=3)
+    half.vq_model.to(torch.bfloat16)
     with pytest.raises(ValueError, match=r"in torch\.bfloat16, the world model in torch\.float32"):
-        world.step(build_world(action_dim=3).to(dtype=torch.bfloat16).reset(random_frames(1, 2)), random_actions(1, 3))
+        world.step(half.reset(random_frames(1, 2)), random_actions(1, 3))

@@ -26,6 +26,12 @@ def compute_dtype(transformer: IVideoGPTForCausalLM) -> torch.dtype:
     return torch.float32 if transformer.device.type == "cpu" else transformer.dtype
 
 
+def convolution_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of a VQ model that is asked for in dtype: float32 on a CPU without instructions for it."""
+    half = device.type == "cpu" and dtype.itemsize == 2
+    return torch.float32 if half and not _has_fast_products(dtype) else dtype
+
+
 def turns_of(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Turns:
     """Rotary cosines and sines of positions (rows or 1, n)."""
     like = torch.empty(0, dtype=compute_dtype(transformer), device=positions.device)

@@ -21,6 +21,7 @@ from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .models.token_layout import TokenLayout
+from .passes import convolution_dtype
 from .rollout import Observation, Rollout, Step
 from .sampling import Sampling
 from .tails import Tail
@@ -77,7 +78,7 @@ class WorldModel:
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
             revision, token, cache_dir, local_files_only: as everywhere on the Hub.
-            dtype: of the weights.
+            dtype: of the weights; see `to` for the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
             quantization_config: of the transformer's weights, as transformers takes it, such as
@@ -94,7 +95,9 @@ class WorldModel:
         parts = checkpoints.load_parts(
             folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
         )
-        return cls(*parts)
+        world = cls(*parts)
+        world.vq_model.to(dtype=convolution_dtype(dtype, world.device))
+        return world
 
     @classmethod
     def default(cls) -> WorldModel:
@@ -149,9 +152,13 @@ class WorldModel:
         )
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> WorldModel:
-        """Move both networks, in place, and return the world model; compiled programs are compiled again."""
-        for network in (self.vq_model, self.transformer):
-            network.to(device=device, dtype=dtype)
+        """Move both networks, in place, and return the world model; compiled programs are compiled again.
+
+        On a CPU without instructions for a half-precision dtype the VQ model is in float32, since its convolutions
+        would take a hundred times as long; moved to a GPU with that dtype named, it is in that dtype.
+        """
+        self.transformer.to(device=device, dtype=dtype)
+        self.vq_model.to(device=device, dtype=dtype and convolution_dtype(dtype, self.device))
         if self._engine.compiled is not None:
             self.compile(self._engine.compiled.mode)
         return self
