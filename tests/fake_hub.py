@@ -1,7 +1,7 @@
 """A stand-in for the Hub's HTTP endpoint: models and data sets in memory, with commits, gates and private repositories.
 
-It speaks as much of the protocol as huggingface_hub and datasets use to create, upload (Parquet by LFS), list, download
-and read by ranges. A data set's id has the prefix "datasets/" here, as in the Hub's addresses. Start it with
+It speaks as much of the protocol as huggingface_hub and datasets use to create, upload (large formats by LFS), list,
+download and read by ranges. A data set's id has the prefix "datasets/" here, as in the Hub's addresses. Start it with
 `FakeHub()`, and run clients with `HF_ENDPOINT` set to its `url` before huggingface_hub is imported.
 """
 
@@ -65,19 +65,29 @@ def _parents(path: str) -> list[str]:
 
 
 def _upload_mode(path: str) -> dict[str, Any]:
-    mode = "lfs" if path.endswith(".parquet") else "regular"
+    mode = "lfs" if path.endswith((".parquet", ".safetensors")) else "regular"
     return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
 
 
 class FakeHub:
-    """The server; it runs in a thread until `close`."""
+    """The server; it runs in a thread until `close`.
 
-    def __init__(self) -> None:
+    Args:
+        broken_upload: the number, from 0, of the large file whose upload breaks off; None: of none.
+
+    Attributes:
+        uploads: the hash of every large file that was sent, broken off or not.
+    """
+
+    def __init__(self, broken_upload: int | None = None) -> None:
         self.repos: dict[str, Repo] = {}
+        self.uploads: list[str] = []
         hub = self
 
         class Handler(_Handler):
             repos = hub.repos
+            uploads = hub.uploads
+            broken = broken_upload
             large_files: ClassVar[Files] = {}
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -99,6 +109,8 @@ class FakeHub:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     repos: dict[str, Repo]
+    uploads: list[str]
+    broken: int | None
     large_files: Files
 
     def log_message(self, *args: Any) -> None:
@@ -260,17 +272,21 @@ class _Handler(BaseHTTPRequestHandler):
             files.pop(value["path"], None)
 
     def offer_uploads(self, objects: list[dict[str, Any]]) -> None:
-        """Where to put large files."""
+        """Where to put large files that are not here yet."""
         place = f"http://{self.headers['Host']}/lfs/"
-        offers = [
-            {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": place + o["oid"], "header": {}}}}
-            for o in objects
-        ]
+        offers = [{"oid": o["oid"], "size": o["size"]} for o in objects]
+        for offer in offers:
+            if offer["oid"] not in self.large_files:
+                offer["actions"] = {"upload": {"href": place + offer["oid"], "header": {}}}
         self.answer(200, {"transfer": "basic", "objects": offers}, Content_Type="application/vnd.git-lfs+json")
 
     def do_PUT(self) -> None:
-        self.large_files[self.path.rsplit("/", 1)[-1]] = self.read_body()
-        self.answer(200, {})
+        name, content = self.path.rsplit("/", 1)[-1], self.read_body()
+        self.uploads.append(name)
+        if len(self.uploads) - 1 == self.broken:
+            return self.refuse(403, "the upload broke off")
+        self.large_files[name] = content
+        return self.answer(200, {})
 
     def create(self, request: dict[str, Any]) -> None:
         repo_id = f"{request.get('organization') or 'tester'}/{request['name']}"

@@ -81,6 +81,19 @@ except OSError as error:
 print(WorldModel.from_pretrained("tester/world").spec.frame_size)
 """
 
+BROKEN_UPLOAD = """
+from ivideogpt_hf import WorldModel
+from tests.conftest import build_world
+world = build_world()
+try:
+    world.push_to_hub("tester/world", token="TOKEN")
+except OSError as error:
+    print(error)
+world.push_to_hub("tester/world", token="TOKEN")
+loaded = WorldModel.from_pretrained("tester/world")
+print(all(a.equal(b) for a, b in zip(loaded.transformer.parameters(), world.transformer.parameters())))
+"""
+
 
 def run(code, url, home):
     paths = [str(Path(ivideogpt_hf.__file__).parents[1]), str(Path(__file__).parents[1])]
@@ -184,3 +197,14 @@ def test_without_a_network_the_cache_is_used_and_its_lack_told(played):
     _, said, _ = played
     assert "the Hub cannot be reached" in said[0]
     assert said[1] == "(16, 16)"
+
+
+def test_an_upload_that_broke_off_goes_on_with_what_is_missing(tmp_path):
+    hub = FakeHub(broken_upload=1)
+    error, loaded = run(BROKEN_UPLOAD, hub.url, tmp_path).splitlines()
+    hub.close()
+    assert "the upload to tester/world broke off" in error
+    assert loaded == "True"
+    assert len(hub.repos["tester/world"].commits) == 2  # the repository's beginning, and everything at once
+    assert len(hub.uploads) == 3  # the one that broke off was sent twice
+    assert len(set(hub.uploads)) == 2

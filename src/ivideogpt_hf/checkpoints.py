@@ -309,18 +309,27 @@ def push(
 
     Returns:
         The address of the commit, or of the pull request.
+
+    Raises:
+        OSError: if the Hub refuses it or cannot be reached, or if the upload breaks off.
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message,
-        )
+        try:
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
+        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
+            raise OSError(
+                f"the upload to {repo_id} broke off, and nothing of it is visible there ({error}); do the same again: "
+                f"only what is missing will be sent"
+            ) from error
     return commit.pr_url or commit.commit_url
 
 
