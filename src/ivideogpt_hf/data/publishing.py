@@ -17,7 +17,7 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
     Raises:
         ValueError: if the folder holds no finished conversion, or the Hub would refuse the card; nothing is uploaded
             then.
-        OSError: if the Hub refuses or cannot be reached.
+        OSError: if the Hub refuses or cannot be reached, or the upload breaks off.
     """
     from huggingface_hub import DatasetCard, HfApi
 
@@ -31,12 +31,15 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
         except ValueError as error:
             raise ValueError(f"the Hub would refuse the card: {error}") from error
         address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            repo_type="dataset",
-            ignore_patterns=[f"{STAGING}/*"],
-            delete_patterns=[f"{DATA}/*"],
-            commit_message="Upload episodes",
-        )
+        try:
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                repo_type="dataset",
+                ignore_patterns=[f"{STAGING}/*"],
+                delete_patterns=[f"{DATA}/*"],
+                commit_message="Upload episodes",
+            )
+        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
+            raise OSError(f"the upload to {repo_id} broke off: do the same again ({error})") from error
     return str(address)
