@@ -26,6 +26,7 @@ PORT = 7899
 URL = f"http://127.0.0.1:{PORT}"
 SPACE = Path(__file__).parents[1] / "spaces_demo"
 PRESSES = 60
+SESSIONS = (1, 8, 32)
 
 
 def quantile(values, share):
@@ -82,34 +83,38 @@ def key_to_picture():
         return times
 
 
-def drive(seed, num_steps, frames, latencies, results):
-    """One session."""
+def drive(seed, num_steps, frames, outputs, latencies, results, ready):
+    """One session, which takes its steps when all are ready."""
     with RemoteWorldModel(URL) as world:
         state = world.reset(frames)
+        ready.wait()
         generator = torch.Generator().manual_seed(seed)
         tokens = []
         for _ in range(num_steps):
             action = 2 * torch.rand(1, world.spec.action_dim, generator=generator) - 1
             start = time.perf_counter()
-            step, state = world.step(state, action, sampling=Sampling(seed=seed))
+            step, state = world.step(state, action, sampling=Sampling(seed=seed), outputs=outputs)
             latencies.append(time.perf_counter() - start)
             tokens.append(step.tokens)
         results[seed] = torch.cat(tokens)
 
 
-def serve(sessions, num_steps, frames):
+def serve(sessions, num_steps, frames, outputs):
     """Steps per second and latency of so many sessions at once, and their tokens."""
-    latencies, results = [], {}
+    latencies, results, ready = [], {}, threading.Barrier(sessions + 1)
     threads = [
-        threading.Thread(target=drive, args=(seed, num_steps, frames, latencies, results)) for seed in range(sessions)
+        threading.Thread(target=drive, args=(seed, num_steps, frames, outputs, latencies, results, ready))
+        for seed in range(sessions)
     ]
-    start = time.perf_counter()
     for thread in threads:
         thread.start()
+    ready.wait()
+    start = time.perf_counter()
     for thread in threads:
         thread.join()
     taken = time.perf_counter() - start
     row = {
+        "outputs": ", ".join(outputs),
         "sessions": sessions,
         "steps_per_second": sessions * num_steps / taken,
         "p50_ms": 1e3 * quantile(latencies, 0.5),
@@ -136,13 +141,16 @@ def main():
     frames = world.processor.resize_frames(read_video(EXAMPLE_EPISODE)[:2])[None]
     with running("-m", "ivideogpt_hf.cli", "serve", "--port", str(PORT), "--max-sessions", "64") as pid:
         rows = []
-        for sessions in (1, 8, 32):
-            row, results = serve(sessions, args.steps, frames)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        for outputs in (("frames", "rewards"), ("rewards",)):
+            own = []
+            for sessions in SESSIONS:
+                row, results = serve(sessions, args.steps, frames, outputs)
+                own.append(row | {"times_one_by_one": row["steps_per_second"] / (own or [row])[0]["steps_per_second"]})
+                print(json.dumps(own[-1]), flush=True)
+            rows += own
         for seed, tokens in results.items():  # nobody got anybody else's
             alone = {}
-            drive(seed, args.steps, frames, [], alone)
+            drive(seed, args.steps, frames, outputs, [], alone, threading.Barrier(1))
             if not alone[seed].equal(tokens):
                 raise SystemExit(f"session {seed} was mixed up")
         memory = []
@@ -151,7 +159,7 @@ def main():
                 remote.step(remote.reset(frames), torch.zeros(1, remote.spec.action_dim), outputs=())
             if number in (args.many // 10, args.many - 1):
                 memory.append(resident(pid))
-        result |= {"serve": rows, "ratio_at_32": rows[-1]["steps_per_second"] / rows[0]["steps_per_second"]}
+        result["serve"] = rows
         result["memory_mb_after_a_tenth_and_all_sessions"] = memory
     print(json.dumps(result, indent=2))
     if args.output:
