@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ivideogpt_hf import read_video
 from tests.serving.conftest import free_port
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -183,6 +184,9 @@ def test_the_line_can_be_downloaded(visit):
     with page.expect_download() as download:
         page.click("#save-actions")
     assert '"actions"' in Path(download.value.path()).read_text()
+    with page.expect_download() as download:
+        page.click("#save-video")
+    assert len(read_video(download.value.path())) == 2 + count(page)  # two of context
 
 
 @pytest.mark.parametrize(("name", "viewport"), [("desktop", DESKTOP), ("phone", PHONE)])
