@@ -180,7 +180,12 @@ def save_actions(visitor: Visitor) -> str:
 
 
 def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
-    """Begin in one of the gallery's scenes; returns the frame as a picture. The session goes on with `step`."""
+    """Begin in one of the gallery's scenes; returns the frame as a picture. The session goes on with `step`.
+
+    Args:
+        scene: number of the scene, from 0.
+        checkpoint: Hub id, or "default".
+    """
     visitor = Visitor(checkpoint)
     with told():
         begin(visitor, scenes()[int(scene) % len(scenes())])
@@ -191,7 +196,13 @@ def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
 def api_step(
     visitor: Visitor, action: list[float], temperature: float = TEMPERATURE, seed: int = 0
 ) -> tuple[Any, float | None, Visitor]:
-    """Take one action (a number per dimension, in the checkpoint's units); returns the next frame and its reward."""
+    """Take one action after `reset`; returns the next frame as a picture and the predicted reward.
+
+    Args:
+        action: a number per dimension, in the checkpoint's units.
+        temperature: of the sampling; 0 takes the likeliest tokens.
+        seed: the same seed and actions give the same video.
+    """
     game = game_of(visitor)
     with told():
         step(WORLDS.get(visitor.checkpoint), game, action or None, sampling_of(temperature, seed))

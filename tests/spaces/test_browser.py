@@ -29,7 +29,7 @@ def address(tmp_path_factory):
     log = tmp_path_factory.mktemp("space") / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ivideogpt_hf.cli", "play", "--port", str(port)],
+            [sys.executable, "-m", "ivideogpt_hf.cli", "play", "--mcp", "--port", str(port)],
             env=os.environ | settings,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -212,3 +212,25 @@ def test_python_clients_have_named_endpoints(address):
     assert isinstance(reward, float)
     video = client.predict(scene=0, actions=[[0.0, 1.0, 0.0, 0.0]] * 3, api_name="/rollout")
     assert len(video["frames"]) == len(video["rewards"]) == 3
+
+
+def test_agents_find_documented_tools(address):
+    """By the Model Context Protocol."""
+    import asyncio
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask():
+        async with (
+            streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write, *_),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            return tools, await session.call_tool("rollout", {"scene": 0, "actions": [[0.0, 1.0, 0.0, 0.0]] * 2})
+
+    tools, answer = asyncio.run(ask())
+    assert {tool.name for tool in tools} == {"api_reset", "api_step", "rollout"}
+    assert all(tool.description for tool in tools)
+    assert answer.content[0].text.count("data:image/png") == 2
