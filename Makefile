@@ -134,11 +134,13 @@ finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the 
 	$(BIN)/python examples/finetune.py datasets/drawer-close outputs/drawer-close
 
 .PHONY: bench
-bench: $(VENV)/browser.stamp ## run the benchmarks; leave the machine alone meanwhile
+bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave the machine alone meanwhile
 	$(BIN)/python benchmarks/imports.py --output benchmarks/results/imports.json
 	$(BIN)/python benchmarks/rollout.py --output benchmarks/results/rollout.json
+	$(BIN)/python benchmarks/options.py --output benchmarks/results/options.json
 	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
 	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
+	$(BIN)/python benchmarks/training.py --dtype bfloat16 --output benchmarks/results/training_bfloat16.json
 	$(BIN)/python benchmarks/planning.py --output benchmarks/results/planning.json
 	$(BIN)/python benchmarks/demo.py --output benchmarks/results/demo.json
 
