@@ -18,6 +18,9 @@ from transformers.utils import can_return_tuple
 from .configuration_ivideogpt import IVideoGPTConfig
 from .pushing import PushesWithCard
 
+# transformers 5.24 renamed what 5.23 calls past_key_values; both names are understood here.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 @dataclass
 class IVideoGPTOutput(CausalLMOutputWithPast):
@@ -141,6 +144,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> IVideoGPTOutput:
         """Predict the next token at each position.
@@ -153,12 +157,14 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
             labels: (B, L) int64, -100 where no loss; shifted inside, as everywhere in transformers.
             past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in
                 `LlamaForCausalLM`.
+            cache: another name of `past_key_values`.
             kwargs: forwarded to `LlamaModel`.
 
         Raises:
             ValueError: if actions are missing, not wanted, or do not match the slots.
         """
-        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = past_key_values if cache is None else cache
+        start = cache.get_seq_length() if cache is not None else 0
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placed_actions = self._place_actions(inputs_embeds, actions, start)
@@ -171,9 +177,9 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
         outputs = self.model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -187,7 +193,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
             logits=logits,
             rewards=self._read_at_frame_ends("reward_linear", hidden, start, squeeze=True),
             reconstructed_actions=self._read_at_frame_ends("action_recon_linear", hidden, start),
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
