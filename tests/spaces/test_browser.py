@@ -1,11 +1,13 @@
 """The page in a real browser: headless Chromium plays the embedded checkpoint. Screenshots: outputs/screenshots."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -216,8 +218,6 @@ def test_python_clients_have_named_endpoints(address):
 
 def test_agents_find_documented_tools(address):
     """By the Model Context Protocol."""
-    import asyncio
-
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
@@ -230,7 +230,8 @@ def test_agents_find_documented_tools(address):
             tools = (await session.list_tools()).tools
             return tools, await session.call_tool("rollout", {"scene": 0, "actions": [[0.0, 1.0, 0.0, 0.0]] * 2})
 
-    tools, answer = asyncio.run(ask())
+    with ThreadPoolExecutor(1) as threads:  # Playwright keeps this thread's event loop
+        tools, answer = threads.submit(asyncio.run, ask()).result()
     assert {tool.name for tool in tools} == {"api_reset", "api_step", "rollout"}
     assert all(tool.description for tool in tools)
     assert answer.content[0].text.count("data:image/png") == 2
