@@ -199,6 +199,18 @@ def cache_bytes(world, frames, num_candidates, num_frames):
     return prefix + tail, num_candidates * prefix + tail
 
 
+def print_profiles(world, frames):
+    """Where the time of decoding goes: four frames of one user, and one frame of 64 candidates."""
+    for candidates, num_frames in ((1, 4), (64, 1)):
+        state = world.reset(frames).fork(candidates)
+        world.step(state, sampling=GREEDY, outputs=())  # the first call allocates
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(num_frames):
+                _, state = world.step(state, sampling=GREEDY, outputs=())
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=8, max_name_column_width=40)
+        print(f"{candidates} candidates, {num_frames} frames\n{table}")
+
+
 def report(rows, passes, memory):
     print(f"\n{'workload':<40} {'original':>10}", end="")
     names = list(rows[0]["ours"])
@@ -216,7 +228,7 @@ def main():
     parser.add_argument("--output", type=Path, help="json to write")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="compile our side")
-    parser.add_argument("--profile", action="store_true", help="print where the time of one user's frames goes")
+    parser.add_argument("--profile", action="store_true", help="print where the time of decoding goes")
     args = parser.parse_args()
     world = build_world().to(args.device)
     half = WorldModel(*map(copy.deepcopy, (world.vq_model, world.transformer))).to(dtype=torch.bfloat16)
@@ -235,9 +247,7 @@ def main():
     }
     print(machine)
     if args.profile:
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            ours(world, frames, Workload("", 1, 3))
-        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+        print_profiles(world, frames)
     for one in worlds:
         ours(one, frames, Workload("", 1, 1, "all"))  # the first call allocates
     original(world, frames, 1, 1, decodes=True)
