@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
 
 # Torch first and alone: a later, looser requirement would otherwise be free to choose another, larger build of it.
 $(VENV)/torch.stamp:
@@ -74,7 +74,7 @@ format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 # experts alone a model could guess the action from the frames, and ignore it. Each goes on where it stopped.
 COLLECT := $(BIN)/ivideogpt collect
 METAWORLD_TASKS := button-press-topdown-wall plate-slide hammer door-lock handle-pull-side coffee-push reach push drawer-open
-ROBODESK_TASKS := push_red push_green push_blue open_slide
+ROBODESK_TASKS := push_red push_green push_blue
 NOISY := --noise 0.4 --noise-fraction 0.67 --seed 0
 RANDOM := --policy random --seed 100000
 
@@ -85,17 +85,26 @@ collect-metaworld: $(VENV)/simulators.stamp ## make datasets/metaworld from seed
 	  $(COLLECT) metaworld/$$task datasets/metaworld/$$task-random --num-episodes 100 --num-frames 51 --action-repeat 2 $(RANDOM); \
 	done
 
+PLANNING_TASKS := reach handle-press coffee-button button-press
+
+.PHONY: collect-metaworld-planning
+collect-metaworld-planning: $(VENV)/simulators.stamp ## make datasets/metaworld-planning from seeds
+	set -e; for task in $(PLANNING_TASKS); do \
+	  $(COLLECT) metaworld/$$task datasets/metaworld-planning/$$task-expert --num-episodes 120 --num-frames 51 --action-repeat 2 $(NOISY); \
+	  $(COLLECT) metaworld/$$task datasets/metaworld-planning/$$task-random --num-episodes 60 --num-frames 51 --action-repeat 2 $(RANDOM); \
+	done
+
 .PHONY: collect-robodesk
 collect-robodesk: $(VENV)/simulators.stamp ## make datasets/robodesk from seeds
 	set -e; for task in $(ROBODESK_TASKS); do \
-	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 200 --num-frames 36 $(NOISY); \
-	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 50 --num-frames 36 $(RANDOM); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 90 --num-frames 36 $(NOISY); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 30 --num-frames 36 $(RANDOM); \
 	done
 
 .PHONY: collect-pusht
 collect-pusht: $(VENV)/simulators.stamp ## make datasets/pusht from seeds
-	$(COLLECT) pusht datasets/pusht/expert --num-episodes 400 $(NOISY)
-	$(COLLECT) pusht datasets/pusht/random --num-episodes 200 $(RANDOM)
+	$(COLLECT) pusht datasets/pusht/expert --num-episodes 400 --size 32 $(NOISY)
+	$(COLLECT) pusht datasets/pusht/random --num-episodes 200 --size 32 $(RANDOM)
 
 .PHONY: collect-push2d
 collect-push2d: $(VENV)/dev.stamp ## make datasets/push2d from seeds
@@ -120,12 +129,11 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	  --temperature 0.5 --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
 
-.PHONY: train-push2d
-train-push2d: $(VENV)/train.stamp ## train a small world model of datasets/push2d, and plan in it
-	$(BIN)/ivideogpt train-vq --config configs/push2d_vq.yaml --resume latest
-	$(BIN)/ivideogpt tokenize --config configs/push2d_tokens.yaml
-	$(BIN)/ivideogpt train --config configs/push2d.yaml --resume latest
-	$(BIN)/ivideogpt plan push2d --checkpoint outputs/push2d --output outputs/plan_push2d
+# Small models to plan in: train-push2d, train-metaworld, train-pusht (after train-push2d), train-robodesk.
+train-%: configs/planning/%.yaml $(VENV)/train.stamp ## train a model to plan in push2d, metaworld, pusht or robodesk
+	$(BIN)/ivideogpt train-vq --config configs/planning/$*_vq.yaml --resume latest
+	$(BIN)/ivideogpt tokenize --config configs/planning/$*_tokens.yaml
+	$(BIN)/ivideogpt train --config $< --resume latest
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task

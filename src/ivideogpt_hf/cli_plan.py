@@ -85,7 +85,9 @@ def _plan(args: argparse.Namespace) -> None:
     results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
     task.close()
     print(as_text(results))
-    print(f"\n{args.output}: {args.num_instances} instances, videos of the first ones")
+    budget = f"{planner.num_candidates} candidates x {planner.num_iterations} iterations x {planner.horizon} actions"
+    print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {args.num_steps} actions")
+    print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
 
 
 def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> Planner:

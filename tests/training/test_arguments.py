@@ -56,6 +56,7 @@ CONTRADICTIONS = [
     (VQArguments, {"commitment_weight": -1.0}, "commitment_weight must be 0 or more, got -1.0"),
     (VQArguments, {"perceptual_weight": -1.0}, "perceptual_weight must be 0 or more, got -1.0"),
     (VQArguments, {"motion_weight": -1.0}, "motion_weight must be 0 or more, got -1.0"),
+    (VQArguments, {"squared_weight": -1.0}, "squared_weight must be 0 or more, got -1.0"),
     (VQArguments, {"restart_dead_codes": -1}, "restart_dead_codes must be 0 or more, got -1"),
     (VQArguments, {"perceptual_frames": 0}, "perceptual_frames must be at least 1, got 0"),
     (WorldModelArguments, {"vq_model": None}, "vq_model is missing: which checkpoint's VQ model makes the tokens?"),

@@ -23,7 +23,13 @@ pytest.importorskip("accelerate")
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMMON = (RunArguments, DataArguments, OptimizationArguments)
-FILES = sorted(CONFIGS.glob("*.yaml"))
+FILES = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("planning/*.yaml")])
+# Whose VQ models are fine-tuned ones, and where their sizes stand.
+FINE_TUNED = {
+    "default_first": "default_vq_l1",
+    "planning/pusht": "planning/push2d_vq",
+    "planning/robodesk": "default_vq_l1",
+}
 
 
 def kinds_of(file):
@@ -45,10 +51,10 @@ def test_its_vq_model_can_be_built(file):
         IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config))
 
 
-@pytest.mark.parametrize("name", ["default_first", "oxe_64", "push2d"])
+@pytest.mark.parametrize("name", ["default_first", "oxe_64", "planning/push2d", "planning/pusht", "planning/robodesk"])
 def test_its_transformer_continues_the_tokens_of_its_vq_model(name):
-    vq_file = CONFIGS / {"default_first": "default_vq_l1.yaml"}.get(name, f"{name}_vq.yaml")
-    *_, vq = parse((*COMMON, VQArguments), str(vq_file), [], "test")
+    vq_file = CONFIGS / FINE_TUNED.get(name, f"{name}_vq")
+    *_, vq = parse((*COMMON, VQArguments), f"{vq_file}.yaml", [], "test")
     _, data, _, world = parse((*COMMON, WorldModelArguments), str(CONFIGS / f"{name}.yaml"), [], "test")
     if world.tokens is not None:
         _, data = parse((TokenizeArguments, DataArguments), str(CONFIGS / f"{name}_tokens.yaml"), [], "test")

@@ -13,6 +13,7 @@ from ivideogpt_hf.training.losses import (
     hinge_loss,
     motion_weights,
     perceptual_loss,
+    squared_error,
 )
 
 
@@ -56,6 +57,15 @@ def test_absolute_error_is_a_weighted_mean():
         for c in range(3)
     )
     torch.testing.assert_close(absolute_error(reconstruction, frames, weights), expected / 18)
+
+
+def test_squared_error_is_a_weighted_mean():
+    reconstruction, frames = clips(2, 3, 3, 4, 4), clips(2, 3, 3, 4, 4, seed=1)
+    plain = squared_error(reconstruction, frames, torch.ones(()))
+    torch.testing.assert_close(plain, nn.functional.mse_loss(reconstruction, frames))
+    halves = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1, 1)
+    first = nn.functional.mse_loss(reconstruction[0], frames[0])
+    torch.testing.assert_close(squared_error(reconstruction, frames, halves), first)
 
 
 def test_perceptual_loss_is_the_mean_over_context_plus_the_mean_over_future(lpips):

@@ -1,6 +1,7 @@
 """What the VQ model is trained on and from: losses, codebooks, the discriminator."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,18 @@ def test_the_loss_is_the_sum_of_its_terms(lpips):
     )
     torch.testing.assert_close(total, expected)
     assert terms.keys() == {"context_l1", "future_l1", "context_commitment", "future_commitment", "perceptual"}
+
+
+def test_the_squared_error_counts_beside_the_absolute_one():
+    model = build_vq_model().eval()
+    frames = random_frames(2, 4).float() / 255
+    plain = VQArguments(vq_config=VQ_SETTINGS, perceptual_weight=0.0)
+    squared = replace(plain, squared_weight=3.0)
+    before, reconstruction, _ = VQLosses(plain, None, None, model).reconstruct(model, frames)
+    after, _, terms = VQLosses(squared, None, None, model).reconstruct(model, frames)
+    error = (reconstruction - frames).square()
+    torch.testing.assert_close(after - before, 3.0 * (error[:, :2].mean() + error[:, 2:].mean()))
+    assert {"context_l2", "future_l2"} <= terms.keys()
 
 
 def test_the_generator_fools_the_discriminator_without_training_it(lpips):

@@ -164,16 +164,17 @@ def summarize(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
 
 
 def as_text(results: Mapping[str, Any]) -> str:
-    """A table for a terminal."""
-    headings = ("success", 9), ("95 % interval", 18), ("of simulator", 14), ("reward", 11), ("steps", 8), ("plans/s", 9)
+    """A table for a terminal; seconds are what all trials spent on deciding."""
+    headings = ("success", 9), ("95 % interval", 16), ("of simulator", 14), ("reward", 11), ("steps", 8)
+    headings += ("seconds", 10), ("plans/s", 9)
     lines = ["controller  " + "".join(heading.rjust(width) for heading, width in headings)]
     for name, values in results["controllers"].items():
         interval = f"[{values['low']:.2f}, {values['high']:.2f}]"
         share = "-" if values["of_simulator"] is None else f"{values['of_simulator']:.2f}"
         speed = "-" if values["plans_per_second"] is None else f"{values['plans_per_second']:.2f}"
         lines.append(
-            f"{name:12}{values['success_rate']:9.2f}{interval:>18}{share:>14}{values['mean_reward']:11.2f}"
-            f"{values['mean_num_steps']:8.1f}{speed:>9}"
+            f"{name:12}{values['success_rate']:9.2f}{interval:>16}{share:>14}{values['mean_reward']:11.2f}"
+            f"{values['mean_num_steps']:8.1f}{values['seconds']:10.1f}{speed:>9}"
         )
     return "\n".join(lines)
 

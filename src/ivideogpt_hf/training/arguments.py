@@ -147,6 +147,9 @@ class VQArguments:
         "file, or owner/name/file.safetensors on the Hub; see the README", default=None
     )
     motion_weight: float = described("how much more pixels count that change within the clip", default=0.0)
+    squared_weight: float = described(
+        "of the squared error, beside the absolute one: small things are learnt sooner", default=0.0
+    )
     adversarial_weight: float = described("of the adversarial loss, times the adaptive weight", default=0.8)
     adversarial_start: int | None = described("update from which there is a discriminator; null: never", default=None)
     discriminator_learning_rate: float = described("of its own AdamW", default=1e-4)
@@ -169,7 +172,7 @@ class VQArguments:
             self.perceptual_weight > 0 or self.adversarial_start is None,
             "the adversarial loss is weighted by the perceptual one's gradient: it needs perceptual_weight above 0",
         )
-        for name in ("commitment_weight", "perceptual_weight", "motion_weight", "restart_dead_codes"):
+        for name in ("commitment_weight", "perceptual_weight", "motion_weight", "squared_weight", "restart_dead_codes"):
             require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
         require(
             self.perceptual_frames is None or self.perceptual_frames > 0,

@@ -24,7 +24,15 @@ from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import start_run
 from .loop import Batch, Loss
-from .losses import Discriminator, absolute_error, adaptive_weight, hinge_loss, motion_weights, perceptual_loss
+from .losses import (
+    Discriminator,
+    absolute_error,
+    adaptive_weight,
+    hinge_loss,
+    motion_weights,
+    perceptual_loss,
+    squared_error,
+)
 from .provenance import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
 
@@ -154,6 +162,10 @@ class VQLosses:
         }
         commitment = terms["context_commitment"] + terms["future_commitment"]
         total = terms["context_l1"] + terms["future_l1"] + self.vq.commitment_weight * commitment
+        if self.vq.squared_weight:
+            terms["context_l2"] = squared_error(output.context_reconstruction.float(), context, weights)
+            terms["future_l2"] = squared_error(output.future_reconstruction.float(), future, weights)
+            total = total + self.vq.squared_weight * (terms["context_l2"] + terms["future_l2"])
         reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1).float()
         if self.lpips is not None:
             chosen = self.vq.perceptual_frames if model.training else None
