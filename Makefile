@@ -108,8 +108,8 @@ collect-pusht: $(VENV)/simulators.stamp ## make datasets/pusht from seeds
 
 .PHONY: collect-push2d
 collect-push2d: $(VENV)/dev.stamp ## make datasets/push2d from seeds
-	$(COLLECT) push2d datasets/push2d/expert --num-episodes 600 --num-frames 21 --size 32 --noise 0.5 --noise-fraction 0.8 --seed 0
-	$(COLLECT) push2d datasets/push2d/random --num-episodes 600 --num-frames 21 --size 32 $(RANDOM)
+	$(COLLECT) push2d datasets/push2d/expert --num-episodes 3000 --num-frames 21 --size 32 --noise 0.5 --noise-fraction 0.8 --seed 0
+	$(COLLECT) push2d datasets/push2d/random --num-episodes 3000 --num-frames 21 --size 32 $(RANDOM)
 
 $(VENV)/train.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[train,eval]"

@@ -39,6 +39,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     plan.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action, as in training")
     plan.add_argument("--objective", choices=OBJECTIVES, help="default: pixels where the task has a goal, else rewards")
     plan.add_argument("--frames", choices=("all", "last"), default="last", help="that are compared with the goal")
+    plan.add_argument("--temperature", type=float, default=1.0, help="of the predictions (default: 1)")
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
     search = plan.add_argument_group("planner")
     search.add_argument("--planner", choices=PLANNERS, default="cem", help="vp2: that benchmark's MPPI (default: cem)")
@@ -74,7 +75,7 @@ def _plan(args: argparse.Namespace) -> None:
     objective = args.objective or ("rewards" if task.goal is None else "pixels")
     planner = _planner(args, low, high)
     controllers = _controllers(args, world, planner, _make_objective(args, objective, task, world))
-    settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames")}
+    settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
         "checkpoint": args.checkpoint or "default",
         "planner": type(planner).__name__,
@@ -133,7 +134,7 @@ def _controllers(
     from .planning import controllers as kinds
 
     loop = {"replan_every": args.replan_every, "first_action_zero": args.first_action_zero}
-    modelled = loop | {"chunk_size": args.chunk_size}
+    modelled = loop | {"chunk_size": args.chunk_size, "temperature": args.temperature}
     made = {
         "random": kinds.RandomController(),
         "zero": kinds.ZeroController(),

@@ -1,5 +1,7 @@
 """Planning in the loop: in a tiny world that is its own environment."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,16 @@ def test_the_context_is_the_last_real_frames(world, policy, monkeypatch):
         policy.select_action(frame)
     assert seen[0].equal(torch.stack([frames[0], frames[0]], dim=1))
     assert seen[2].equal(torch.stack(frames[1:], dim=1))
+
+
+def test_predictions_are_drawn_at_the_temperature_that_is_asked_for(world):
+    """So cold that luck has no say, plans follow the most likely future."""
+    cold = [PlannerPolicy(world, PLANNER, RewardSum(), temperature=1e-4) for _ in range(2)]
+    cold[1].sampling = replace(cold[1].sampling, greedy=True)
+    first, second = (policy.predict_action_chunk(random_frames(1)) for policy in cold)
+    assert first.equal(second)
+    warm = PlannerPolicy(world, PLANNER, RewardSum(), temperature=5.0)
+    assert not warm.predict_action_chunk(random_frames(1)).equal(first)
 
 
 def test_vp2_begins_with_zeros(world):

@@ -66,7 +66,7 @@ class ModelController(Controller):
         world: predicts.
         planner: looks for actions.
         make_objective: for the goal of an instance.
-        replan_every, first_action_zero, chunk_size: see `PlannerPolicy`.
+        replan_every, first_action_zero, chunk_size, temperature: see `PlannerPolicy`.
     """
 
     policy_type: type[PlannerPolicy] = PlannerPolicy
@@ -80,12 +80,14 @@ class ModelController(Controller):
         replan_every: int = 1,
         first_action_zero: bool = False,
         chunk_size: int | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self.world, self.planner, self.make_objective = world, planner, make_objective
         self.settings = {
             "replan_every": replan_every,
             "first_action_zero": first_action_zero,
             "chunk_size": chunk_size,
+            "temperature": temperature,
         }
 
     def reset(self, task: PlanningTask, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,10 +36,12 @@ class PlannerPolicy(nn.Module):
         first_action_zero: execute zeros first, to see how the world goes on, as VP2 does (Tian et al., 2023).
         goal: (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
         num_futures, chunk_size: see `RolloutCost`.
+        temperature: of the predictions; below 1, they are nearer to the most likely future.
         seed: of planner and predictions.
 
     Raises:
-        ValueError: if the planner's actions do not fit the model, it plans too short, or a goal is missing.
+        ValueError: if the planner's actions do not fit the model, it plans too short, a goal is missing, or the
+            temperature is not positive.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class PlannerPolicy(nn.Module):
         goal: Tensor | None = None,
         num_futures: int = 1,
         chunk_size: int | None = None,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,6 +68,7 @@ class PlannerPolicy(nn.Module):
             raise ValueError(f"the model {needs} in its context")
         self.world, self.objective = world, objective
         self.goal, self.num_futures, self.chunk_size, self.seed = goal, num_futures, chunk_size, seed
+        self.sampling = Sampling(temperature=temperature, common_random_numbers=True)
         self._replanner = Replanner(
             planner, replan_every, first_action_zero=first_action_zero, seed=seed, device=world.device
         )
@@ -136,6 +141,6 @@ class PlannerPolicy(nn.Module):
             self.world.reset(torch.stack(frames, dim=1)),
             self.objective,
             num_futures=self.num_futures,
-            sampling=Sampling(seed=seed, common_random_numbers=True),
+            sampling=replace(self.sampling, seed=seed),
             chunk_size=self.chunk_size,
         )
