@@ -135,6 +135,20 @@ train-%: configs/planning/%.yaml $(VENV)/train.stamp ## train a model to plan in
 	$(BIN)/ivideogpt tokenize --config configs/planning/$*_tokens.yaml
 	$(BIN)/ivideogpt train --config $< --resume latest
 
+PLAN := $(BIN)/ivideogpt plan
+ICEM := --planner icem --num-candidates 32 --num-iterations 2 --temperature 0.5 --dtype bfloat16
+
+.PHONY: plan-push2d
+plan-push2d: $(VENV)/train.stamp ## plan in outputs/push2d
+	$(PLAN) push2d --checkpoint outputs/push2d --output outputs/plan_push2d --num-steps 20 $(ICEM)
+
+.PHONY: plan-metaworld
+plan-metaworld: $(VENV)/simulators.stamp ## plan in outputs/metaworld: handle-press and coffee-button
+	set -e; for task in handle-press coffee-button; do \
+	  $(PLAN) metaworld/$$task --checkpoint outputs/metaworld --output outputs/plan_$$task --num-instances 50 --num-steps 24 \
+	    --action-repeat 2 --replan-every 2 $(ICEM); \
+	done
+
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task
 	$(COLLECT) metaworld/drawer-close datasets/drawer-close --num-episodes 20 --num-frames 51 --action-repeat 2 \

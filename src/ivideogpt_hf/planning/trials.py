@@ -16,6 +16,11 @@ from ..media import side_by_side, write_video
 from .controllers import Controller, numpy_seed
 from .tasks import PlanningTask
 
+try:  # now, not after hours of trials
+    from scipy.stats import binomtest
+except ImportError as error:
+    raise ImportError("the results' intervals need scipy: pip install 'ivideogpt-hf[eval]'") from error
+
 RUN_FILE, TRIALS_FILE, RESULTS_FILE = "run.json", "trials.jsonl", "results.json"
 CEILING = "simulator"
 NUM_VIDEOS = 3
@@ -139,8 +144,6 @@ class Trials:
 
 def summarize(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Of each controller: success rate with Wilson's interval of 95 %, share of the simulator's rate, and cost."""
-    from scipy.stats import binomtest
-
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(trial.controller for trial in trials):
         own = [trial for trial in trials if trial.controller == name]
