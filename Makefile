@@ -129,7 +129,7 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	  --temperature 0.5 --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
 
-# Small models to plan in: train-push2d, train-metaworld, train-pusht (after train-push2d), train-robodesk.
+# Small models to plan in; pusht begins with the VQ model of push2d.
 train-%: configs/planning/%.yaml $(VENV)/train.stamp ## train a model to plan in push2d, metaworld, pusht or robodesk
 	$(BIN)/ivideogpt train-vq --config configs/planning/$*_vq.yaml --resume latest
 	$(BIN)/ivideogpt tokenize --config configs/planning/$*_tokens.yaml
@@ -143,10 +143,10 @@ plan-push2d: $(VENV)/train.stamp ## plan in outputs/push2d
 	$(PLAN) push2d --checkpoint outputs/push2d --output outputs/plan_push2d --num-steps 20 $(ICEM)
 
 .PHONY: plan-metaworld
-plan-metaworld: $(VENV)/simulators.stamp ## plan in outputs/metaworld: handle-press and coffee-button
-	set -e; for task in handle-press coffee-button; do \
-	  $(PLAN) metaworld/$$task --checkpoint outputs/metaworld --output outputs/plan_$$task --num-instances 50 --num-steps 24 \
-	    --action-repeat 2 --replan-every 2 $(ICEM); \
+plan-metaworld: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/metaworld
+	set -e; for task in handle-press:50 coffee-button:30; do \
+	  $(PLAN) metaworld/$${task%:*} --checkpoint outputs/metaworld --output outputs/plan_$${task%:*} --num-steps 24 \
+	    --num-instances $${task#*:} --action-repeat 2 --replan-every 2 $(ICEM); \
 	done
 
 .PHONY: finetune-example
