@@ -241,6 +241,31 @@ def test_unknown_tasks_are_refused(name, package, message):
         make_simulator(name, SIZE)
 
 
+def test_an_environment_without_rendering_is_refused(monkeypatch):
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Blind(gymnasium.Env):
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium declares it so)
+
+        def __init__(self, render_mode):
+            self.render_mode = render_mode
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def render(self):
+            return None
+
+    spec = gymnasium.envs.registration.EnvSpec("Blind-v0", Blind, disable_env_checker=True)
+    monkeypatch.setitem(gymnasium.registry, "Blind-v0", spec)
+    simulator = make_simulator("Blind-v0", SIZE)
+    simulator.reset(0)
+    with pytest.raises(ValueError, match="Blind-v0 does not render RGB images: got NoneType"):
+        simulator.render()
+
+
 @pytest.mark.parametrize(("name", "package"), [item for item in ENVIRONMENTS.items() if item[1] != "numpy"])
 def test_without_its_package_the_extra_is_named(name, package, monkeypatch):
     for module in [key for key in sys.modules if key.split(".")[0] == package]:

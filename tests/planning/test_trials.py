@@ -1,6 +1,7 @@
 """Trials of controllers: the simulator as ceiling, luck as floor, and what a kill leaves."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from ivideogpt_hf.planning.tasks import make_task
 from ivideogpt_hf.planning.trials import Trial, Trials, summarize
 from tests.conftest import build_world
 
-pytest.importorskip("scipy")
 PLANNER = CEM(low=[-1.0] * 2, high=[1.0] * 2, horizon=5, num_candidates=24, num_elites=4, num_iterations=2)
 COMMAND = ("--num-instances", "2", "--num-steps", "2", "--num-candidates", "4", "--horizon", "2", "--num-elites", "2")
 
@@ -130,3 +130,11 @@ def test_rewards_need_a_reward_head(tmp_path, capsys):
 def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
     assert plan(checkpoint, finished, "--objective", "rewards") == 2
     assert "they differ in objective" in capsys.readouterr().err
+
+
+def test_without_scipy_the_extra_is_named_before_any_trial(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ivideogpt_hf.planning.trials")
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert plan(checkpoint, tmp_path / "out") == 2
+    assert "ivideogpt-hf[eval]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
