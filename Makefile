@@ -74,25 +74,25 @@ format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 # experts alone a model could guess the action from the frames, and ignore it. Each goes on where it stopped.
 COLLECT := $(BIN)/ivideogpt collect
 METAWORLD_TASKS := button-press-topdown-wall plate-slide hammer door-lock handle-pull-side coffee-push reach push drawer-open
+PLANNING_TASKS := reach handle-press coffee-button button-press
 ROBODESK_TASKS := push_red push_green push_blue
 NOISY := --noise 0.4 --noise-fraction 0.67 --seed 0
 RANDOM := --policy random --seed 100000
 
+# Of each task: folder, task, episodes of the expert, episodes of random actions.
+define COLLECT_METAWORLD
+$(COLLECT) metaworld/$(2) datasets/$(1)/$(2)-expert --num-episodes $(3) --num-frames 51 --action-repeat 2 $(NOISY)
+$(COLLECT) metaworld/$(2) datasets/$(1)/$(2)-random --num-episodes $(4) --num-frames 51 --action-repeat 2 $(RANDOM)
+
+endef
+
 .PHONY: collect-metaworld
 collect-metaworld: $(VENV)/simulators.stamp ## make datasets/metaworld from seeds
-	set -e; for task in $(METAWORLD_TASKS); do \
-	  $(COLLECT) metaworld/$$task datasets/metaworld/$$task-expert --num-episodes 200 --num-frames 51 --action-repeat 2 $(NOISY); \
-	  $(COLLECT) metaworld/$$task datasets/metaworld/$$task-random --num-episodes 100 --num-frames 51 --action-repeat 2 $(RANDOM); \
-	done
-
-PLANNING_TASKS := reach handle-press coffee-button button-press
+	$(foreach task,$(METAWORLD_TASKS),$(call COLLECT_METAWORLD,metaworld,$(task),200,100))
 
 .PHONY: collect-metaworld-planning
 collect-metaworld-planning: $(VENV)/simulators.stamp ## make datasets/metaworld-planning from seeds
-	set -e; for task in $(PLANNING_TASKS); do \
-	  $(COLLECT) metaworld/$$task datasets/metaworld-planning/$$task-expert --num-episodes 120 --num-frames 51 --action-repeat 2 $(NOISY); \
-	  $(COLLECT) metaworld/$$task datasets/metaworld-planning/$$task-random --num-episodes 60 --num-frames 51 --action-repeat 2 $(RANDOM); \
-	done
+	$(foreach task,$(PLANNING_TASKS),$(call COLLECT_METAWORLD,metaworld-planning,$(task),120,60))
 
 .PHONY: collect-robodesk
 collect-robodesk: $(VENV)/simulators.stamp ## make datasets/robodesk from seeds
