@@ -20,7 +20,8 @@ MAX_FRAMES, MAX_STEPS = 2048, 256
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Png = Annotated[str, Field(description="base64 of a PNG or JPEG file")]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# Nearly all of int64: OpenAPI documents state bounds as floats, and its own would be rounded outwards.
+Seed = Annotated[int, Field(ge=-9 * 10**18, le=9 * 10**18)]
 Outputs = list[Literal["frames", "rewards", "tokens"]]
 
 
