@@ -74,7 +74,7 @@ format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 # experts alone a model could guess the action from the frames, and ignore it. Each goes on where it stopped.
 COLLECT := $(BIN)/ivideogpt collect
 METAWORLD_TASKS := button-press-topdown-wall plate-slide hammer door-lock handle-pull-side coffee-push reach push drawer-open
-PLANNING_TASKS := reach handle-press coffee-button button-press
+PLANNING_TASKS := reach handle-press coffee-button button-press handle-press-side drawer-close
 ROBODESK_TASKS := push_red push_green push_blue
 NOISY := --noise 0.4 --noise-fraction 0.67 --seed 0
 RANDOM := --policy random --seed 100000
@@ -97,8 +97,8 @@ collect-metaworld-planning: $(VENV)/simulators.stamp ## make datasets/metaworld-
 .PHONY: collect-robodesk
 collect-robodesk: $(VENV)/simulators.stamp ## make datasets/robodesk from seeds
 	set -e; for task in $(ROBODESK_TASKS); do \
-	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 90 --num-frames 36 $(NOISY); \
-	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 30 --num-frames 36 $(RANDOM); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 60 --num-frames 36 $(NOISY); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 20 --num-frames 36 $(RANDOM); \
 	done
 
 .PHONY: collect-pusht
@@ -129,11 +129,13 @@ train-default: $(VENV)/train.stamp ## train the embedded checkpoint on datasets/
 	  --temperature 0.5 --output outputs/default_evaluation --record
 	cp outputs/default_evaluation/curves.png docs/default.png
 
-# Small models to plan in; pusht begins with the VQ model of push2d.
-train-%: configs/planning/%.yaml $(VENV)/train.stamp ## train a model to plan in push2d, metaworld, pusht or robodesk
+# Small models to plan in: push2d, metaworld, metaworld_short, pusht, robodesk. Where the processor has bf16 instructions,
+# PRECISION=bf16 makes the transformer's updates twice as fast.
+PRECISION ?= no
+train-%: configs/planning/%.yaml $(VENV)/train.stamp ## train a model to plan in, of configs/planning
 	$(BIN)/ivideogpt train-vq --config configs/planning/$*_vq.yaml --resume latest
 	$(BIN)/ivideogpt tokenize --config configs/planning/$*_tokens.yaml
-	$(BIN)/ivideogpt train --config $< --resume latest
+	$(BIN)/ivideogpt train --config $< --resume latest --mixed_precision $(PRECISION)
 
 PLAN := $(BIN)/ivideogpt plan
 ICEM := --planner icem --num-candidates 32 --num-iterations 2 --temperature 0.5 --dtype bfloat16
@@ -142,12 +144,18 @@ ICEM := --planner icem --num-candidates 32 --num-iterations 2 --temperature 0.5 
 plan-push2d: $(VENV)/train.stamp ## plan in outputs/push2d
 	$(PLAN) push2d --checkpoint outputs/push2d --output outputs/plan_push2d --num-steps 20 $(ICEM)
 
+# Task, model, instances, actions of each.
+define PLAN_METAWORLD
+$(PLAN) metaworld/$(1) --checkpoint outputs/$(2) --output outputs/plan_$(1) --num-instances $(3) --num-steps $(4) --action-repeat 2 --replan-every 2 $(ICEM)
+
+endef
+
 .PHONY: plan-metaworld
-plan-metaworld: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/metaworld
-	set -e; for task in handle-press:50 coffee-button:30; do \
-	  $(PLAN) metaworld/$${task%:*} --checkpoint outputs/metaworld --output outputs/plan_$${task%:*} --num-steps 24 \
-	    --num-instances $${task#*:} --action-repeat 2 --replan-every 2 $(ICEM); \
-	done
+plan-metaworld: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/metaworld and outputs/metaworld_short
+	$(call PLAN_METAWORLD,handle-press,metaworld,50,24)
+	$(call PLAN_METAWORLD,coffee-button,metaworld,30,24)
+	$(call PLAN_METAWORLD,handle-press-side,metaworld_short,30,20)
+	$(call PLAN_METAWORLD,drawer-close,metaworld_short,30,16)
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task
