@@ -1,5 +1,6 @@
 """Every simulator, as collection uses it: episodes belong to their seeds, actions matter, experts solve tasks."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -73,6 +74,15 @@ def test_another_simulator_gives_the_same_episode(simulator, request):
     expected, expected_rewards = play(simulator, 3)
     np.testing.assert_array_equal(frames, expected)
     assert rewards == expected_rewards
+
+
+@pytest.mark.parametrize("name", ["metaworld/plate-slide", "robodesk/push_red"])
+def test_collection_frees_the_renderer_before_the_process_ends(name, tmp_path):
+    pytest.importorskip(ENVIRONMENTS[name])
+    command = [sys.executable, "-m", "ivideogpt_hf.cli", "collect", name, str(tmp_path / "out"), "--num-episodes", "1"]
+    done = subprocess.run([*command, "--num-frames", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_seeds_differ(simulator):

@@ -58,12 +58,14 @@ class RoboDeskSimulator(Simulator):
         self._environment = corrected(task, "dense", action_repeat=ACTION_REPEAT, episode_length=0, image_size=size)
         if task not in self._environment.all_tasks:
             raise ValueError(f"RoboDesk has no task {task!r}; it has {', '.join(sorted(self._environment.all_tasks))}")
-        self._environment.set_up_renderer(mujoco)
+        self._mujoco = mujoco
         self.task = task.replace("_", " ")
         self._task = task
         self.action_low, self.action_high = np.full(5, -1, np.float32), np.full(5, 1, np.float32)
 
     def reset(self, seed: int) -> None:
+        if self._environment.renderer is None:
+            self._environment.set_up_renderer(self._mujoco)
         # The environment draws from numpy's global generator, which belongs to the caller.
         state = np.random.get_state()
         np.random.seed(seed % 2**32)
@@ -122,15 +124,17 @@ class RoboDeskSimulator(Simulator):
 class _Corrections:
     """What is wrong or slow in ``robodesk.RoboDesk``, to be put before it in the order of base classes."""
 
+    renderer: Any = None
+
     def set_up_renderer(self, mujoco: Any) -> None:
         """Make the renderer that all frames come from; the original makes one for every frame."""
         side = max(LEAST_RENDERED, self.image_size)
         model = self.physics.model.ptr
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = side
-        self._renderer = mujoco.Renderer(model, side, side)
+        self.renderer = mujoco.Renderer(model, side, side)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._renderer.scene.flags[flag] = 0
+            self.renderer.scene.flags[flag] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.distance, self._camera.azimuth, self._camera.elevation = 1.8, 90, -60
         self._camera.lookat[:] = 0, 0.535, 1.1
@@ -138,8 +142,8 @@ class _Corrections:
 
     def render(self, mode: str = "rgb_array", resize: bool = True) -> np.ndarray:
         """(H, W, 3) uint8; resize: the crop at the size of the frames."""
-        self._renderer.update_scene(self.physics.data.ptr, camera=self._camera)
-        pixels = self._renderer.render()
+        self.renderer.update_scene(self.physics.data.ptr, camera=self._camera)
+        pixels = self.renderer.render()
         if not resize:
             return pixels
         size = (self.image_size, self.image_size)
@@ -159,7 +163,8 @@ class _Corrections:
         return observation
 
     def close(self) -> None:
-        self._renderer.close()
+        if self.renderer is not None:
+            self.renderer.close()
 
 
 class _Expert:
