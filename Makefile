@@ -98,7 +98,7 @@ collect-metaworld-planning: $(VENV)/simulators.stamp ## make datasets/metaworld-
 collect-robodesk: $(VENV)/simulators.stamp ## make datasets/robodesk from seeds
 	set -e; for task in $(ROBODESK_TASKS); do \
 	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-expert --num-episodes 60 --num-frames 36 $(NOISY); \
-	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 20 --num-frames 36 $(RANDOM); \
+	  $(COLLECT) robodesk/$$task datasets/robodesk/$$task-random --num-episodes 30 --num-frames 36 $(RANDOM); \
 	done
 
 .PHONY: collect-pusht
@@ -154,8 +154,19 @@ endef
 plan-metaworld: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/metaworld and outputs/metaworld_short
 	$(call PLAN_METAWORLD,handle-press,metaworld,50,24)
 	$(call PLAN_METAWORLD,coffee-button,metaworld,30,24)
-	$(call PLAN_METAWORLD,handle-press-side,metaworld_short,30,20)
 	$(call PLAN_METAWORLD,drawer-close,metaworld_short,30,16)
+
+.PHONY: plan-pusht
+plan-pusht: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/pusht
+	$(PLAN) pusht --checkpoint outputs/pusht --output outputs/plan_pusht --num-steps 25 --replan-every 3 --std 100 $(ICEM)
+
+# Few candidates and plans: the simulator, which is the ceiling, takes 0.1 seconds an action.
+.PHONY: plan-robodesk
+plan-robodesk: $(VENV)/simulators.stamp $(VENV)/train.stamp ## plan in outputs/robodesk
+	set -e; for task in $(ROBODESK_TASKS); do \
+	  $(PLAN) robodesk/$$task --checkpoint outputs/robodesk --output outputs/plan_$$task --num-steps 15 --replan-every 5 \
+	    --objective rewards --planner icem --num-candidates 16 --num-iterations 1 --horizon 5 --temperature 0.5 --dtype bfloat16; \
+	done
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task
