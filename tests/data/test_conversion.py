@@ -147,6 +147,16 @@ def test_the_report_says_what_is_there(tmp_path, capsys):
     assert (tmp_path / "out/contact_sheet.png").stat().st_size > 1000
 
 
+def test_actions_too_large_to_train_on_are_reported(tmp_path):
+    actions = np.zeros((12, 2), np.float32)
+    actions[:, 1] = 40 * np.arange(12)  # pixels
+    write_npz(tmp_path / "in/episode_0.npz", 12, action=actions)
+    main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"])
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    large = [warning for warning in report["warnings"] if "action_normalization" in warning]
+    assert [warning.split(",")[0] for warning in large] == ["action 1 is as large as 400"]
+
+
 def test_out_of_bounds_actions_and_success_are_reported(shared, tmp_path):
     main(
         ["convert-data", str(shared("data/metaworld/handle-pull-side")), str(tmp_path / "out"), "--test-fraction", "0"]

@@ -17,6 +17,7 @@ from .statistics import EpisodeStatistics, Moments
 
 REPORT_FILE = "report.json"
 SHEET_EPISODES = 6
+LARGE_ACTION = 10.0  # beyond it, actions drown the embeddings that they are added to
 
 
 def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
@@ -97,6 +98,12 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
             warnings.append(f"action {row['name']} is constant")
         if row.get("out_of_bounds"):
             warnings.append(f"action {row['name']} is out of its bounds in {row['out_of_bounds']:.1%} of the steps")
+        largest = max(abs(row["min"]), abs(row["max"]))
+        if largest > LARGE_ACTION:
+            warnings.append(
+                f"action {row['name']} is as large as {largest:.4g}, and a model would hardly learn to follow it: "
+                f"train with action_normalization in a mixture"
+            )
     for camera, number in statistics.blank.items():
         if number:
             warnings.append(f"camera {camera} begins with a picture of one colour in {number} episodes")
