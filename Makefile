@@ -19,8 +19,10 @@ $(VENV)/package.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
+# Of stable-worldmodel the tests take the solvers, which need nothing of what the rest of it does.
 $(VENV)/dev.stamp: $(VENV)/package.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps "stable-worldmodel==0.1.1"
 	@touch $@
 
 .PHONY: predict

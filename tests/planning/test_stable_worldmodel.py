@@ -1,11 +1,17 @@
 """The contract of stable-worldmodel's solvers: an expanded observation in, one cost per candidate out."""
 
+import importlib
+import importlib.util
+import sys
+from types import ModuleType, SimpleNamespace
+
+import gymnasium
 import pytest
 import torch
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.planning.costs import RolloutCost
-from ivideogpt_hf.planning.objectives import PixelError, RewardSum
+from ivideogpt_hf.planning.objectives import ActionPenalty, PixelError, RewardSum, WeightedSum
 from ivideogpt_hf.planning.stable_worldmodel import CostableWorldModel
 from tests.conftest import random_actions, random_frames
 
@@ -45,6 +51,34 @@ def test_an_observation_is_coded_once_for_all_iterations(world):
     assert coded == [2 * B, 2 * B]
 
 
+@pytest.fixture
+def solvers(monkeypatch):
+    """stable_worldmodel.solver alone: all of the package can be imported only with torchvision."""
+    spec = importlib.util.find_spec("stable_worldmodel")
+    if spec is None:
+        pytest.skip("stable-worldmodel is not installed")
+    package = ModuleType(spec.name)
+    package.__path__ = spec.submodule_search_locations
+    monkeypatch.setitem(sys.modules, spec.name, package)
+    return importlib.import_module(f"{spec.name}.solver")
+
+
+@pytest.mark.parametrize("name", ["CEMSolver", "ICEMSolver", "MPPISolver", "PredictiveSamplingSolver"])
+def test_its_own_solvers_find_better_actions_than_they_begin_with(solvers, name, world):
+    costable = CostableWorldModel(
+        world, lambda goal: WeightedSum([(1, PixelError(goal)), (1, ActionPenalty())]), sampling=SAMPLING
+    )
+    observation = {"pixels": random_frames(B, 2).float() / 255, "goal": random_frames(B, 1, seed=4).float() / 255}
+    bounds = gymnasium.spaces.Box(-1.0, 1.0, (B, 3))
+    solver = getattr(solvers, name)(costable, num_samples=32)
+    solver.configure(action_space=bounds, n_envs=B, config=SimpleNamespace(horizon=H, action_block=1))
+    begun = torch.ones(B, H, 3)
+    found = solver.solve(dict(observation), init_action=begun.clone())["actions"]
+    info = {key: value[:, None] for key, value in observation.items()}
+    before, after = (costable.get_cost(info, actions[:, None]) for actions in (begun, found))
+    assert (after < before).all()
+
+
 def test_what_does_not_fit_is_refused(world):
     costable, actions = CostableWorldModel(world), random_actions(B, S, H, 3)
     info = info_of(random_frames(B, 2), random_frames(B))
@@ -52,3 +86,5 @@ def test_what_does_not_fit_is_refused(world):
         costable.get_cost({"pixels": info["pixels"]}, actions)
     with pytest.raises(ValueError, match="pixels must be"):
         costable.get_cost(info | {"pixels": info["pixels"][:, 0]}, actions)
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\]"):
+        costable.get_cost(info | {"pixels": 2 * info["pixels"]}, actions)

@@ -41,7 +41,7 @@ class CostableWorldModel:
             action_candidates: in environment units.
 
         Raises:
-            ValueError: if an image is missing, or sizes do not fit.
+            ValueError: if an image is missing, out of range, or sizes do not fit.
         """
         frames, goal = (self._images(info_dict, name) for name in ("pixels", "goal"))
         cost = RolloutCost(self.world, self._state(frames), self.make_objective(goal[:, -1]), **self.options)
@@ -65,5 +65,7 @@ class CostableWorldModel:
             raise ValueError(f"{name} must be (B, S, T, 3, H, W), got {tuple(images.shape)}")
         images = images[:, 0]
         if images.is_floating_point():
-            images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+            if not (images.amin() >= 0 and images.amax() <= 1):  # so that NaN is refused, too
+                raise ValueError(f"{name} must be uint8, or floats in [0, 1]: undo a normalisation before")
+            images = (images * 255).round().to(torch.uint8)
         return self.world.processor.resize_frames(images.cpu())
