@@ -213,17 +213,26 @@ def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
         raise ValueError("the video holds no frames")
     if not frames.numel():
         raise ValueError(f"frames must have pixels, got shape {tuple(frames.shape)}")
-    if frames.dtype == torch.bool or frames.is_complex():
-        raise ValueError(f"{PIXELS}, got {frames.dtype}")
     if frames.shape[1] != 3:
         frames = frames.movedim(-1, 1)
-    if frames.is_floating_point():
-        _check_range(frames, 1)
-        frames = (frames.float() * MAX_PIXEL).round()
-    elif frames.dtype != torch.uint8:
-        frames = frames.long()  # torch compares no unsigned integers but uint8
-        _check_range(frames, MAX_PIXEL)
-    return frames.to(torch.uint8).contiguous()
+    return pixels_to_uint8(frames).contiguous()
+
+
+def pixels_to_uint8(pixels: Tensor) -> Tensor:
+    """Pixels of any shape to uint8. Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
+
+    Raises:
+        ValueError: on another dtype or range, or NaN.
+    """
+    if pixels.dtype == torch.bool or pixels.is_complex():
+        raise ValueError(f"{PIXELS}, got {pixels.dtype}")
+    if pixels.is_floating_point():
+        _check_range(pixels, 1)
+        pixels = (pixels.float() * MAX_PIXEL).round()
+    elif pixels.dtype != torch.uint8:
+        pixels = pixels.long()  # torch compares no unsigned integers but uint8
+        _check_range(pixels, MAX_PIXEL)
+    return pixels.to(torch.uint8)
 
 
 def _check_range(frames: Tensor, highest: int) -> None:

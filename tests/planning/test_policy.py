@@ -115,6 +115,7 @@ def test_a_goal_conditioned_model_sees_its_goal():
         ({"observation.state": 0}, "must hold one observation.image"),
         ({"observation.images.a": 0, "observation.images.b": 0}, "must hold one observation.image"),
         (torch.zeros(3, 16, 16, dtype=torch.uint8), r"frames must be \(B, 3, H, W\)"),
+        (torch.full((1, 3, 16, 16), 1.5), r"floats in \[0, 1\]"),  # normalised by mean and deviation, perhaps
     ],
 )
 def test_observations_are_checked(policy, observation, message):

@@ -58,5 +58,7 @@ def test_what_is_refused(world, free_world):
         VP2Predictor(world)(batch, grad_enabled=True)
     with pytest.raises(ValueError, match=r"video must be \(N, 2, H, W, 3\)"):
         VP2Predictor(world)(batch | {"video": batch["video"][:, :1]})
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\]"):
+        VP2Predictor(world)(batch | {"video": batch["video"] + 0.5})
     with pytest.raises(ValueError, match="action-free"):
         VP2Predictor(free_world)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..media import pixels_to_uint8
 from ..sampling import Sampling
 from ..world_model import WorldModel
 from .costs import RolloutCost
@@ -102,7 +103,7 @@ class PlannerPolicy(nn.Module):
             (B, A) float32 in environment units, on the CPU.
 
         Raises:
-            ValueError: if the observation is of another size, or a batch holds no image or several.
+            ValueError: if the observation is of another size or out of range, or a batch holds no image or several.
         """
         self._see(observation)
         return self._replanner.select(self._make_cost, len(self._frames[-1]))
@@ -126,11 +127,9 @@ class PlannerPolicy(nn.Module):
                 raise ValueError(f"a batch must hold one {IMAGE_KEY}, got {keys or sorted(observation)}")
             observation = observation[keys[0]]
         frame = torch.as_tensor(observation)
-        if frame.is_floating_point():
-            frame = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
-        if frame.ndim != 4 or frame.shape[1] != 3 or frame.dtype != torch.uint8:
-            raise ValueError(f"frames must be (B, 3, H, W), got {frame.dtype} of shape {tuple(frame.shape)}")
-        return self.world.processor.resize_frames(frame)
+        if frame.ndim != 4 or frame.shape[1] != 3:
+            raise ValueError(f"frames must be (B, 3, H, W), got {tuple(frame.shape)}")
+        return self.world.processor.resize_frames(pixels_to_uint8(frame))
 
     def _make_cost(self) -> Cost:
         """Of futures from what was seen last."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..media import pixels_to_uint8
 from ..world_model import WorldModel
 from ..world_state import WorldState
 from .costs import RolloutCost
@@ -63,9 +64,4 @@ class CostableWorldModel:
         images = torch.as_tensor(info_dict[name])
         if images.ndim != 6 or images.shape[3] != 3:
             raise ValueError(f"{name} must be (B, S, T, 3, H, W), got {tuple(images.shape)}")
-        images = images[:, 0]
-        if images.is_floating_point():
-            if not (images.amin() >= 0 and images.amax() <= 1):  # so that NaN is refused, too
-                raise ValueError(f"{name} must be uint8, or floats in [0, 1]: undo a normalisation before")
-            images = (images * 255).round().to(torch.uint8)
-        return self.world.processor.resize_frames(images.cpu())
+        return self.world.processor.resize_frames(pixels_to_uint8(images[:, 0]).cpu())

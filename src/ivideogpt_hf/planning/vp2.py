@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..media import pixels_to_uint8
 from ..sampling import Sampling
 from ..world_model import WorldModel
 
@@ -50,7 +51,7 @@ class VP2Predictor:
             "rgb": array (N, 1 + T, H, W, 3) float32.
 
         Raises:
-            ValueError: if sizes do not fit, or gradients are asked for.
+            ValueError: if sizes or ranges do not fit, or gradients are asked for.
         """
         if grad_enabled:
             raise ValueError("gradients do not pass through sampled tokens: plan without them")
@@ -60,7 +61,7 @@ class VP2Predictor:
                 f"video must be (N, {self.num_context}, H, W, 3) with N actions, got {tuple(video.shape)} and "
                 f"{tuple(actions.shape)}"
             )
-        frames = (video.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-1, 2)
+        frames = pixels_to_uint8(video).movedim(-1, 2)
         future = actions[:, self.num_context - 1 :].float()
         one_context = bool((frames == frames[:1]).all())
         state = self.world.reset(frames[:1] if one_context else frames)
