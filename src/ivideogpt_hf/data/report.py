@@ -17,7 +17,7 @@ from .statistics import EpisodeStatistics, Moments
 
 REPORT_FILE = "report.json"
 SHEET_EPISODES = 6
-LARGE_ACTION = 10.0  # beyond it, actions drown the embeddings that they are added to
+LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
 
 
 def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
@@ -101,8 +101,8 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
         largest = max(abs(row["min"]), abs(row["max"]))
         if largest > LARGE_ACTION:
             warnings.append(
-                f"action {row['name']} is as large as {largest:.4g}, and a model would hardly learn to follow it: "
-                f"train with action_normalization in a mixture"
+                f"action {row['name']} is as large as {largest:.4g}, and models learn best from about -1 to 1: train with "
+                f"action_normalization in a mixture"
             )
     for camera, number in statistics.blank.items():
         if number:
