@@ -101,8 +101,8 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
         largest = max(abs(row["min"]), abs(row["max"]))
         if largest > LARGE_ACTION:
             warnings.append(
-                f"action {row['name']} is as large as {largest:.4g}, and models learn best from about -1 to 1: train with "
-                f"action_normalization in a mixture"
+                f"action {row['name']} is as large as {largest:.4g}, and models learn best from about -1 to 1: train "
+                f"with action_normalization in a mixture"
             )
     for camera, number in statistics.blank.items():
         if number:
