@@ -211,8 +211,6 @@ def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
         )
     if not len(frames):
         raise ValueError("the video holds no frames")
-    if not frames.numel():
-        raise ValueError(f"frames must have pixels, got shape {tuple(frames.shape)}")
     if frames.shape[1] != 3:
         frames = frames.movedim(-1, 1)
     return pixels_to_uint8(frames).contiguous()
@@ -222,8 +220,10 @@ def pixels_to_uint8(pixels: Tensor) -> Tensor:
     """Pixels of any shape to uint8. Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
 
     Raises:
-        ValueError: on another dtype or range, or NaN.
+        ValueError: on another dtype or range, NaN, or no pixels at all.
     """
+    if not pixels.numel():
+        raise ValueError(f"frames must have pixels, got shape {tuple(pixels.shape)}")
     if pixels.dtype == torch.bool or pixels.is_complex():
         raise ValueError(f"{PIXELS}, got {pixels.dtype}")
     if pixels.is_floating_point():
