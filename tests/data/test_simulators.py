@@ -77,10 +77,11 @@ def test_another_simulator_gives_the_same_episode(simulator, request):
 
 
 @pytest.mark.parametrize("name", ["metaworld/plate-slide", "robodesk/push_red"])
-def test_collection_frees_the_renderer_before_the_process_ends(name, tmp_path):
+def test_collection_by_workers_frees_the_renderers_before_the_processes_end(name, tmp_path):
     pytest.importorskip(ENVIRONMENTS[name])
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "collect", name, str(tmp_path / "out"), "--num-episodes", "1"]
-    done = subprocess.run([*command, "--num-frames", "2"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "ivideogpt_hf.cli", "collect", name, str(tmp_path / "out"), "--num-episodes", "2"]
+    command += ["--num-shards", "2", "--num-workers", "2", "--num-frames", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Exception ignored" not in done.stderr
 
