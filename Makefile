@@ -41,7 +41,7 @@ $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 
 .PHONY: test-simulators
 test-simulators: $(VENV)/simulators.stamp ## test the simulators; needs EGL (Debian: libegl1 libegl-mesa0)
-	$(BIN)/python -m pytest tests/data/test_simulators.py
+	$(BIN)/python -m pytest tests/simulators
 
 $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
@@ -49,7 +49,7 @@ $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 
 .PHONY: test-quantize
 test-quantize: $(VENV)/quantize.stamp ## test quantised weights
-	$(BIN)/python -m pytest tests/test_checkpoints.py -k quantised
+	$(BIN)/python -m pytest tests/checkpoints/test_loading.py -k quantised
 
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"

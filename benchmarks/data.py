@@ -24,11 +24,11 @@ import torch
 from PIL import Image, ImageEnhance
 
 from ivideogpt_hf import EXAMPLE_EPISODE, __version__, read_actions, read_video
-from ivideogpt_hf.data.augment import AUGMENTATIONS, draw_crop
-from ivideogpt_hf.data.conversion import Conversion, ConversionSettings
-from ivideogpt_hf.data.loader import load_clips
+from ivideogpt_hf.data.clips.augment import AUGMENTATIONS, draw_crop
+from ivideogpt_hf.data.clips.loader import load_clips
+from ivideogpt_hf.data.clips.segments import SegmentSpec
+from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
 from ivideogpt_hf.data.readers import open_episodes
-from ivideogpt_hf.data.segments import SegmentSpec
 
 NUM_EPISODES, NUM_FRAMES, BATCH = 24, 16, 8
 SIZE = (64, 64)

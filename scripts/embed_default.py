@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ivideogpt_hf.data.images import decode_images
-from ivideogpt_hf.data.mixture import load_mixture
-from ivideogpt_hf.data.store import open_store
+from ivideogpt_hf.data.clips.mixture import load_mixture
+from ivideogpt_hf.data.clips.store import open_store
+from ivideogpt_hf.media.images import decode_images
 
 EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6

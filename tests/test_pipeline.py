@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
-from ivideogpt_hf.media import write_video
-from ivideogpt_hf.released import save_released
+from ivideogpt_hf.checkpoints.released import save_released
+from ivideogpt_hf.media.video import write_video
 from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
 
 GREEDY = Sampling(greedy=True)

@@ -12,9 +12,9 @@ import yaml
 
 import ivideogpt_hf
 from ivideogpt_hf import WorldModel
-from ivideogpt_hf.hub import prepare
+from ivideogpt_hf.publish import prepare
 from tests.conftest import build_world, random_actions, random_frames
-from tests.fake_hub import TOKEN, FakeHub
+from tests.hub.fake_hub import TOKEN, FakeHub
 
 SOURCE = Path(ivideogpt_hf.__file__).parents[1]
 CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "licence_note": "Ours."}

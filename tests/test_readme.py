@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ivideogpt_hf.perceptual import LPIPS, WEIGHTS_VARIABLE
+from ivideogpt_hf.metrics.lpips import LPIPS, WEIGHTS_VARIABLE
 from tests.data.files import write_mp4
 from tests.serving.conftest import free_port
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from . import registration
 
 if TYPE_CHECKING:
-    from .action_files import read_actions
-    from .checkpoints import EXAMPLE_EPISODE
-    from .data.dataset import SegmentDataset
+    from .checkpoints.loading import EXAMPLE_EPISODE
+    from .data.clips.dataset import SegmentDataset
+    from .data.clips.loader import ClipLoader, load_clips
+    from .data.clips.mixture import Mixture, Source, load_mixture
+    from .data.clips.segments import SegmentSpec
     from .data.episodes import Episode
-    from .data.loader import ClipLoader, load_clips
-    from .data.mixture import Mixture, Source, load_mixture
     from .data.readers import open_episodes
-    from .data.segments import SegmentSpec
+    from .decoding.sampling import Sampling
     from .environment import WorldModelEnv, WorldModelVectorEnv
-    from .media import read_video, side_by_side, write_video
+    from .media.actions import read_actions
+    from .media.video import read_video, side_by_side, write_video
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
     from .models.modeling_ivideogpt import IVideoGPTForCausalLM, IVideoGPTOutput
@@ -29,25 +30,25 @@ if TYPE_CHECKING:
     from .planning.costs import RolloutCost
     from .planning.planners import CEM, ICEM, MPPI, Plan, RandomShooting
     from .planning.policy import PlannerPolicy
-    from .rollout import Observation, Rollout, RolloutStatistics, Step
-    from .sampling import Sampling
     from .serving.client import RemoteState, RemoteWorldModel
-    from .world_model import WorldModel
-    from .world_state import WorldModelSpec, WorldState
+    from .spec import WorldModelSpec
+    from .world.results import Observation, Rollout, RolloutStatistics, Step
+    from .world.state import WorldState
+    from .world.world_model import WorldModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "action_files": ("read_actions",),
-    "checkpoints": ("EXAMPLE_EPISODE",),
-    "data.dataset": ("SegmentDataset",),
+    "media.actions": ("read_actions",),
+    "checkpoints.loading": ("EXAMPLE_EPISODE",),
+    "data.clips.dataset": ("SegmentDataset",),
     "data.episodes": ("Episode",),
-    "data.loader": ("ClipLoader", "load_clips"),
-    "data.mixture": ("Mixture", "Source", "load_mixture"),
+    "data.clips.loader": ("ClipLoader", "load_clips"),
+    "data.clips.mixture": ("Mixture", "Source", "load_mixture"),
     "data.readers": ("open_episodes",),
-    "data.segments": ("SegmentSpec",),
+    "data.clips.segments": ("SegmentSpec",),
     "environment": ("WorldModelEnv", "WorldModelVectorEnv"),
-    "media": ("read_video", "side_by_side", "write_video"),
+    "media.video": ("read_video", "side_by_side", "write_video"),
     "models.configuration_ivideogpt": ("IVideoGPTConfig",),
     "models.configuration_ivideogpt_vq": ("IVideoGPTVQConfig",),
     "models.modeling_ivideogpt": ("IVideoGPTForCausalLM", "IVideoGPTOutput"),
@@ -58,11 +59,12 @@ _HOMES = {
     "planning.costs": ("RolloutCost",),
     "planning.planners": ("CEM", "ICEM", "MPPI", "Plan", "RandomShooting"),
     "planning.policy": ("PlannerPolicy",),
-    "rollout": ("Observation", "Rollout", "RolloutStatistics", "Step"),
-    "sampling": ("Sampling",),
+    "world.results": ("Observation", "Rollout", "RolloutStatistics", "Step"),
+    "decoding.sampling": ("Sampling",),
     "serving.client": ("RemoteState", "RemoteWorldModel"),
-    "world_model": ("WorldModel",),
-    "world_state": ("WorldModelSpec", "WorldState"),
+    "world.world_model": ("WorldModel",),
+    "world.state": ("WorldState",),
+    "spec": ("WorldModelSpec",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

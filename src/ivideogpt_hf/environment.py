@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints import EPISODE_FILE, fetch
-from .media import read_video
-from .rollout import Step
-from .sampling import Sampling
-from .world_model import WorldModel
-from .world_state import WorldState
+from .checkpoints.loading import EPISODE_FILE, fetch
+from .decoding.sampling import Sampling
+from .media.video import read_video
+from .world.results import Step
+from .world.state import WorldState
+from .world.world_model import WorldModel
 
 try:
     import gymnasium

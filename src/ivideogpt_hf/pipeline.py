@@ -14,14 +14,14 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from . import checkpoints
-from .action_files import read_actions
-from .media import Source, read_video
+from .checkpoints import loading as checkpoints
+from .decoding.sampling import Sampling
+from .media.actions import read_actions
+from .media.video import Source, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .sampling import Sampling
-from .world_model import HorizonPolicy, WorldModel
+from .world.world_model import HorizonPolicy, WorldModel
 
 COMPONENTS = ("tokenizer", "transformer", "processor")
 DTYPE_NAMES = ("tokenizer", "transformer", "default")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ivideogpt_hf.data.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
 from ivideogpt_hf.data.episodes import Episode
-from ivideogpt_hf.data.images import encode_png
 from ivideogpt_hf.data.readers import EpisodeReader
-from ivideogpt_hf.media import write_video
+from ivideogpt_hf.media.images import encode_png
+from ivideogpt_hf.media.video import write_video
 
 ACTION_DIM = 3
 

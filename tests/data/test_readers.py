@@ -8,7 +8,7 @@ import pytest
 from ivideogpt_hf.data.episodes import decode_frames
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from ivideogpt_hf.data.readers.npz import original_datasets
-from ivideogpt_hf.media import read_video
+from ivideogpt_hf.media.video import read_video
 from tests.data.files import make_actions, make_frames, write_lerobot, write_mp4, write_npz, write_npz_folder
 
 # -- the original's npz -----------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.data.dataset import SegmentDataset
+from ivideogpt_hf.data.clips.dataset import SegmentDataset
+from ivideogpt_hf.data.clips.mixture import Source
+from ivideogpt_hf.data.clips.segments import SegmentSpec
 from ivideogpt_hf.data.drawing import TILE_PIXELS, TITLE_PIXELS
-from ivideogpt_hf.data.mixture import Source
-from ivideogpt_hf.data.segments import SegmentSpec
-from ivideogpt_hf.media import read_video
+from ivideogpt_hf.media.video import read_video
 from tests.data.files import make_dataset
 
 pytest.importorskip("datasets")

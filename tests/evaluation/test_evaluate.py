@@ -11,9 +11,9 @@ from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.evaluation.clips import HeldOutClips
 from ivideogpt_hf.evaluation.measures import CEILING, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
-from ivideogpt_hf.evaluation.metrics import psnr, squared_error
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
-from ivideogpt_hf.perceptual import LPIPS
+from ivideogpt_hf.metrics.frames import psnr, squared_error
+from ivideogpt_hf.metrics.lpips import LPIPS
 from tests.conftest import build_world
 from tests.data.files import make_dataset
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ivideogpt_hf.evaluation.metrics import lpips, psnr, ssim
-from ivideogpt_hf.perceptual import LPIPS
-from tests.evaluation.test_metrics import ssim_by_definition
-from tests.test_perceptual import lpips_by_formula
+from ivideogpt_hf.metrics.frames import lpips, psnr, ssim
+from ivideogpt_hf.metrics.lpips import LPIPS
+from tests.metrics.test_frames import ssim_by_definition
+from tests.metrics.test_lpips import lpips_by_formula
 
 LATER = 5  # frames that the second clip of a pair begins after the first one
 

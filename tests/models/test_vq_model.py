@@ -67,7 +67,8 @@ def test_forward_equals_tokenize_then_detokenize():
     with torch.no_grad():
         output = model(frames[:, :2], frames[:, 2:])
     decoded = model.detokenize(model.tokenize(frames)[0])
-    torch.testing.assert_close(torch.cat([output[0], output[1]], dim=1), decoded, atol=1e-5, rtol=0)
+    # Other batch sizes take other kernels; a pixel's level is 4e-3.
+    torch.testing.assert_close(torch.cat([output[0], output[1]], dim=1), decoded, atol=1e-4, rtol=0)
 
 
 def test_commitment_loss_is_both_terms():

@@ -23,8 +23,8 @@ import yaml
 from safetensors.torch import load_file
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.data.dataset import ClipKey
-from ivideogpt_hf.data.tokens import TokenDataset
+from ivideogpt_hf.data.clips.dataset import ClipKey
+from ivideogpt_hf.data.clips.tokens import TokenDataset
 from tests.conftest import build_vq_model
 from tests.data.files import make_dataset
 

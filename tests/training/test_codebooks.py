@@ -8,7 +8,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from ivideogpt_hf.checkpoints import load_vq_model
+from ivideogpt_hf.checkpoints.loading import load_vq_model
 from ivideogpt_hf.models.modeling_ivideogpt_vq import IVideoGPTVQOutput
 from ivideogpt_hf.training.codebooks import Codebooks, perplexity
 from ivideogpt_hf.training.loop import Loop

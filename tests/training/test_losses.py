@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ivideogpt_hf.perceptual import LPIPS
+from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.training.losses import (
     MAX_ADAPTIVE_WEIGHT,
     Discriminator,

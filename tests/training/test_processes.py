@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from ivideogpt_hf.checkpoints import load_transformer
+from ivideogpt_hf.checkpoints.loading import load_transformer
 from tests.training.conftest import Started, all_tokens, metrics_of, run, weights_of, write_yaml
 
 pytest.importorskip("accelerate")

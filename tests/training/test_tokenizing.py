@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from ivideogpt_hf.data.dataset import ClipKey
-from ivideogpt_hf.data.tokens import TokenDataset
+from ivideogpt_hf.data.clips.dataset import ClipKey
+from ivideogpt_hf.data.clips.tokens import TokenDataset
 from tests.conftest import build_vq_model
 from tests.training.conftest import Started, all_tokens, run
 

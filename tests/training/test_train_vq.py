@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ivideogpt_hf import IVideoGPTVQModel
-from ivideogpt_hf.perceptual import LPIPS
+from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.training.arguments import VQArguments
 from ivideogpt_hf.training.losses import Discriminator, hinge_loss
 from ivideogpt_hf.training.train_vq import VQLosses

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ivideogpt_hf import IVideoGPTVideoProcessor, Mixture, SegmentDataset, SegmentSpec, Source, WorldModel
-from ivideogpt_hf.data.dataset import ClipKey
-from ivideogpt_hf.data.tokens import TokenDataset
+from ivideogpt_hf.data.clips.dataset import ClipKey
+from ivideogpt_hf.data.clips.tokens import TokenDataset
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.fake_hub import TOKEN, FakeHub
+from tests.hub.fake_hub import TOKEN, FakeHub
 
 pytest.importorskip("accelerate")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..media import write_video
+from ..media.video import write_video
 
 COLUMNS = 8
 TILE_PIXELS = 96  # a tile is at least so wide: small frames are enlarged by a whole number, without blur

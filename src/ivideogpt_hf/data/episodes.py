@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .images import decode_images, encode_png
+from ..media.images import decode_images, encode_png
+from ..media.pixels import resize_pixels
 
 SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"
@@ -150,17 +151,6 @@ def decode_frames(frames: Frames) -> np.ndarray:
         ValueError: if an image is corrupt, not RGB, or of another size than the first.
     """
     return frames if isinstance(frames, np.ndarray) else decode_images(frames)
-
-
-def resize_pixels(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(T, h, w, 3) to (T, H, W, 3) uint8, as `IVideoGPTVideoProcessor` does: bilinear, antialiased."""
-    import torch
-
-    from ..models.resizing import resize_frames
-
-    # A copy: torch takes neither negative strides nor, without a warning, read-only memory.
-    pixels = torch.from_numpy(frames.copy()).movedim(-1, 1)
-    return resize_frames(pixels, size).movedim(1, -1).numpy()
 
 
 def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import SegmentDataset
+from .clips.dataset import SegmentDataset
 from .drawing import Strip, contact_sheet, moving_strips
 from .episodes import decode_frames
 from .readers import EpisodeReader

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..media.images import decode_images
 from .episodes import Episode
-from .images import decode_images
 
 # A dimension whose values differ by less than this share of the largest is constant up to rounding.
 CONSTANT_SPREAD = 1e-6

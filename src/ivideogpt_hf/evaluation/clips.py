@@ -8,10 +8,10 @@ from itertools import zip_longest
 
 from torch import Tensor
 
-from ..data.dataset import SegmentDataset
-from ..data.mixture import Mixture, load_mixture
-from ..data.segments import SegmentSpec
-from ..data.store import open_store
+from ..data.clips.dataset import SegmentDataset
+from ..data.clips.mixture import Mixture, load_mixture
+from ..data.clips.segments import SegmentSpec
+from ..data.clips.store import open_store
 from .protocols import Protocol
 
 

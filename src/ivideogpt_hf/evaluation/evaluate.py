@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints import weights_hash
-from ..data.provenance import describe_command, describe_data, describe_versions
-from ..media import side_by_side, write_video
-from ..world_model import WorldModel
+from ..checkpoints.loading import weights_hash
+from ..media.video import side_by_side, write_video
+from ..provenance import describe_command, describe_versions
+from ..world.world_model import WorldModel
 from .clips import HeldOutClip, HeldOutClips
 from .measures import Networks, Prediction, measure_clip, predict_clip
 from .protocols import PROTOCOLS
@@ -54,7 +54,7 @@ class Evaluation:
             "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
             "dtype": str(world.transformer.dtype).removeprefix("torch."),
             "protocol": asdict(clips.protocol),
-            "data": [source for dataset in clips.datasets for source in describe_data(dataset)],
+            "data": [source for dataset in clips.datasets for source in dataset.describe()],
             "frechet_features": features,
             "seed": seed,
         }

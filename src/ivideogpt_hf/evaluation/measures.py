@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..sampling import Sampling
-from ..world_model import WorldModel
+from ..decoding.sampling import Sampling
+from ..metrics.frames import lpips, psnr, squared_error, ssim
+from ..world.world_model import WorldModel
 from .clips import HeldOutClip
 from .features import VideoFeatures
-from .metrics import lpips, psnr, squared_error, ssim
 from .protocols import Protocol
 
 MODEL, REPEAT, CEILING = "model", "repeat the last frame", "VQ reconstruction (ceiling)"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rollout import Rollout
-from ..world_model import WorldModel
+from ..world.results import Rollout
+from ..world.world_model import WorldModel
 from .objectives import Objective
 from .planners import Cost, Planner
 from .policy import PlannerPolicy

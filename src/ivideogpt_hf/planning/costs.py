@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..engine import HorizonPolicy
-from ..sampling import Sampling
-from ..world_model import WorldModel
-from ..world_state import WorldState
+from ..decoding.sampling import Sampling
+from ..world.engine import HorizonPolicy
+from ..world.state import WorldState
+from ..world.world_model import WorldModel
 from .objectives import Objective
 
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..rollout import Rollout
+from ..world.results import Rollout
 
 Frames = Literal["all", "last"]
 # Frames are given to networks in chunks of so many.
@@ -85,7 +85,7 @@ class PerceptualError:
 
     Args:
         goal: (B, 3, H, W) uint8.
-        lpips: from pairs (M, 3, H, W) in [0, 1] to (M,), see `ivideogpt_hf.perceptual.LPIPS`.
+        lpips: from pairs (M, 3, H, W) in [0, 1] to (M,), see `ivideogpt_hf.metrics.lpips.LPIPS`.
         frames: of the last frame, or of "all".
     """
 

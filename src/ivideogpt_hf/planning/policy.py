@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..media import pixels_to_uint8
-from ..sampling import Sampling
-from ..world_model import WorldModel
+from ..decoding.sampling import Sampling
+from ..media.pixels import pixels_to_uint8
+from ..world.world_model import WorldModel
 from .costs import RolloutCost
 from .objectives import Objective
 from .planners import Cost, Plan, Planner

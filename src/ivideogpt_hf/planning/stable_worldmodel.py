@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..media import pixels_to_uint8
-from ..world_model import WorldModel
-from ..world_state import WorldState
+from ..media.pixels import pixels_to_uint8
+from ..world.state import WorldState
+from ..world.world_model import WorldModel
 from .costs import RolloutCost
 from .objectives import Objective, PixelError
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.simulators import Simulator, Transition, make_simulator
+from ..simulators import Simulator, Transition, make_simulator
 from .objectives import Frames
 
 # A start that is so many steps before the goal.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..media import side_by_side, write_video
+from ..media.video import side_by_side, write_video
 from .controllers import Controller, numpy_seed
 from .tasks import PlanningTask
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..media import pixels_to_uint8
-from ..sampling import Sampling
-from ..world_model import WorldModel
+from ..decoding.sampling import Sampling
+from ..media.pixels import pixels_to_uint8
+from ..world.world_model import WorldModel
 
 
 class VP2Predictor:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from ..engine import HorizonPolicy
-from ..rollout import Step
-from ..sampling import Sampling
-from ..world_model import WorldModel
-from ..world_state import Contexts, WorldState
+from ..decoding.sampling import Sampling
+from ..world.engine import HorizonPolicy
+from ..world.results import Step
+from ..world.state import Contexts, WorldState
+from ..world.world_model import WorldModel
 
 MAX_BATCH_ROWS = 64
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import inputs
-from ..engine import HorizonPolicy
-from ..rollout import Rollout, Step
-from ..sampling import Sampling
-from ..world_state import WorldModelSpec
+from ..decoding.sampling import Sampling
+from ..spec import WorldModelSpec
+from ..world import checks as inputs
+from ..world.engine import HorizonPolicy
+from ..world.results import Rollout, Step
 from .messages import frames_to_text, text_to_frames
 
 TIMEOUT_SECONDS = 300.0

@@ -11,8 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..data.images import decode_images, encode_png
-from ..sampling import Sampling
+from ..decoding.sampling import Sampling
+from ..media.images import decode_images, encode_png
 
 MAX_ROWS = 256
 # Of all frames that one answer may hold, and of the steps of a rollout.
@@ -145,7 +145,7 @@ class Session(BaseModel):
 
 
 class Spec(BaseModel):
-    """`ivideogpt_hf.world_state.WorldModelSpec`, and what is served."""
+    """`ivideogpt_hf.world.state.WorldModelSpec`, and what is served."""
 
     checkpoint: str
     frame_size: Annotated[list[int], Field(min_length=2, max_length=2)]

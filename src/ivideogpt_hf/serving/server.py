@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..world_model import WorldModel
-from ..world_state import WorldState
+from ..world.state import WorldState
+from ..world.world_model import WorldModel
 from . import messages
 from .batching import Batcher, OtherJob, OverloadedError, StepJob
 from .limits import LimitBody

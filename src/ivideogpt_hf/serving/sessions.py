@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..world_state import WorldState
+from ..world.state import WorldState
 
 
 class NoSessionError(KeyError):

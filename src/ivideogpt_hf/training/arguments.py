@@ -73,7 +73,7 @@ class RunArguments:
 
 @dataclass
 class DataArguments:
-    """Clips, as `ivideogpt_hf.data.loader.load_clips` takes them."""
+    """Clips, as `ivideogpt_hf.data.clips.loader.load_clips` takes them."""
 
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
     data_root: str | None = described("where the paths in a mixture's yaml begin", default=None)

@@ -20,7 +20,7 @@ from huggingface_hub.utils import httpx
 from torch import Tensor
 from tqdm import tqdm
 
-from ..media import write_video
+from ..media.video import write_video
 from . import run_checkpoints
 from .loop import Callback, Loop
 

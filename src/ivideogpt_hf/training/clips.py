@@ -7,11 +7,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..checkpoints import fetch, load_vq_model
-from ..data.dataset import SegmentDataset
-from ..data.loader import ClipBatches, ClipLoader
-from ..data.mixture import load_mixture
-from ..data.segments import SegmentSpec
+from ..checkpoints.loading import fetch, load_vq_model
+from ..data.clips.dataset import SegmentDataset
+from ..data.clips.loader import ClipBatches, ClipLoader
+from ..data.clips.mixture import load_mixture
+from ..data.clips.segments import SegmentSpec
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .arguments import DataArguments, TokenizeArguments, WorldModelArguments, require
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from torch import Tensor
 
-from ..data.order import hash_seed
+from ..data.clips.order import hash_seed
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel, IVideoGPTVQOutput
 from .callbacks import is_due, write_entry
 from .loop import Callback, Loop

@@ -64,7 +64,7 @@ class Phase:
 
 
 class ResumableLoader(Protocol):
-    """An epoch's batches, as dicts of tensors; see `ivideogpt_hf.data.loader.ClipLoader`."""
+    """An epoch's batches, as dicts of tensors; see `ivideogpt_hf.data.clips.loader.ClipLoader`."""
 
     epoch: int
 

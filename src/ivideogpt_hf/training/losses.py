@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..perceptual import LPIPS
+from ..metrics.lpips import LPIPS
 
 # A pixel moves if a channel of it changes by more than this within the clip: above what rendering flickers.
 MOTION_THRESHOLD = 0.05

@@ -14,15 +14,14 @@ from accelerate.logging import get_logger
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..checkpoints import weights_hash
-from ..data.dataset import Clip, ClipKey, SegmentDataset
-from ..data.provenance import describe_data
-from ..data.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
+from ..checkpoints.loading import weights_hash
+from ..data.clips.dataset import Clip, ClipKey, SegmentDataset
+from ..data.clips.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .arguments import DataArguments, TokenizeArguments
 from .clips import load_tokenizer, training_clips, validation_clips
 from .launch import start_processes
-from .provenance import describe_training
+from .record import describe_training
 
 logger = get_logger(__name__)
 
@@ -82,7 +81,7 @@ def _describe(
         "processor": clips.processor_settings(),
         "action_dim": clips.action_dim,
         "sources": [source.name for source in clips.mixture.sources],
-        "training": describe_training((settings, data), describe_data(clips)),
+        "training": describe_training((settings, data), clips.describe()),
     }
 
 

@@ -13,12 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..checkpoints import VQ_FOLDER, fetch, load_vq_model
-from ..data.loader import ClipLoader
-from ..data.provenance import describe_data
+from ..checkpoints.loading import VQ_FOLDER, fetch, load_vq_model
+from ..data.clips.loader import ClipLoader
+from ..metrics.lpips import LPIPS
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
-from ..perceptual import LPIPS
 from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, check_keys
 from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
@@ -33,7 +32,7 @@ from .losses import (
     perceptual_loss,
     squared_error,
 )
-from .provenance import describe_training
+from .record import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
 
 VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
@@ -91,7 +90,7 @@ def train_vq(
         measure=measure,
         draw=draw,
         save=partial(_save, accelerator, phases[0].model),
-        training=describe_training((run, data, optimization, vq), describe_data(clips)),
+        training=describe_training((run, data, optimization, vq), clips.describe()),
         callbacks=[codebooks],
     )
     return run_training(accelerator, run, optimization, task)

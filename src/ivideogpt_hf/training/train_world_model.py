@@ -13,21 +13,20 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from ..checkpoints import weights_hash
-from ..data.dataset import ClipKey, SegmentDataset
-from ..data.loader import ClipLoader
-from ..data.provenance import describe_data
-from ..data.tokens import TokenDataset
+from ..checkpoints.loading import weights_hash
+from ..data.clips.dataset import ClipKey, SegmentDataset
+from ..data.clips.loader import ClipLoader
+from ..data.clips.tokens import TokenDataset
+from ..decoding.sampling import Sampling
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
-from ..sampling import Sampling
-from ..world_model import WorldModel
+from ..world.world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
 from .clips import load, load_tokenizer, load_validation, training_clips, validation_clips
 from .launch import start_run
 from .loop import Batch, Loss
-from .provenance import describe_training
+from .record import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
 from .transformer import add_lora, is_adapted, make_transformer, whole_transformer
 
@@ -138,7 +137,7 @@ def _open_data(
         source_names=[source.name for source in dataset.mixture.sources],
     )
     held_out = None if data.validation_split is None else clips(validation_clips(data, size, **options))
-    return clips(dataset), held_out, describe_data(dataset)
+    return clips(dataset), held_out, dataset.describe()
 
 
 def _check_tokens(dataset: TokenDataset, model: WorldModelArguments, vq_model: IVideoGPTVQModel) -> None:

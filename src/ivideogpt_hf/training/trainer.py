@@ -13,14 +13,14 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ..data.loader import ClipLoader
+from ..data.clips.loader import ClipLoader
 from . import run_checkpoints
 from .arguments import OptimizationArguments, RunArguments, require
 from .callbacks import CHECKPOINTS, METRICS_FILE, Checkpoints, Metrics, Samples, Uploads, Validation
 from .launch import start_trackers
 from .loop import Batch, Callback, Loop, Loss, Phase
 from .optimizers import make_optimizer, make_scheduler
-from .provenance import write_training
+from .record import write_training
 
 logger = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from ..checkpoints import fetch, load_transformer
+from ..checkpoints.loading import fetch, load_transformer
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.token_layout import TokenLayout

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..hub import check_hub_id, hub_errors
+from ...hub.errors import check_hub_id, hub_errors
 from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...media import frames_from_array, iterate_video, natural_key
-from ..episodes import Episode, Signature, resize_episode, resize_pixels
+from ...media.pixels import resize_pixels
+from ...media.video import frames_from_array, iterate_video, natural_key
+from ..episodes import Episode, Signature, resize_episode
 
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
 SIGNATURE_ATTEMPTS = 20
@@ -149,6 +150,15 @@ def natural_sort(paths: Any) -> list[Path]:
     return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
+def keys_of(file: Path) -> list[str]:
+    """The names of a npz file's arrays; none where it cannot be read, so that reading it can say why."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays.files
+    except Exception:  # numpy and zipfile raise many kinds on a broken file
+        return []
+
+
 def pixels(frames: np.ndarray, camera: str) -> np.ndarray:
     """Frames of any integer dtype, or floats in [0, 1], to (T, H, W, 3) uint8.
 
@@ -163,4 +173,4 @@ def pixels(frames: np.ndarray, camera: str) -> np.ndarray:
         raise ValueError(f"camera {camera!r}: {error}") from error
 
 
-__all__ = ["EpisodeError", "EpisodeReader", "FileReader", "natural_sort", "pixels"]
+__all__ = ["EpisodeError", "EpisodeReader", "FileReader", "keys_of", "natural_sort", "pixels"]

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from ..episodes import Episode, step_rows
-from .base import FileReader, pixels
+from .base import FileReader, keys_of, pixels
 from .stacked_npz import OBSERVATION_KEY
 
 ACTION_KEYS = ("action", "actions")
@@ -58,15 +58,6 @@ def original_datasets() -> dict[str, Any]:
     """The table of the original's data sets: ``base_stride``, ``strides`` and ``image_keys`` by data set name."""
     file = Path(__file__).parents[1] / "original.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def keys_of(file: Path) -> list[str]:
-    """The names of a npz file's arrays; none where it cannot be read, so that reading it can say why."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return arrays.files
-    except Exception:  # numpy and zipfile raise many kinds on a broken file
-        return []
 
 
 def _is_camera(key: str, arrays: Any) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..episodes import DEFAULT_CAMERA, Episode
-from .base import FileReader
+from .base import FileReader, keys_of
 
 OBSERVATION_KEY = "observation"
 CHANNELS = 3
@@ -30,8 +30,6 @@ class StackedNpzReader(FileReader):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        from .npz import keys_of
-
         files = cls.find_files(path)
         return bool(files) and OBSERVATION_KEY in keys_of(files[0])
 

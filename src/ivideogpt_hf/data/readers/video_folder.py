@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...action_files import read_action_names, read_actions
-from ...media import IMAGE_SUFFIXES, video_rate
+from ...media.actions import read_action_names, read_actions
+from ...media.video import IMAGE_SUFFIXES, video_rate
 from ..episodes import DEFAULT_CAMERA, Episode, step_rows
 from .base import EpisodeReader, natural_sort
 

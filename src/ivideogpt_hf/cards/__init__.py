@@ -1,0 +1,1 @@
+"""Model cards: facts of a checkpoint, results, and what a person says, rendered for the Hub."""

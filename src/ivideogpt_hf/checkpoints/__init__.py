@@ -1,0 +1,1 @@
+"""Checkpoints in folders: what lies where, loading, saving, and the released layout."""

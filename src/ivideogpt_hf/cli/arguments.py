@@ -1,0 +1,53 @@
+"""How commands load a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..world.world_model import WorldModel
+
+DEFAULT = "default"
+
+
+def checkpoint_arguments() -> list[argparse.ArgumentParser]:
+    """Parents of commands that load a checkpoint: where from, and to which device."""
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("--revision", help="branch, tag or commit of a Hub checkpoint")
+    source.add_argument("--token", help="Hub token for a private or gated checkpoint")
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    device.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    return [source, device]
+
+
+def be_quiet() -> None:
+    """Loading a checkpoint takes a moment: no progress bars for it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def load_world(args: argparse.Namespace) -> WorldModel:
+    """The world model that a command's ``checkpoint`` names, or the embedded one, on its device.
+
+    Raises:
+        OSError, ValueError: see `WorldModel.from_pretrained`, or if there is no such device.
+    """
+    import torch
+
+    from ..world.world_model import WorldModel
+
+    be_quiet()
+    device = args.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+    if device == "cuda":  # one of several processes of a launcher
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    if args.checkpoint in (None, DEFAULT):
+        world = WorldModel.default()
+    else:
+        world = WorldModel.from_pretrained(args.checkpoint, revision=args.revision, token=args.token)
+    return world.to(device, dtype=getattr(torch, args.dtype))

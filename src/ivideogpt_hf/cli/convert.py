@@ -1,0 +1,40 @@
+"""``ivideogpt convert``: a checkpoint from one layout to the other."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .arguments import be_quiet
+
+
+def add_convert_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Add ``convert``."""
+    convert = commands.add_parser(
+        "convert", parents=parents, help="convert a checkpoint between the released layout and ours"
+    )
+    convert.add_argument("source", help="folder or Hub id, in either layout")
+    convert.add_argument("output", help="folder to write")
+    convert.add_argument("--to", choices=("ours", "released"), default="ours", help="layout to write (default: ours)")
+    convert.add_argument("--goal-conditioned", action="store_true", help="the first context frame is the goal")
+    convert.add_argument("--remote-code", action="store_true", help="add the code, for trust_remote_code=True")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from ..checkpoints.released import save_released
+    from ..world.world_model import WorldModel
+
+    if Path(args.output).resolve() == Path(args.source).resolve():
+        raise ValueError("source and output are the same folder")
+    be_quiet()
+    goal_conditioned = True if args.goal_conditioned else None
+    world = WorldModel.from_pretrained(
+        args.source, revision=args.revision, token=args.token, goal_conditioned=goal_conditioned
+    )
+    if args.to == "released":
+        save_released(args.output, (world.vq_model, world.transformer, world.processor))
+    else:
+        world.save_pretrained(args.output, remote_code=args.remote_code)
+    print(f"{args.output}: written in {'the released' if args.to == 'released' else 'our'} layout")

@@ -1,0 +1,201 @@
+"""The commands that make and show data: ``ivideogpt convert-data | collect | show``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data.clips.dataset import SegmentDataset
+    from ..data.readers import EpisodeReader
+
+
+def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the commands to the parser of all."""
+    shards = argparse.ArgumentParser(add_help=False)
+    shards.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
+    shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, licence_note")
+    shards.add_argument("--private", action="store_true", help="with --push: make a new repository private")
+    shards.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    shards.add_argument(
+        "--shard",
+        type=parse_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="do part I (from 0) of N, in a cluster's job array",
+    )
+    shards.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
+    shards.add_argument(
+        "--test-fraction", type=float, default=0.05, help="share of episodes held out as split test (default: 0.05)"
+    )
+
+    convert = commands.add_parser(
+        "convert-data",
+        parents=[common, shards],
+        help="make a data set of any video, with or without actions",
+        description="Make a Hugging Face data set of episodes from npz, HDF5, LeRobot v3.0, TFRecord (RLDS), or "
+        "folders of videos or images. After a kill, the same command goes on where it stopped.",
+    )
+    convert.add_argument("source", help="file, folder, or id of a data set on the Hub")
+    convert.add_argument("output", help="folder to write")
+    convert.add_argument("--reader", help="name of the format, where the source holds several")
+    convert.add_argument("--cameras", nargs="+", help="cameras to keep (default: all)")
+    convert.add_argument(
+        "--resize", type=_size, metavar="HxW", help="resize frames, whatever their aspect (default: as they are)"
+    )
+    convert.add_argument(
+        "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
+    )
+    convert.add_argument(
+        "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: 0.01)"
+    )
+    convert.set_defaults(run=_convert)
+
+    collect = commands.add_parser(
+        "collect",
+        parents=[common, shards],
+        help="make a data set of episodes from a simulated environment",
+        description="Make a data set of simulated episodes: metaworld/<task>, robodesk/<task>, pusht, or any gymnasium "
+        "environment with continuous actions that renders. Every episode follows from its seed.",
+    )
+    collect.add_argument("environment", help="such as metaworld/plate-slide, robodesk/push_red, pusht or Pendulum-v1")
+    collect.add_argument("output", help="folder to write")
+    collect.add_argument("--num-episodes", type=int, default=100)
+    collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: 101)")
+    collect.add_argument(
+        "--policy", default="scripted", help="scripted, random, or package.module:function (default: scripted)"
+    )
+    collect.add_argument(
+        "--noise", type=float, default=0.0, help="standard deviation of noise on actions, in half ranges"
+    )
+    collect.add_argument("--noise-fraction", type=float, default=0.0, help="share of the episodes that get noise")
+    collect.add_argument("--size", type=int, default=64, help="side of the frames in pixels (default: 64)")
+    collect.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action (default: 1)")
+    collect.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: 0)")
+    collect.set_defaults(run=_collect)
+    _add_show(commands, common)
+
+
+def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
+    show = commands.add_parser(
+        "show",
+        parents=[common],
+        help="draw episodes, or training clips as the model sees them",
+        description="Draw whole episodes of any source that convert-data reads, or, with --clips, training clips of a "
+        "data set or a mixture: after stride, crop, colour change and normalisation.",
+    )
+    show.add_argument("source", help="what convert-data takes; with --clips a converted data set or a mixture's yaml")
+    show.add_argument("--output", default="outputs/show.png", help="png, jpg, gif or mp4 (default: %(default)s)")
+    show.add_argument("--fps", type=int, default=10, help="of a gif or mp4 (default: 10)")
+    show.add_argument("--episodes", type=int, nargs="+", default=[0], help="which episodes, from 0 (default: 0)")
+    show.add_argument("--reader", help="name of the format, where the source holds several")
+    show.add_argument("--cameras", nargs="+", help="cameras to show (default: all)")
+    show.add_argument("--clips", type=int, metavar="N", help="show N training clips instead of episodes")
+    clips = show.add_argument_group("with --clips")
+    clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: 16)")
+    clips.add_argument("--num-context-frames", type=int, default=2, help="context frames (default: 2)")
+    clips.add_argument("--horizon", type=int, help="choose future frames at random within so many strides")
+    clips.add_argument("--goal-conditioned", action="store_true", help="the last frame comes first, as goal")
+    clips.add_argument("--stride", type=float, help="of a single data set: frames between two kept ones (default: 1)")
+    clips.add_argument("--split", help="of a single data set (default: train)")
+    clips.add_argument("--size", type=_size, metavar="HxW", help="resize to this (default: as stored)")
+    clips.add_argument("--augmentation", choices=("none", "weak", "strong"), default="none")
+    clips.add_argument("--standardize", action="store_true", help="of a single data set: standardize actions")
+    clips.add_argument("--seed", type=int, default=0)
+    clips.add_argument("--epoch", type=int, default=0)
+    clips.add_argument("--root", help="folder of the mixture's data sets (default: that of its yaml)")
+    show.set_defaults(run=_show)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """I/N, as an argument."""
+    number, _, total = text.partition("/")
+    if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
+        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/8, got {text!r}")
+    return int(number), int(total)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"must be HxW, such as 64x64, got {text!r}")
+    return int(height), int(width)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from ..data.readers import open_episodes
+
+    reader = open_episodes(args.source, reader=args.reader, cameras=args.cameras, size=args.resize)
+    description = {"source": args.source, "reader": reader.name, "cameras": args.cameras, "size": args.resize}
+    _write(args, reader, description, skip_bad=args.skip_bad, max_skipped=args.max_skipped)
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from ..data.convert.collect import Behaviour, SimulatedEpisodes
+
+    sys.path.insert(0, os.getcwd())  # where a policy or an environment of the user's own lies
+    behaviour = Behaviour(args.policy, args.noise_fraction, args.noise)
+    settings = {"size": args.size, "action_repeat": args.action_repeat, "seed": args.seed}
+    reader = SimulatedEpisodes(args.environment, args.num_episodes, args.num_frames, behaviour, **settings)
+    description = {"environment": args.environment, "num_frames": args.num_frames, **vars(behaviour), **settings}
+    _write(args, reader, description)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from ..data.show import clip_strips, episode_strips, write_strips
+
+    if args.clips is None:
+        from ..data.readers import open_episodes
+
+        reader = open_episodes(args.source, reader=args.reader, cameras=args.cameras)
+        strips = episode_strips(reader, args.episodes)
+    else:
+        strips = clip_strips(_clips(args), args.clips, args.epoch)
+    path = write_strips(strips, Path(args.output), args.fps)
+    print(f"{path}: {len(strips)} {'clips' if args.clips else 'strips'}; bars are actions, r is the reward")
+
+
+def _clips(args: argparse.Namespace) -> SegmentDataset:
+    """The clips that were asked for, with actions and rewards where the data have them."""
+    from ..data.clips.dataset import SegmentDataset
+    from ..data.clips.mixture import Source, load_mixture
+    from ..data.clips.segments import SegmentSpec
+
+    mixture = load_mixture(args.source, root=args.root)
+    single = {"stride": args.stride, "split": args.split, "cameras": args.cameras}
+    single = {name: value for name, value in single.items() if value is not None}
+    if args.standardize:
+        single["action_normalization"] = "standardize"
+    if single:
+        if [source.path for source in mixture.sources] != [args.source]:
+            raise ValueError(f"a mixture says these for each source itself: {', '.join(single)}")
+        mixture = load_mixture(Source(args.source, **single))
+    segment = SegmentSpec(args.num_frames, args.num_context_frames, args.horizon, args.goal_conditioned)
+    look = {"size": args.size, "augmentation": args.augmentation, "seed": args.seed}
+    return SegmentDataset(mixture, segment, actions=None, rewards=None, **look)
+
+
+def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[str, Any], **settings: Any) -> None:
+    """Write a reader's episodes, report on them, and publish them if asked to."""
+    from ..data.convert.conversion import Conversion, ConversionSettings
+    from ..data.convert.dataset_card import DatasetText
+    from ..data.convert.report import write_report
+
+    card = None if args.card is None else DatasetText.read(args.card)
+    settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
+    output = Path(args.output)
+    conversion = Conversion(reader, output, ConversionSettings(**settings), description)
+    statistics = conversion.run(job=args.shard, num_workers=args.num_workers)
+    if statistics is None:
+        done = sum(map(conversion.is_done, conversion.shards))
+        print(f"{output}: this part is done; {done} of {len(conversion.shards)} shards are there")
+        return
+    print(write_report(output, statistics, card))
+    print(f"{output}: written; look at {output / 'contact_sheet.png'}")
+    if args.push is not None:
+        from ..data.convert.publishing import push_dataset
+
+        print(push_dataset(output, args.push, private=args.private))

@@ -1,0 +1,147 @@
+"""The commands that measure: ``ivideogpt evaluate | compare``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import DEFAULT, load_world
+from .data import parse_shard
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..evaluation.features import VideoFeatures
+    from ..evaluation.measures import Networks
+
+PROTOCOL_NAMES = ("bair", "bair-act-free", "robonet", "vp2", "custom")
+
+
+def add_evaluation_commands(
+    commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]
+) -> None:
+    """Add the commands to the parser of all; ``checkpoint``: parents of those that load one."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[common, *checkpoint],
+        help="measure a checkpoint on held-out clips by the paper's protocols",
+        description="Measure predicted video: PSNR, SSIM, LPIPS, a Frechet distance, beside the last frame repeated, "
+        "the VQ model's own reconstruction and wrong actions; rewards; token use. Writes results.json, curves.png, "
+        "report.html and videos. After a kill the same command goes on; under `accelerate launch` or `torchrun`, or "
+        "with --shard, processes share the clips.",
+    )
+    evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
+    evaluate.add_argument("data", help="data set or mixture, as for training")
+    evaluate.add_argument("--protocol", choices=PROTOCOL_NAMES, default="custom", help="default: %(default)s")
+    evaluate.add_argument(
+        "--output", type=Path, default=Path("outputs/evaluation"), help="folder (default: %(default)s)"
+    )
+    evaluate.add_argument("--root", help="folder of a mixture's data sets (default: that of its yaml)")
+    evaluate.add_argument("--split", default="test", help="default: %(default)s")
+    evaluate.add_argument("--num-clips", type=int, help="default: the protocol's, 256")
+    evaluate.add_argument("--num-samples", type=int, help="futures of a clip (default: the protocol's, 100; custom: 8)")
+    evaluate.add_argument("--num-context-frames", type=int, help="custom: default 2")
+    evaluate.add_argument("--num-future-frames", type=int, help="custom: default 10")
+    evaluate.add_argument("--temperature", type=float, help="of the samples; custom: default 1")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub")
+    evaluate.add_argument(
+        "--features",
+        help="of a Frechet distance: i3d_torchscript.pt, a file or owner/name/file on the Hub, for FVD; or 'transnet', "
+        "which needs no download but is not FVD (default: no such distance)",
+    )
+    evaluate.add_argument(
+        "--shard", type=parse_shard, metavar="I/N", help="measure part I (from 0) of N of the clips only"
+    )
+    evaluate.add_argument(
+        "--record", action="store_true", help="add the results to the checkpoint's metrics.json, for its card"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        parents=[common],
+        help="put evaluations side by side, with the published numbers",
+        description="Print a table of several evaluations of one protocol and the same clips, and what others found.",
+    )
+    compare.add_argument("runs", nargs="+", type=Path, help="folders that evaluate wrote")
+    compare.add_argument("--output", type=Path, help="also write the table as Markdown")
+    compare.set_defaults(run=_compare)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ..checkpoints.loading import DEFAULT_FOLDER
+    from ..evaluation.clips import HeldOutClips
+    from ..evaluation.evaluate import Evaluation
+    from ..evaluation.protocols import PROTOCOLS
+    from ..evaluation.report import as_text
+
+    folder = DEFAULT_FOLDER if args.checkpoint == DEFAULT else Path(args.checkpoint)
+    if args.record and not folder.is_dir():
+        raise ValueError(f"--record needs a checkpoint that is a folder, {args.checkpoint} is none")
+    shard = args.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    free = ("num_clips", "num_samples", "num_context_frames", "num_future_frames", "temperature")
+    protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in free})
+    world = load_world(args)
+    clips = HeldOutClips(
+        args.data,
+        protocol,
+        world.spec.frame_size,
+        root=args.root,
+        split=args.split,
+        goal_conditioned=world.spec.goal_conditioned,
+        seed=args.seed,
+    )
+    networks = _networks(args, world.device)
+    evaluation = Evaluation(world, args.checkpoint, clips, networks, args.output, seed=args.seed)
+    results = evaluation.run(shard)
+    if results is None:
+        print(f"{args.output}: this part is done; {evaluation.num_done} of {len(clips)} clips are there")
+        return
+    print(as_text(results))
+    print(f"\n{args.output}: look at {args.output / 'report.html'}")
+    if args.record:
+        _record(folder, results)
+
+
+def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
+    from ..evaluation.measures import Networks
+    from ..metrics.lpips import LPIPS
+
+    lpips = LPIPS.from_weights(args.lpips_weights).to(device)
+    return Networks(lambda one, other: lpips(one.to(device), other.to(device)), _features(args.features, device))
+
+
+def _features(name: str | None, device: torch.device) -> VideoFeatures | None:
+    from ..evaluation.features import i3d_features, transnet_features
+
+    if name is None:
+        return None
+    return transnet_features(device) if name == "transnet" else i3d_features(name, device)
+
+
+def _record(folder: Path, results: dict[str, Any]) -> None:
+    """Put results where the card finds them."""
+    import json
+
+    from ..checkpoints.loading import write_json
+
+    file = folder / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_json(file, metrics | {"evaluation": results})
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ..cards.model_card import CARDS, CardText
+    from ..evaluation.compare import as_markdown, comparison, read_results
+
+    runs = [read_results(folder) for folder in args.runs]
+    card = runs[0]["protocol"]["card"]
+    published = CardText.read(CARDS / f"{card}.yaml").published.get("rows", []) if card else []
+    table = as_markdown(comparison(runs, published))
+    print(table)
+    if args.output is not None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(f"{table}\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""The command line, one entry point: ``ivideogpt predict | convert-data | ...``; imports nothing heavy at its start."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .arguments import checkpoint_arguments
+from .convert import add_convert_command
+from .data import add_data_commands
+from .evaluate import add_evaluation_commands
+from .info import add_info_command
+from .plan import add_plan_command
+from .predict import add_predict_command
+from .publish import add_hub_commands
+from .serve import add_serving_commands
+from .train import add_training_commands
+
+USAGE_ERROR = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets ``run`` to the function that executes it."""
+    parser = argparse.ArgumentParser(prog="ivideogpt", description="iVideoGPT, the interactive world model.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    model, device = checkpoint_arguments()
+
+    add_predict_command(commands, [common, model, device])
+    add_convert_command(commands, [common, model])
+    add_data_commands(commands, common)
+    add_training_commands(commands, common)
+    add_evaluation_commands(commands, common, [model, device])
+    add_plan_command(commands, common, [model, device])
+    add_hub_commands(commands, common)
+    add_serving_commands(commands, common, [model, device])
+
+    add_info_command(commands, [common, model, device])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 after an error, told in one line, or one of the command's own."""
+    parser = build_parser()
+    args, args.more = parser.parse_known_args(argv)
+    if args.more and not getattr(args, "takes_more", False):
+        parser.error(f"unrecognized arguments: {' '.join(args.more)}")
+    try:
+        code = args.run(args)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if args.debug:
+            raise
+        print(f"ivideogpt: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    return code or 0

@@ -1,0 +1,145 @@
+"""The command that plans: ``ivideogpt plan``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import load_world
+
+if TYPE_CHECKING:
+    from ..planning.controllers import Controller, MakeObjective
+    from ..planning.planners import Planner
+    from ..planning.tasks import PlanningTask
+    from ..world.world_model import WorldModel
+
+CONTROLLERS = ("random", "zero", "shuffled", "model", "simulator")
+PLANNERS = ("cem", "icem", "mppi", "random", "vp2")
+OBJECTIVES = ("rewards", "pixels", "lpips")
+
+
+def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]) -> None:
+    """Add ``plan``; ``checkpoint``: parents of commands that load one."""
+    plan = commands.add_parser(
+        "plan",
+        parents=[common, *checkpoint],
+        help="measure how well one can plan in a checkpoint",
+        description="Let five controllers act in the same instances of a task: random, zero, planning in the model "
+        "with shuffled actions, planning in the world model, and planning in the true simulator. Prints success rates "
+        "with Wilson's intervals of 95 %. After a kill the same command goes on.",
+    )
+    plan.add_argument("environment", help="push2d, metaworld/<task>, pusht or robodesk/<task>")
+    plan.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
+    plan.add_argument("--output", type=Path, default=Path("outputs/plan"), help="folder to write")
+    plan.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=list(CONTROLLERS))
+    plan.add_argument("--num-instances", type=int, default=30)
+    plan.add_argument("--first-seed", type=int, default=500_000, help="of the instances (default: %(default)s)")
+    plan.add_argument("--num-steps", type=int, default=15, help="actions of an instance (default: %(default)s)")
+    plan.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action, as in training")
+    plan.add_argument("--objective", choices=OBJECTIVES, help="default: pixels where the task has a goal, else rewards")
+    plan.add_argument("--frames", choices=("all", "last"), default="last", help="that are compared with the goal")
+    plan.add_argument("--temperature", type=float, default=1.0, help="of the predictions (default: 1)")
+    plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
+    search = plan.add_argument_group("planner")
+    search.add_argument("--planner", choices=PLANNERS, default="cem", help="vp2: that benchmark's MPPI (default: cem)")
+    search.add_argument("--num-candidates", type=int, default=64, help="per iteration (default: %(default)s)")
+    search.add_argument("--num-iterations", type=int, help="default: the planner's own")
+    search.add_argument("--horizon", type=int, default=8, help="actions of a candidate (default: %(default)s)")
+    search.add_argument("--num-elites", type=int, help="of cem and icem (default: a tenth of the candidates)")
+    search.add_argument("--std", type=float, nargs="+", help="of the noise, per action dimension or one for all")
+    search.add_argument("--gamma", type=float, help="inverse temperature of mppi")
+    search.add_argument("--replan-every", type=int, default=1, help="actions of a plan to execute (default: 1)")
+    search.add_argument("--first-action-zero", action="store_true", help="as VP2 does")
+    search.add_argument("--chunk-size", type=int, help="candidates to roll out at a time (default: all)")
+    plan.set_defaults(run=_plan)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from ..planning.tasks import make_task
+    from ..planning.trials import Trials, as_text
+
+    world = load_world(args)
+    if world.spec.frame_size[0] != world.spec.frame_size[1]:
+        raise ValueError(f"simulators render squares, the checkpoint takes {world.spec.frame_size}")
+    if args.num_instances < 1 or args.num_steps < 1:
+        raise ValueError("--num-instances and --num-steps must be at least 1")
+    task = make_task(args.environment, world.spec.frame_size[0], args.action_repeat)
+    low, high = task.bounds
+    if world.spec.action_dim != len(low):
+        raise ValueError(
+            f"actions of {args.environment} are {len(low)} wide, the checkpoint takes {world.spec.action_dim or 'none'}"
+        )
+    seeds = range(args.first_seed, args.first_seed + args.num_instances)
+    task.reset(seeds[0])
+    objective = args.objective or ("rewards" if task.goal is None else "pixels")
+    planner = _planner(args, low, high)
+    controllers = _controllers(args, world, planner, _make_objective(args, objective, task, world))
+    settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
+    description = {
+        "checkpoint": args.checkpoint or "default",
+        "planner": type(planner).__name__,
+        "planner_settings": vars(planner),
+        "objective": objective,
+        **settings,
+    }
+    results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
+    task.close()
+    print(as_text(results))
+    budget = f"{planner.num_candidates} candidates x {planner.num_iterations} iterations x {planner.horizon} actions"
+    print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {args.num_steps} actions")
+    print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
+
+
+def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> Planner:
+    from ..planning.planners import CEM, ICEM, MPPI, RandomShooting
+
+    given = {"num_iterations": args.num_iterations, "gamma": args.gamma, "num_elites": args.num_elites}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.std is not None:
+        given["std"] = args.std[0] if len(args.std) == 1 else args.std
+    if args.planner == "vp2":
+        if set(given) != {"std"} or not isinstance(given["std"], list):
+            raise ValueError("--planner vp2 needs --std with a value per action dimension, and takes nothing else")
+        return MPPI.vp2(given["std"], args.num_candidates, args.horizon)
+    if args.planner in ("cem", "icem"):
+        given.setdefault("num_elites", max(2, args.num_candidates // 10))
+    kind = {"cem": CEM, "icem": ICEM, "mppi": MPPI, "random": RandomShooting}[args.planner]
+    try:
+        return kind(low=low, high=high, horizon=args.horizon, num_candidates=args.num_candidates, **given)
+    except TypeError as error:
+        raise ValueError(f"--planner {args.planner} does not take all of --{', --'.join(given)}: {error}") from error
+
+
+def _make_objective(args: argparse.Namespace, name: str, task: PlanningTask, world: WorldModel) -> MakeObjective:
+    from ..planning.objectives import PerceptualError, PixelError, RewardSum
+
+    if name == "rewards":
+        if not world.spec.has_reward:
+            raise ValueError("the checkpoint has no reward head: take --objective pixels in a task with a goal")
+        return lambda goal: RewardSum()
+    if task.goal is None:
+        raise ValueError(f"{task.name} has no goal image: take --objective rewards")
+    if name == "pixels":
+        return lambda goal: PixelError(goal[None], args.frames, "sum")
+    from ..metrics.lpips import LPIPS
+
+    lpips = LPIPS.from_weights(args.lpips_weights).to(world.device)
+    return lambda goal: PerceptualError(goal[None], lpips, args.frames)
+
+
+def _controllers(
+    args: argparse.Namespace, world: WorldModel, planner: Planner, make_objective: MakeObjective
+) -> dict[str, Controller]:
+    from ..planning import controllers as kinds
+
+    loop = {"replan_every": args.replan_every, "first_action_zero": args.first_action_zero}
+    modelled = loop | {"chunk_size": args.chunk_size, "temperature": args.temperature}
+    made = {
+        "random": kinds.RandomController(),
+        "zero": kinds.ZeroController(),
+        "shuffled": kinds.ShuffledController(world, planner, make_objective, **modelled),
+        "model": kinds.ModelController(world, planner, make_objective, **modelled),
+        "simulator": kinds.SimulatorController(planner, make_objective, **loop),
+    }
+    return {name: made[name] for name in args.controllers}

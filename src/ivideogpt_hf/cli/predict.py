@@ -1,0 +1,93 @@
+"""``ivideogpt predict``: how a video goes on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .arguments import load_world
+
+if TYPE_CHECKING:
+    import torch
+
+
+def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Add ``predict``."""
+    predict = commands.add_parser(
+        "predict",
+        parents=parents,
+        help="predict how a video goes on",
+        description="Predict how a video goes on, and write a moving picture of it beside the true future, if known. "
+        "Without arguments: the embedded model on the embedded episode.",
+    )
+    predict.add_argument("video", nargs="?", help="mp4, gif, npz, npy or a folder of images; its first frames are used")
+    predict.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
+    predict.add_argument("--actions", help="npy, npz, csv or json with one row per predicted frame")
+    predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
+    predict.add_argument(
+        "--num-frames", type=int, help="frames to predict (default: as many as actions or frames tell)"
+    )
+    predict.add_argument("--num-samples", type=int, default=1, help="different futures to predict (default: 1)")
+    predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
+    predict.add_argument("--greedy", action="store_true", help="take the likeliest tokens instead of sampling")
+    predict.add_argument("--output", default="outputs/prediction.gif", help="mp4 or gif (default: %(default)s)")
+    predict.add_argument("--fps", type=int, default=10, help="frames per second of the output (default: 10)")
+    predict.set_defaults(run=_predict)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from ..checkpoints.loading import EXAMPLE_EPISODE
+    from ..decoding.sampling import Sampling
+    from ..media.actions import read_actions
+    from ..media.video import read_video, side_by_side, write_video
+    from ..pipeline import IVideoGPTPipeline
+
+    world = load_world(args)
+    video, actions = args.video, args.actions
+    if video is None:
+        if args.checkpoint is not None or actions is not None:
+            raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
+        video = actions = EXAMPLE_EPISODE
+    frames = read_video(video)
+    num_context = world.spec.num_context_frames - int(world.spec.goal_conditioned)
+    true_future = world.processor.resize_frames(frames[num_context:])
+    actions = None if actions is None else read_actions(actions)
+    num_frames = args.num_frames
+    if num_frames is None:
+        num_frames = len(actions) if actions is not None else len(true_future)
+    if args.video is None:  # the episode's actions begin at its first frame
+        first = num_context - 1
+        num_frames = min(num_frames, len(actions) - first, world.spec.max_future_frames)
+        actions = actions[first:]
+    if num_frames < 1:
+        raise ValueError(f"{video} holds no frame after the {num_context} context frames: pass --num-frames")
+    pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
+    predicted = pipeline(
+        frames,
+        actions=None if actions is None else actions[:num_frames],
+        goal=args.goal,
+        num_frames=num_frames,
+        num_samples=args.num_samples,
+        sampling=Sampling(seed=args.seed, greedy=args.greedy),
+        output_type="pt",
+    ).frames[0]
+    clips = list(predicted)
+    if len(true_future) >= num_frames:
+        _report_error(true_future[:num_frames], predicted)
+        clips.insert(0, true_future[:num_frames])
+    scale = max(1, 256 // world.spec.frame_size[0])
+    path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)
+    shown = "the true future and " if len(clips) > len(predicted) else ""
+    print(f"{path}: {shown}{len(predicted)} predicted, {num_frames} frames each")
+
+
+def _report_error(true_future: torch.Tensor, predicted: torch.Tensor) -> None:
+    """Print how far predictions (N, T, 3, H, W) uint8 are from the truth, beside what a grey image would be."""
+
+    def psnr(frames: torch.Tensor) -> float:
+        error = (frames.float() - true_future.float()).div(255).square().mean()
+        return -10 * error.clamp(min=1e-8).log10().item()
+
+    best = max(psnr(frames) for frames in predicted)
+    grey = true_future.new_full(true_future.shape, 128)
+    print(f"PSNR {best:.2f} dB against the true future (a grey image: {psnr(grey):.2f} dB)")

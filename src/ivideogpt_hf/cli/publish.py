@@ -1,0 +1,49 @@
+"""The part of the command line that publishes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``publish``."""
+    publish = commands.add_parser(
+        "publish",
+        parents=[common],
+        help="upload a checkpoint with card, results and picture",
+        description="Upload a checkpoint to the Hub as one commit: weights, modelling code, a card, its results and a "
+        "predicted picture. The card is made of facts, of the checkpoint's metrics.json, and of a yaml file like those "
+        "in model_cards/.",
+    )
+    publish.add_argument("folder", type=Path, help="the checkpoint; metrics.json and episode.npz in it go along")
+    publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
+    publish.add_argument("--card", type=Path, required=True, help="yaml: summary, licence, data, limits")
+    publish.add_argument("--preview", type=Path, help="picture or video for the card (default: predicted)")
+    publish.add_argument("--private", action="store_true", help="if the repository is created")
+    publish.add_argument("--revision", help="branch to commit to (default: main)")
+    publish.add_argument("--pr", action="store_true", help="open a pull request instead")
+    publish.add_argument("--token", help="Hub token (default: the one you are logged in with)")
+    publish.add_argument("--dry-run", action="store_true", help="show files and card, and upload nothing")
+    publish.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from ..publish import prepare, publish
+
+    with prepare(args.folder, args.repo, args.card, args.preview) as publication:
+        for name, size in publication.files.items():
+            print(f"{size / 1e6:10.3f} MB  {name}")
+        if args.dry_run:
+            print(f"\n{publication.card.content}")
+            return
+        address = publish(
+            publication,
+            args.repo,
+            private=args.private or None,
+            revision=args.revision,
+            create_pr=args.pr,
+            token=args.token,
+        )
+    print(address)

@@ -1,0 +1,86 @@
+"""The commands that serve: ``ivideogpt serve | play``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .arguments import load_world
+
+TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
+SHUTDOWN_SECONDS = 60
+_PACKAGED, _CHECKOUT = Path(__file__).parents[1] / "spaces_demo", Path(__file__).parents[3] / "spaces_demo"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def add_serving_commands(
+    commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]
+) -> None:
+    """Add both; ``checkpoint``: parents of commands that load one."""
+    play = commands.add_parser(
+        "play",
+        parents=[common],
+        help="drive a checkpoint in the browser",
+        description="Serve the playground, the page that is also a Hugging Face Space: drive a checkpoint with keys or "
+        "buttons, undo, branch, and let it dream.",
+    )
+    play.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine only")
+    play.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    play.add_argument("--mcp", action="store_true", help="serve an MCP tool as well")
+    play.set_defaults(run=_play)
+
+    serve = commands.add_parser(
+        "serve",
+        parents=[common, *checkpoint],
+        help="serve a checkpoint to many clients",
+        description="Serve a checkpoint over HTTP and WebSocket: many clients, whose steps are batched on one model. "
+        "`ivideogpt_hf.RemoteWorldModel(url)` is the client; /docs describes the calls. SIGTERM lets calls that are "
+        "being answered end.",
+    )
+    serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
+    serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine only")
+    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    serve.add_argument(
+        "--serving-token", help=f"that clients must show (default: the environment variable {TOKEN_VARIABLE})"
+    )
+    serve.add_argument("--open", action="store_true", help="serve beyond this machine without a token")
+    serve.add_argument("--max-sessions", type=int, default=64, help="clients at a time (default: %(default)s)")
+    serve.add_argument("--max-states", type=int, default=64, help="states of a client (default: %(default)s)")
+    serve.add_argument("--max-waiting", type=int, default=256, help="calls that may wait (default: %(default)s)")
+    serve.add_argument("--expires-after", type=float, default=600.0, help="seconds without calls (default: 600)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    token = args.serving_token or os.environ.get(TOKEN_VARIABLE)
+    if args.host not in LOOPBACK and token is None and not args.open:
+        raise ValueError(
+            f"whoever reaches {args.host} could use the model: give --serving-token, or --open if that is what you want"
+        )
+    try:
+        import uvicorn
+
+        from ..serving.server import ServerLimits, create_app
+    except ImportError as error:
+        raise ImportError(f"serving needs {error.name}: pip install 'ivideogpt-hf[serve]'") from error
+    limits = ServerLimits(args.max_sessions, args.max_states, args.expires_after, args.max_waiting)
+    app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
+    print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+
+
+def _play(args: argparse.Namespace) -> None:
+    import runpy
+
+    folder = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+    sys.path.insert(0, str(folder))
+    sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    try:
+        runpy.run_path(str(folder / "app.py"), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ImportError("the playground needs gradio: pip install 'ivideogpt-hf[demo]'") from error

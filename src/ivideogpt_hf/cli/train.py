@@ -1,0 +1,62 @@
+"""The commands that train: ``ivideogpt train-vq | train | tokenize``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the commands to the parser of all. Their many options are those of training/arguments.py, which is read only
+    when one of them runs."""
+    for name, text, run in (
+        ("train-vq", "train or fine-tune the VQ model", _train_vq),
+        ("train", "train or fine-tune the transformer", _train),
+        ("tokenize", "write the tokens of a data set once, for many trainings", _tokenize),
+    ):
+        command = commands.add_parser(
+            name,
+            parents=[common],
+            help=text,
+            description=f"{text.capitalize()}. Everything that a config file sets can be set here as well: "
+            f"`ivideogpt {name} --options` lists it.",
+        )
+        command.add_argument("--config", help="yaml file; the options below win over it")
+        command.add_argument("--options", action="store_true", help="list all options and their defaults")
+        command.set_defaults(run=run, takes_more=True)
+
+
+def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> tuple[Any, ...]:
+    from ..training.arguments import parse
+
+    overrides = ["--help"] if args.options else args.more
+    return parse(kinds, args.config, overrides, f"ivideogpt {command}")
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"training needs {error.name}: pip install 'ivideogpt-hf[train]'") from error
+
+
+def _train_vq(args: argparse.Namespace) -> int | None:
+    _require_accelerate()
+    from ..training.train_vq import VQ_ARGUMENTS, train_vq
+
+    return train_vq(*_parse(args, VQ_ARGUMENTS, "train-vq"))
+
+
+def _train(args: argparse.Namespace) -> int | None:
+    _require_accelerate()
+    from ..training.train_world_model import WORLD_MODEL_ARGUMENTS, train_world_model
+
+    return train_world_model(*_parse(args, WORLD_MODEL_ARGUMENTS, "train"))
+
+
+def _tokenize(args: argparse.Namespace) -> None:
+    _require_accelerate()
+    from ..training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
+
+    tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))

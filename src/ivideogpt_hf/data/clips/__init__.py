@@ -1,0 +1,1 @@
+"""Training clips from data sets in our schema: which frames, in which order, as which batches."""

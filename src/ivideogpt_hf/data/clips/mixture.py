@@ -1,0 +1,162 @@
+"""Mixtures of data sets as yaml: sources with weights, strides, cameras and normalisation of actions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from ..readers.npz import original_datasets
+from .segments import ActionAggregation, check_choice, frame_stride
+
+SHIPPED = Path(__file__).parents[1] / "mixtures"
+NORMALIZATIONS = ("none", "standardize")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a mixture.
+
+    Attributes:
+        path: folder, or id on the Hub, of a data set in our schema.
+        name: what to call it; the last part of the path by default.
+        split: "train" or "test".
+        weight: share of the clips, relative to the other sources'.
+        stride: relative to the mixture's base: kept frames are max(round(video_step * stride / base_stride), 1) apart.
+            By default the base itself, or, for a data set with a name that the original knows, what it takes.
+        cameras: the cameras whose frames are used, each clip from one of them. By default the only one, or the one that
+            the original uses for a data set of this name.
+        num_episodes: a subset of so many episodes, drawn without replacement by the mixture's seed; None takes all.
+        action_aggregation: what becomes of the actions between two kept frames. "sum" is the default, since most
+            robots' actions are displacements, whose sum is the displacement between the kept frames; take "last" for
+            absolute targets and commands such as an opened gripper, and "concatenate" to lose nothing at the price of
+            wider actions.
+        action_normalization: "none"; "standardize", by mean and standard deviation of this source's aggregated actions
+            (of the split in use); or a mapping with "mean" and "std", a number per dimension.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    path: str
+    name: str = ""
+    split: str = "train"
+    weight: float = 1.0
+    stride: float | None = None
+    cameras: Sequence[str] | None = None
+    num_episodes: int | None = None
+    action_aggregation: ActionAggregation = "sum"
+    action_normalization: str | Mapping[str, Sequence[float]] = "none"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", Path(self.path).name)
+        if self.cameras is None and self.name in original_datasets()["image_keys"]:
+            object.__setattr__(self, "cameras", [original_datasets()["image_keys"][self.name]])
+        if not self.weight > 0 or (self.stride is not None and not self.stride > 0):
+            raise ValueError(f"{self.name}: weight and stride must be positive, got {self.weight} and {self.stride}")
+        if self.num_episodes is not None and self.num_episodes < 1:
+            raise ValueError(f"{self.name}: num_episodes must be at least 1, got {self.num_episodes}")
+        check_choice(f"{self.name}: action_aggregation", self.action_aggregation, get_args(ActionAggregation))
+        given = self.action_normalization
+        if isinstance(given, Mapping):
+            if set(given) != {"mean", "std"}:
+                raise ValueError(f"{self.name}: action_normalization needs 'mean' and 'std', got {sorted(given)}")
+        else:
+            check_choice(f"{self.name}: action_normalization", given, NORMALIZATIONS)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Data sets to draw clips from.
+
+    Attributes:
+        sources: at least one, with different names.
+        video_step: base rate: 1 is the rate that the strides stand for.
+        base_stride: the stride that one step of that rate is.
+        seed: of the subsets (`Source.num_episodes`).
+
+    Raises:
+        ValueError: without sources, or if two have one name.
+    """
+
+    sources: Sequence[Source]
+    video_step: float = 1.0
+    base_stride: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        if not names:
+            raise ValueError("a mixture needs at least one source")
+        if len(set(names)) < len(names):
+            raise ValueError(f"the sources of a mixture need different names, got {names}")
+        if not self.video_step > 0 or not self.base_stride > 0:
+            raise ValueError(f"video_step and base_stride must be positive, got {self.video_step}, {self.base_stride}")
+
+    def stride_of(self, source: Source) -> int:
+        """Frames between two kept ones."""
+        if source.stride is not None:
+            return frame_stride(source.stride, video_step=self.video_step, base_stride=self.base_stride)
+        original = original_datasets()
+        base_stride = original["base_stride"]
+        stride = original["strides"].get(source.name, base_stride)
+        return frame_stride(stride, video_step=self.video_step, base_stride=base_stride)
+
+
+def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str | None = None) -> Mixture:
+    """A mixture from what names one.
+
+    Args:
+        source: a `Mixture`; a `Source`; a yaml file; the name of a shipped mixture ("oxe", "oxe_ssv2"); or a data set,
+            as folder or Hub id, which becomes the only source.
+        root: where the paths in a yaml file begin; by default its own folder, and for a shipped one the current folder.
+
+    Raises:
+        FileNotFoundError: if a yaml file does not exist.
+        ValueError: if it has unknown fields or values.
+    """
+    if isinstance(source, Mixture):
+        return source
+    if isinstance(source, Source):
+        return Mixture([source])
+    name = str(source)
+    shipped = SHIPPED / f"{name}.yaml"
+    if shipped.is_file() and not Path(name).exists():
+        return _read_yaml(shipped, Path(root or "."))
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"there is no mixture file {name}")
+        return _read_yaml(Path(name), Path(name).parent if root is None else Path(root))
+    return Mixture([Source(name)])
+
+
+def _read_yaml(file: Path, root: Path) -> Mixture:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("sources"), list):
+        raise ValueError(f"{file} must be a mapping with a list 'sources'")
+    _check_fields(content, Mixture, str(file))
+    sources = []
+    for entry in content.pop("sources"):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{file}: a source must be a mapping, got {entry!r}")
+        _check_fields(entry, Source, f"{file}, source {entry.get('path')}")
+        path = root / str(entry["path"])
+        sources.append(Source(**entry | {"path": str(path) if path.exists() else str(entry["path"])}))
+    return Mixture(sources, **content)
+
+
+def _check_fields(content: dict[str, Any], kind: type, name: str) -> None:
+    allowed = [field.name for field in fields(kind)]
+    unknown = sorted(set(content) - set(allowed))
+    if unknown:
+        raise ValueError(f"{name} has the unknown field {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    if kind is Source and "path" not in content:
+        raise ValueError(f"{name} lacks 'path'")

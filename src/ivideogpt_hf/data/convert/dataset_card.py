@@ -1,0 +1,85 @@
+"""The card of a data set: what its report says, and what a person says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ...cards.text import CARDS, read_card_text
+from .conversion import DATA
+
+TEMPLATE = CARDS / "dataset.md"
+SHEET_FILE = "contact_sheet.png"
+
+
+@dataclass(frozen=True)
+class DatasetText:
+    """What a person has to say about a data set.
+
+    Attributes:
+        title: heading; None: the folder's name.
+        summary: what it shows, in a sentence or two.
+        source: where the episodes come from, and how they were made.
+        license: identifier as the Hub knows it.
+        licence_note: whose they are, and what that licence covers.
+    """
+
+    title: str | None = None
+    summary: str = "Episodes of video for training iVideoGPT world models."
+    source: str = "Not stated."
+    license: str | None = None
+    licence_note: str = "No licence was stated."
+
+    @classmethod
+    def read(cls, file: Path) -> DatasetText:
+        """Read a yaml file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if a key is unknown or of the wrong kind.
+        """
+        return read_card_text(cls, file)
+
+
+def render_dataset_card(
+    folder: Path, report: dict[str, Any], text: str, sizes: dict[str, int], card: DatasetText | None
+) -> DatasetCard:
+    """A card whose metadata names the splits, so that plain ``load_dataset`` finds them.
+
+    Args:
+        folder: of the data set.
+        report: as in report.json.
+        text: the same for people.
+        sizes: bytes of each split.
+        card: what a person says.
+    """
+    card = card or DatasetText()
+    splits = [split for split in sizes if report["splits"][split]]
+    data = DatasetCardData(
+        license=card.license,
+        tags=["robotics", "world-model", "video", "ivideogpt"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in splits],
+            }
+        ],
+        # `datasets` tells a folder that was written again from the one in its cache by these numbers.
+        dataset_info={
+            "splits": [
+                {"name": split, "num_examples": report["splits"][split], "num_bytes": sizes[split]} for split in splits
+            ]
+        },
+    )
+    shown = asdict(card) | {"title": card.title or folder.resolve().name}
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        schema_version=report["schema_version"],
+        sheet=SHEET_FILE,
+        report=text,
+        **shown,
+    )

@@ -1,0 +1,161 @@
+"""What a person checks before training on a data set: numbers, a picture, and a card for the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..drawing import Strip, contact_sheet
+from ..episodes import SCHEMA_VERSION, decode_frames
+from ..readers.parquet import ParquetReader
+from ..statistics import EpisodeStatistics, Moments
+from .conversion import DATA, TEST, TRAIN
+from .dataset_card import SHEET_FILE, DatasetText, render_dataset_card
+
+REPORT_FILE = "report.json"
+SHEET_EPISODES = 6
+LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
+
+
+def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
+    """Write report.json, contact_sheet.png and the data set card README.md beside the shards.
+
+    Args:
+        output: folder of the data set.
+        statistics: of its episodes.
+        card: what a person says of it.
+
+    Returns:
+        The report as text.
+    """
+    files = sorted((output / DATA).glob("*.parquet"))
+    report = summarize(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
+    (output / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _draw_sheet(output, statistics)
+    text = render(report)
+    sizes = {split: sum(f.stat().st_size for f in files if f.name.startswith(f"{split}-")) for split in (TRAIN, TEST)}
+    render_dataset_card(output, report, text, sizes, card).save(output / "README.md")
+    return text
+
+
+def summarize(statistics: EpisodeStatistics) -> dict[str, Any]:
+    """The statistics as plain values, with what is suspicious under "warnings"."""
+    lengths = np.array(sorted(statistics.lengths.elements()))
+    known = {name: number for name, number in statistics.successes.items() if name != "unknown"}
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "num_episodes": statistics.num_episodes,
+        "num_frames": statistics.num_frames,
+        "episode_frames": {
+            "min": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "mean": round(float(lengths.mean()), 2),
+            "max": int(lengths.max()),
+        },
+        "frame_sizes": dict(sorted(statistics.sizes.items())),
+        "success_rate": known.get("true", 0) / sum(known.values()) if known else None,
+        "rewards": _spread(statistics.rewards),
+        "returns": _spread(statistics.returns),
+        "actions": _actions(statistics),
+        "skipped": statistics.skipped,
+    }
+    report["warnings"] = _warnings(statistics, report)
+    return report
+
+
+def _spread(moments: Moments) -> dict[str, float] | None:
+    if moments.count == 0:
+        return None
+    values = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
+    return {name: round(float(value[0]), 6) for name, value in values.items()}
+
+
+def _actions(statistics: EpisodeStatistics) -> list[dict[str, Any]] | None:
+    """A row per dimension."""
+    moments = statistics.actions
+    if moments.count == 0:
+        return None
+    rows = []
+    for i in range(len(moments.mean)):
+        row: dict[str, Any] = {"name": statistics.action_names[i] if statistics.action_names else str(i)}
+        values = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
+        row |= {name: round(float(value[i]), 6) for name, value in values.items()}
+        row["constant"] = bool(moments.is_constant[i])
+        if statistics.out_of_bounds is not None:
+            row |= {"low": statistics.action_low[i], "high": statistics.action_high[i]}
+            row["out_of_bounds"] = statistics.out_of_bounds[i] / moments.count
+        rows.append(row)
+    return rows
+
+
+def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str]:
+    warnings = []
+    for row in report["actions"] or ():
+        if row["constant"]:
+            warnings.append(f"action {row['name']} is constant")
+        if row.get("out_of_bounds"):
+            warnings.append(f"action {row['name']} is out of its bounds in {row['out_of_bounds']:.1%} of the steps")
+        largest = max(abs(row["min"]), abs(row["max"]))
+        if largest > LARGE_ACTION:
+            warnings.append(
+                f"action {row['name']} is as large as {largest:.4g}, and models learn best from about -1 to 1: train "
+                f"with action_normalization in a mixture"
+            )
+    for camera, number in statistics.blank.items():
+        if number:
+            warnings.append(f"camera {camera} begins with a picture of one colour in {number} episodes")
+    if len({size.split()[-1] for size in statistics.sizes}) > 1:
+        warnings.append(f"frames have different sizes: {', '.join(sorted(statistics.sizes))}")
+    if 1 in statistics.lengths:
+        warnings.append(f"{statistics.lengths[1]} episodes have a single frame")
+    return warnings
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as text for a terminal or a card."""
+    frames = report["episode_frames"]
+    splits = ", ".join(f"{number} {split}" for split, number in report["splits"].items() if number)
+    lines = [
+        f"{report['num_episodes']} episodes ({splits}), {report['num_frames']} frames",
+        f"episode length: {frames['min']} to {frames['max']} frames, median {frames['median']:g}",
+        f"frames: {', '.join(f'{size} in {number} episodes' for size, number in report['frame_sizes'].items())}",
+    ]
+    if report["actions"]:
+        lines.append(f"{'action':>14} {'mean':>10} {'std':>10} {'min':>10} {'max':>10}")
+        for row in report["actions"]:
+            numbers = " ".join(f"{row[name]:>10.4g}" for name in ("mean", "std", "min", "max"))
+            lines.append(f"{row['name'][:14]:>14} {numbers}")
+    else:
+        lines.append("no actions")
+    if report["rewards"]:
+        lines.append(f"reward: mean {report['rewards']['mean']:.4g}, return: mean {report['returns']['mean']:.4g}")
+    if report["success_rate"] is not None:
+        lines.append(f"success rate: {report['success_rate']:.1%}")
+    lines += [f"skipped: {reason}" for reason in report["skipped"].values()]
+    lines += [f"check: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines)
+
+
+def _count(files: list[Path], split: str) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(file).num_rows for file in files if file.name.startswith(f"{split}-"))
+
+
+def _draw_sheet(output: Path, statistics: EpisodeStatistics) -> None:
+    """A row for each of a few episodes spread over the data set, and for each camera."""
+    reader = ParquetReader(output / DATA)
+    chosen = np.unique(np.linspace(0, len(reader) - 1, min(SHEET_EPISODES, len(reader))).round().astype(int))
+    reach = None
+    if statistics.actions.count:
+        reach = np.maximum(abs(statistics.actions.low), abs(statistics.actions.high))
+    strips = []
+    for index in chosen:
+        episode = reader[int(index)]
+        for camera, frames in episode.frames.items():
+            title = f"{episode.episode_id} {camera}"
+            strips.append(Strip(title, decode_frames(frames), episode.actions, episode.rewards, reach))
+    contact_sheet(strips, output / SHEET_FILE)

@@ -1,0 +1,266 @@
+"""Frame-by-frame decoding of the transformer with a prompt that candidates share.
+
+The keys and values of a prompt (the *prefix*) are stored once, however many rows continue it; what a row adds (its
+*tail*) is written in place into a preallocated buffer. Attention covers both with one softmax, so that the result is
+that of ordinary attention, to rounding.
+
+The last token of a frame is processed together with the slot of the next one: the tail begins with the last token of
+the prompt, and each frame adds a two-token pass and one pass for each further token but the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.token_layout import TokenLayout
+from .layers import Turns, compute_dtype, project, run_layers, turns_of
+from .sampling import Sampling, draw
+from .tails import Tail
+
+# Without a stated number of frames, buffers grow by this many at a time.
+FRAMES_PER_GROWTH = 8
+
+
+@torch.inference_mode()
+def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
+    """Keys and values of prompts (P, L) int64, all but the last token: (layers, 2, P, kv_heads, L - 1, head_dim)."""
+    config = transformer.config
+    num_prompts, length = len(prompts), prompts.shape[1] - 1
+    shape = (config.num_hidden_layers, 2, num_prompts, config.num_key_value_heads, length, config.head_dim)
+    prefix = torch.empty(shape, dtype=compute_dtype(transformer), device=prompts.device)
+
+    def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        prefix[index, 0], prefix[index, 1] = key, value
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+    turns = turns_of(transformer, torch.arange(length, device=prompts.device)[None])
+    run_layers(transformer, transformer.model.embed_tokens(prompts[:, :-1]), turns, attention)
+    return prefix
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One frame for each row.
+
+    Attributes:
+        tokens: (rows, tokens_per_future_frame) int64 vocabulary ids.
+        log_prob: (rows,) float32.
+        reward: (rows,) float as the head gives it, or None.
+        previous_reward: (rows,) that of the frame before, which this frame's first pass reads; None if there is none.
+        tail: with the frame added.
+        num_guessed, num_right: tokens of the draft that were tried, and that were kept.
+    """
+
+    tokens: Tensor
+    log_prob: Tensor
+    reward: Tensor | None
+    previous_reward: Tensor | None
+    tail: Tail
+    num_guessed: int
+    num_right: int
+
+
+class FrameDecoder:
+    """Decodes frames with one transformer.
+
+    Args:
+        transformer: the model; its layers are called one by one.
+        prefix: (layers, 2, P, kv_heads, L, head_dim) from `prefill`.
+        rows_per_prefix: rows i * rows_per_prefix ... belong to prefix i.
+    """
+
+    def __init__(self, transformer: IVideoGPTForCausalLM, prefix: Tensor, rows_per_prefix: int) -> None:
+        self.transformer = transformer
+        self.layout = transformer.config.layout
+        self.prefix = prefix
+        self.rows_per_prefix = rows_per_prefix
+        self.num_rows = prefix.shape[2] * rows_per_prefix
+        self.scaling = transformer.model.layers[0].self_attn.scaling
+        self.modulates = transformer.config.action_conditioning == "scale_shift"
+
+    def decode(
+        self,
+        tail: Tail,
+        last_tokens: Tensor,
+        actions: Tensor | None,
+        uniform: Tensor,
+        sampling: Sampling,
+        num_frames_ahead: int | None = None,
+        read_reward: bool = False,
+        sample_slot: bool = False,
+        draft: Tensor | None = None,
+    ) -> DecodedFrame:
+        """Decode the next frame of every row.
+
+        Args:
+            tail: what the rows hold so far; it stays valid.
+            last_tokens: (rows,) int64, the token before the slot.
+            actions: (rows, A) float as the model takes them, or None.
+            uniform: (rows, block_length) float32 in [0, 1): for the slot and for each token.
+            sampling: how to draw.
+            num_frames_ahead: frames to make room for, this one included; None: grow as needed.
+            read_reward: whether to read this frame's reward, which takes one pass more.
+            sample_slot: draw the slot's id too, instead of putting the slot there.
+            draft: (rows, tokens_per_future_frame) int64, what the frame may look like: `sampling.num_guesses` of its
+                tokens are tried in each pass, and kept as far as they are what is drawn anyway.
+        """
+        tail = self._make_room(tail, num_frames_ahead)
+        positions = torch.arange(self.layout.block_length + 1, device=self.prefix.device) + tail.length
+        positions = positions[None] + self.prefix.shape[-2]
+        turns = turns_of(self.transformer, positions if tail.start is None else positions - tail.start[:, None])
+        slot = torch.full_like(last_tokens, self.layout.slot_id)
+        if sample_slot:
+            hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, turns)
+            slot, _ = draw(project(hidden[:, -1], self.transformer.lm_head.weight), uniform[:, 0], sampling)
+            inputs, first = self._embed(slot[:, None]), 1
+        else:
+            hidden, first = None, 0
+            inputs = self._embed(torch.stack([last_tokens, slot], dim=1))
+            if actions is not None:
+                inputs[:, 1] += self.transformer.action_linear(actions.to(inputs.dtype))
+
+        tokens, log_probs, num_drawn, num_guessed = [], [], 0, 0
+        num_tokens = self.layout.tokens_per_future_frame
+        while num_drawn < num_tokens:
+            guesses = last_tokens.new_empty(len(last_tokens), 0)
+            if draft is not None:
+                guesses = draft[:, num_drawn : min(num_drawn + sampling.num_guesses, num_tokens - 1)]
+                inputs = torch.cat([inputs, self._embed(guesses)], dim=1)
+            new_hidden = self._forward(inputs, tail, first, turns, actions, num_before=int(first == 0))
+            hidden = new_hidden if hidden is None else hidden
+            num_new = 1 + guesses.shape[1]
+            drawn, log_prob = draw_tokens(
+                self.transformer,
+                self.layout,
+                new_hidden[:, -num_new:],
+                uniform[:, 1 + num_drawn : 1 + num_drawn + num_new],
+                sampling,
+            )
+            if num_new > 1:
+                num_guessed += num_new - 1
+                # A token counts if all guesses before it were right, in every row.
+                num_new = 1 + int((drawn[:, :-1] == guesses).all(0).cumprod(0).sum())
+            tokens.append(drawn[:, :num_new])
+            log_probs.append(log_prob[:, :num_new])
+            first += inputs.shape[1] - guesses.shape[1] + num_new - 1
+            num_drawn += num_new
+            if num_drawn < num_tokens or read_reward:
+                inputs = self._embed(tokens[-1][:, -1:])
+
+        end = tail.length + self.layout.block_length
+        reward = None
+        if read_reward:
+            # The last token's keys and values land where the next frame's first pass writes them again.
+            reward = reward_at_start(self.transformer, self._forward(inputs, tail, self.layout.block_length, turns))
+        tail.buffer.filled = end
+        return DecodedFrame(
+            tokens=torch.cat(tokens, dim=1),
+            log_prob=torch.cat(log_probs, dim=1).sum(1),
+            reward=reward,
+            previous_reward=reward_at_start(self.transformer, hidden) if tail.length else None,
+            tail=Tail(tail.buffer, end, tail.start),
+            num_guessed=num_guessed,
+            num_right=num_tokens - len(tokens),
+        )
+
+    def _make_room(self, tail: Tail, num_frames_ahead: int | None) -> Tail:
+        needed = tail.length + self.layout.block_length + 1  # one more for the pass that reads the reward
+        buffer = tail.buffer
+        if buffer is not None and buffer.filled == tail.length and buffer.storage.shape[-2] >= needed:
+            return tail
+        num_frames = FRAMES_PER_GROWTH if num_frames_ahead is None else num_frames_ahead
+        capacity = tail.length + self.layout.block_length * max(num_frames, 1) + 1
+        return tail.with_room(self.prefix, self.num_rows, capacity)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.transformer.model.embed_tokens(tokens)
+
+    def _forward(
+        self,
+        x: Tensor,
+        tail: Tail,
+        first: int,
+        turns: Turns,
+        actions: Tensor | None = None,
+        num_before: int = 0,
+    ) -> Tensor:
+        """Run (rows, n, hidden) embeddings through the layers, writing their keys and values into the tail's buffer,
+        ``first`` positions after its end. The first ``num_before`` belong to the frame before, and not to actions."""
+        start, stop = tail.length + first, tail.length + first + x.shape[1]
+        mask = self._mask(tail.start, start, stop, x.device)
+        storage = tail.buffer.storage[..., :stop, :]
+
+        def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            storage[index, 0, :, :, start:] = key
+            storage[index, 1, :, :, start:] = value
+            return attend(query * self.scaling, self.prefix[index], storage[index], mask)
+
+        turns = tuple(turn[:, first : first + x.shape[1]] for turn in turns)
+        return run_layers(self.transformer, x, turns, attention, actions if self.modulates else None, num_before)
+
+    def _mask(self, start: Tensor | None, length: int, stop: int, device: torch.device) -> Tensor | None:
+        """(rows or 1, 1, 1, n, stop) bool: which tail positions a query must not see; None if it sees all."""
+        if start is None and stop - length == 1:
+            return None
+        keys = torch.arange(stop, device=device)
+        hidden = keys > torch.arange(length, stop, device=device)[:, None]
+        if start is None:
+            return hidden[None, None, None]
+        return (hidden | (keys < start[:, None, None]))[:, None, None]
+
+
+def draw_tokens(
+    transformer: IVideoGPTForCausalLM, layout: TokenLayout, hidden: Tensor, uniform: Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
+    """Tokens (rows, n) and their log-probabilities, from (rows, n, hidden) and (rows, n) in [0, 1)."""
+    weight, first = transformer.lm_head.weight, 0
+    if sampling.restrict_to_codes:
+        first = layout.dynamics_offset
+        weight = weight[first : first + layout.num_dynamics_codes]
+    ids, log_prob = draw(project(hidden.flatten(0, 1), weight), uniform.flatten(), sampling)
+    return (ids + first).view(uniform.shape), log_prob.view(uniform.shape)
+
+
+def reward_at_start(transformer: IVideoGPTForCausalLM, hidden: Tensor) -> Tensor | None:
+    """What the reward head reads at the first of (rows, n, hidden): (rows,); None without such a head."""
+    if not transformer.config.predict_reward:
+        return None
+    head = transformer.reward_linear
+    return head(hidden[:, 0].to(head.weight.dtype))[:, 0]
+
+
+def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention over a shared prefix and a private tail with one softmax over both.
+
+    Args:
+        query: (rows, heads, n, d), scaled; row i continues prefix i // (rows // P).
+        prefix: (2, P, kv_heads, L, d) keys and values.
+        tail: (2, rows, kv_heads, M, d) keys and values.
+        mask: broadcastable to (rows, kv_heads, heads // kv_heads, n, M) bool, True where not to look; or None.
+
+    Returns:
+        (rows, heads, n, d).
+    """
+    rows, heads, num_queries, head_dim = query.shape
+    num_prefixes, kv_heads, prefix_length = prefix.shape[1:4]
+    groups = heads // kv_heads
+    # All queries that look at one prefix, of whatever row, are one matrix product.
+    by_row = query.reshape(rows, kv_heads, groups * num_queries, head_dim)
+    by_prefix = by_row.unflatten(0, (num_prefixes, -1)).transpose(1, 2)
+    on_prefix = by_prefix.flatten(2, 3) @ prefix[0].transpose(-1, -2)
+    on_prefix = on_prefix.unflatten(2, (-1, groups * num_queries)).transpose(1, 2).flatten(0, 1)
+    on_tail = by_row @ tail[0].transpose(-1, -2)
+    if mask is not None:
+        grouped = on_tail.view(rows, kv_heads, groups, num_queries, -1)
+        on_tail = grouped.masked_fill(mask, float("-inf")).view_as(on_tail)
+    weights = torch.cat([on_prefix, on_tail], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    on_prefix, on_tail = weights[..., :prefix_length], weights[..., prefix_length:]
+    by_prefix = on_prefix.unflatten(0, (num_prefixes, -1)).transpose(1, 2)
+    from_prefix = by_prefix.flatten(2, 3) @ prefix[1]
+    from_prefix = from_prefix.unflatten(2, (-1, groups * num_queries)).transpose(1, 2).flatten(0, 1)
+    return (from_prefix + on_tail @ tail[1]).reshape(rows, heads, num_queries, head_dim)

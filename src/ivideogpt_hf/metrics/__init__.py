@@ -1,0 +1,1 @@
+"""Distances between frames, for training, evaluation and planning."""

@@ -1,0 +1,93 @@
+"""Distances between two videos, frame by frame.
+
+Definitions are those of the paper's protocol (Wu et al., 2024): PSNR with an epsilon of 1e-8 on the squared error, SSIM
+with a Gaussian window of 11 pixels and sigma 1.5, LPIPS on VGG16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+PSNR_EPSILON = 1e-8
+FRAMES_PER_CHUNK = 64
+
+
+def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of pixels in [0, 1].
+
+    Args:
+        predicted: (..., T, 3, H, W) uint8.
+        truth: the same, or one video (T, 3, H, W) for all.
+
+    Returns:
+        (..., T) float32.
+
+    Raises:
+        ValueError: if shapes or dtypes do not match.
+    """
+    _check(predicted, truth)
+    return ((predicted.float() - truth.float()) / 255).square().mean((-3, -2, -1))
+
+
+def psnr(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB; arguments and errors as of `squared_error`. At most 80 dB, by the epsilon."""
+    return -10 * (squared_error(predicted, truth) + PSNR_EPSILON).log10()
+
+
+def ssim(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004), by scikit-image; arguments and errors as of `squared_error`.
+
+    Raises:
+        ImportError: without scikit-image; names the extra.
+    """
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise ImportError("SSIM needs scikit-image: pip install 'ivideogpt-hf[eval]'") from error
+    _check(predicted, truth)
+    videos = (predicted, truth.expand_as(predicted))
+    pairs = zip(*(video.flatten(0, -4).cpu().numpy() for video in videos), strict=True)
+    values = [
+        structural_similarity(
+            *pair, channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for pair in pairs
+    ]
+    return torch.tensor(values, dtype=torch.float32).view(predicted.shape[:-3])
+
+
+def lpips(predicted: Tensor, truth: Tensor, network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Perceptual distance (Zhang et al., 2018); arguments and errors as of `squared_error`.
+
+    Args:
+        network: from pairs (M, 3, H, W) float in [0, 1] to (M,), such as `ivideogpt_hf.metrics.lpips.LPIPS`.
+    """
+    _check(predicted, truth)
+    if predicted.ndim == truth.ndim:
+        pairs = [(predicted.flatten(0, -4), truth.flatten(0, -4))]
+    else:  # each true frame is looked at once for all predictions of it
+        pairs = [(frames, true[None]) for frames, true in zip(predicted.flatten(0, -5).unbind(1), truth, strict=True)]
+    values = torch.stack([_distances(network, *pair) for pair in pairs])
+    return values.T.reshape(predicted.shape[:-3])
+
+
+def _distances(network: Callable[[Tensor, Tensor], Tensor], frames: Tensor, truth: Tensor) -> Tensor:
+    """(M,) of frames (M, 3, H, W) uint8 from as many true ones, or from one, in chunks."""
+    parts = frames.split(FRAMES_PER_CHUNK)
+    truths = truth.split(FRAMES_PER_CHUNK) if len(truth) == len(frames) else [truth] * len(parts)
+    pairs = zip(parts, truths, strict=True)
+    return torch.cat([network(one.float() / 255, other.float() / 255).cpu() for one, other in pairs])
+
+
+def _check(predicted: Tensor, truth: Tensor) -> None:
+    for video in (predicted, truth):
+        if video.dtype != torch.uint8 or video.ndim < 4 or video.shape[-3] != 3:
+            raise ValueError(f"videos must be uint8 of shape (..., T, 3, H, W), got {video.dtype} {tuple(video.shape)}")
+    if predicted.shape != truth.shape and (truth.ndim != 4 or predicted.shape[-4:] != truth.shape):
+        raise ValueError(
+            f"videos must have one shape, or the truth be one video for all, got {tuple(predicted.shape)} and "
+            f"{tuple(truth.shape)}"
+        )

@@ -1,0 +1,20 @@
+"""What made a result: the command and the versions of packages."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("ivideogpt-hf", "torch", "transformers", "diffusers", "datasets", "safetensors")
+
+
+def describe_command() -> str:
+    """The command line that runs."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def describe_versions(*more: str) -> dict[str, str]:
+    """Versions of the packages that results depend on, and of ``more``."""
+    return {name: version(name) for name in (*PACKAGES, *more)}

@@ -1,0 +1,147 @@
+"""Publishing a checkpoint: weights, code, card, results and a picture, as one commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from .cards.facts import facts_of
+from .cards.model_card import CardText, check_card, leaderboard_results, render_card
+from .checkpoints import loading as checkpoints
+from .checkpoints.loading import EPISODE_FILE
+from .decoding.sampling import Sampling
+from .media.actions import read_actions
+from .media.video import read_video, side_by_side, write_video
+from .world.world_model import WorldModel
+
+METRICS_FILE, PREVIEW_FILE, ENVIRONMENT_FILE = "metrics.json", "preview.gif", "env.py"
+LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
+
+# What LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
+ENVIRONMENT = '''"""The world model in this repository as a gymnasium vector environment, for LeRobot's EnvHub."""
+
+from pathlib import Path
+
+from ivideogpt_hf import WorldModelVectorEnv
+
+
+def make_env(n_envs=1, use_async_envs=False, cfg=None):
+    """``n_envs`` imagined worlds, in one batch whatever ``use_async_envs`` says; they start in episode.npz."""
+    return WorldModelVectorEnv(Path(__file__).parent, num_envs=n_envs)
+'''
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What goes to the Hub.
+
+    Attributes:
+        folder: holds it, for as long as the context manager is open.
+        files: paths in it, with their sizes in bytes.
+        card: rendered.
+    """
+
+    folder: Path
+    files: dict[str, int]
+    card: ModelCard
+
+
+@contextmanager
+def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None) -> Iterator[Publication]:
+    """Put together what `publish` uploads.
+
+    Args:
+        folder: a checkpoint, in either layout, or "default"; its metrics.json and episode.npz go along.
+        repo_id: where it will be.
+        card: yaml with what a person says, see `CardText`.
+        preview: a picture or video for the card; None: one is predicted from episode.npz, where there is one.
+
+    Raises:
+        OSError: if a file is missing or cannot be read.
+        ValueError: if checkpoint or card are not what they must be.
+    """
+    folder = checkpoints.fetch(folder)
+    text = CardText.read(card)
+    world = WorldModel.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as name:
+        stage = Path(name)
+        world.save_pretrained(stage, remote_code=True)
+        for file in (METRICS_FILE, EPISODE_FILE):
+            if (folder / file).is_file():
+                shutil.copy(folder / file, stage / file)
+        if preview is not None:
+            preview_name = PREVIEW_FILE if Path(preview).suffix == ".gif" else f"preview{Path(preview).suffix}"
+            shutil.copy(preview, stage / preview_name)
+        else:
+            preview_name = PREVIEW_FILE if _draw_preview(world, stage) else None
+        if world.spec.action_dim and (stage / EPISODE_FILE).is_file():
+            (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT, encoding="utf-8")
+        metrics_file = stage / METRICS_FILE
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.is_file() else {}
+        leaderboard = leaderboard_results(metrics)
+        if leaderboard is not None:
+            (stage / LEADERBOARD_FILE).parent.mkdir()
+            (stage / LEADERBOARD_FILE).write_text(leaderboard, encoding="utf-8")
+        facts = facts_of(world.vq_model, world.transformer, world.spec)
+        rendered = render_card(facts, repo_id, text, metrics, preview_name)
+        rendered.save(stage / "README.md")
+        files = {
+            path.relative_to(stage).as_posix(): path.stat().st_size
+            for path in sorted(stage.rglob("*"))
+            if path.is_file()
+        }
+        yield Publication(stage, files, rendered)
+
+
+def _draw_preview(world: WorldModel, folder: Path) -> bool:
+    """Predict the beginning of the folder's episode; whether there is one."""
+    episode = folder / EPISODE_FILE
+    if not episode.is_file():
+        return False
+    spec, frames = world.spec, read_video(episode)
+    num_context, num_future = (
+        spec.num_context_frames,
+        min(len(frames) - spec.num_context_frames, spec.max_future_frames),
+    )
+    actions = read_actions(episode)[num_context - 1 :][:num_future][None] if spec.action_dim else None
+    rollout = world.rollout(frames[None, :num_context], actions, num_frames=num_future, sampling=Sampling(seed=0))
+    truth = frames[num_context:][:num_future]
+    write_video(side_by_side(truth, rollout.frames[0]), folder / PREVIEW_FILE, scale=4)
+    return True
+
+
+def publish(
+    publication: Publication,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Upload what was prepared, as one commit.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        ValueError: if the Hub would refuse the card's metadata; nothing is uploaded then.
+        OSError: if the Hub refuses the upload or cannot be reached.
+    """
+    check_card(publication.card)
+    return checkpoints.push(
+        lambda folder: shutil.copytree(publication.folder, folder, dirs_exist_ok=True),
+        repo_id,
+        private=private,
+        revision=revision,
+        token=token,
+        create_pr=create_pr,
+        commit_message="Publish iVideoGPT world model",
+    )

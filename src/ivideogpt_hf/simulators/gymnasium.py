@@ -1,0 +1,64 @@
+"""Any gymnasium environment with continuous actions that renders rgb arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..media.pixels import resize_pixels
+from .base import Simulator, Transition
+
+
+class GymnasiumSimulator(Simulator):
+    """An environment by its gymnasium id, as ``gymnasium.make(id, render_mode="rgb_array")`` makes it.
+
+    ``info["is_success"]`` or ``info["success"]`` tells success, where there is one of them.
+
+    Args:
+        environment_id: such as "Pendulum-v1", or "package:Name-v0" to import a package that registers it.
+        size: side of the frames, in pixels; rendered frames are resized to it.
+        options: further arguments of ``gymnasium.make``.
+
+    Raises:
+        ImportError: without gymnasium; names the extra.
+        ValueError: if there is no such environment, its actions are not a bounded box of one dimension, or it does not
+            render.
+    """
+
+    def __init__(self, environment_id: str, size: int, **options: Any) -> None:
+        try:
+            import gymnasium
+        except ImportError as error:
+            raise ImportError("simulated environments need gymnasium: pip install 'ivideogpt-hf[gymnasium]'") from error
+        try:
+            self._environment = gymnasium.make(environment_id, render_mode="rgb_array", **options)
+        except gymnasium.error.Error as error:
+            raise ValueError(f"gymnasium cannot make {environment_id!r}: {error}") from error
+        space = self._environment.action_space
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
+            raise ValueError(f"{environment_id} has the actions {space}; a bounded one-dimensional Box is needed")
+        self.task = environment_id.split(":")[-1].split("/")[-1]
+        self.size = size
+        self.action_low, self.action_high = space.low.astype(np.float32), space.high.astype(np.float32)
+
+    def reset(self, seed: int) -> None:
+        self.observation, _ = self._environment.reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> Transition:
+        dtype = self._environment.action_space.dtype
+        self.observation, reward, terminated, truncated, info = self._environment.step(action.astype(dtype))
+        success = info.get("is_success", info.get("success"))
+        success = None if success is None else bool(success)
+        return Transition(float(reward), success, bool(terminated or truncated))
+
+    def render(self) -> np.ndarray:
+        image = self._environment.render()
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"{self.task} does not render RGB images: got {type(image).__name__}")
+        if image.shape[:2] == (self.size, self.size):
+            return np.ascontiguousarray(image, dtype=np.uint8)
+        return resize_pixels(image[None].astype(np.uint8), (self.size, self.size))[0]
+
+    def close(self) -> None:
+        self._environment.close()

@@ -1,0 +1,1 @@
+"""The world model: states, stepping, rollouts."""

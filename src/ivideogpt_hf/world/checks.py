@@ -1,0 +1,196 @@
+"""Checks of what comes in at the world-model boundary. Everything is told, nothing is repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..models.configuration_ivideogpt import IVideoGPTConfig
+from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..spec import WorldModelSpec
+from .state import WorldState
+
+STEP_OUTPUTS = ("frames", "rewards", "tokens")
+OUTPUTS = (*STEP_OUTPUTS, "statistics")
+
+
+def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor: IVideoGPTVideoProcessor) -> None:
+    """The parts of a world model must fit each other.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if vq_config.layout != config.layout:
+        raise ValueError(
+            f"VQ model and transformer disagree on the token layout: {vq_config.layout} and {config.layout}; after "
+            f"vq_model.resize_context(n) set transformer.config.num_context_frames = n too"
+        )
+    if processor.frame_size != vq_config.frame_size:
+        raise ValueError(
+            f"the processor makes frames of {processor.frame_size}, the VQ model takes {vq_config.frame_size}"
+        )
+    width = processor.padded_action_dim or processor.action_dim
+    if width is not None and width != config.action_dim:
+        raise ValueError(
+            f"the processor describes {width} action dimensions, the transformer takes {config.action_dim}"
+        )
+
+
+def check_frames(frames: Tensor, spec: WorldModelSpec) -> None:
+    """Context frames must be uint8 (B, C, 3, H, W).
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+        got = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
+        raise ValueError(
+            f"frames must be a torch.uint8 tensor with values 0 ... 255, got {got}; IVideoGPTPipeline takes files, "
+            f"images and float arrays"
+        )
+    height, width = spec.frame_size
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"frames must have shape (B, C, 3, H, W) with 3 colour channels, got {tuple(frames.shape)}")
+    if frames.shape[3:] != (height, width):
+        raise ValueError(
+            f"this model takes frames of {height} x {width} pixels, got {frames.shape[3]} x {frames.shape[4]}; "
+            f"world.processor.resize_frames(frames) resizes them"
+        )
+    if frames.shape[1] != spec.num_context_frames:
+        few = "fewer" if frames.shape[1] < spec.num_context_frames else "more"
+        raise ValueError(
+            f"got {frames.shape[1]} context frames, {few} than the {spec.num_context_frames} that this model takes"
+        )
+    if not len(frames):
+        raise ValueError("frames must hold at least one clip")
+
+
+def check_observed_frame(frame: Tensor, batch_size: int, spec: WorldModelSpec) -> None:
+    """A real frame for each row must be uint8 (B, 3, H, W).
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    height, width = spec.frame_size
+    expected = (batch_size, 3, height, width)
+    if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.shape != expected:
+        got = f"{frame.dtype} {tuple(frame.shape)}" if isinstance(frame, Tensor) else type(frame).__name__
+        raise ValueError(f"the observed frame must be a torch.uint8 tensor of shape {expected}, got {got}")
+
+
+def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
+    """A state must come from networks of these sizes, and be where they are, in their precision.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    device, dtype = transformer.device, vq_model.dtype
+    if state.device != device:
+        raise ValueError(
+            f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"
+        )
+    for memory in state.contexts.memory[:1]:
+        if memory.key.dtype != dtype:
+            raise ValueError(f"the state is in {memory.key.dtype}, the world model in {dtype}; reset it again")
+    config, layout, prefix = transformer.config, transformer.config.layout, state.contexts.prefix
+    sizes = (state.tokens.shape[-1], prefix.shape[-2] + 1, prefix.shape[0], *prefix.shape[3:6:2])
+    expected = (
+        *(layout.tokens_per_future_frame, layout.prompt_length, config.num_hidden_layers),
+        *(config.num_key_value_heads, config.head_dim),
+    )
+    if sizes != expected:
+        names = ("tokens per frame", "tokens in the prompt", "layers", "key/value heads", "values per head")
+        told = ", ".join(
+            f"{mine} {name}, not {own}" for name, mine, own in zip(names, sizes, expected, strict=True) if mine != own
+        )
+        raise ValueError(f"the state is of another world model: {told}")
+
+
+def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None:
+    """Actions must be finite and of shape (*leading, A); returns them as float32.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if actions is None:
+        if spec.action_dim:
+            raise ValueError(f"this model is action-conditioned: actions of width {spec.action_dim} are missing")
+        return None
+    if not spec.action_dim:
+        raise ValueError("actions were given to an action-free model; leave them out")
+    if not isinstance(actions, Tensor):
+        raise ValueError(f"actions must be a torch tensor, got {type(actions).__name__}")
+    if actions.ndim != len(leading) + 1 or actions.shape[:-1] != leading:
+        raise ValueError(f"actions must have shape {(*leading, spec.action_dim)}, got {tuple(actions.shape)}")
+    if actions.shape[-1] != spec.action_dim:
+        raise ValueError(f"this model takes actions of width {spec.action_dim}, got width {actions.shape[-1]}")
+    actions = actions.float()
+    if not torch.isfinite(actions).all():
+        row = tuple(torch.isfinite(actions).logical_not().nonzero()[0].tolist())
+        raise ValueError(f"actions contain NaN or infinite values, first at index {row}")
+    return actions
+
+
+def check_outputs(outputs: Sequence[str], allowed: tuple[str, ...] = OUTPUTS) -> frozenset[str]:
+    """Resolve ``outputs`` to a set of names.
+
+    Raises:
+        ValueError: if an output is unknown.
+    """
+    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in allowed]
+    if unknown:
+        raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")
+    return frozenset(outputs)
+
+
+def check_decode_steps(decode_steps: str | Sequence[int], num_frames: int) -> tuple[int, ...]:
+    """Resolve ``decode_steps`` to sorted step numbers.
+
+    Raises:
+        ValueError: if a step is not among the ``num_frames`` predicted ones.
+    """
+    if decode_steps == "all":
+        return tuple(range(num_frames))
+    if decode_steps == "last":
+        return (num_frames - 1,)
+    if isinstance(decode_steps, str) or any(not 0 <= step < num_frames for step in decode_steps):
+        raise ValueError(f"decode_steps must be 'all', 'last' or steps of 0 ... {num_frames - 1}, got {decode_steps!r}")
+    return tuple(sorted(set(decode_steps)))
+
+
+def plan_candidates(
+    actions: Tensor | None, num_contexts: int, num_frames: int | None, num_samples: int | None, spec: WorldModelSpec
+) -> tuple[Tensor | None, int | None, int]:
+    """Sort out how many futures of what length are asked for.
+
+    Returns:
+        actions (B * N, T, A) float32 or None, N or None if there is no candidate axis, and T.
+
+    Raises:
+        ValueError: if the arguments contradict each other or the model.
+    """
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if actions is None:
+        check_actions(None, (), spec)
+        if num_frames is None or num_frames < 1:
+            raise ValueError(f"an action-free rollout needs num_frames >= 1, got {num_frames}")
+        return None, num_samples, num_frames
+    if not isinstance(actions, Tensor) or actions.ndim not in (3, 4):
+        got = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
+        raise ValueError(f"actions must be a tensor of shape (B, T, A) or (B, N, T, A), got {got}")
+    if actions.ndim == 4 and num_samples is not None:
+        raise ValueError("actions of shape (B, N, T, A) already say how many candidates there are; drop num_samples")
+    length = actions.shape[-2]
+    if length < 1 or num_frames not in (None, length):
+        raise ValueError(f"num_frames is {num_frames}, but there are {length} actions; each leads to one frame")
+    num_candidates = actions.shape[1] if actions.ndim == 4 else num_samples
+    actions = check_actions(actions, (num_contexts, *actions.shape[1:-1]), spec)
+    if actions.ndim == 4:
+        return actions.flatten(0, 1), num_candidates, length
+    return actions.repeat_interleave(num_samples or 1, dim=0), num_candidates, length

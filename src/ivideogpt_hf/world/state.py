@@ -1,0 +1,266 @@
+"""Where imagined worlds stand: contexts that are shared, and states that can be kept, branched, joined and saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..decoding.tails import Tail, TailBuffer, starts_of
+from ..models.modeling_ivideogpt_vq import ContextMemory
+
+# Fields of a `WorldState` that hold one number per row.
+PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
+SNAPSHOT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """P contexts, computed once and shared by all rows that continue them.
+
+    Args:
+        frames: (P, C, 3, H, W) uint8.
+        last_tokens: (P,) int64, the last token of each prompt.
+        prefix: (layers, 2, P, kv_heads, L, head_dim), keys and values of the prompts without their last token.
+        memory: keys and values for each cross-attention of the VQ decoder.
+    """
+
+    frames: Tensor
+    last_tokens: Tensor
+    prefix: Tensor
+    memory: tuple[ContextMemory, ...]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def select(self, indices: Tensor) -> Contexts:
+        """Copy the given contexts."""
+        memory = tuple(ContextMemory(m.key[indices], m.value[indices]) for m in self.memory)
+        return Contexts(self.frames[indices], self.last_tokens[indices], self.prefix[:, :, indices], memory)
+
+    def to(self, device: torch.device) -> Contexts:
+        """Copy to a device."""
+        memory = tuple(ContextMemory(m.key.to(device), m.value.to(device)) for m in self.memory)
+        moved = (tensor.to(device) for tensor in (self.frames, self.last_tokens, self.prefix))
+        return Contexts(*moved, memory)
+
+    @staticmethod
+    def cat(contexts: Sequence[Contexts]) -> Contexts:
+        """Join."""
+        joined = zip(*(c.memory for c in contexts), strict=True)
+        return Contexts(
+            torch.cat([c.frames for c in contexts]),
+            torch.cat([c.last_tokens for c in contexts]),
+            torch.cat([c.prefix for c in contexts], dim=2),
+            tuple(ContextMemory(torch.cat([m.key for m in ms]), torch.cat([m.value for m in ms])) for ms in joined),
+        )
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """Where B imagined worlds stand. Immutable: stepping returns a new state and leaves the old one valid, so that
+    keeping a state is all that undo needs.
+
+    Args:
+        contexts: the P contexts that the rows continue.
+        context_of_row: B indices into `contexts`.
+        tokens: (B, n, tokens_per_future_frame) int64, frames since the context; rows with fewer than n frames are
+            filled up at the front.
+        tail: what those frames added to the prompts' keys and values.
+        num_frames: per row, frames since its context.
+        num_steps: per row, frames since `WorldModel.reset`, whatever was re-anchored since.
+        streams: per row, the number of its stream of random numbers: `fork` gives each branch its own.
+    """
+
+    contexts: Contexts
+    context_of_row: tuple[int, ...]
+    tokens: Tensor
+    tail: Tail
+    num_frames: tuple[int, ...]
+    num_steps: tuple[int, ...]
+    streams: tuple[int, ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows B."""
+        return len(self.context_of_row)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        return self.tokens.device
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its keys and values take: of contexts, which states may share, and of rows."""
+        memory = (tensor for m in self.contexts.memory for tensor in (m.key, m.value))
+        tail = 0 if self.tail.buffer is None else self.tail.buffer.storage.nbytes
+        return self.contexts.prefix.nbytes + sum(tensor.nbytes for tensor in memory) + tail
+
+    @property
+    def rows_per_context(self) -> int | None:
+        """N where rows 0 ... N-1 continue context 0, the next N context 1 and so on; None in any other order."""
+        per_context, rest = divmod(self.batch_size, len(self.contexts))
+        grouped = tuple(row // per_context for row in range(self.batch_size)) if per_context and not rest else None
+        return per_context if grouped == self.context_of_row else None
+
+    def grouped(self) -> WorldState:
+        """The same state with rows in the order of their contexts; copies contexts only where that takes it."""
+        if self.rows_per_context is not None:
+            return self
+        indices = torch.tensor(self.context_of_row, device=self.device)
+        return replace(self, contexts=self.contexts.select(indices), context_of_row=tuple(range(self.batch_size)))
+
+    def fork(self, num_branches: int) -> WorldState:
+        """Branch every row: B rows become B * num_branches, the branches of row 0 first. Contexts are not copied.
+
+        Branches given the same actions stay equal under greedy sampling or common random numbers; otherwise each draws
+        its own future.
+
+        Raises:
+            ValueError: if num_branches is smaller than one.
+        """
+        if num_branches < 1:
+            raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+        rows = [row for row in range(self.batch_size) for _ in range(num_branches)]
+        forked = self.select_rows(rows)
+        # Streams are 64-bit numbers on the device; a deep tree wraps around.
+        streams = (
+            (stream * num_branches + branch) % 2**63 for stream in self.streams for branch in range(num_branches)
+        )
+        return replace(forked, streams=tuple(streams))
+
+    def index(self, rows: Sequence[int] | Tensor) -> WorldState:
+        """Take the given rows, in the given order; a row may be taken more than once.
+
+        Raises:
+            IndexError: if a row does not exist.
+        """
+        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
+        bad = [row for row in rows if not -self.batch_size <= row < self.batch_size]
+        if bad or not rows:
+            raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
+        rows = [row % self.batch_size for row in rows]
+        selected = self.select_rows(rows)
+        used = list(dict.fromkeys(selected.context_of_row))
+        if len(used) == len(self.contexts):
+            return selected
+        renumbered = tuple(used.index(context) for context in selected.context_of_row)
+        contexts = self.contexts.select(torch.tensor(used, device=self.device))
+        return replace(selected, contexts=contexts, context_of_row=renumbered)
+
+    def select_rows(self, rows: Sequence[int]) -> WorldState:
+        """As `index`, of rows that exist, and with all contexts, used or not: none is copied."""
+        taken = torch.tensor(rows, device=self.device)
+        chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
+        unused = self.tokens.shape[1] - max(chosen["num_frames"])
+        lengths = [self._tail_length(count) for count in chosen["num_frames"]]
+        return replace(self, tokens=self.tokens[taken, unused:], tail=self.tail.select(taken, lengths), **chosen)
+
+    def _tail_length(self, num_frames: int) -> int:
+        """Positions that so many frames take in a tail: their tokens and slots."""
+        return num_frames * (self.tokens.shape[2] + 1)
+
+    @staticmethod
+    def cat(states: Sequence[WorldState]) -> WorldState:
+        """Join states of one world model, of any ages, row after row.
+
+        Raises:
+            ValueError: if there is nothing to join, or the states are on different devices.
+        """
+        if not states:
+            raise ValueError("WorldState.cat needs at least one state")
+        if len({state.device for state in states}) > 1:
+            raise ValueError(f"states are on different devices: {[str(state.device) for state in states]}")
+        # Branches of one context keep sharing it.
+        contexts = list({id(state.contexts): state.contexts for state in states}.values())
+        first = dict(zip(map(id, contexts), _running_sum([len(c) for c in contexts]), strict=True))
+        longest = max(count for state in states for count in state.num_frames)
+        valid_token = next((s.tokens.flatten()[0].item() for s in states if s.tokens.numel()), 0)
+        tokens = [
+            # A negative width cuts what no row has any more.
+            torch.nn.functional.pad(s.tokens, (0, 0, longest - s.tokens.shape[1], 0), value=valid_token)
+            for s in states
+        ]
+        per_row = ("num_frames", "num_steps", "streams")
+        return WorldState(
+            contexts=contexts[0] if len(contexts) == 1 else Contexts.cat(contexts),
+            context_of_row=tuple(first[id(s.contexts)] + context for s in states for context in s.context_of_row),
+            tokens=torch.cat(tokens),
+            tail=Tail.cat([s.tail for s in states], [list(map(s._tail_length, s.num_frames)) for s in states]),
+            **{name: tuple(value for s in states for value in getattr(s, name)) for name in per_row},
+        )
+
+    def to(self, device: torch.device | str) -> WorldState:
+        """Copy to a device."""
+        device = torch.device(device)
+        return replace(
+            self, contexts=self.contexts.to(device), tokens=self.tokens.to(device), tail=self.tail.to(device)
+        )
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write a snapshot: a safetensors file with a JSON header. The weights are not part of it.
+
+        Raises:
+            OSError: if it cannot be written; a file that was there is then unchanged.
+        """
+        contexts = self.contexts
+        tensors = {"frames": contexts.frames, "last_tokens": contexts.last_tokens, "prefix": contexts.prefix}
+        for number, memory in enumerate(contexts.memory):
+            tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
+        tensors["tokens"] = self.tokens
+        if self.tail.length:
+            tensors["tail"] = self.tail.storage
+        header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
+        aside = Path(f"{os.fspath(file)}.partial")
+        try:
+            save_file({name: x.contiguous() for name, x in tensors.items()}, aside, {"state": json.dumps(header)})
+            aside.replace(file)
+        except (OSError, SafetensorError) as error:
+            if aside.is_file():
+                aside.unlink()
+            raise OSError(f"the state could not be written to {file}: {error}") from error
+
+    @staticmethod
+    def load(file: str | os.PathLike[str], device: torch.device | str = "cpu") -> WorldState:
+        """Read a snapshot; it goes on exactly where it was saved, with the weights with which it was made.
+
+        Raises:
+            OSError: if there is no such file, or it is damaged.
+            ValueError: if it holds something else, or a snapshot of another version.
+        """
+        try:
+            with safe_open(file, framework="pt", device=str(device)) as opened:
+                header = json.loads((opened.metadata() or {}).get("state", "null"))
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"the snapshot {file} cannot be read: {error}") from error
+        if header is None or header.get("version") != SNAPSHOT_VERSION:
+            raise ValueError(f"{file} is no snapshot of a WorldState, version {SNAPSHOT_VERSION}")
+        num_memories = sum(name.endswith(".key") for name in tensors)
+        memory = tuple(
+            ContextMemory(tensors[f"memory.{number}.key"], tensors[f"memory.{number}.value"])
+            for number in range(num_memories)
+        )
+        state = WorldState(
+            Contexts(tensors["frames"], tensors["last_tokens"], tensors["prefix"], memory),
+            tokens=tensors["tokens"],
+            tail=Tail(),
+            **{name: tuple(header[name]) for name in PER_ROW},
+        )
+        if "tail" not in tensors:
+            return state
+        lengths = [state._tail_length(count) for count in state.num_frames]
+        buffer = TailBuffer(tensors["tail"], max(lengths))
+        return replace(state, tail=Tail(buffer, buffer.filled, starts_of(lengths, state.device)))
+
+
+def _running_sum(lengths: Sequence[int]) -> list[int]:
+    return [sum(lengths[:i]) for i in range(len(lengths))]

@@ -1,0 +1,123 @@
+"""Model cards: what they say, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ivideogpt_hf.cards.facts import facts_of
+from ivideogpt_hf.cards.model_card import CARDS, CardText, leaderboard_results, render_card
+
+SHIPPED = sorted(CARDS.glob("*.yaml"))
+METRICS = {
+    "commands": ["make train"],
+    "evaluation": {
+        "command": "python evaluate.py",
+        "num_clips": 7,
+        "num_samples": 4,
+        "protocol": {"num_context_frames": 2, "num_future_frames": 10},
+        "mean": {"model": {"psnr": 28.5, "lpips": 0.0123, "mse": 0.1}, "repeat the last frame": {"psnr": 25.0}},
+    },
+}
+TEXT = CardText(title="A model", license="mit", datasets=[{"name": "arm", "id": "u/arm"}])
+
+
+def card_of(world, text=TEXT, metrics=METRICS, **options):
+    facts = facts_of(world.vq_model, world.transformer, world.spec)
+    return render_card(facts, "user/model", text, metrics, **options)
+
+
+def test_results_come_from_the_metrics_file(world):
+    card = card_of(world)
+    assert "| PSNR (dB) | 28.5 | 25 |" in card.content
+    assert "| LPIPS (VGG) | 0.0123 | - |" in card.content
+    assert "2 context frames to 10 predicted ones" in card.content
+    assert "the mean over 4 samples of 7 clips." in card.content
+    (psnr, lpips) = card.data.eval_results
+    assert (psnr.metric_type, psnr.metric_value) == ("psnr", 28.5)
+    assert lpips.metric_value == 0.0123
+    assert "`make train`" in card.content
+
+
+def test_fvd_is_shown_where_it_was_measured(world):
+    frechet = {"FVD (I3D)": {"predicted frames only": 61.5, "with reconstructed context frames": 50.0}}
+    card = card_of(world, metrics=METRICS | {"evaluation": METRICS["evaluation"] | {"frechet": frechet}})
+    assert "| FVD | 61.5 | - |" in card.content
+
+
+@pytest.mark.parametrize(("path", "there"), [("user/arm", True), ("folder", False), ("../datasets/arm", False)])
+def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
+    evaluation = METRICS["evaluation"] | {"data": [{"path": path}]}
+    content = leaderboard_results({"evaluation": evaluation})
+    if not there:
+        assert content is None
+        return
+    first = yaml.safe_load(content)[0]
+    assert first["dataset"] == {"id": "user/arm", "task_id": "video_prediction_psnr"}
+    assert first["value"] == 28.5
+
+
+def test_facts_come_from_the_checkpoint(world, free_world):
+    with_actions, without = card_of(world), card_of(free_world)
+    assert "| actions | 3 wide |" in with_actions.content
+    assert 'out = pipe("clip.mp4", num_frames=6)' in without.content
+    assert (with_actions.data.pipeline_tag, without.data.pipeline_tag) == ("robotics", "image-to-video")
+    assert f"{sum(p.numel() for p in world.transformer.parameters()):,}" in with_actions.content
+
+
+def test_metadata_is_for_the_hub(world):
+    metadata = card_of(world).data.to_dict()
+    assert metadata["license"] == "mit"
+    assert metadata["library_name"] == "ivideogpt_hf"
+    assert metadata["datasets"] == ["u/arm"]
+    assert {"world-model", "arxiv:2405.15223"} <= set(metadata["tags"])
+    assert metadata["model-index"][0]["name"] == "model"
+
+
+def test_a_card_without_results_says_so(world):
+    card = card_of(world, metrics={})
+    assert "None were measured." in card.content
+    assert card.data.eval_results is None
+
+
+@pytest.mark.parametrize("preview", [None, "preview.gif"])
+def test_a_picture_is_shown_where_there_is_one(world, preview):
+    assert ("![Left: real" in card_of(world, preview=preview).content) == (preview is not None)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_cards_render(world, file):
+    text = CardText.read(file)
+    card = card_of(world, text, METRICS if file.stem == "default" else {})
+    assert text.summary in card.content
+    assert text.licence_note in card.content
+    assert "{{" not in card.content
+    assert "None" not in card.content.replace("None were measured.", "")
+    if text.published:
+        assert card.data.eval_results[0].metric_value == text.published["rows"][0]["fvd"]
+
+
+def test_there_is_a_card_for_the_default_and_every_released_checkpoint():
+    assert len(SHIPPED) == 10
+    assert all("authors" in CardText.read(file).licence_note for file in SHIPPED if file.stem != "default")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licens": "mit"}, "not licens"),
+        ({"datasets": "arm"}, "datasets: of the wrong kind"),
+        ({"title": 3}, "title: of the wrong kind"),
+    ],
+)
+def test_a_card_file_that_is_wrong_is_refused(tmp_path, change, message):
+    content = yaml.safe_load((CARDS / "default.yaml").read_text()) | change
+    file = Path(tmp_path / "card.yaml")
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=message):
+        CardText.read(file)
+
+
+def test_a_card_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no card"):
+        CardText.read(tmp_path / "card.yaml")

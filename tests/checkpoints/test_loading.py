@@ -1,0 +1,218 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ivideogpt_hf import IVideoGPTVQModel, Sampling, WorldModel
+from ivideogpt_hf.checkpoints.loading import is_released
+from ivideogpt_hf.checkpoints.released import save_released
+from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
+
+GREEDY = Sampling(greedy=True)
+WEIGHTS = {
+    "released": ("tokenizer/diffusion_pytorch_model.safetensors", "transformer/model.safetensors"),
+    "ours": ("tokenizer/model.safetensors", "transformer/model.safetensors"),
+}
+
+
+@pytest.fixture(params=["released", "ours"])
+def saved(request, world, tmp_path):
+    """A checkpoint in one layout: (layout, folder)."""
+    if request.param == "released":
+        save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    else:
+        world.save_pretrained(tmp_path)
+    return request.param, tmp_path
+
+
+def edit(file, change):
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_a_saved_world_is_the_same_world(world, saved):
+    layout, folder = saved
+    assert is_released(folder) == (layout == "released")
+    loaded = WorldModel.from_pretrained(folder)
+    assert loaded.spec == world.spec
+    args = (random_frames(1, 2), random_actions(1, 2, 3))
+    assert_same_frames(loaded.rollout(*args, sampling=GREEDY).frames, world.rollout(*args, sampling=GREEDY).frames)
+
+
+def test_our_layout_keeps_what_the_released_one_cannot(tmp_path):
+    processor = {"action_low": [-1.0] * 3, "action_high": [1.0] * 3, "reward_transform": "symlog"}
+    world = build_world(
+        action_dim=3, predict_reward=True, goal_conditioned=True, num_trained_frames=4, processor=processor
+    )
+    world.save_pretrained(tmp_path)
+    loaded = WorldModel.from_pretrained(tmp_path)
+    assert loaded.spec == world.spec
+    assert loaded.processor.reward_transform == "symlog"
+
+
+def test_action_statistics_are_folded_into_the_released_weights(tmp_path):
+    statistics = {"action_mean": [1.0, -2.0, 0.5], "action_std": [0.5, 2.0, 4.0]}
+    world = build_world(action_dim=3, processor=statistics)
+    save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    args = (random_frames(1, 2), random_actions(1, 3, 3))
+    expected = world.rollout(*args, sampling=GREEDY).log_probs
+    released = WorldModel.from_pretrained(tmp_path).rollout(*args, sampling=GREEDY).log_probs
+    torch.testing.assert_close(released, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_action_width_and_heads_are_read_from_the_weights(tmp_path):
+    world = build_world(action_dim=7, predict_reward=True, reconstruct_actions=True)
+    save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    assert "action_dim" not in json.loads((tmp_path / "transformer/config.json").read_text())
+    config = WorldModel.from_pretrained(tmp_path).transformer.config
+    assert (config.action_dim, config.predict_reward, config.reconstruct_actions) == (7, True, True)
+
+
+def test_goal_conditioning_can_be_told_for_a_released_checkpoint(tmp_path):
+    world = build_world()
+    save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    assert not WorldModel.from_pretrained(tmp_path).spec.goal_conditioned
+    assert WorldModel.from_pretrained(tmp_path, goal_conditioned=True).spec.goal_conditioned
+
+
+def test_grouped_query_models_survive_the_released_config(tmp_path):
+    world = build_world(num_key_value_heads=2)
+    save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+    assert WorldModel.from_pretrained(tmp_path).transformer.config.num_key_value_heads == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"resolution": (16, 24)},
+        {"num_attention_heads": 8},
+        {"normalize_latents": True},
+        {"repeat_last_context": True},
+    ],
+)
+def test_what_the_original_code_cannot_express_is_refused(tmp_path, config):
+    world = build_world(vq=config, max_position_embeddings=300)
+    with pytest.raises(ValueError, match="the original code"):
+        save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
+
+
+def test_dtype_is_the_callers(saved):
+    assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
+    assert WorldModel.from_pretrained(saved[1]).transformer.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("has_instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_convolutions_are_in_half_precision_only_where_the_cpu_has_instructions(
+    saved, monkeypatch, has_instructions, expected
+):
+    monkeypatch.setattr("ivideogpt_hf.decoding.layers._has_fast_products", lambda dtype: has_instructions)
+    assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).vq_model.dtype == expected
+    assert WorldModel.from_pretrained(saved[1]).to(dtype=torch.bfloat16).vq_model.dtype == expected
+
+
+# -- broken checkpoints: each error names what is wrong ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_missing_tensor_is_named(saved, part):
+    layout, folder = saved
+    file = folder / WEIGHTS[layout][part]
+    name = ("quant_linear.weight", "reward_linear.bias")[part]
+    edit(file, lambda weights: weights.pop(name))
+    with pytest.raises(ValueError, match=f"missing: {name}"):
+        WorldModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_unused_tensor_is_named(saved, part):
+    layout, folder = saved
+    edit(folder / WEIGHTS[layout][part], lambda weights: weights.update({"surplus.weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=r"not used by this model: surplus\.weight"):
+        WorldModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_wrongly_shaped_tensor_is_named(saved, part):
+    layout, folder = saved
+    name = ("quant_linear.weight", "reward_linear.weight")[part]
+    edit(folder / WEIGHTS[layout][part], lambda weights: weights.update({name: torch.zeros(2, 3)}))
+    with pytest.raises(ValueError, match=rf"wrong shape: {name} is \(2, 3\), the config asks for"):
+        WorldModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_corrupt_file_is_named(saved, part):
+    layout, folder = saved
+    file = folder / WEIGHTS[layout][part]
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(OSError, match=f"{file.name} is corrupt or incomplete"):
+        WorldModel.from_pretrained(folder)
+
+
+def test_pickles_are_never_loaded(saved):
+    layout, folder = saved
+    file = folder / WEIGHTS[layout][0]
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    with pytest.raises(OSError, match=r"pytorch_model\.bin is a pickle, which is never loaded"):
+        WorldModel.from_pretrained(folder)
+    with pytest.raises(OSError, match="safetensors"):
+        IVideoGPTVQModel.from_pretrained(folder, subfolder="tokenizer")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformer"])
+def test_a_folder_without_a_part_is_no_checkpoint(saved, part):
+    shutil.rmtree(saved[1] / part)
+    with pytest.raises(OSError, match=f"is no iVideoGPT checkpoint: {part}/config.json is missing"):
+        WorldModel.from_pretrained(saved[1])
+
+
+def test_a_broken_config_is_named(saved):
+    (saved[1] / "tokenizer/config.json").write_text("{")
+    with pytest.raises(OSError, match=r"config\.json"):
+        WorldModel.from_pretrained(saved[1])
+
+
+def test_a_config_value_of_the_wrong_kind_is_named(saved):
+    file = saved[1] / "tokenizer/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"latent_channels": "many"}))
+    with pytest.raises(ValueError, match=r"config\.json holds a value of the wrong kind: .*latent_channels"):
+        WorldModel.from_pretrained(saved[1])
+
+
+def test_parts_of_different_checkpoints_are_refused(world, tmp_path):
+    world.save_pretrained(tmp_path)
+    build_world(vq={"num_context_frames": 1}).vq_model.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="disagree on the token layout"):
+        WorldModel.from_pretrained(tmp_path)
+
+
+def test_what_is_neither_folder_nor_hub_id():
+    with pytest.raises(OSError, match="neither an existing folder nor a Hub id"):
+        WorldModel.from_pretrained("/no/such/folder")
+
+
+def test_the_transformer_can_be_quantised(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    build_world(action_dim=3, hidden_size=64).save_pretrained(tmp_path)
+    whole = WorldModel.from_pretrained(tmp_path)
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    small = WorldModel.from_pretrained(tmp_path, quantization_config=config)
+    assert small.transformer.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+    prompt = torch.randint(0, 24, (1, whole.layout.prompt_length))
+    with torch.no_grad():
+        logits = [one.transformer(prompt).logits[0, -1] for one in (whole, small)]
+    assert not logits[0].equal(logits[1])
+    assert torch.corrcoef(torch.stack(logits))[0, 1] > 0.99
+    assert small.rollout(random_frames(1, 2), random_actions(1, 2, 3), sampling=GREEDY).frames.shape == (
+        1,
+        2,
+        3,
+        16,
+        16,
+    )

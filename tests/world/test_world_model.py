@@ -1,0 +1,275 @@
+import warnings
+
+import pytest
+import torch
+
+from ivideogpt_hf import Sampling, WorldModel
+from ivideogpt_hf.world import engine as engine_module
+from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
+
+GREEDY = Sampling(greedy=True)
+
+
+def test_spec_tells_sizes():
+    processor = {"action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
+    spec = build_world(action_dim=2, predict_reward=True, num_trained_frames=4, processor=processor).spec
+    assert spec.frame_size == (16, 16)
+    assert (spec.num_context_frames, spec.action_dim, spec.has_reward) == (2, 2, True)
+    assert (spec.action_low, spec.action_high) == ((-1.0, -1.0), (1.0, 1.0))
+    assert spec.max_future_frames == 4
+
+
+def test_candidate_axis_follows_the_actions(world):
+    frames = random_frames(2, 2)
+    assert world.rollout(frames, random_actions(2, 3, 3)).frames.shape == (2, 3, 3, 16, 16)
+    many = world.rollout(frames, random_actions(2, 5, 3, 3))
+    assert many.frames.shape == (2, 5, 3, 3, 16, 16)
+    assert many.rewards.shape == many.log_probs.shape == (2, 5, 3)
+    assert many.tokens.shape == (2, 5, 3, 4)
+    assert many.state.batch_size == 10
+
+
+def test_candidates_are_independent_rollouts(world):
+    frames, actions = random_frames(2, 2), random_actions(2, 5, 3, 3)
+    many = world.rollout(frames, actions, sampling=GREEDY)
+    for candidate in range(5):
+        alone = world.rollout(frames, actions[:, candidate], sampling=GREEDY)
+        assert_same_frames(alone.frames, many.frames[:, candidate])
+
+
+def test_num_samples_of_the_same_actions(world):
+    rollout = world.rollout(random_frames(1, 2), random_actions(1, 3, 3), num_samples=4, sampling=Sampling(seed=0))
+    assert rollout.frames.shape[:3] == (1, 4, 3)
+    assert rollout.actions.shape == (1, 4, 3, 3)
+    assert rollout.actions[0, 0].equal(rollout.actions[0, 3])
+
+
+def test_rollout_goes_on_from_a_state(world):
+    actions = random_actions(1, 4, 3)
+    whole = world.rollout(random_frames(1, 2), actions, sampling=Sampling(seed=1))
+    first = world.rollout(random_frames(1, 2), actions[:, :2], sampling=Sampling(seed=1))
+    rest = world.rollout(first.state, actions[:, 2:], sampling=Sampling(seed=1))
+    assert_same_frames(rest.frames, whole.frames[:, 2:])
+
+
+@pytest.mark.parametrize(("decode_steps", "steps"), [("last", (3,)), ((2, 0), (0, 2)), ("all", (0, 1, 2, 3))])
+def test_only_wanted_steps_are_decoded(world, decode_steps, steps):
+    actions = random_actions(1, 4, 3)
+    everything = world.rollout(random_frames(1, 2), actions, sampling=GREEDY)
+    some = world.rollout(random_frames(1, 2), actions, sampling=GREEDY, decode_steps=decode_steps)
+    assert some.decoded_steps == steps
+    assert_same_frames(some.frames, everything.frames[:, list(steps)])
+
+
+def test_nothing_is_decoded_when_frames_are_not_wanted(world):
+    calls = []
+    hook = world.vq_model.cond_decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    rollout = world.rollout(random_frames(1, 2), random_actions(1, 2, 3), outputs=("rewards",))
+    hook.remove()
+    assert rollout.frames is None
+    assert rollout.tokens is None
+    assert rollout.rewards is not None
+    assert not calls
+
+
+def test_decoding_in_chunks_gives_the_same_frames(world, monkeypatch):
+    args = (random_frames(3, 2), random_actions(3, 4, 5, 3))
+    whole = world.rollout(*args, sampling=GREEDY)
+    for frames_per_chunk in (1, 3, 24):
+        monkeypatch.setattr(engine_module, "PIXELS_PER_CHUNK", frames_per_chunk * 16 * 16)
+        chunked = world.rollout(*args, sampling=GREEDY)
+        assert chunked.tokens.equal(whole.tokens)
+        assert (chunked.frames.int() - whole.frames.int()).abs().max() <= 1
+
+
+def test_log_probs_are_those_of_the_sampling_distribution(free_world):
+    sampling = Sampling(temperature=2.0, top_k=5, seed=0)
+    rollout = free_world.rollout(random_frames(1, 2), num_frames=1, sampling=sampling)
+    layout = free_world.layout
+    sequence, _ = free_world.vq_model.tokenize(random_frames(1, 2).float() / 255)
+    sequence = torch.nn.functional.pad(sequence, (0, 1), value=layout.slot_id)
+    total = 0
+    for token in rollout.tokens[0, 0]:
+        logits = free_world.transformer(sequence).logits[0, -1, layout.dynamics_offset : -2] / 2
+        logits[logits < logits.topk(5).values[-1]] = float("-inf")
+        total += logits.log_softmax(-1)[token - layout.dynamics_offset]
+        sequence = torch.cat([sequence, token[None, None]], dim=1)
+    torch.testing.assert_close(rollout.log_probs[0, 0], total.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_rewards_are_in_reward_units():
+    plain = build_world(action_dim=3, predict_reward=True)
+    symlog = build_world(action_dim=3, predict_reward=True, processor={"reward_transform": "symlog"})
+    args = (random_frames(1, 2), random_actions(1, 3, 3))
+    outputs = plain.rollout(*args, sampling=GREEDY).rewards
+    rewards = symlog.rollout(*args, sampling=GREEDY).rewards
+    torch.testing.assert_close(rewards, outputs.sign() * (outputs.abs().exp() - 1))
+    torch.testing.assert_close(symlog.processor.rewards_to_head(rewards), outputs)
+
+
+# -- re-anchoring -----------------------------------------------------------------------------------------------------
+
+
+def test_observe_is_a_reset_on_the_last_known_and_the_real_frame(world):
+    frames, actions, real = random_frames(2, 2), random_actions(2, 2, 3), random_frames(2, seed=5)
+    predicted, state = world.step(world.reset(frames), actions[:, 0], sampling=GREEDY)
+    observed = world.observe(state, actions[:, 1], real)
+    expected = world.reset(torch.stack([predicted.frame, real], dim=1))
+    assert_same_frames(observed.contexts.frames, expected.contexts.frames)
+    assert observed.num_steps == (2, 2)
+    after, _ = world.step(observed, actions[:, 0], sampling=GREEDY)
+    assert_same_frames(after.frame, world.step(expected, actions[:, 0], sampling=GREEDY)[0].frame)
+
+
+def test_observing_each_frame_slides_the_context_over_the_real_video(world):
+    video = random_frames(1, 5)
+    state = world.reset(video[:, :2])
+    for i in range(2, 5):
+        state = world.observe(state, random_actions(1, 3), video[:, i])
+    assert_same_frames(state.contexts.frames, video[:, 3:])
+
+
+def test_beyond_the_position_limit_the_last_frames_become_the_context(world):
+    limit = world.spec.max_future_frames
+    frames, actions = random_frames(1, 2), random_actions(1, limit + 2, 3)
+    with pytest.warns(UserWarning, match="re-anchored on its own predictions"):
+        rollout = world.rollout(frames, actions, sampling=GREEDY)
+    assert rollout.reanchored_at == (limit,)
+    assert rollout.frames.shape[1] == limit + 2
+    second = world.rollout(rollout.frames[:, limit - 2 : limit], actions[:, limit:], sampling=GREEDY)
+    assert_same_frames(rollout.frames[:, limit:], second.frames)
+
+
+def test_steps_reanchor_like_rollouts(world):
+    limit = world.spec.max_future_frames
+    frames, actions = random_frames(2, 2), random_actions(2, limit + 2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rollout = world.rollout(frames, actions, sampling=Sampling(seed=0))
+        state = world.reset(frames)
+        for i in range(limit + 2):
+            step, state = world.step(state, actions[:, i], sampling=Sampling(seed=0))
+    assert_same_frames(step.frame, rollout.frames[:, -1])
+    assert state.num_steps == (limit + 2,) * 2
+
+
+def test_only_rows_at_the_limit_are_reanchored(world):
+    limit = world.spec.max_future_frames
+    old = world.rollout(random_frames(1, 2), random_actions(1, limit, 3), sampling=GREEDY).state
+    new = world.reset(random_frames(1, 2, seed=1))
+    with pytest.warns(UserWarning, match="re-anchored"):
+        _, state = world.step(type(old).cat([new, old]), random_actions(2, 3), sampling=GREEDY)
+    assert state.num_frames == (1, 1)
+    alone, _ = world.step(new, random_actions(2, 3)[:1], sampling=GREEDY)
+    assert state.tokens[0, -1].equal(alone.tokens[0])
+
+
+def test_the_horizon_policy_error_refuses(world):
+    limit = world.spec.max_future_frames
+    with pytest.raises(ValueError, match=f"{limit + 1} future frames go beyond this model's {limit}"):
+        world.rollout(random_frames(1, 2), random_actions(1, limit + 1, 3), horizon_policy="error")
+    state = world.rollout(random_frames(1, 2), random_actions(1, limit, 3), horizon_policy="error").state
+    with pytest.raises(ValueError, match="go beyond this model's"):
+        world.step(state, random_actions(1, 3), horizon_policy="error")
+
+
+def test_the_trained_horizon_counts_where_it_is_known():
+    world = build_world(num_trained_frames=2)
+    with pytest.warns(UserWarning, match="passed 2 frames"):
+        assert world.rollout(random_frames(1, 2), num_frames=3).reanchored_at == (2,)
+
+
+def test_the_goal_stays_first_when_a_goal_conditioned_model_reanchors():
+    world = build_world(goal_conditioned=True, num_trained_frames=2)
+    frames = random_frames(1, 2)
+    with pytest.warns(UserWarning, match="re-anchored"):
+        rollout = world.rollout(frames, num_frames=3, sampling=GREEDY)
+    assert_same_frames(rollout.state.contexts.frames[:, 0], frames[:, 0])
+    assert_same_frames(rollout.state.contexts.frames[:, 1], rollout.frames[:, 1])
+    observed = world.observe(world.reset(frames), None, random_frames(1, seed=3))
+    assert_same_frames(observed.contexts.frames[:, 0], frames[:, 0])
+
+
+# -- imagining --------------------------------------------------------------------------------------------------------
+
+
+def test_imagine_with_a_policy_equals_a_rollout_of_its_actions(world):
+    seen = []
+
+    def policy(observation):
+        seen.append(observation)
+        return observation.frame.float().mean(dim=(2, 3)) / 255
+
+    state = world.reset(random_frames(2, 2))
+    dream = world.imagine(state, policy, 4, sampling=Sampling(seed=2))
+    rollout = world.rollout(state, dream.actions, sampling=Sampling(seed=2))
+    assert_same_frames(dream.frames, rollout.frames)
+    torch.testing.assert_close(dream.rewards, rollout.rewards)
+    assert [observation.step for observation in seen] == [0, 1, 2, 3]
+    assert seen[0].frame.equal(random_frames(2, 2)[:, -1])
+    assert seen[2].frame.equal(dream.frames[:, 1])
+    assert seen[0].reward is None
+    assert seen[2].reward.equal(dream.rewards[:, 1])
+
+
+def test_imagine_with_an_action_tensor(world):
+    state, actions = world.reset(random_frames(2, 2)), random_actions(2, 3, 3)
+    dream = world.imagine(state, actions, 3, sampling=GREEDY)
+    assert_same_frames(dream.frames, world.rollout(state, actions, sampling=GREEDY).frames)
+
+
+def test_other_geometries_roll_out():
+    vq = {"resolution": (16, 24), "num_context_frames": 3, "patch_size": 2}
+    world = build_world(vq=vq, action_dim=5, max_position_embeddings=400)
+    rollout = world.rollout(torch.zeros(1, 3, 3, 16, 24, dtype=torch.uint8), random_actions(1, 2, 5))
+    assert rollout.frames.shape == (1, 2, 3, 16, 24)
+    assert rollout.tokens.shape == (1, 2, 24)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rolls_out(dtype):
+    world = build_world(action_dim=3, predict_reward=True).to(dtype=dtype)
+    rollout = world.rollout(random_frames(1, 2), random_actions(1, 4, 2, 3), sampling=Sampling(seed=0))
+    assert rollout.frames.dtype == torch.uint8
+    assert rollout.rewards.dtype == rollout.log_probs.dtype == torch.float32
+    assert rollout.rewards.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu():
+    args = (random_frames(2, 2), random_actions(2, 4, 3, 3))
+    on_cpu = build_world(action_dim=3, predict_reward=True).rollout(*args, sampling=Sampling(seed=0))
+    on_cuda = build_world(action_dim=3, predict_reward=True).to("cuda").rollout(*args, sampling=Sampling(seed=0))
+    assert on_cuda.frames.device.type == "cuda"
+    assert (on_cuda.tokens.cpu() == on_cpu.tokens).float().mean() > 0.99
+
+
+def test_parts_that_do_not_fit_are_refused(world):
+    other = build_world(vq={"num_context_frames": 1})
+    with pytest.raises(ValueError, match="disagree on the token layout"):
+        WorldModel(other.vq_model, world.transformer)
+    with pytest.raises(ValueError, match="action dimensions"):
+        build_world(action_dim=3, processor={"action_low": [0.0], "action_high": [1.0]})
+
+
+def test_a_resized_context_is_a_new_world_model():
+    world = build_world(action_dim=3)
+    world.vq_model.resize_context(1)
+    world.transformer.config.num_context_frames = 1
+    resized = WorldModel(world.vq_model, world.transformer, world.processor)
+    assert resized.rollout(random_frames(1, 1), random_actions(1, 2, 3)).frames.shape[1] == 2
+
+
+def test_statistics_tell_what_a_rollout_cost(world):
+    frames, actions = random_frames(2, 2), random_actions(2, 3, 4, 3)
+    options = {"sampling": Sampling(seed=0, num_guesses=1), "outputs": ("frames", "statistics")}
+    rollout = world.rollout(frames, actions, **options)
+    statistics = rollout.statistics
+    assert (statistics.num_frames, statistics.num_tokens) == (2 * 3 * 4, 2 * 3 * 4 * 4)
+    assert min(statistics.prefill_seconds, statistics.decode_seconds, statistics.vq_seconds) > 0
+    assert statistics.frames_per_second > 0
+    assert 0 <= statistics.num_right <= statistics.num_guessed
+    assert statistics.cache_bytes == rollout.state.num_bytes > rollout.state.contexts.prefix.nbytes
+    without_vq = world.rollout(rollout.state, random_actions(6, 2, 3), outputs=("tokens", "statistics"))
+    assert without_vq.statistics.vq_seconds == without_vq.statistics.prefill_seconds == 0
+    assert world.rollout(frames, actions).statistics is None
