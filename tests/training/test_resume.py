@@ -138,15 +138,14 @@ def best_of(output):
 
 
 def test_the_best_loss_so_far_is_known_after_a_resume(config_of, tmp_path):
-    """A worse model does not take the best one's place: the rate is so high that the first validation is the best."""
+    """A worse model does not take the best one's place; here none can be better, whatever the processor's rounding."""
     config = config_of("train")
-    options = ["--schedule", "constant", "--warmup_updates", 0, "--learning_rate", 0.5]
-    assert run("train", config, *options, "--num_updates", 2) == 0
+    assert run("train", config, "--num_updates", 2) == 0
+    entries = tmp_path / "out" / "best" / "validation.json"
+    entries.write_text(json.dumps(best_of(tmp_path / "out") | {"validation/loss": 0.0}))
     best, weights = best_of(tmp_path / "out"), weights_of(tmp_path / "out" / "best")
     assert best["update"] == 2
-    assert run("train", config, *options, "--num_updates", 6, "--resume", "latest") == 0
-    later = [entry["validation/loss"] for entry in metrics_of(tmp_path / "out") if "validation/loss" in entry]
-    assert min(later[1:]) > best["validation/loss"]
+    assert run("train", config, "--num_updates", 6, "--resume", "latest") == 0
     assert best_of(tmp_path / "out") == best
     assert all(torch.equal(value, weights[name]) for name, value in weights_of(tmp_path / "out" / "best").items())
 
