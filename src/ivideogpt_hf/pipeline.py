@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from operator import is_not
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -17,14 +19,17 @@ from torch import Tensor
 from .checkpoints import loading as checkpoints
 from .decoding.sampling import Sampling
 from .media.actions import read_actions
-from .media.video import Source, read_video
+from .media.video import VideoSource, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .world.world_model import HorizonPolicy, WorldModel
+from .world.options import HorizonPolicy
+from .world.results import Step
+from .world.world_model import WorldModel
 
 COMPONENTS = ("tokenizer", "transformer", "processor")
 DTYPE_NAMES = ("tokenizer", "transformer", "default")
+CALLBACK_TENSORS = ("frames", "rewards", "tokens")
 OutputType = Literal["pil", "np", "pt"]
 
 
@@ -33,9 +38,9 @@ class IVideoGPTPipelineOutput(BaseOutput):
     """Predicted video; the axis N of samples is there if `num_samples` was given.
 
     Args:
-        frames: predicted frames only. "pil": nested lists [clip][[sample]][frame] of PIL images; "np": (B, [N,] T, H,
-            W, 3) uint8; "pt": (B, [N,] T, 3, H, W) uint8.
-        rewards: (B, [N,] T) float32 in reward units, on the CPU, or None without a reward head.
+        frames: predicted frames, without the context. "pil": nested lists [clip][[sample]][frame] of PIL images; "np":
+            (B, [N,] T, H, W, 3) uint8; "pt": (B, [N,] T, 3, H, W) uint8.
+        rewards: predicted rewards (B, [N,] T) float32 in reward units, on the CPU; None without a reward head.
     """
 
     frames: list[Any] | np.ndarray | Tensor
@@ -46,12 +51,13 @@ class IVideoGPTPipeline(DiffusionPipeline):
     """Predicts how video goes on.
 
     Args:
-        tokenizer: the VQ model.
-        transformer: predicts the tokens of future frames.
-        processor: says how frames are resized and holds action statistics; None: a plain one.
+        tokenizer: VQ model, which codes and decodes frames.
+        transformer: network that predicts the tokens of future frames.
+        processor: frame size, action statistics and reward units; None: a plain one.
     """
 
     _optional_components = ["processor"]  # noqa: RUF012
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)  # noqa: RUF012
 
     def __init__(
         self,
@@ -60,13 +66,24 @@ class IVideoGPTPipeline(DiffusionPipeline):
         processor: IVideoGPTVideoProcessor | None = None,
     ) -> None:
         super().__init__()
-        world = WorldModel(tokenizer, transformer, processor)
-        self.register_modules(tokenizer=tokenizer, transformer=transformer, processor=world.processor)
+        self._world = WorldModel(tokenizer, transformer, processor)
+        self._interrupt = False
+        self.register_modules(tokenizer=tokenizer, transformer=transformer, processor=self._world.processor)
 
     @property
     def world(self) -> WorldModel:
-        """The world model of these components."""
-        return WorldModel(self.tokenizer, self.transformer, self.processor)
+        """The world model of these components: the same object as long as they are the same, so that
+        ``pipe.world.compile()`` lasts."""
+        parts = (self.tokenizer, self.transformer, self.processor)
+        world = self._world
+        if any(map(is_not, parts, (world.vq_model, world.transformer, world.processor))):
+            self._world = WorldModel(*parts)
+        return self._world
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback asked to stop, by setting ``pipe._interrupt = True`` as in other pipelines."""
+        return self._interrupt
 
     @classmethod
     def from_pretrained(
@@ -84,9 +101,9 @@ class IVideoGPTPipeline(DiffusionPipeline):
         """Load a checkpoint: a folder or a Hub id, in the released layout or ours.
 
         Args:
-            path_or_repo_id, revision, token, cache_dir, local_files_only, goal_conditioned: as in
-                `WorldModel.from_pretrained`.
-            dtype: of both networks, or one for each by name: "tokenizer", "transformer", or "default" for
+            path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
+            revision, token, cache_dir, local_files_only, goal_conditioned: see `WorldModel.from_pretrained`.
+            dtype: dtype of both networks, or one for each by name: "tokenizer", "transformer", or "default" for
                 what is not named.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
@@ -127,7 +144,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        video: Source | Sequence[Source],
+        video: VideoSource | Sequence[VideoSource],
         actions: Any = None,
         *,
         goal: Any = None,
@@ -138,86 +155,137 @@ class IVideoGPTPipeline(DiffusionPipeline):
         horizon_policy: HorizonPolicy = "reanchor",
         output_type: OutputType = "pil",
         return_dict: bool = True,
+        callback_on_step_end: Callable[[IVideoGPTPipeline, int, int, dict[str, Any]], dict[str, Any] | None]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("frames",),
     ) -> IVideoGPTPipelineOutput | tuple[Any, Tensor | None]:
         """Predict the frames that follow the first frames of a clip.
 
         Args:
             video: a clip, in any form that `ivideogpt_hf.media.read_video` takes, or a list of clips. The first frames
-                are the context, as many as the checkpoint takes (one fewer with a goal); what follows is not looked at.
-            actions: for an action-conditioned checkpoint: (T, A), or a file, for one clip; (B, T, A) or a list for
-                several; the first leads from the last context frame to the first predicted one.
-            goal: for a goal-conditioned checkpoint: an image or image file for one clip; a list of them, or an array
-                (B, H, W, 3) or (B, 3, H, W), for several.
-            num_frames: frames to predict; follows from the actions where there are any.
-            num_samples: futures per clip.
-            generator: draws the seed; one, or one per clip. Without it, and without a seed in `sampling`, every call
-                differs.
-            sampling: how to draw tokens, with one seed or one per clip; None: `Sampling()`.
-            horizon_policy: as in `WorldModel.rollout`.
+                are the context, as many as the checkpoint takes (one fewer with a goal). No other frame is decoded.
+            actions: actions (T, A) of one clip, or a file of them, for an action-conditioned checkpoint; (B, T, A) or a
+                list for several clips. The first leads from the last context frame to the first predicted one.
+            goal: image or image file for a goal-conditioned checkpoint and one clip; a list of them, or an array
+                (B, H, W, 3) or (B, 3, H, W), for several clips.
+            num_frames: number T of frames to predict; it follows from the actions where there are any.
+            num_samples: number N of futures of each clip.
+            generator: generator that draws the seed, or one for each clip. Without it, and without a seed in
+                `sampling`, every call differs.
+            sampling: distribution that tokens are drawn from, with one seed or one for each clip; None: `Sampling()`.
+            horizon_policy: what to do at the end of the horizon, see `WorldModel.rollout`.
             output_type: "pil", "np" or "pt", see `IVideoGPTPipelineOutput`.
             return_dict: whether to return an `IVideoGPTPipelineOutput` or a tuple.
+            callback_on_step_end: function that is called after each predicted frame with the pipeline, the number of
+                the step, the same number again (other pipelines have a timestep there), and a dict of tensors. To stop
+                after this frame it sets ``pipe._interrupt = True``. It may return the dict or None: what was predicted
+                cannot be replaced.
+            callback_on_step_end_tensor_inputs: names of the tensors in that dict, of "frames" (B * N, 3, H, W) uint8,
+                "rewards" (B * N,) float32 or None, and "tokens" (B * N, tokens_per_future_frame) int64.
 
         Raises:
             OSError: if a file cannot be read.
             ValueError: if an input does not fit the checkpoint.
+
+        Example:
+            >>> import torch
+            >>> from ivideogpt_hf import EXAMPLE_EPISODE, IVideoGPTPipeline, WorldModel, read_actions
+            >>> world = WorldModel.default()
+            >>> pipe = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
+            >>> pipe.set_progress_bar_config(disable=True)
+            >>> actions, generator = read_actions(EXAMPLE_EPISODE)[1:3], torch.Generator().manual_seed(0)
+            >>> out = pipe(EXAMPLE_EPISODE, actions=actions, num_samples=2, generator=generator)
+            >>> len(out.frames[0]), out.frames[0][1][0].size, out.rewards.shape
+            (2, (64, 64), torch.Size([1, 2, 2]))
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        world = self.world
-        batched = _is_batch(video)
-        clips = list(video) if batched else [video]
+        # 1. Check what can be checked before anything is read.
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        check_inputs(output_type, num_samples, callback_on_step_end_tensor_inputs)
+        is_batch = _is_batch(video)
+        clips = list(video) if is_batch else [video]
         if not clips:
             raise ValueError("there must be at least one clip")
-        num_clips = len(clips) if batched else None
-        context = self._read_context(world, clips, _for_each_clip(goal, num_clips, "a goal"))
-        tensor = _stack_actions(_for_each_clip(actions, num_clips, "actions"))
-        if tensor is not None and num_frames not in (None, tensor.shape[1]):
-            raise ValueError(f"num_frames is {num_frames}, but there are {tensor.shape[1]} actions per clip")
-        num_frames = num_frames if tensor is None else tensor.shape[1]
-        if num_frames is None or num_frames < 1:
-            raise ValueError(
-                f"without actions, num_frames says how many frames to predict (at least 1), got {num_frames}"
-            )
-        samples = 1 if num_samples is None else num_samples
-        sampling = _with_seed(sampling or Sampling(), generator, len(clips), samples)
-        state = world.reset(context).fork(samples)
-        if tensor is not None:
-            tensor = tensor.repeat_interleave(samples, dim=0)
-        steps = []
+        # 2. Read context frames and actions.
+        num_clips = len(clips) if is_batch else None
+        context = self._read_context(clips, _for_each_clip(goal, num_clips, "a goal"))
+        action_rows = _stack_actions(_for_each_clip(actions, num_clips, "actions"))
+        num_frames = _resolve_num_frames(num_frames, action_rows)
+        # 3. Draw seeds, and predict.
+        sampling = _with_seed(sampling or Sampling(), generator, len(clips))
+        self._interrupt = False
         with self.progress_bar(total=num_frames) as progress:
-            for i in range(num_frames):
-                action = None if tensor is None else tensor[:, i]
-                step, state = world.step(state, action, sampling=sampling, horizon_policy=horizon_policy)
-                steps.append(step)
+
+            def on_step(index: int, step: Step) -> bool:
                 progress.update()
-        frames = torch.stack([step.frame for step in steps], dim=1)
-        rewards = torch.stack([step.reward for step in steps], dim=1).cpu() if world.spec.has_reward else None
-        if num_samples is not None:
-            frames = frames.unflatten(0, (-1, samples))
-            rewards = None if rewards is None else rewards.unflatten(0, (-1, samples))
-        output = IVideoGPTPipelineOutput(frames=_as_output(frames, output_type), rewards=rewards)
+                if callback_on_step_end is not None:
+                    self._call_back(callback_on_step_end, callback_on_step_end_tensor_inputs, index, step)
+                return self.interrupt
+
+            rollout = self.world.rollout(
+                context,
+                action_rows,
+                num_frames=num_frames,
+                num_samples=num_samples,
+                sampling=sampling,
+                outputs=("frames", "rewards"),
+                horizon_policy=horizon_policy,
+                on_step=on_step,
+            )
+        # 4. Give frames the form that was asked for.
+        rewards = None if rollout.rewards is None else rollout.rewards.cpu()
+        output = IVideoGPTPipelineOutput(frames=_as_output(rollout.frames, output_type), rewards=rewards)
         return output if return_dict else (output.frames, output.rewards)
 
-    def _read_context(self, world: WorldModel, clips: list[Source], goals: list[Any] | None) -> Tensor:
+    def _call_back(self, callback: Callable[..., Any], names: Sequence[str], index: int, step: Step) -> None:
+        values = {"frames": step.frame, "rewards": step.reward, "tokens": step.tokens}
+        tensors = {name: values[name] for name in names}
+        returned = callback(self, index, index, dict(tensors))
+        if returned is None:
+            return
+        changed = [name for name, value in returned.items() if tensors.get(name) is not value]
+        if changed:
+            raise ValueError(
+                f"callback_on_step_end returned other {', '.join(changed)}: what was predicted cannot be replaced; "
+                f"return the dict as it came, or None"
+            )
+
+    def _read_context(self, clips: list[VideoSource], goals: list[Any] | None) -> Tensor:
         """Context frames (B, C, 3, H, W) uint8, the goal first where there is one."""
-        num_frames = world.spec.num_context_frames - int(world.spec.goal_conditioned)
+        spec = self.world.spec
+        num_frames = spec.num_real_context_frames
         contexts = []
         for clip in clips:
-            frames = read_video(clip)
+            frames = read_video(clip, max_frames=num_frames)
             if len(frames) < num_frames:
                 raise ValueError(f"a clip has {len(frames)} frames, fewer than the {num_frames} of the context")
-            contexts.append(world.processor.resize_frames(frames[:num_frames]))
+            contexts.append(spec.resize_frames(frames))
         context = torch.stack(contexts)
-        if not world.spec.goal_conditioned:
+        if not spec.goal_conditioned:
             if goals is not None:
                 raise ValueError("a goal was given, but this checkpoint is not goal-conditioned")
             return context
         if goals is None:
             raise ValueError(f"this checkpoint is goal-conditioned: pass one goal image per clip ({len(clips)})")
-        images = torch.stack([world.processor.resize_frames(read_video([_read_image(image)])) for image in goals])
+        images = torch.stack([spec.resize_frames(read_video([_read_image(image)])) for image in goals])
         return torch.cat([images, context], dim=1)
+
+
+def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Sequence[str]) -> None:
+    """What a call asks for must be possible.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if output_type not in get_args(OutputType):
+        raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    unknown = [name for name in tensor_inputs if name not in CALLBACK_TENSORS]
+    if unknown:
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be of {CALLBACK_TENSORS}, got {unknown}")
 
 
 def _is_batch(video: Any) -> bool:
@@ -248,9 +316,9 @@ def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] |
         return None
     if num_clips is None:
         return [values]
-    several = isinstance(values, (list, tuple, np.ndarray, Tensor))
-    if not several or len(values) != num_clips:
-        got = len(values) if several else f"one {type(values).__name__}"
+    is_sequence = isinstance(values, (list, tuple, np.ndarray, Tensor))
+    if not is_sequence or len(values) != num_clips:
+        got = len(values) if is_sequence else f"one {type(values).__name__}"
         raise ValueError(f"pass {name} for each of the {num_clips} clips, in a list or stacked; got {got}")
     return list(values)
 
@@ -266,10 +334,20 @@ def _stack_actions(parts: list[Any] | None) -> Tensor | None:
     return torch.stack(actions)
 
 
+def _resolve_num_frames(num_frames: int | None, actions: Tensor | None) -> int:
+    """The number of frames to predict, for actions (B, T, A) or without."""
+    if actions is not None and num_frames not in (None, actions.shape[1]):
+        raise ValueError(f"num_frames is {num_frames}, but there are {actions.shape[1]} actions per clip")
+    num_frames = num_frames if actions is None else actions.shape[1]
+    if num_frames is None or num_frames < 1:
+        raise ValueError(f"without actions, num_frames says how many frames to predict (at least 1), got {num_frames}")
+    return num_frames
+
+
 def _with_seed(
-    sampling: Sampling, generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int, num_samples: int
+    sampling: Sampling, generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
 ) -> Sampling:
-    """Put the generator's seed into the sampling options, and one for each row where clips have their own."""
+    """The sampling options with the generator's seed, one for each clip."""
     seeds = sampling.seed
     if generator is not None:
         if seeds is not None:
@@ -280,7 +358,7 @@ def _with_seed(
         return sampling
     if len(seeds) != num_clips:
         raise ValueError(f"pass one generator or seed, or one per clip ({num_clips}), got {len(seeds)}")
-    return replace(sampling, seed=tuple(seed for seed in seeds for _ in range(num_samples)))
+    return replace(sampling, seed=tuple(seeds))
 
 
 def _as_output(frames: Tensor, output_type: OutputType) -> list[Any] | np.ndarray | Tensor:

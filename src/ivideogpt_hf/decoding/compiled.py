@@ -7,13 +7,14 @@ on in place, and any other is copied in first.
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .frames import DecodedFrame, attend, draw_tokens, reward_at_start
-from .layers import compute_dtype, run_layers, turns_of
+from .layers import compute_dtype, rotary_embeddings, run_layers
 from .sampling import Sampling
 from .tails import Tail, TailBuffer
 
@@ -24,9 +25,9 @@ class CompiledFrames:
     """Programs of one transformer, by shape and sampling.
 
     Args:
-        transformer: the model.
-        max_frames: for which a program has room.
-        mode: of `torch.compile`; one of `MODES`.
+        transformer: model whose frames are decoded.
+        max_frames: number of frames that a program allocates buffers for.
+        mode: mode of `torch.compile`, one of `MODES`.
 
     Raises:
         ValueError: on another mode.
@@ -38,7 +39,7 @@ class CompiledFrames:
         self.transformer = transformer
         self.max_frames = max_frames
         self.mode = mode
-        self._programs: dict[tuple[int, int, Sampling], FrameProgram] = {}
+        self._programs: dict[tuple[Any, ...], FrameProgram] = {}
 
     def program(self, num_prefixes: int, rows_per_prefix: int, sampling: Sampling) -> FrameProgram:
         """The program for a shape, which others share: rows are added to reach a power of two of candidates of one
@@ -50,9 +51,12 @@ class CompiledFrames:
         drawing = Sampling(
             sampling.temperature, sampling.top_k, sampling.greedy, restrict_to_codes=sampling.restrict_to_codes
         )
-        key = (num_prefixes, rows_per_prefix, drawing)
+        # The transformer may have been moved or cast since the last call.
+        key = (num_prefixes, rows_per_prefix, drawing, self.transformer.device, self.transformer.dtype)
         if key not in self._programs:
-            self._programs[key] = FrameProgram(self.transformer, *key, self.max_frames, self.mode)
+            self._programs[key] = FrameProgram(
+                self.transformer, num_prefixes, rows_per_prefix, drawing, self.max_frames, self.mode
+            )
         return self._programs[key]
 
 
@@ -60,11 +64,12 @@ class FrameProgram:
     """Decodes a frame of each of a fixed number of rows.
 
     Args:
-        transformer: the model.
-        num_prefixes, rows_per_prefix: rows i * rows_per_prefix ... belong to prefix i.
-        sampling: how to draw.
-        max_frames: for which there is room.
-        mode: of `torch.compile`.
+        transformer: model whose frames are decoded.
+        num_prefixes: number of prompts.
+        rows_per_prefix: number of rows that continue each prompt; rows i * rows_per_prefix ... continue prompt i.
+        sampling: distribution to draw from.
+        max_frames: number of frames to allocate buffers for.
+        mode: mode of `torch.compile`, one of `MODES`.
     """
 
     def __init__(
@@ -98,7 +103,9 @@ class FrameProgram:
         self.last_tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.uniform = torch.zeros(rows, layout.block_length, device=device)
         self.actions = torch.zeros(rows, config.action_dim, device=device) if config.action_dim else None
-        self._loaded_prefix: Tensor | None = None
+        # What the static buffers hold. Nobody's state or context is kept alive by that: what nobody holds any more need
+        # not be saved before it is overwritten.
+        self._loaded_prefix: weakref.ref[Tensor] | None = None
         self._resident: weakref.ref[TailBuffer] | None = None
         # On a GPU the whole frame becomes one graph, so that the compiler need not make graphs of its parts.
         if device.type == "cuda" and mode != "default":
@@ -124,7 +131,7 @@ class FrameProgram:
     ) -> DecodedFrame:
         """The next frame of every row; arguments as of `FrameDecoder.decode`, for as many rows or fewer."""
         num_rows = len(last_tokens)
-        self._load(prefix, tail, num_rows)
+        buffer = self._load(prefix, tail, num_rows)
         self.length.fill_(tail.length)
         self.start.zero_()
         if tail.start is not None:
@@ -137,7 +144,7 @@ class FrameProgram:
         # Static outputs are written again by the next frame.
         outputs = [None if value is None else value[:num_rows].clone() for value in run(read_reward)]
         tokens, log_prob, reward, previous_reward = outputs
-        buffer, end = self._resident(), tail.length + self.layout.block_length
+        end = tail.length + self.layout.block_length
         buffer.filled = end
         return DecodedFrame(
             tokens=tokens,
@@ -151,22 +158,22 @@ class FrameProgram:
 
     # -- what is where ------------------------------------------------------------------------------------------------
 
-    def _load(self, prefix: Tensor, tail: Tail, num_rows: int) -> None:
-        """Have the prefix and the tail in the static buffers."""
-        if self._loaded_prefix is not prefix:
+    def _load(self, prefix: Tensor, tail: Tail, num_rows: int) -> TailBuffer:
+        """Have the prefix and the tail in the static buffers; returns the buffer that the rows go on in."""
+        if self._loaded_prefix is None or self._loaded_prefix() is not prefix:
             self.prefix[:, :, : prefix.shape[2]] = prefix
-            self._loaded_prefix = prefix
-        resident = self._resident and self._resident()
+            self._loaded_prefix = weakref.ref(prefix)
+        resident = None if self._resident is None else self._resident()
         if resident is not None and resident is tail.buffer and resident.filled == tail.length:
-            return
-        begun = None if tail.buffer is None else tail.storage.clone()
+            return resident
+        storage = None if tail.buffer is None else tail.storage.clone()
         if resident is not None:  # some state still needs what is overwritten now
             resident.storage = resident.storage[..., : resident.filled, :].clone()
-        if begun is not None:
-            self.storage[:, :, :num_rows, :, : tail.length] = begun
+        if storage is not None:
+            self.storage[:, :, :num_rows, :, : tail.length] = storage
         buffer = TailBuffer(self.storage[:, :, :num_rows], tail.length)
         self._resident = weakref.ref(buffer)
-        self._kept_alive = buffer  # until `decode` has handed it out
+        return buffer
 
     # -- the program --------------------------------------------------------------------------------------------------
 
@@ -217,7 +224,7 @@ class FrameProgram:
     def _run_pass(self, inputs: Tensor, first: Tensor, num_before: int = 0) -> Tensor:
         count = inputs.shape[1]
         positions = first + torch.arange(count, device=first.device)
-        turns = turns_of(self.transformer, positions - self.start[:, None] + self.prefix.shape[-2])
+        rotary = rotary_embeddings(self.transformer, positions - self.start[:, None] + self.prefix.shape[-2])
         hidden = (self.keys > positions[:, None]) | (self.keys < self.start[:, None, None])
 
         def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -226,7 +233,7 @@ class FrameProgram:
             return attend(query * self.scaling, self.prefix[index], self.storage[index], hidden[:, None, None])
 
         actions = self.actions if self.modulates and num_before < count else None
-        return run_layers(self.transformer, inputs, turns, attention, actions, num_before)
+        return run_layers(self.transformer, inputs, rotary, attention, actions, num_before)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.transformer.model.embed_tokens(tokens)

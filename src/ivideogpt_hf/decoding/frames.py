@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.token_layout import TokenLayout
-from .layers import Turns, compute_dtype, project, run_layers, turns_of
+from .layers import Rotary, compute_dtype, project, rotary_embeddings, run_layers
 from .sampling import Sampling, draw
 from .tails import Tail
 
@@ -38,8 +38,8 @@ def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
         prefix[index, 0], prefix[index, 1] = key, value
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
-    turns = turns_of(transformer, torch.arange(length, device=prompts.device)[None])
-    run_layers(transformer, transformer.model.embed_tokens(prompts[:, :-1]), turns, attention)
+    rotary = rotary_embeddings(transformer, torch.arange(length, device=prompts.device)[None])
+    run_layers(transformer, transformer.model.embed_tokens(prompts[:, :-1]), rotary, attention)
     return prefix
 
 
@@ -48,12 +48,14 @@ class DecodedFrame:
     """One frame for each row.
 
     Attributes:
-        tokens: (rows, tokens_per_future_frame) int64 vocabulary ids.
-        log_prob: (rows,) float32.
-        reward: (rows,) float as the head gives it, or None.
-        previous_reward: (rows,) that of the frame before, which this frame's first pass reads; None if there is none.
-        tail: with the frame added.
-        num_guessed, num_right: tokens of the draft that were tried, and that were kept.
+        tokens: vocabulary ids (rows, tokens_per_future_frame) int64.
+        log_prob: log-probability (rows,) float32 of the tokens.
+        reward: output (rows,) of the reward head, float; None if it was not read.
+        previous_reward: output (rows,) of the reward head for the frame before, which this frame's first pass reads;
+            None without a frame before.
+        tail: keys and values of the rows, those of this frame included.
+        num_guessed: number of tokens of the draft that were tried.
+        num_right: number of those that were kept.
     """
 
     tokens: Tensor
@@ -69,9 +71,9 @@ class FrameDecoder:
     """Decodes frames with one transformer.
 
     Args:
-        transformer: the model; its layers are called one by one.
-        prefix: (layers, 2, P, kv_heads, L, head_dim) from `prefill`.
-        rows_per_prefix: rows i * rows_per_prefix ... belong to prefix i.
+        transformer: model whose layers are called one by one.
+        prefix: keys and values (layers, 2, P, kv_heads, L, head_dim) from `prefill`.
+        rows_per_prefix: number of rows that continue each prefix; rows i * rows_per_prefix ... continue prefix i.
     """
 
     def __init__(self, transformer: IVideoGPTForCausalLM, prefix: Tensor, rows_per_prefix: int) -> None:
@@ -98,24 +100,25 @@ class FrameDecoder:
         """Decode the next frame of every row.
 
         Args:
-            tail: what the rows hold so far; it stays valid.
-            last_tokens: (rows,) int64, the token before the slot.
-            actions: (rows, A) float as the model takes them, or None.
-            uniform: (rows, block_length) float32 in [0, 1): for the slot and for each token.
-            sampling: how to draw.
-            num_frames_ahead: frames to make room for, this one included; None: grow as needed.
-            read_reward: whether to read this frame's reward, which takes one pass more.
-            sample_slot: draw the slot's id too, instead of putting the slot there.
-            draft: (rows, tokens_per_future_frame) int64, what the frame may look like: `sampling.num_guesses` of its
-                tokens are tried in each pass, and kept as far as they are what is drawn anyway.
+            tail: keys and values that the rows have added so far; it stays valid.
+            last_tokens: token (rows,) int64 before the slot.
+            actions: actions (rows, A) float as the model takes them, or None.
+            uniform: random numbers (rows, block_length) float32 in [0, 1), one for the slot and one for each token.
+            sampling: distribution to draw from.
+            num_frames_ahead: number of frames to make room for, this one included; None: room grows as needed.
+            read_reward: whether to read this frame's reward, which takes one more pass.
+            sample_slot: whether to draw the slot's id too, instead of putting the slot there.
+            draft: guessed tokens (rows, tokens_per_future_frame) int64. `sampling.num_guesses` of them are tried in
+                each pass, and kept as far as they are what is drawn anyway. None: no guesses.
         """
         tail = self._make_room(tail, num_frames_ahead)
         positions = torch.arange(self.layout.block_length + 1, device=self.prefix.device) + tail.length
         positions = positions[None] + self.prefix.shape[-2]
-        turns = turns_of(self.transformer, positions if tail.start is None else positions - tail.start[:, None])
+        positions = positions if tail.start is None else positions - tail.start[:, None]
+        rotary = rotary_embeddings(self.transformer, positions)
         slot = torch.full_like(last_tokens, self.layout.slot_id)
         if sample_slot:
-            hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, turns)
+            hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, rotary)
             slot, _ = draw(project(hidden[:, -1], self.transformer.lm_head.weight), uniform[:, 0], sampling)
             inputs, first = self._embed(slot[:, None]), 1
         else:
@@ -131,7 +134,7 @@ class FrameDecoder:
             if draft is not None:
                 guesses = draft[:, num_drawn : min(num_drawn + sampling.num_guesses, num_tokens - 1)]
                 inputs = torch.cat([inputs, self._embed(guesses)], dim=1)
-            new_hidden = self._forward(inputs, tail, first, turns, actions, num_before=int(first == 0))
+            new_hidden = self._forward(inputs, tail, first, rotary, actions, num_before=int(first == 0))
             hidden = new_hidden if hidden is None else hidden
             num_new = 1 + guesses.shape[1]
             drawn, log_prob = draw_tokens(
@@ -143,7 +146,8 @@ class FrameDecoder:
             )
             if num_new > 1:
                 num_guessed += num_new - 1
-                # A token counts if all guesses before it were right, in every row.
+                # All rows write at the same position, so that they go on together: a token is kept if all guesses
+                # before it were right, in every row.
                 num_new = 1 + int((drawn[:, :-1] == guesses).all(0).cumprod(0).sum())
             tokens.append(drawn[:, :num_new])
             log_probs.append(log_prob[:, :num_new])
@@ -156,7 +160,7 @@ class FrameDecoder:
         reward = None
         if read_reward:
             # The last token's keys and values land where the next frame's first pass writes them again.
-            reward = reward_at_start(self.transformer, self._forward(inputs, tail, self.layout.block_length, turns))
+            reward = reward_at_start(self.transformer, self._forward(inputs, tail, self.layout.block_length, rotary))
         tail.buffer.filled = end
         return DecodedFrame(
             tokens=torch.cat(tokens, dim=1),
@@ -185,7 +189,7 @@ class FrameDecoder:
         x: Tensor,
         tail: Tail,
         first: int,
-        turns: Turns,
+        rotary: Rotary,
         actions: Tensor | None = None,
         num_before: int = 0,
     ) -> Tensor:
@@ -200,8 +204,8 @@ class FrameDecoder:
             storage[index, 1, :, :, start:] = value
             return attend(query * self.scaling, self.prefix[index], storage[index], mask)
 
-        turns = tuple(turn[:, first : first + x.shape[1]] for turn in turns)
-        return run_layers(self.transformer, x, turns, attention, actions if self.modulates else None, num_before)
+        cos, sin = (values[:, first : first + x.shape[1]] for values in rotary)
+        return run_layers(self.transformer, x, (cos, sin), attention, actions if self.modulates else None, num_before)
 
     def _mask(self, start: Tensor | None, length: int, stop: int, device: torch.device) -> Tensor | None:
         """(rows or 1, 1, 1, n, stop) bool: which tail positions a query must not see; None if it sees all."""

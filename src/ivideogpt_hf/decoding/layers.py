@@ -17,23 +17,24 @@ from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 # Called for each layer with its number and its query, key and value, each (rows, heads, n, head_dim) with positions
 # applied and the query not yet scaled; returns (rows, heads, n, head_dim).
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-# Cosines and sines, each (rows or 1, n, 1, head_dim), the latter with the signs of `rotate`.
-Turns = tuple[Tensor, Tensor]
+# Rotary position embeddings (Su et al., 2021): cosines and sines, each (rows or 1, n, 1, head_dim), the latter with the
+# signs that `_apply_rotary` needs.
+Rotary = tuple[Tensor, Tensor]
 
 
 def compute_dtype(transformer: IVideoGPTForCausalLM) -> torch.dtype:
-    """Of hidden states, keys and values."""
+    """The dtype of hidden states, keys and values."""
     return torch.float32 if transformer.device.type == "cpu" else transformer.dtype
 
 
 def convolution_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Of a VQ model that is asked for in dtype: float32 on a CPU without instructions for it."""
+    """The dtype of a VQ model that is asked for in ``dtype``: float32 on a CPU without instructions for it."""
     half = device.type == "cpu" and dtype.itemsize == 2
     return torch.float32 if half and not _has_fast_products(dtype) else dtype
 
 
-def turns_of(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Turns:
-    """Rotary cosines and sines of positions (rows or 1, n)."""
+def rotary_embeddings(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Rotary:
+    """Rotary position embeddings of positions (rows or 1, n)."""
     like = torch.empty(0, dtype=compute_dtype(transformer), device=positions.device)
     cos, sin = transformer.model.rotary_emb(like, positions)
     half = sin.shape[-1] // 2
@@ -43,7 +44,7 @@ def turns_of(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Turns:
 def run_layers(
     transformer: IVideoGPTForCausalLM,
     x: Tensor,
-    turns: Turns,
+    rotary: Rotary,
     attention: Attention,
     actions: Tensor | None = None,
     num_before: int = 0,
@@ -51,12 +52,12 @@ def run_layers(
     """Run embeddings through all layers.
 
     Args:
-        transformer: the model.
-        x: (rows, n, hidden).
-        turns: of the n positions.
-        attention: see `Attention`.
-        actions: (rows, A) as the model takes them, for one whose layers they modulate.
-        num_before: positions at the beginning that they do not modulate.
+        transformer: model whose layers are run.
+        x: embeddings (rows, n, hidden).
+        rotary: rotary embeddings of the n positions.
+        attention: function that attends, see `Attention`.
+        actions: actions (rows, A) as the model takes them, for a model whose layers they modulate; None: no modulation.
+        num_before: number of positions at the beginning that the actions do not modulate.
 
     Returns:
         The normed hidden states (rows, n, hidden).
@@ -74,15 +75,15 @@ def run_layers(
         if actions is not None:
             acted_on = x[:num_rows].view(rows, count, -1)[:, num_before:]
             acted_on.copy_(layer.modulate(acted_on, actions[:, None]))
-        own = layer.self_attn
+        projections = layer.self_attn
         normed = _norm(x, layer.input_layernorm)
         query, key, value = (
-            _project(normed, linear)[:num_rows].reshape(rows, count, -1, own.head_dim)
-            for linear in (own.q_proj, own.k_proj, own.v_proj)
+            _project(normed, linear)[:num_rows].reshape(rows, count, -1, projections.head_dim)
+            for linear in (projections.q_proj, projections.k_proj, projections.v_proj)
         )
-        turned = (_rotate(query, turns), _rotate(key, turns), value)
-        attended = attention(index, *(part.transpose(1, 2) for part in turned))
-        x = x + _project(_pad(attended.transpose(1, 2).reshape(num_rows, -1), padded), own.o_proj)
+        query, key = _apply_rotary(query, rotary), _apply_rotary(key, rotary)
+        attended = attention(index, *(part.transpose(1, 2) for part in (query, key, value)))
+        x = x + _project(_pad(attended.transpose(1, 2).reshape(num_rows, -1), padded), projections.o_proj)
         normed, mlp = _norm(x, layer.post_attention_layernorm), layer.mlp
         gated = mlp.act_fn(_project(normed, mlp.gate_proj)) * _project(normed, mlp.up_proj)
         x = x + _project(gated.contiguous(), mlp.down_proj)
@@ -134,7 +135,7 @@ def _norm(x: Tensor, norm: nn.Module) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.variance_epsilon)
 
 
-def _rotate(x: Tensor, turns: Turns) -> Tensor:
-    """Turn (rows, n, heads, head_dim) by its positions; the halves of each head are the coordinates."""
-    cos, sin = turns
+def _apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate (rows, n, heads, head_dim) by its positions; the halves of each head are the coordinates."""
+    cos, sin = rotary
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

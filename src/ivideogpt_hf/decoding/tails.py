@@ -11,10 +11,14 @@ from torch import Tensor
 
 
 class TailBuffer:
-    """Storage (layers, 2, rows, kv_heads, capacity, head_dim) that several tails may share a beginning of.
+    """Storage that several tails may share the beginning of.
 
     A tail of length ``filled`` may append in place: nothing that another tail reads is overwritten. A shorter one has
     been overtaken by another branch, and copies its beginning first.
+
+    Args:
+        storage: keys and values (layers, 2, rows, kv_heads, capacity, head_dim).
+        filled: number of positions that some tail uses.
     """
 
     def __init__(self, storage: Tensor, filled: int) -> None:
@@ -27,10 +31,10 @@ class Tail:
     """What rows added to their prefixes.
 
     Args:
-        buffer: the storage, or None while nothing was added.
-        length: positions in use.
-        start: (rows,) int64, the first position that belongs to the row: rows of different lengths end together, so
-            that all write at the same place. None: all start at 0.
+        buffer: storage of the keys and values; None while nothing was added.
+        length: number of positions in use.
+        start: first position (rows,) int64 that belongs to each row: rows of different lengths end together, so that
+            all write at the same place. None: all start at 0.
     """
 
     buffer: TailBuffer | None = None
@@ -42,7 +46,7 @@ class Tail:
         """The part of the buffer that is in use."""
         return self.buffer.storage[..., : self.length, :]
 
-    def select(self, rows: Tensor, lengths: Sequence[int]) -> Tail:
+    def index(self, rows: Tensor, lengths: Sequence[int]) -> Tail:
         """Copy the given rows, each with the positions that belong to it; what none of them needs stays behind."""
         longest = max(lengths)
         if not longest:

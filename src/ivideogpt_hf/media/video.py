@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .pixels import MAX_PIXEL, pixels_to_uint8
 
-Source = Any  # what `read_video` lists
+VideoSource = Any  # what `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SEPARATOR_PIXELS = 2
@@ -25,7 +25,7 @@ SEPARATOR_PIXELS = 2
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_video(source: Source, *, max_frames: int | None = None) -> Tensor:
+def read_video(source: VideoSource, *, max_frames: int | None = None) -> Tensor:
     """Read a clip.
 
     Args:

@@ -1,8 +1,8 @@
-"""Checks of what comes in at the world-model boundary. Everything is told, nothing is repaired."""
+"""Checks of the tensors that come in at the boundary of a world. Everything is told, nothing is repaired."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..spec import WorldModelSpec
+from .protocol import Policy
 from .state import WorldState
-
-STEP_OUTPUTS = ("frames", "rewards", "tokens")
-OUTPUTS = (*STEP_OUTPUTS, "statistics")
 
 
 def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor: IVideoGPTVideoProcessor) -> None:
@@ -59,7 +57,7 @@ def check_frames(frames: Tensor, spec: WorldModelSpec) -> None:
     if frames.shape[3:] != (height, width):
         raise ValueError(
             f"this model takes frames of {height} x {width} pixels, got {frames.shape[3]} x {frames.shape[4]}; "
-            f"world.processor.resize_frames(frames) resizes them"
+            f"world.spec.resize_frames(frames) resizes them"
         )
     if frames.shape[1] != spec.num_context_frames:
         few = "fewer" if frames.shape[1] < spec.num_context_frames else "more"
@@ -98,17 +96,17 @@ def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVid
         if memory.key.dtype != dtype:
             raise ValueError(f"the state is in {memory.key.dtype}, the world model in {dtype}; reset it again")
     config, layout, prefix = transformer.config, transformer.config.layout, state.contexts.prefix
-    sizes = (state.tokens.shape[-1], prefix.shape[-2] + 1, prefix.shape[0], *prefix.shape[3:6:2])
-    expected = (
-        *(layout.tokens_per_future_frame, layout.prompt_length, config.num_hidden_layers),
-        *(config.num_key_value_heads, config.head_dim),
-    )
-    if sizes != expected:
-        names = ("tokens per frame", "tokens in the prompt", "layers", "key/value heads", "values per head")
-        told = ", ".join(
-            f"{mine} {name}, not {own}" for name, mine, own in zip(names, sizes, expected, strict=True) if mine != own
-        )
-        raise ValueError(f"the state is of another world model: {told}")
+    num_layers, _, _, num_heads, prefix_length, head_dim = prefix.shape
+    sizes = {
+        "tokens per frame": (state.tokens.shape[-1], layout.tokens_per_future_frame),
+        "tokens in the prompt": (prefix_length + 1, layout.prompt_length),
+        "layers": (num_layers, config.num_hidden_layers),
+        "key/value heads": (num_heads, config.num_key_value_heads),
+        "values per head": (head_dim, config.head_dim),
+    }
+    different = [f"{size} {name}, not {expected}" for name, (size, expected) in sizes.items() if size != expected]
+    if different:
+        raise ValueError(f"the state is of another world model: {', '.join(different)}")
 
 
 def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None:
@@ -136,51 +134,44 @@ def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldM
     return actions
 
 
-def check_outputs(outputs: Sequence[str], allowed: tuple[str, ...] = OUTPUTS) -> frozenset[str]:
-    """Resolve ``outputs`` to a set of names.
+@dataclass(frozen=True)
+class Futures:
+    """How many futures of what length are asked for.
 
-    Raises:
-        ValueError: if an output is unknown.
+    Args:
+        actions: actions (B * N, T, A) float32 in environment units; None if they are not known yet, or there are none.
+        num_candidates: number N of futures of each context; None if there is no candidate axis.
+        num_frames: number T of frames.
     """
-    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in allowed]
-    if unknown:
-        raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")
-    return frozenset(outputs)
+
+    actions: Tensor | None
+    num_candidates: int | None
+    num_frames: int
 
 
-def check_decode_steps(decode_steps: str | Sequence[int], num_frames: int) -> tuple[int, ...]:
-    """Resolve ``decode_steps`` to sorted step numbers.
-
-    Raises:
-        ValueError: if a step is not among the ``num_frames`` predicted ones.
-    """
-    if decode_steps == "all":
-        return tuple(range(num_frames))
-    if decode_steps == "last":
-        return (num_frames - 1,)
-    if isinstance(decode_steps, str) or any(not 0 <= step < num_frames for step in decode_steps):
-        raise ValueError(f"decode_steps must be 'all', 'last' or steps of 0 ... {num_frames - 1}, got {decode_steps!r}")
-    return tuple(sorted(set(decode_steps)))
-
-
-def plan_candidates(
-    actions: Tensor | None, num_contexts: int, num_frames: int | None, num_samples: int | None, spec: WorldModelSpec
-) -> tuple[Tensor | None, int | None, int]:
-    """Sort out how many futures of what length are asked for.
-
-    Returns:
-        actions (B * N, T, A) float32 or None, N or None if there is no candidate axis, and T.
+def resolve_futures(
+    actions: Tensor | Policy | None,
+    num_contexts: int,
+    num_frames: int | None,
+    num_samples: int | None,
+    spec: WorldModelSpec,
+) -> Futures:
+    """Sort out which futures are asked for.
 
     Raises:
         ValueError: if the arguments contradict each other or the model.
     """
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if callable(actions):
+        if num_frames is None or num_frames < 1:
+            raise ValueError(f"a rollout of a policy needs num_frames >= 1, got {num_frames}")
+        return Futures(None, num_samples, num_frames)
     if actions is None:
         check_actions(None, (), spec)
         if num_frames is None or num_frames < 1:
             raise ValueError(f"an action-free rollout needs num_frames >= 1, got {num_frames}")
-        return None, num_samples, num_frames
+        return Futures(None, num_samples, num_frames)
     if not isinstance(actions, Tensor) or actions.ndim not in (3, 4):
         got = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
         raise ValueError(f"actions must be a tensor of shape (B, T, A) or (B, N, T, A), got {got}")
@@ -192,5 +183,5 @@ def plan_candidates(
     num_candidates = actions.shape[1] if actions.ndim == 4 else num_samples
     actions = check_actions(actions, (num_contexts, *actions.shape[1:-1]), spec)
     if actions.ndim == 4:
-        return actions.flatten(0, 1), num_candidates, length
-    return actions.repeat_interleave(num_samples or 1, dim=0), num_candidates, length
+        return Futures(actions.flatten(0, 1), num_candidates, length)
+    return Futures(actions.repeat_interleave(num_samples or 1, dim=0), num_candidates, length)

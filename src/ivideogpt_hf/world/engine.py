@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,30 +16,98 @@ from ..decoding.compiled import CompiledFrames
 from ..decoding.frames import FrameDecoder, prefill
 from ..decoding.sampling import Sampling, uniforms
 from ..decoding.tails import Tail
+from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
 from ..spec import WorldModelSpec
-from .clock import DECODE, NO_CLOCK, PREFILL, VQ, Clock
-from .results import Rollout, RolloutStatistics, Step
+from . import clock
+from .clock import Clock, measure
+from .options import HorizonPolicy, RolloutOptions
+from .protocol import OnStep, Policy
+from .results import Observation, Rollout, RolloutStatistics, Step
 from .state import Contexts, WorldState
-
-HorizonPolicy = Literal["reanchor", "error"]
 
 # Frames are coded and decoded in chunks of this many pixels: 64 frames of 64 x 64, 4 of 256 x 256.
 PIXELS_PER_CHUNK = 64 * 64 * 64
+PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
 
-class Advance(NamedTuple):
-    """What one more frame brings: the step, the state after it, the reward of the frame before where its first pass
-    read it, and how many tokens were guessed and were right."""
+@dataclass(frozen=True)
+class Advance:
+    """What one more frame brings.
+
+    Args:
+        step: result of the frame, not decoded.
+        state: state after it.
+        previous_reward: reward of the frame before, where this frame's first pass read it.
+        num_guessed, num_right: number of tokens that were guessed, and of those that were kept.
+    """
 
     step: Step
     state: WorldState
     previous_reward: Tensor | None
     num_guessed: int
     num_right: int
+
+
+@dataclass
+class Record:
+    """What a rollout has brought so far, step after step.
+
+    Attributes:
+        with_reward: whether rewards are asked for.
+        steps: results, with rewards once they are known.
+        actions: actions (B, A) of each step; empty for an action-free model.
+        frames: decoded frames (B, n, 3, H, W) uint8, in chunks.
+        decoded_steps: numbers of the steps that they show.
+        pending: tokens of steps that are still to be decoded.
+        reanchored_at: numbers of the steps before which some row was re-anchored.
+        num_guessed, num_right: as in `Advance`, of all steps.
+    """
+
+    with_reward: bool
+    steps: list[Step] = field(default_factory=list)
+    actions: list[Tensor] = field(default_factory=list)
+    frames: list[Tensor] = field(default_factory=list)
+    decoded_steps: list[int] = field(default_factory=list)
+    pending: list[Tensor] = field(default_factory=list)
+    reanchored_at: list[int] = field(default_factory=list)
+    num_guessed: int = 0
+    num_right: int = 0
+
+    def add(self, advance: Advance) -> None:
+        """Note one more step, and what its first pass told of the reward before."""
+        if self.with_reward and self.steps and self.steps[-1].reward is None:
+            self.steps[-1] = replace(self.steps[-1], reward=advance.previous_reward)
+        self.steps.append(advance.step)
+        self.num_guessed += advance.num_guessed
+        self.num_right += advance.num_right
+
+    def as_rollout(self, state: WorldState, clock: Clock | None) -> Rollout:
+        """The rollout that ends in a state, with statistics if its time was measured."""
+        statistics = None
+        if clock is not None:
+            statistics = RolloutStatistics(
+                num_frames=len(self.steps) * state.batch_size,
+                num_tokens=sum(step.tokens.numel() for step in self.steps),
+                prefill_seconds=clock.seconds["prefill"],
+                decode_seconds=clock.seconds["decode"],
+                vq_seconds=clock.seconds["vq"],
+                cache_bytes=state.num_bytes,
+                num_guessed=self.num_guessed,
+                num_right=self.num_right,
+            )
+        return Rollout.of_steps(
+            self.steps,
+            frames=torch.cat(self.frames, dim=1) if self.frames else None,
+            actions=torch.stack(self.actions, dim=1) if self.actions else None,
+            decoded_steps=tuple(self.decoded_steps),
+            reanchored_at=self.reanchored_at,
+            state=state,
+            statistics=statistics,
+        )
 
 
 class RolloutEngine:
@@ -63,7 +132,7 @@ class RolloutEngine:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
+        """Device of the transformer."""
         return self.transformer.device
 
     @property
@@ -83,33 +152,54 @@ class RolloutEngine:
             goal_conditioned=config.goal_conditioned,
             num_trained_frames=config.num_trained_frames,
             max_future_frames=max_future_frames,
+            action_names=None if processor.action_names is None else tuple(processor.action_names),
+            crop_to_aspect=processor.crop_to_aspect,
         )
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Eval mode and no gradients inside; each module's training flag is put back afterwards."""
+    def inference(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Eval mode and no gradients inside; each module's training flag is put back afterwards.
+
+        Yields:
+            A context manager for functions of the caller's: inside, gradients are what they were outside.
+        """
+        outside = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+        @contextmanager
+        def as_outside() -> Iterator[None]:
+            with torch.inference_mode(outside[0]), torch.set_grad_enabled(outside[1]):
+                yield
+
         training = [module for net in (self.vq_model, self.transformer) for module in net.modules() if module.training]
         for module in training:
             module.training = False
         try:
             with torch.inference_mode():
-                yield
+                yield as_outside
         finally:
             for module in training:
                 module.training = True
 
-    def encode(self, frames: Tensor, clock: Clock = NO_CLOCK) -> Contexts:
+    def encode(self, frames: Tensor) -> Contexts:
         """Code and prefill contexts (P, C, 3, H, W) uint8, in chunks."""
         chunks = []
         for chunk in frames.split(max(1, PIXELS_PER_CHUNK // frames[0, :, 0].numel())):
-            with clock.measure(VQ):
+            with measure("vq"):
                 pixels = chunk.float() / 255
                 context = self.vq_model.encode_context(pixels)
                 prompts = self.vq_model.prompt_tokens(pixels, context)
-            with clock.measure(PREFILL):
+            with measure("prefill"):
                 prefix = prefill(self.transformer, prompts)
             chunks.append(Contexts(chunk, prompts[:, -1], prefix, context.decoder_memory))
         return chunks[0] if len(chunks) == 1 else Contexts.cat(chunks)
+
+    def start(self, frames: Tensor) -> WorldState:
+        """The state of B worlds that begin with context frames (B, C, 3, H, W) uint8."""
+        contexts = self.encode(frames.to(self.device))
+        num_rows = len(frames)
+        tokens = torch.empty(num_rows, 0, self.layout.tokens_per_future_frame, dtype=torch.int64, device=self.device)
+        zeros = (0,) * num_rows
+        return WorldState(contexts, tuple(range(num_rows)), tokens, Tail(), zeros, zeros, zeros)
 
     def decode(self, state: WorldState, tokens: Tensor, sampling: Sampling) -> Tensor:
         """Decode tokens (B, T, tokens_per_future_frame) of a state's rows to (B, T, 3, H, W) uint8, in chunks."""
@@ -127,7 +217,9 @@ class RolloutEngine:
             part = slice(first, first + contexts_per_chunk)
             memory = [ContextMemory(m.key[part], m.value[part]) for m in state.contexts.memory]
             chunks = codes[part].split(frames_per_chunk, dim=1)
-            decoded.append(torch.cat([_to_pixels(self.vq_model.decode_future(memory, chunk)) for chunk in chunks], 1))
+            decoded.append(
+                torch.cat([clamp_to_uint8(self.vq_model.decode_future(memory, chunk)) for chunk in chunks], 1)
+            )
         return torch.cat(decoded).flatten(0, 1).unflatten(0, tokens.shape[:2])
 
     def advance(
@@ -136,6 +228,7 @@ class RolloutEngine:
         actions: Tensor | None,
         sampling: Sampling,
         seeds: Tensor,
+        *,
         read_reward: bool,
         num_frames_ahead: int | None = None,
     ) -> Advance:
@@ -189,71 +282,85 @@ class RolloutEngine:
     def run(
         self,
         state: WorldState,
-        actions: Tensor | None,
+        actions: Tensor | Policy | None,
         num_frames: int,
-        sampling: Sampling,
         seeds: Tensor,
-        with_reward: bool,
-        decode_steps: tuple[int, ...],
-        horizon_policy: HorizonPolicy,
-        clock: Clock,
+        options: RolloutOptions,
+        on_step: OnStep | None = None,
     ) -> Rollout:
-        """Advance T times; decode the wanted steps at the end, or before their context is replaced."""
-        steps, rewards, frames, pending, reanchored_at = [], [], [], [], []
-        num_guessed = num_right = 0
-        limit = self.spec.max_future_frames
+        """Advance up to T times: the one loop over time, for actions (B, T, A), for a policy, and for action-free
+        models.
 
-        def flush() -> None:
-            if pending:
-                with clock.measure(VQ):
-                    frames.append(self.decode(state, torch.stack(pending, dim=1), sampling))
-                pending.clear()
+        Frames are decoded together at the end, or before their context is replaced. Where a policy or ``on_step`` looks
+        at each step as it comes, frames are decoded and rewards read one by one.
+        """
+        record = Record(with_reward="rewards" in options.outputs and self.spec.has_reward)
+        limit, decode_steps = self.spec.max_future_frames, options.steps_to_decode(num_frames)
+        one_by_one = callable(actions) or on_step is not None
+        with self.inference() as as_outside:
+            frame = self.last_frame(state, options.sampling) if callable(actions) else None
+            for i in range(num_frames):
+                if max(state.num_frames) >= limit:
+                    self._decode_pending(record, state, options.sampling)
+                    record.reanchored_at.append(i)
+                if callable(actions):
+                    reward = record.steps[-1].reward if record.steps else None
+                    with as_outside():
+                        action = actions(Observation(frame, reward, i, state))
+                    if action is not None:  # as it is in an action-free model
+                        record.actions.append(action)
+                elif actions is not None:
+                    record.actions.append(actions[:, i])
+                state = self.with_room(state, options.horizon_policy, options.sampling)
+                # The next frame's first pass reads a frame's reward. A pass of its own is needed only where no next
+                # frame follows, or somebody waits for the reward.
+                is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
+                with measure("decode"):
+                    advance = self.advance(
+                        state,
+                        record.actions[-1] if record.actions else None,
+                        options.sampling,
+                        seeds,
+                        read_reward=record.with_reward and (is_last or one_by_one),
+                        num_frames_ahead=min(num_frames - i, limit),
+                    )
+                state = advance.state
+                record.add(advance)
+                if i in decode_steps:
+                    record.pending.append(advance.step.tokens)
+                    record.decoded_steps.append(i)
+                if one_by_one:
+                    frame = self._decode_step(record, state, options.sampling, i, callable(actions))
+                    step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
+                    with as_outside():
+                        if on_step is not None and on_step(i, step):
+                            break
+            self._decode_pending(record, state, options.sampling)
+            return record.as_rollout(state, clock.current())
 
-        for i in range(num_frames):
-            if max(state.num_frames) >= limit:
-                flush()
-                reanchored_at.append(i)
-            state = self.with_room(state, horizon_policy, sampling, clock)
-            action = None if actions is None else actions[:, i]
-            # A reward is read by the next frame's first pass, and only where no next frame follows by one of its own.
-            is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
-            room = min(num_frames - i, limit)
-            with clock.measure(DECODE):
-                advance = self.advance(state, action, sampling, seeds, with_reward and is_last, room)
-            state = advance.state
-            if len(rewards) < i:
-                rewards.append(advance.previous_reward)
-            if is_last:
-                rewards.append(advance.step.reward)
-            steps.append(advance.step)
-            num_guessed, num_right = num_guessed + advance.num_guessed, num_right + advance.num_right
-            if i in decode_steps:
-                pending.append(advance.step.tokens)
-        flush()
-        if with_reward and self.spec.has_reward:
-            steps = [replace(step, reward=reward) for step, reward in zip(steps, rewards, strict=True)]
-        return Rollout.of_steps(
-            steps,
-            frames=torch.cat(frames, dim=1) if frames else None,
-            actions=actions,
-            decoded_steps=decode_steps,
-            reanchored_at=reanchored_at,
-            state=state,
-            statistics=RolloutStatistics(
-                num_frames=num_frames * state.batch_size,
-                num_tokens=num_frames * state.tokens[:, 0].numel(),
-                prefill_seconds=clock.seconds[PREFILL],
-                decode_seconds=clock.seconds[DECODE],
-                vq_seconds=clock.seconds[VQ],
-                cache_bytes=state.num_bytes,
-                num_guessed=num_guessed,
-                num_right=num_right,
-            ),
-        )
+    def _decode_pending(self, record: Record, state: WorldState, sampling: Sampling) -> None:
+        """Decode the steps that are still to be decoded; they continue the state's contexts."""
+        if record.pending:
+            with measure("vq"):
+                record.frames.append(self.decode(state, torch.stack(record.pending, dim=1), sampling))
+            record.pending.clear()
+
+    def _decode_step(
+        self, record: Record, state: WorldState, sampling: Sampling, step: int, is_seen: bool
+    ) -> Tensor | None:
+        """The frame (B, 3, H, W) uint8 of the step just taken; None if nobody wants it."""
+        if record.pending:
+            self._decode_pending(record, state, sampling)
+            return record.frames[-1][:, -1]
+        if not is_seen:
+            return None
+        with measure("vq"):
+            return self.last_frame(state, sampling)
 
     # -- horizon ------------------------------------------------------------------------------------------------------
 
     def check_horizon(self, state: WorldState, num_frames: int) -> None:
+        """Raise ValueError if so many more frames go beyond the horizon."""
         limit = self.spec.max_future_frames
         longest = max(state.num_frames) + num_frames
         if longest > limit:
@@ -263,12 +370,8 @@ class RolloutEngine:
                 f"horizon_policy='reanchor'"
             )
 
-    def with_room(
-        self, state: WorldState, horizon_policy: HorizonPolicy, sampling: Sampling, clock: Clock = NO_CLOCK
-    ) -> WorldState:
+    def with_room(self, state: WorldState, horizon_policy: HorizonPolicy, sampling: Sampling) -> WorldState:
         """Make sure that every row can take one more frame."""
-        if horizon_policy not in ("reanchor", "error"):
-            raise ValueError(f"horizon_policy must be 'reanchor' or 'error', got {horizon_policy!r}")
         limit = self.spec.max_future_frames
         full = [row for row, count in enumerate(state.num_frames) if count >= limit]
         if not full:
@@ -278,9 +381,9 @@ class RolloutEngine:
         warnings.warn(
             f"a rollout passed {limit} frames and was re-anchored on its own predictions; "
             f"horizon_policy='error' refuses that",
-            stacklevel=4,
+            stacklevel=_stacklevel_of_caller(),
         )
-        reanchored = self.reanchor(state.index(full), None, sampling, clock)
+        reanchored = self.reanchor(state.index(full), None, sampling)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored
@@ -288,23 +391,20 @@ class RolloutEngine:
         joined = WorldState.cat([state.index(others), reanchored])
         return joined.index([order.index(row) for row in range(state.batch_size)])
 
-    def reanchor(
-        self, state: WorldState, new_frames: Tensor | None, sampling: Sampling, clock: Clock = NO_CLOCK
-    ) -> WorldState:
+    def reanchor(self, state: WorldState, new_frames: Tensor | None, sampling: Sampling) -> WorldState:
         """Make the last known frames, followed by (B, n, 3, H, W) uint8 new ones, the context."""
-        goals = int(self.spec.goal_conditioned)
         num_new = 0 if new_frames is None else new_frames.shape[1]
-        num_known = self.spec.num_context_frames - goals - num_new
+        num_known = self.spec.num_real_context_frames - num_new
         parts = [] if new_frames is None else [new_frames]
         if num_known:
-            with clock.measure(VQ):
+            with measure("vq"):
                 parts.insert(0, self.last_frames(state, num_known, sampling))
-        of_row = torch.tensor(state.context_of_row, device=self.device)
-        if goals:
-            parts.insert(0, state.contexts.frames[of_row, :goals])
+        if self.spec.goal_conditioned:
+            of_row = torch.tensor(state.context_of_row, device=self.device)
+            parts.insert(0, state.contexts.frames[of_row, :1])
         return replace(
             state,
-            contexts=self.encode(torch.cat(parts, dim=1), clock),
+            contexts=self.encode(torch.cat(parts, dim=1)),
             context_of_row=tuple(range(state.batch_size)),
             tokens=state.tokens[:, :0],
             tail=Tail(),
@@ -314,18 +414,25 @@ class RolloutEngine:
     def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Tensor:
         """The last frames of each row, (B, num_frames, 3, H, W) uint8: predicted ones, before them real ones."""
         of_row = torch.tensor(state.context_of_row, device=self.device)
-        known = state.contexts.frames[of_row, int(self.spec.goal_conditioned) :]
+        real = state.contexts.frames[of_row, -self.spec.num_real_context_frames :]
         num_predicted = min(num_frames, max(state.num_frames))
         if not num_predicted:
-            return known[:, -num_frames:]
+            return real[:, -num_frames:]
         predicted = self.decode(state, state.tokens[:, -num_predicted:], sampling)
         rows = [
-            torch.cat([known[row], predicted[row, num_predicted - min(count, num_predicted) :]])[-num_frames:]
+            torch.cat([real[row], predicted[row, num_predicted - min(count, num_predicted) :]])[-num_frames:]
             for row, count in enumerate(state.num_frames)
         ]
         return torch.stack(rows)
 
+    def last_frame(self, state: WorldState, sampling: Sampling) -> Tensor:
+        """The last frame (B, 3, H, W) uint8 of each row."""
+        return self.last_frames(state, 1, sampling)[:, 0]
 
-def _to_pixels(frames: Tensor) -> Tensor:
-    """Float frames, nominally in [0, 1], to uint8."""
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+def _stacklevel_of_caller() -> int:
+    """The stack level of whoever called this package, for a warning of the calling function's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
+        level, frame = level + 1, frame.f_back
+    return level

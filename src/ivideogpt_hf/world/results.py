@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from .state import WorldState
+from .state import State, WorldState
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Step:
     """The result of one action.
 
     Args:
-        frame: (B, 3, H, W) uint8, or None if not asked for.
-        reward: (B,) float32 in reward units, or None without a reward head or if not asked for.
-        tokens: (B, tokens_per_future_frame) int64, vocabulary ids.
-        log_prob: (B,) float32, log-probability of the tokens under the sampling distribution.
+        frame: predicted frame (B, 3, H, W) uint8; None if not asked for.
+        reward: predicted reward (B,) float32 in reward units; None without a reward head or if not asked for.
+        tokens: vocabulary ids (B, tokens_per_future_frame) int64.
+        log_prob: log-probability (B,) float32 of the tokens under the sampling distribution.
     """
 
     frame: Tensor | None
@@ -27,22 +27,27 @@ class Step:
     tokens: Tensor
     log_prob: Tensor
 
+    def index(self, rows: slice) -> Step:
+        """The given rows."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Step(**{name: None if value is None else value[rows] for name, value in values.items()})
+
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees in `WorldModel.imagine`.
+    """What a policy sees of the worlds that it acts in.
 
     Args:
-        frame: (B, 3, H, W) uint8, the last known frame.
-        reward: (B,) float32, reward of the last step; None before the first or without a reward head.
-        step: steps taken so far in this call.
-        state: where the worlds stand.
+        frame: last known frame (B, 3, H, W) uint8.
+        reward: reward (B,) float32 of the last step; None before the first or without a reward head.
+        step: number of steps taken so far in this call.
+        state: state of the worlds.
     """
 
     frame: Tensor
     reward: Tensor | None
     step: int
-    state: WorldState
+    state: State
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,14 @@ class RolloutStatistics:
     """What a rollout cost.
 
     Args:
-        num_frames: predicted frames of all rows.
-        num_tokens: predicted tokens of all rows.
-        prefill_seconds: spent in the transformer on contexts; also of those that were re-anchored.
-        decode_seconds: spent in the transformer on predicted frames.
-        vq_seconds: spent in the VQ model on contexts and on decoded frames.
-        cache_bytes: held by the rollout's state: keys and values of contexts and rows.
-        num_guessed, num_right: tokens tried in each row by `Sampling.num_guesses`, and those that were kept.
+        num_frames: number of predicted frames, of all rows.
+        num_tokens: number of predicted tokens, of all rows.
+        prefill_seconds: time in the transformer for contexts, those of re-anchoring included.
+        decode_seconds: time in the transformer for predicted frames.
+        vq_seconds: time in the VQ model for contexts and decoded frames.
+        cache_bytes: memory of the keys and values that the rollout's state holds, of contexts and rows.
+        num_guessed: number of tokens that `Sampling.num_guesses` tried in each row.
+        num_right: number of those that were kept.
     """
 
     num_frames: int
@@ -70,12 +76,12 @@ class RolloutStatistics:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the transformer, without prefill."""
+        """Tokens that the transformer predicts in a second, prefill not counted."""
         return self.num_tokens / self.decode_seconds
 
     @property
     def frames_per_second(self) -> float:
-        """Of everything together."""
+        """Frames in a second, everything counted."""
         return self.num_frames / (self.prefill_seconds + self.decode_seconds + self.vq_seconds)
 
     @property
@@ -89,15 +95,15 @@ class Rollout:
     """Predicted futures. The axis N of candidates is there if actions had it or `num_samples` was given.
 
     Args:
-        frames: (B, [N,] decoded steps, 3, H, W) uint8, predicted frames only; None if not asked for.
-        rewards: (B, [N,] T) float32 in reward units; None without a reward head or if not asked for.
-        tokens: (B, [N,] T, tokens_per_future_frame) int64, vocabulary ids; None if not asked for.
-        log_probs: (B, [N,] T) float32, log-probability of each frame's tokens under the sampling distribution.
-        actions: (B, [N,] T, A) float32 in environment units, or None if action-free.
-        decoded_steps: which of the T steps `frames` shows.
-        reanchored_at: steps before which some row was re-anchored on its own predictions.
-        state: where the worlds stand at the end, B * N rows; None if no world model made this.
-        statistics: what it cost; None if not asked for.
+        frames: predicted frames (B, [N,] decoded steps, 3, H, W) uint8; None if not asked for.
+        rewards: predicted rewards (B, [N,] T) float32 in reward units; None without a reward head or if not asked for.
+        tokens: vocabulary ids (B, [N,] T, tokens_per_future_frame) int64; None if not asked for.
+        log_probs: log-probability (B, [N,] T) float32 of each frame's tokens under the sampling distribution.
+        actions: actions (B, [N,] T, A) float32 in environment units; None if action-free.
+        decoded_steps: numbers of the steps that `frames` shows.
+        reanchored_at: numbers of the steps before which some row was re-anchored on its own predictions.
+        state: state of the B * N worlds at the end; None where it is not in this process.
+        statistics: time and memory that the rollout took; None if not asked for.
     """
 
     frames: Tensor | None

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +27,9 @@ class Contexts:
     """P contexts, computed once and shared by all rows that continue them.
 
     Args:
-        frames: (P, C, 3, H, W) uint8.
-        last_tokens: (P,) int64, the last token of each prompt.
-        prefix: (layers, 2, P, kv_heads, L, head_dim), keys and values of the prompts without their last token.
+        frames: context frames (P, C, 3, H, W) uint8.
+        last_tokens: last token (P,) int64 of each prompt.
+        prefix: keys and values (layers, 2, P, kv_heads, L, head_dim) of the prompts without their last token.
         memory: keys and values for each cross-attention of the VQ decoder.
     """
 
@@ -40,7 +41,7 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def select(self, indices: Tensor) -> Contexts:
+    def index(self, indices: Tensor) -> Contexts:
         """Copy the given contexts."""
         memory = tuple(ContextMemory(m.key[indices], m.value[indices]) for m in self.memory)
         return Contexts(self.frames[indices], self.last_tokens[indices], self.prefix[:, :, indices], memory)
@@ -53,7 +54,7 @@ class Contexts:
 
     @staticmethod
     def cat(contexts: Sequence[Contexts]) -> Contexts:
-        """Join."""
+        """Join contexts, one after the other."""
         joined = zip(*(c.memory for c in contexts), strict=True)
         return Contexts(
             torch.cat([c.frames for c in contexts]),
@@ -63,6 +64,32 @@ class Contexts:
         )
 
 
+class State(Protocol):
+    """What planners, environments and players need of the state of a world; to them it is opaque otherwise.
+
+    `WorldState` is the state of a `WorldModel`, `RemoteState` that of a `RemoteWorldModel`. Stepping returns a new
+    state, and leaves the old one as it is.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Number of worlds B."""
+        ...
+
+    def fork(self, num_branches: int) -> Self:
+        """Branch every world: B become B * num_branches, the branches of world 0 first."""
+        ...
+
+    def index(self, rows: Sequence[int] | Tensor) -> Self:
+        """Take the given worlds, in the given order; one may be taken more than once."""
+        ...
+
+    @staticmethod
+    def cat(states: Sequence[Any]) -> Any:
+        """Join states of one world, row after row."""
+        ...
+
+
 @dataclass(frozen=True)
 class WorldState:
     """Where B imagined worlds stand. Immutable: stepping returns a new state and leaves the old one valid, so that
@@ -70,13 +97,21 @@ class WorldState:
 
     Args:
         contexts: the P contexts that the rows continue.
-        context_of_row: B indices into `contexts`.
-        tokens: (B, n, tokens_per_future_frame) int64, frames since the context; rows with fewer than n frames are
-            filled up at the front.
-        tail: what those frames added to the prompts' keys and values.
-        num_frames: per row, frames since its context.
-        num_steps: per row, frames since `WorldModel.reset`, whatever was re-anchored since.
-        streams: per row, the number of its stream of random numbers: `fork` gives each branch its own.
+        context_of_row: index into `contexts` for each of the B rows.
+        tokens: tokens (B, n, tokens_per_future_frame) int64 of the frames since the context; rows with fewer than n
+            frames are filled up at the front.
+        tail: keys and values that those frames added to the prompts'.
+        num_frames: number of frames since its context, for each row.
+        num_steps: number of frames since `WorldModel.reset`, for each row, whatever was re-anchored since.
+        streams: number of its stream of random numbers, for each row: `fork` gives each branch its own.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> world = WorldModel.default()
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> branches = state.fork(3)
+        >>> branches.batch_size, branches.index([2, 0]).batch_size, type(state).cat([state, branches]).batch_size
+        (3, 2, 4)
     """
 
     contexts: Contexts
@@ -116,7 +151,7 @@ class WorldState:
         if self.rows_per_context is not None:
             return self
         indices = torch.tensor(self.context_of_row, device=self.device)
-        return replace(self, contexts=self.contexts.select(indices), context_of_row=tuple(range(self.batch_size)))
+        return replace(self, contexts=self.contexts.index(indices), context_of_row=tuple(range(self.batch_size)))
 
     def fork(self, num_branches: int) -> WorldState:
         """Branch every row: B rows become B * num_branches, the branches of row 0 first. Contexts are not copied.
@@ -124,13 +159,25 @@ class WorldState:
         Branches given the same actions stay equal under greedy sampling or common random numbers; otherwise each draws
         its own future.
 
+        Args:
+            num_branches: number of branches of each row.
+
         Raises:
             ValueError: if num_branches is smaller than one.
+
+        Example:
+            >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video
+            >>> world = WorldModel.default()
+            >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+            >>> actions = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
+            >>> step, branches = world.step(state.fork(2), actions, sampling=Sampling(seed=0))
+            >>> step.frame.shape, len(branches.contexts)
+            (torch.Size([2, 3, 64, 64]), 1)
         """
         if num_branches < 1:
             raise ValueError(f"num_branches must be at least 1, got {num_branches}")
         rows = [row for row in range(self.batch_size) for _ in range(num_branches)]
-        forked = self.select_rows(rows)
+        forked = self.index_rows(rows)
         # Streams are 64-bit numbers on the device; a deep tree wraps around.
         streams = (
             (stream * num_branches + branch) % 2**63 for stream in self.streams for branch in range(num_branches)
@@ -148,21 +195,21 @@ class WorldState:
         if bad or not rows:
             raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
         rows = [row % self.batch_size for row in rows]
-        selected = self.select_rows(rows)
+        selected = self.index_rows(rows)
         used = list(dict.fromkeys(selected.context_of_row))
         if len(used) == len(self.contexts):
             return selected
         renumbered = tuple(used.index(context) for context in selected.context_of_row)
-        contexts = self.contexts.select(torch.tensor(used, device=self.device))
+        contexts = self.contexts.index(torch.tensor(used, device=self.device))
         return replace(selected, contexts=contexts, context_of_row=renumbered)
 
-    def select_rows(self, rows: Sequence[int]) -> WorldState:
+    def index_rows(self, rows: Sequence[int]) -> WorldState:
         """As `index`, of rows that exist, and with all contexts, used or not: none is copied."""
-        taken = torch.tensor(rows, device=self.device)
-        chosen = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
-        unused = self.tokens.shape[1] - max(chosen["num_frames"])
-        lengths = [self._tail_length(count) for count in chosen["num_frames"]]
-        return replace(self, tokens=self.tokens[taken, unused:], tail=self.tail.select(taken, lengths), **chosen)
+        indices = torch.tensor(rows, device=self.device)
+        fields = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
+        unused = self.tokens.shape[1] - max(fields["num_frames"])
+        lengths = [self._tail_length(count) for count in fields["num_frames"]]
+        return replace(self, tokens=self.tokens[indices, unused:], tail=self.tail.index(indices, lengths), **fields)
 
     def _tail_length(self, num_frames: int) -> int:
         """Positions that so many frames take in a tail: their tokens and slots."""
@@ -181,7 +228,9 @@ class WorldState:
             raise ValueError(f"states are on different devices: {[str(state.device) for state in states]}")
         # Branches of one context keep sharing it.
         contexts = list({id(state.contexts): state.contexts for state in states}.values())
-        first = dict(zip(map(id, contexts), _running_sum([len(c) for c in contexts]), strict=True))
+        first: dict[int, int] = {}  # by context, the number of its first one among all that are joined
+        for c in contexts:
+            first[id(c)] = sum(len(before) for before in contexts[: len(first)])
         longest = max(count for state in states for count in state.num_frames)
         valid_token = next((s.tokens.flatten()[0].item() for s in states if s.tokens.numel()), 0)
         tokens = [
@@ -260,7 +309,3 @@ class WorldState:
         lengths = [state._tail_length(count) for count in state.num_frames]
         buffer = TailBuffer(tensors["tail"], max(lengths))
         return replace(state, tail=Tail(buffer, buffer.filled, starts_of(lengths, state.device)))
-
-
-def _running_sum(lengths: Sequence[int]) -> list[int]:
-    return [sum(lengths[:i]) for i in range(len(lengths))]

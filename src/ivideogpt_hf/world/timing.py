@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from ..cards.facts import facts_of
 from ..checkpoints.loading import EXAMPLE_EPISODE
 from ..decoding.sampling import Sampling
 from ..media.video import read_video
-from ..models.resizing import resize_frames
+from .clock import now
 from .world_model import WorldModel
 
 TIMED_FRAMES = 3
@@ -33,7 +31,7 @@ def benchmark(world: WorldModel) -> str:
     """A table of what rollouts cost on the world model's device, from the frames of the embedded example."""
     spec = world.spec
     num_frames = min(10, spec.max_future_frames)
-    context = resize_frames(read_video(EXAMPLE_EPISODE)[: spec.num_context_frames], spec.frame_size)[None]
+    context = spec.resize_frames(read_video(EXAMPLE_EPISODE, max_frames=spec.num_context_frames))[None]
     columns = ("candidates", "guesses", "right", "frames/s", "tokens/s", "prefill s", "decode s", "VQ s", "cache MB")
     lines = ["  ".join(columns)]
     for num_candidates, num_guesses in WORKLOADS:
@@ -65,16 +63,10 @@ def _measure(world: WorldModel) -> tuple[float, float]:
     action = torch.zeros(1, spec.action_dim) if spec.action_dim else None
     sampling = Sampling(greedy=True)
     world.step(world.reset(frames), action, sampling=sampling)
-    start = _now(world.device)
+    start = now(world.device)
     state = world.reset(frames)
-    after_reset = _now(world.device)
+    after_reset = now(world.device)
     num_frames = min(TIMED_FRAMES, spec.max_future_frames)
     for _ in range(num_frames):
         _, state = world.step(state, action, sampling=sampling)
-    return after_reset - start, (_now(world.device) - after_reset) / num_frames
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return after_reset - start, (now(world.device) - after_reset) / num_frames

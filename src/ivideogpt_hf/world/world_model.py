@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,19 +16,18 @@ from ..checkpoints import loading as checkpoints
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
 from ..decoding.sampling import Sampling
-from ..decoding.tails import Tail
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
 from ..spec import WorldModelSpec
-from . import checks as inputs
-from .clock import NO_CLOCK, Clock
-from .engine import HorizonPolicy, RolloutEngine
-from .results import Observation, Rollout, Step
+from .checks import check_actions, check_frames, check_observed_frame, check_parts, check_state, resolve_futures
+from .clock import Clock, running
+from .engine import RolloutEngine
+from .options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
+from .protocol import OnStep, Policy, imagine
+from .results import Rollout, Step
 from .state import WorldState
-
-Policy = Callable[[Observation], Tensor]
 
 
 class WorldModel:
@@ -39,12 +37,20 @@ class WorldModel:
     without gradients; their training mode is put back afterwards.
 
     Args:
-        vq_model: codes and decodes frames.
-        transformer: predicts the tokens of future frames.
-        processor: action statistics and reward units; None: a plain one of the VQ model's frame size.
+        vq_model: network that codes and decodes frames.
+        transformer: network that predicts the tokens of future frames.
+        processor: frame size, action statistics and reward units; None: a plain one of the VQ model's frame size.
 
     Raises:
         ValueError: if the parts do not fit each other.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video
+        >>> world = WorldModel.default()  # or WorldModel.from_pretrained("thuml/ivideogpt-bair-64-act-cond")
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> step, state = world.step(state, torch.tensor([[0.0, 1.0, 0.0, 0.0]]), sampling=Sampling(seed=0))
+        >>> step.frame.shape, step.frame.dtype, step.reward.shape
+        (torch.Size([1, 3, 64, 64]), torch.uint8, torch.Size([1]))
     """
 
     def __init__(
@@ -57,7 +63,7 @@ class WorldModel:
         self.vq_model = vq_model
         self.transformer = transformer
         self.processor = processor or IVideoGPTVideoProcessor(size={"height": height, "width": width})
-        inputs.check_parts(self.vq_model.config, self.transformer.config, self.processor)
+        check_parts(self.vq_model.config, self.transformer.config, self.processor)
         self._engine = RolloutEngine(self.vq_model, self.transformer, self.processor)
 
     # -- loading, saving, moving --------------------------------------------------------------------------------------
@@ -79,11 +85,14 @@ class WorldModel:
 
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
-            revision, token, cache_dir, local_files_only: as everywhere on the Hub.
-            dtype: of the weights; see `to` for the VQ model's on a CPU.
+            revision: branch, tag or commit on the Hub; None: the main branch.
+            token: token of the Hub for a private or gated checkpoint; None: the one that was logged in with.
+            cache_dir: folder that downloads are kept in; None: the Hub's own cache.
+            local_files_only: whether to take what was downloaded before, and not to ask the Hub.
+            dtype: dtype of the weights; see `to` for the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
-            quantization_config: of the transformer's weights, as transformers takes it, such as
+            quantization_config: how to quantise the transformer's weights, as transformers takes it, such as
                 ``TorchAoConfig(Int8WeightOnlyConfig())`` (extra quantize). Predictions change a little.
 
         Raises:
@@ -110,9 +119,9 @@ class WorldModel:
         """Save to a folder that `from_pretrained`, `IVideoGPTPipeline` and the Auto classes read.
 
         Args:
-            folder: created where it does not exist.
-            remote_code: also copy the modelling code, so that the Auto classes load it with ``trust_remote_code=True``
-                where this package is not installed.
+            folder: folder to write; it is created where it does not exist.
+            remote_code: whether to copy the modelling code too, so that the Auto classes load it with
+                ``trust_remote_code=True`` where this package is not installed.
         """
         checkpoints.save_parts(folder, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
 
@@ -130,9 +139,12 @@ class WorldModel:
         `ivideogpt publish` adds results and a picture.
 
         Args:
-            repo_id: where to.
-            private, revision, token, commit_message: as everywhere on the Hub.
-            card: what a person says; None: nothing, which leaves training data and licence open.
+            repo_id: Hub id, owner/name; the repository is created where it does not exist.
+            private: whether a new repository is private; None: as the owner's settings say.
+            revision: branch to commit to; None: the main branch.
+            token: token of the Hub; None: the one that was logged in with.
+            card: what a person says of the checkpoint; None: nothing, which leaves training data and licence open.
+            commit_message: message of the commit.
 
         Raises:
             ValueError: if the Hub would refuse the card; nothing is uploaded then.
@@ -177,8 +189,8 @@ class WorldModel:
         Args:
             mode: "default"; "reduce-overhead": on a GPU, each frame as one CUDA graph; "max-autotune": the same, with
                 the fastest kernels, which are searched for.
-            shapes: (contexts, candidates) to make programs for now.
-            sampling: for which to make those.
+            shapes: pairs (contexts, candidates of each) to make programs for now.
+            sampling: distribution that those programs draw from; None: `Sampling()`.
 
         Raises:
             ValueError: on another mode.
@@ -213,7 +225,7 @@ class WorldModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
+        """Device of the transformer, and of the tensors that come out."""
         return self.transformer.device
 
     # -- stepping -----------------------------------------------------------------------------------------------------
@@ -222,20 +234,15 @@ class WorldModel:
         """Start B worlds.
 
         Args:
-            frames: (B, C, 3, H, W) uint8, C = spec.num_context_frames; for a goal-conditioned model the goal first.
+            frames: context frames (B, C, 3, H, W) uint8, C = spec.num_context_frames; for a goal-conditioned model the
+                goal first.
 
         Raises:
             ValueError: on a wrong shape or dtype, or another number of frames.
         """
-        return self._reset(frames, NO_CLOCK)
-
-    def _reset(self, frames: Tensor, clock: Clock) -> WorldState:
-        inputs.check_frames(frames, self.spec)
+        check_frames(frames, self.spec)
         with self._engine.inference():
-            contexts = self._engine.encode(frames.to(self.device), clock)
-            tokens = torch.empty(len(frames), 0, self.layout.tokens_per_future_frame, dtype=torch.int64)
-        zeros = (0,) * len(frames)
-        return WorldState(contexts, tuple(range(len(frames))), tokens.to(self.device), Tail(), zeros, zeros, zeros)
+            return self._engine.start(frames)
 
     def step(
         self,
@@ -249,25 +256,28 @@ class WorldModel:
         """Take one action in every world.
 
         Args:
-            state: where to start; it stays valid, so that stepping it again branches.
-            action: (B, A) float in environment units; None for an action-free model.
-            sampling: how to draw tokens; None: `Sampling()`.
-            outputs: what to compute besides the tokens, of "frames" and "rewards" ("tokens" always is).
+            state: state of B worlds; it stays valid, so that stepping it again branches.
+            action: actions (B, A) float in environment units; None for an action-free model.
+            sampling: distribution and random numbers that tokens are drawn with; None: `Sampling()`.
+            outputs: names of what to compute besides the tokens, of "frames" and "rewards" ("tokens" always is).
             horizon_policy: what to do at `spec.max_future_frames`, see `rollout`.
 
         Raises:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
         """
-        inputs.check_state(state, self.vq_model, self.transformer)
-        actions = inputs.check_actions(action, (state.batch_size,), self.spec)
-        wanted = inputs.check_outputs(outputs, inputs.STEP_OUTPUTS)
-        sampling = sampling or Sampling()
+        check_state(state, self.vq_model, self.transformer)
+        actions = check_actions(action, (state.batch_size,), self.spec)
+        options = RolloutOptions(sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), "all", horizon_policy)
         with self._engine.inference():
-            seeds = sampling.row_seeds(state.batch_size, self.device)
-            state = self._engine.with_room(state, horizon_policy, sampling)
-            step, state, *_ = self._engine.advance(state, actions, sampling, seeds, "rewards" in wanted)
-            frame = self._engine.decode(state, state.tokens[:, -1:], sampling)[:, 0] if "frames" in wanted else None
-        return replace(step, frame=frame), state
+            seeds = options.sampling.row_seeds(state.batch_size, self.device)
+            state = self._engine.with_room(state, horizon_policy, options.sampling)
+            advance = self._engine.advance(
+                state, actions, options.sampling, seeds, read_reward="rewards" in options.outputs
+            )
+            state, frame = advance.state, None
+            if "frames" in options.outputs:
+                frame = self._engine.last_frame(state, options.sampling)
+        return replace(advance.step, frame=frame), state
 
     def observe(self, state: WorldState, action: Tensor | None, frame: Tensor) -> WorldState:
         """Re-anchor every world on what really happened.
@@ -276,76 +286,98 @@ class WorldModel:
         costs.
 
         Args:
-            state: where the worlds stood before the action.
-            action: (B, A), the action that was taken, or None. Checked, but without influence here: an iVideoGPT
+            state: state of the worlds before the action.
+            action: actions (B, A) that were taken, or None. They are checked, but have no influence here: an iVideoGPT
                 context carries no actions.
-            frame: (B, 3, H, W) uint8, the real frame that followed.
+            frame: real frames (B, 3, H, W) uint8 that followed.
 
         Raises:
             ValueError: on a wrong shape or dtype.
         """
-        inputs.check_state(state, self.vq_model, self.transformer)
-        inputs.check_actions(action, (state.batch_size,), self.spec)
-        inputs.check_observed_frame(frame, state.batch_size, self.spec)
+        check_state(state, self.vq_model, self.transformer)
+        check_actions(action, (state.batch_size,), self.spec)
+        check_observed_frame(frame, state.batch_size, self.spec)
         with self._engine.inference():
             observed = self._engine.reanchor(state, frame.to(self.device)[:, None], Sampling())
         return replace(observed, num_steps=tuple(step + 1 for step in state.num_steps))
+
+    def last_frame(self, state: WorldState) -> Tensor:
+        """The last frames (B, 3, H, W) uint8 of a state's worlds, predicted or real.
+
+        Raises:
+            ValueError: if the state is of another model.
+        """
+        check_state(state, self.vq_model, self.transformer)
+        with self._engine.inference():
+            return self._engine.last_frame(state, Sampling())
 
     # -- rolling out --------------------------------------------------------------------------------------------------
 
     def rollout(
         self,
         frames: Tensor | WorldState,
-        actions: Tensor | None = None,
+        actions: Tensor | Policy | None = None,
         *,
         num_frames: int | None = None,
         num_samples: int | None = None,
         sampling: Sampling | None = None,
         outputs: Sequence[str] = ("frames", "rewards", "tokens"),
-        decode_steps: Literal["all", "last"] | Sequence[int] = "all",
+        decode_steps: DecodeSteps = "all",
         horizon_policy: HorizonPolicy = "reanchor",
+        on_step: OnStep | None = None,
     ) -> Rollout:
         """Predict futures from B contexts; each is coded and prefilled once, whatever the number of candidates.
 
         Args:
-            frames: (B, C, 3, H, W) uint8, or a state of B rows.
-            actions: (B, T, A), or (B, N, T, A) for N candidates per context, in environment units. The first action
-                leads from the last context frame to the first predicted frame and reward.
-            num_frames: T for an action-free model; otherwise it follows from the actions.
-            num_samples: N futures for each context, with the same actions if there are any.
-            sampling: how to draw tokens; None: `Sampling()`.
-            outputs: what to compute, of "frames", "rewards", "tokens" and "statistics": what it cost, for which a GPU
-                is waited for again and again.
-            decode_steps: which steps "frames" shows: all, the last one, or the given ones (from 0).
-            horizon_policy: at `spec.max_future_frames` predicted frames, "reanchor" makes the last predicted frames the
-                context and goes on (at the cost of coding and prefilling each row; errors in the picture are kept,
-                everything older is forgotten), with a warning and a note in `Rollout.reanchored_at`; "error" raises.
+            frames: context frames (B, C, 3, H, W) uint8, or a state of B rows.
+            actions: actions (B, T, A), or (B, N, T, A) for N candidates per context, in environment units. The first
+                action leads from the last context frame to the first predicted frame and reward. Or a policy: a
+                callable from an `Observation` of all B * N worlds to their actions, see `imagine`.
+            num_frames: number T of frames for an action-free model or a policy; otherwise it follows from the actions.
+            num_samples: number N of futures of each context, with the same actions if there are any.
+            sampling: distribution and random numbers that tokens are drawn with; None: `Sampling()`.
+            outputs: names of what to compute, of "frames", "rewards", "tokens" and "statistics": the time that it took,
+                for which a GPU is waited for again and again.
+            decode_steps: steps that "frames" shows: "all", the "last" one, or the given ones (from 0).
+            horizon_policy: what to do at `spec.max_future_frames` predicted frames. "reanchor" makes the last predicted
+                frames the context and goes on, with a warning and a note in `Rollout.reanchored_at`. It costs what
+                coding and prefilling each row costs; errors in the picture are kept, everything older is forgotten.
+                "error" raises.
+            on_step: function to call after each step with its number and its `Step` of B * N rows, whose frame is there
+                if it is decoded. If it returns True, the rollout ends there. Frames are then decoded, and rewards read,
+                one by one, which takes longer than all together.
 
         Raises:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
+
+        Example:
+            >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
+            >>> world = WorldModel.default()
+            >>> frames, actions = read_video(EXAMPLE_EPISODE, max_frames=2), read_actions(EXAMPLE_EPISODE)
+            >>> rollout = world.rollout(frames[None], actions[None, 1:4], num_samples=2, sampling=Sampling(seed=0))
+            >>> rollout.frames.shape, rollout.rewards.shape
+            (torch.Size([1, 2, 3, 3, 64, 64]), torch.Size([1, 2, 3]))
         """
-        wanted = inputs.check_outputs(outputs)
-        sampling = sampling or Sampling()
-        clock = Clock(self.device) if "statistics" in wanted else NO_CLOCK
-        state = frames if isinstance(frames, WorldState) else self._reset(frames, clock)
-        inputs.check_state(state, self.vq_model, self.transformer)
-        num_contexts = state.batch_size
-        actions, num_candidates, num_frames = inputs.plan_candidates(
-            actions, num_contexts, num_frames, num_samples, self.spec
-        )
-        steps = inputs.check_decode_steps(decode_steps, num_frames) if "frames" in wanted else ()
-        candidates = num_candidates or 1
-        with self._engine.inference():
-            seeds = sampling.row_seeds(num_contexts, self.device).repeat_interleave(candidates)
-            state = state.fork(candidates) if candidates > 1 else state
+        options = RolloutOptions(sampling or Sampling(), outputs, decode_steps, horizon_policy)
+        with running(Clock(self.device) if "statistics" in options.outputs else None):
+            state = frames if isinstance(frames, WorldState) else self.reset(frames)
+            check_state(state, self.vq_model, self.transformer)
+            num_contexts = state.batch_size
+            futures = resolve_futures(actions, num_contexts, num_frames, num_samples, self.spec)
+            num_candidates = futures.num_candidates or 1
+            seeds = options.sampling.row_seeds(num_contexts, self.device).repeat_interleave(num_candidates)
+            state = state.fork(num_candidates) if num_candidates > 1 else state
             if horizon_policy == "error":
-                self._engine.check_horizon(state, num_frames)
-            result = self._engine.run(
-                state, actions, num_frames, sampling, seeds, "rewards" in wanted, steps, horizon_policy, clock
-            )
-        unwanted = {name: None for name in ("tokens", "statistics") if name not in wanted}
-        result = replace(result, **unwanted)
-        return result if num_candidates is None else result.split_candidates(num_candidates)
+                self._engine.check_horizon(state, futures.num_frames)
+            acts = self._checked(actions) if callable(actions) else futures.actions
+            result = self._engine.run(state, acts, futures.num_frames, seeds, options, on_step)
+        if "tokens" not in options.outputs:
+            result = replace(result, tokens=None)
+        return result if futures.num_candidates is None else result.split_candidates(num_candidates)
+
+    def _checked(self, policy: Policy) -> Policy:
+        """A policy whose actions are checked."""
+        return lambda seen: check_actions(policy(seen), (seen.state.batch_size,), self.spec)
 
     def imagine(
         self,
@@ -356,43 +388,5 @@ class WorldModel:
         sampling: Sampling | None = None,
         horizon_policy: HorizonPolicy = "reanchor",
     ) -> Rollout:
-        """Let a policy act in the imagined worlds.
-
-        Args:
-            state: B worlds.
-            policy: callable from an `Observation` to actions (B, A) in environment units, or an action tensor
-                (B, horizon, A).
-            horizon: number of steps.
-            sampling, horizon_policy: as in `rollout`.
-
-        Raises:
-            ValueError: if the policy's actions do not fit the model, or the horizon ends and the policy is "error".
-        """
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
-        if isinstance(policy, Tensor):
-            if policy.ndim != 3 or policy.shape[1] != horizon:
-                raise ValueError(f"an action tensor must have shape (B, {horizon}, A), got {tuple(policy.shape)}")
-            return self.rollout(state, policy, sampling=sampling, horizon_policy=horizon_policy)
-        sampling = sampling or Sampling()
-        if sampling.seed is None:
-            sampling = replace(sampling, seed=int(sampling.row_seeds(1, torch.device("cpu"))))
-        with self._engine.inference():
-            frame, reward = self._engine.last_frames(state, 1, sampling)[:, -1], None
-        steps, actions, reanchored_at = [], [], []
-        for i in range(horizon):
-            action = policy(Observation(frame, reward, i, state))
-            if any(count >= self.spec.max_future_frames for count in state.num_frames):
-                reanchored_at.append(i)
-            step, state = self.step(state, action, sampling=sampling, horizon_policy=horizon_policy)
-            frame, reward = step.frame, step.reward
-            steps.append(step)
-            actions.append(action)
-        return Rollout.of_steps(
-            steps,
-            frames=torch.stack([step.frame for step in steps], dim=1),
-            actions=torch.stack([action.float() for action in actions], dim=1) if self.spec.action_dim else None,
-            decoded_steps=tuple(range(horizon)),
-            reanchored_at=reanchored_at,
-            state=state,
-        )
+        """Let a policy act in the imagined worlds; see `ivideogpt_hf.imagine`, which does so in any world."""
+        return imagine(self, state, policy, horizon, sampling=sampling, horizon_policy=horizon_policy)
