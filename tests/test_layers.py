@@ -12,8 +12,8 @@ SOURCE = Path(ivideogpt_hf.__file__).parent
 
 # From the bottom to the top: a folder or module may import from lines above its own, never from its own line or below.
 LAYERS = (
-    ("models", "hub", "provenance", "spec"),
-    ("registration", "media", "metrics", "checkpoints", "decoding"),
+    ("models", "hub", "provenance"),
+    ("registration", "spec", "media", "metrics", "checkpoints", "decoding"),
     ("cards", "simulators"),
     ("world", "data"),
     ("pipeline", "environment", "publish", "evaluation", "planning", "training", "serving"),

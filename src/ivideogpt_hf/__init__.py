@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .planning.policy import PlannerPolicy
     from .serving.client import RemoteState, RemoteWorldModel
     from .spec import WorldModelSpec
+    from .world.options import RolloutOptions
+    from .world.protocol import World, imagine
     from .world.results import Observation, Rollout, RolloutStatistics, Step
     from .world.state import WorldState
     from .world.world_model import WorldModel
@@ -59,6 +61,8 @@ _HOMES = {
     "planning.costs": ("RolloutCost",),
     "planning.planners": ("CEM", "ICEM", "MPPI", "Plan", "RandomShooting"),
     "planning.policy": ("PlannerPolicy",),
+    "world.options": ("RolloutOptions",),
+    "world.protocol": ("World", "imagine"),
     "world.results": ("Observation", "Rollout", "RolloutStatistics", "Step"),
     "decoding.sampling": ("Sampling",),
     "serving.client": ("RemoteState", "RemoteWorldModel"),
@@ -103,6 +107,9 @@ __all__ = [  # noqa: RUF022 (in the order of _HOMES)
     "Plan",
     "RandomShooting",
     "PlannerPolicy",
+    "RolloutOptions",
+    "World",
+    "imagine",
     "Observation",
     "Rollout",
     "RolloutStatistics",

@@ -14,8 +14,11 @@ from torch import Tensor
 from .checkpoints.loading import EPISODE_FILE, fetch
 from .decoding.sampling import Sampling
 from .media.video import read_video
+from .spec import WorldModelSpec
+from .world.checks import check_frames
+from .world.protocol import World
 from .world.results import Step
-from .world.state import WorldState
+from .world.state import State
 from .world.world_model import WorldModel
 
 try:
@@ -40,18 +43,20 @@ class WorldModelVectorEnv(VectorEnv):
     which is low where the model is uncertain.
 
     Args:
-        world: the world model, or the folder or Hub id of a checkpoint; "default" is the embedded one.
-        start_frames: (S, C, 3, H, W) uint8, S starts of C = spec.num_context_frames frames. None: those in the episode
+        world: a world, here or served; or the folder or Hub id of a checkpoint, "default" is the embedded one.
+        start_frames: frames (S, C, 3, H, W) uint8 of S starts, C = spec.num_context_frames. None: those in the episode
             that came with the checkpoint.
-        num_envs: how many worlds; None: one per start.
-        horizon: steps after which an episode is truncated.
-        frame_stack: frames in an observation.
-        autoreset_mode: when a world whose episode ended begins the next one: in the same step (its last observation is
-            then in ``infos["final_obs"]``), in the next step (whose action is ignored), or when `reset` is told to.
-        sampling: how to draw tokens; its seed must be None, since seeds come from `reset`.
-        reward: from a `Step` of B worlds to rewards (B,), instead of the model's.
-        terminates: from a `Step` of B worlds to (B,) bool: whose episode is over. None: only the horizon ends episodes.
-        action_low, action_high: bounds of an action's values, instead of the checkpoint's; for checkpoints without.
+        num_envs: number of worlds; None: one for each start.
+        horizon: number of steps after which an episode is truncated.
+        frame_stack: number of frames in an observation.
+        autoreset_mode: moment at which a world whose episode ended begins the next one: in the same step (its last
+            observation is then in ``infos["final_obs"]``), in the next step (whose action is ignored), or when `reset`
+            is told to.
+        sampling: distribution that tokens are drawn from; its seed must be None, since seeds come from `reset`.
+        reward: function from a `Step` of B worlds to rewards (B,), instead of the model's rewards.
+        terminates: function from a `Step` of B worlds to (B,) bool, True where the episode is over. None: only the
+            horizon ends episodes.
+        action_low, action_high: bounds of an action's values, instead of the checkpoint's or where it has none.
         render_mode: None or "rgb_array".
 
     Raises:
@@ -61,7 +66,7 @@ class WorldModelVectorEnv(VectorEnv):
 
     def __init__(
         self,
-        world: WorldModel | str | os.PathLike[str] = "default",
+        world: World[Any] | str | os.PathLike[str] = "default",
         start_frames: Tensor | np.ndarray | None = None,
         num_envs: int | None = None,
         *,
@@ -76,15 +81,17 @@ class WorldModelVectorEnv(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         episode = None
-        if not isinstance(world, WorldModel):
+        if isinstance(world, (str, os.PathLike)):
             episode = fetch(world) / EPISODE_FILE
             world = WorldModel.from_pretrained(world)
+        elif not isinstance(world, World):
+            raise ValueError(f"world must be a World, or the folder or Hub id of a checkpoint, got {world!r}")
         self.world, spec = world, world.spec
         if start_frames is None:
             if episode is None or not episode.is_file():
                 raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
             start_frames = _windows(read_video(episode), spec.num_context_frames)
-        self.start_frames = _checked_starts(torch.as_tensor(start_frames), self.world)
+        self.start_frames = _checked_starts(torch.as_tensor(start_frames).cpu(), spec)
         self.num_envs = len(self.start_frames) if num_envs is None else num_envs
         self.horizon, self.frame_stack = horizon, frame_stack
         for name in ("num_envs", "horizon", "frame_stack"):
@@ -102,11 +109,11 @@ class WorldModelVectorEnv(VectorEnv):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": self.autoreset_mode}
 
         self.single_observation_space = Box(0, 255, (3 * frame_stack, *spec.frame_size), np.uint8)
-        self.single_action_space = _action_space(self.world, action_low, action_high)
+        self.single_action_space = _action_space(spec, action_low, action_high)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
-        self._state: WorldState | None = None
+        self._state: State | None = None
         self._frames = np.zeros((self.num_envs, frame_stack, 3, *spec.frame_size), np.uint8)
         self._seeds = [0] * self.num_envs
         self._num_steps = np.zeros(self.num_envs, np.int64)
@@ -118,9 +125,9 @@ class WorldModelVectorEnv(VectorEnv):
         """Begin episodes.
 
         Args:
-            seed: of the starts that are drawn, and of everything that the worlds do until the next seed.
-            options: "start": one number of a start for each world, instead of drawing; "reset_mask": (num_envs,) bool,
-                which worlds to reset, where the others go on.
+            seed: seed of the starts that are drawn, and of everything that the worlds do until the next seed.
+            options: "start": number of a start for each world, instead of drawing; "reset_mask": (num_envs,) bool, True
+                for the worlds to reset, where the others go on.
 
         Returns:
             Observations (num_envs, 3 * frame_stack, H, W) uint8 and infos.
@@ -152,7 +159,7 @@ class WorldModelVectorEnv(VectorEnv):
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
         step_infos: dict[int, dict[str, Any]] = {}
-        begun, acting = np.flatnonzero(self._is_over), np.flatnonzero(~self._is_over)
+        beginning, acting = np.flatnonzero(self._is_over), np.flatnonzero(~self._is_over)
         if len(acting):
             step = self._act(acting, torch.from_numpy(actions[acting]))
             rewards[acting] = step.reward.double().cpu().numpy()
@@ -161,18 +168,18 @@ class WorldModelVectorEnv(VectorEnv):
                 terminations[acting] = _checked_rule("terminates", self.terminates(step), len(acting)).cpu().numpy()
             truncations[acting] = (self._num_steps[acting] >= self.horizon) & ~terminations[acting]
             step_infos = {row: {"log_prob": value} for row, value in zip(acting, step.log_prob.tolist(), strict=True)}
-        if len(begun):
-            infos = self._begin(begun, None, infos)
+        if len(beginning):
+            infos = self._begin(beginning, None, infos)
 
         self._is_over = terminations | truncations
-        begun = np.flatnonzero(self._is_over & (self.autoreset_mode == AutoresetMode.SAME_STEP))
+        beginning = np.flatnonzero(self._is_over & (self.autoreset_mode == AutoresetMode.SAME_STEP))
         final = self._observations()
-        for row in begun:
+        for row in beginning:
             step_infos[row] = {"final_obs": final[row], "final_info": step_infos[row]}
         for row, info in step_infos.items():
             infos = self._add_info(infos, info, row)
-        if len(begun):
-            infos = self._begin(begun, None, infos)
+        if len(beginning):
+            infos = self._begin(beginning, None, infos)
         return self._observations(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -182,7 +189,7 @@ class WorldModelVectorEnv(VectorEnv):
         return tuple(self._frames[:, -1].transpose(0, 2, 3, 1).copy())
 
     @property
-    def state(self) -> WorldState:
+    def state(self) -> State:
         """Where the worlds stand, to plan from or to branch.
 
         Raises:
@@ -204,7 +211,7 @@ class WorldModelVectorEnv(VectorEnv):
         seeds = self.np_random.integers(2**62, size=len(rows))
         frames = self.start_frames[torch.from_numpy(chosen)]
         self._put(rows, self.world.reset(frames))
-        shown = frames[:, int(self.world.spec.goal_conditioned) :].numpy()
+        shown = frames[:, -self.world.spec.num_real_context_frames :].numpy()
         for i in range(self.frame_stack):
             self._frames[rows, -1 - i] = shown[:, -1 - min(i, shown.shape[1] - 1)]
         for row, start, row_seed in zip(rows, chosen, seeds, strict=True):
@@ -226,12 +233,12 @@ class WorldModelVectorEnv(VectorEnv):
             step = replace(step, reward=_checked_rule("reward", self.reward(step), len(rows)))
         return step
 
-    def _put(self, rows: np.ndarray, state: WorldState) -> None:
+    def _put(self, rows: np.ndarray, state: State) -> None:
         """Let the given worlds stand where the rows of a state do."""
         if len(rows) < self.num_envs:
             others = np.setdiff1d(np.arange(self.num_envs), rows)
             order = np.argsort(np.concatenate([others, rows]))
-            state = WorldState.cat([self.state.index(others.tolist()), state]).index(order.tolist())
+            state = type(state).cat([self.state.index(others.tolist()), state]).index(order.tolist())
         self._state = state
 
     def _observations(self) -> np.ndarray:
@@ -276,7 +283,7 @@ class WorldModelEnv(gymnasium.Env):
 
     def __init__(
         self,
-        world: WorldModel | str | os.PathLike[str] = "default",
+        world: World[Any] | str | os.PathLike[str] = "default",
         start_frames: Tensor | np.ndarray | None = None,
         *,
         render_mode: str | None = None,
@@ -320,18 +327,18 @@ def _windows(frames: Tensor, length: int) -> Tensor:
     return frames.unfold(0, length, 1)[:-1].movedim(-1, 1)
 
 
-def _checked_starts(frames: Tensor, world: WorldModel) -> Tensor:
-    wanted = (world.spec.num_context_frames, 3, *world.spec.frame_size)
-    if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[1:]) != wanted or not len(frames):
-        raise ValueError(
-            f"start_frames must be uint8 of shape (starts, {', '.join(map(str, wanted))}), got {frames.dtype} of shape "
-            f"{tuple(frames.shape)}"
-        )
-    return frames.cpu()
+def _checked_starts(frames: Tensor, spec: WorldModelSpec) -> Tensor:
+    try:
+        check_frames(frames, spec)
+    except ValueError as error:
+        shape = (spec.num_context_frames, 3, *spec.frame_size)
+        raise ValueError(f"start_frames must be uint8 of shape (starts, {str(shape)[1:]}: {error}") from error
+    return frames
 
 
-def _action_space(world: WorldModel, low: float | Sequence[float] | None, high: float | Sequence[float] | None) -> Box:
-    spec = world.spec
+def _action_space(
+    spec: WorldModelSpec, low: float | Sequence[float] | None, high: float | Sequence[float] | None
+) -> Box:
     if not spec.action_dim:
         raise ValueError("an environment needs an action-conditioned model, and this one is action-free")
     low = spec.action_low if low is None else low

@@ -5,12 +5,10 @@ import threading
 import pytest
 import torch
 
-from ivideogpt_hf import RemoteWorldModel, Sampling
+from ivideogpt_hf import RemoteWorldModel, RolloutOptions, Sampling
 from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob
 from tests.conftest import random_actions, random_frames
 from tests.serving.conftest import serving, wait_for
-
-OPTIONS = {"temperature": 1.0, "top_k": 100, "greedy": False, "common_random_numbers": False}
 
 
 class Held:
@@ -27,14 +25,14 @@ class Held:
         self.batcher.close()
 
 
-def job(world, state, seed, **changes):
-    fields = {"options": OPTIONS, "outputs": ("frames", "rewards"), "horizon_policy": "reanchor"}
+def job(world, state, seed, **sampling):
     actions = random_actions(state.batch_size, 3, seed=seed)
-    return StepJob(state, actions, seed, **(fields | changes))
+    return StepJob(state, actions, RolloutOptions(Sampling(seed=seed, **sampling), ("frames", "rewards")))
 
 
 def expected(world, job):
-    return world.step(job.state, job.actions, sampling=Sampling(seed=job.seed, **job.options), outputs=job.outputs)
+    options = job.options
+    return world.step(job.state, job.actions, sampling=options.sampling, outputs=tuple(options.outputs))
 
 
 def assert_same(result, wanted):
@@ -68,7 +66,7 @@ def test_branches_of_one_context_go_on_from_joined_steps(world):
         futures = [held.batcher.submit(j) for j in jobs]
         held.release()
         for i, (j, future) in enumerate(zip(jobs, futures, strict=True)):
-            result, wanted = future.result(), expected(world, job(world, ours[i], j.seed))
+            result, wanted = future.result(), expected(world, job(world, ours[i], j.options.sampling.seed))
             assert_same(result, wanted)
             theirs[i], ours[i] = result[1], wanted[1]
 
@@ -95,7 +93,7 @@ def test_steps_of_another_kind_wait_for_their_own_turn(world):
     held = Held(world)
     futures = [
         held.batcher.submit(job(world, state, 1)),
-        held.batcher.submit(job(world, state, 2, options=OPTIONS | {"temperature": 0.5})),
+        held.batcher.submit(job(world, state, 2, temperature=0.5)),
         held.batcher.submit(job(world, state, 3)),
     ]
     held.release()

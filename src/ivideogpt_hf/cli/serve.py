@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..serving import TOKEN_VARIABLE
 from .arguments import load_world
 
-TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
 SHUTDOWN_SECONDS = 60
 _PACKAGED, _CHECKOUT = Path(__file__).parents[1] / "spaces_demo", Path(__file__).parents[3] / "spaces_demo"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..world.protocol import World
 from ..world.results import Rollout
-from ..world.world_model import WorldModel
 from .objectives import Objective
 from .planners import Cost, Planner
 from .policy import PlannerPolicy
-from .replanning import Replanner
+from .replanning import Replanner, derived_seed
 from .tasks import PlanningTask
 
 # An objective for an instance with this goal (3, H, W) uint8, or None.
@@ -34,7 +34,7 @@ class Controller(ABC):
 
     @property
     def num_plans(self) -> int:
-        """Since the instance began."""
+        """Number of plans since the instance began."""
         return 0
 
 
@@ -63,9 +63,9 @@ class ModelController(Controller):
     """Plans in a world model.
 
     Args:
-        world: predicts.
-        planner: looks for actions.
-        make_objective: for the goal of an instance.
+        world: world that predicts.
+        planner: search that looks for actions.
+        make_objective: function from the goal of an instance to its objective.
         replan_every, first_action_zero, chunk_size, temperature: see `PlannerPolicy`.
     """
 
@@ -73,7 +73,7 @@ class ModelController(Controller):
 
     def __init__(
         self,
-        world: WorldModel,
+        world: World[Any],
         planner: Planner,
         make_objective: MakeObjective,
         *,
@@ -110,7 +110,7 @@ class ShuffledPolicy(PlannerPolicy):
 
     def _make_cost(self) -> Cost:
         cost = super()._make_cost()
-        generator = torch.Generator().manual_seed(self.seed + self.num_plans)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.num_plans))
 
         def shuffled(actions: Tensor) -> Tensor:
             return cost(actions[:, torch.randperm(actions.shape[1], generator=generator).to(actions.device)])
@@ -175,8 +175,3 @@ def simulated_cost(task: PlanningTask, objective: Objective) -> Cost:
         return objective(rollout, actions)
 
     return cost
-
-
-def numpy_seed(controller: str, seed: int) -> int:
-    """A seed for a controller in an instance: no two draw alike."""
-    return int(np.random.SeedSequence([seed, *controller.encode()]).generate_state(1)[0])

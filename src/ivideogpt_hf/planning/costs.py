@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
-from ..world.engine import HorizonPolicy
-from ..world.state import WorldState
-from ..world.world_model import WorldModel
+from ..world.options import HorizonPolicy
+from ..world.protocol import World
+from ..world.state import State
 from .objectives import Objective
 
 
@@ -22,17 +23,18 @@ class RolloutCost:
     so that they differ only by their actions, unless ``sampling`` says otherwise.
 
     Args:
-        world: predicts.
-        state: where the B worlds stand.
-        objective: of the predicted futures.
-        num_futures: per candidate, whose mean cost counts.
-        sampling: how to draw; without a seed, one is drawn now, so that all iterations of a planner see the same luck.
-        chunk_size: candidates that are rolled out at a time; None: all.
-        horizon_policy: as in `WorldModel.rollout`.
+        world: world that predicts.
+        state: state of the B worlds to start from.
+        objective: what the predicted futures are worth.
+        num_futures: number of futures of each candidate, whose mean cost counts.
+        sampling: distribution that tokens are drawn from; without a seed, one is drawn now, so that all iterations of a
+            planner see the same luck.
+        chunk_size: number of candidates that are rolled out at a time; None: all.
+        horizon_policy: what to do at the end of the horizon, see `WorldModel.rollout`.
     """
 
-    world: WorldModel
-    state: WorldState
+    world: World[Any]
+    state: State
     objective: Objective
     num_futures: int = 1
     sampling: Sampling | None = None
@@ -56,14 +58,13 @@ class RolloutCost:
         return torch.cat([self._cost(chunk) for chunk in chunks], dim=1)
 
     def _cost(self, actions: Tensor) -> Tensor:
-        outputs = self.objective.outputs
         costs = []
         for future in range(self.num_futures):
             rollout = self.world.rollout(
                 self.state,
                 actions,
                 sampling=replace(self.sampling, seed=self.sampling.seed + future),
-                outputs=tuple(outputs),
+                outputs=tuple(self.objective.outputs),
                 decode_steps=self.objective.decode_steps or "all",
                 horizon_policy=self.horizon_policy,
             )

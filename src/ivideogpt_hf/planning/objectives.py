@@ -8,34 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..world.results import Rollout
 
-Frames = Literal["all", "last"]
-# Frames are given to networks in chunks of so many.
+FrameChoice = Literal["all", "last"]
+# FrameChoice are given to networks in chunks of so many.
 FRAMES_PER_CHUNK = 256
 
 
 class Objective(Protocol):
-    """Costs (B, N) of a rollout whose fields are (B, N, H, ...), and of its actions (B, N, H, A).
+    """Costs of predicted futures, as planners ask for them: lower is better."""
 
-    Attributes:
-        outputs: of the rollout that are read.
-        decode_steps: frames that are read: "all", "last", or None for none.
-    """
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of the rollout's outputs that are read."""
+        ...
 
-    outputs: frozenset[str]
-    decode_steps: Frames | None
+    @property
+    def decode_steps(self) -> FrameChoice | None:
+        """FrameChoice that are read: "all", the "last" one, or None for none."""
+        ...
 
-    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor: ...
+    def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
+        """Costs (B, N) of a rollout whose fields are (B, N, H, ...), and of its actions (B, N, H, A)."""
+        ...
 
 
-def _wanted(rollout: Rollout, frames: Frames) -> Tensor:
-    """Frames (B, N, 1 or H, 3, H, W)."""
+def _chosen(rollout: Rollout, frames: FrameChoice) -> Tensor:
+    """FrameChoice (B, N, 1 or H, 3, H, W)."""
     return rollout.frames[:, :, -1:] if frames == "last" else rollout.frames
 
 
@@ -59,22 +63,22 @@ class PixelError:
     """Squared error of pixels in [0, 1] to a goal image.
 
     Args:
-        goal: (B, 3, H, W) uint8.
-        frames: of the last frame, or of "all".
-        reduction: over pixels and frames; "sum" is VP2's (Tian et al., 2023).
+        goal: goal images (B, 3, H, W) uint8.
+        frames: frames that are compared: the "last" one, or "all".
+        reduction: how pixels and frames are put together; "sum" is VP2's (Tian et al., 2023).
     """
 
     goal: Tensor
-    frames: Frames = "last"
+    frames: FrameChoice = "last"
     reduction: Literal["mean", "sum"] = "mean"
-    outputs = frozenset({"frames"})
+    outputs: ClassVar[frozenset[str]] = frozenset({"frames"})
 
     @property
-    def decode_steps(self) -> Frames:
+    def decode_steps(self) -> FrameChoice:
         return self.frames
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        frames = _wanted(rollout, self.frames)
+        frames = _chosen(rollout, self.frames)
         error = ((frames.float() - _check_goal(self.goal, frames).float()) / 255).square().flatten(2)
         return error.sum(2) if self.reduction == "sum" else error.mean(2)
 
@@ -84,22 +88,22 @@ class PerceptualError:
     """LPIPS to a goal image, the mean over frames.
 
     Args:
-        goal: (B, 3, H, W) uint8.
-        lpips: from pairs (M, 3, H, W) in [0, 1] to (M,), see `ivideogpt_hf.metrics.lpips.LPIPS`.
-        frames: of the last frame, or of "all".
+        goal: goal images (B, 3, H, W) uint8.
+        lpips: function from pairs (M, 3, H, W) in [0, 1] to distances (M,), see `ivideogpt_hf.metrics.lpips.LPIPS`.
+        frames: frames that are looked at: the "last" one, or "all".
     """
 
     goal: Tensor
     lpips: Callable[[Tensor, Tensor], Tensor]
-    frames: Frames = "last"
-    outputs = frozenset({"frames"})
+    frames: FrameChoice = "last"
+    outputs: ClassVar[frozenset[str]] = frozenset({"frames"})
 
     @property
-    def decode_steps(self) -> Frames:
+    def decode_steps(self) -> FrameChoice:
         return self.frames
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        frames = _wanted(rollout, self.frames)
+        frames = _chosen(rollout, self.frames)
         goal = _check_goal(self.goal, frames).expand_as(frames)
         return _in_chunks(lambda one, other: self.lpips(one.float() / 255, other.float() / 255), frames, goal).mean(2)
 
@@ -109,17 +113,17 @@ class FeatureError:
     """Squared distance of features of the last frame to those of a goal image.
 
     Args:
-        goal: (B, 3, H, W) uint8.
-        encode: from frames (M, 3, H, W) uint8 to features (M, D).
+        goal: goal images (B, 3, H, W) uint8.
+        encode: function from frames (M, 3, H, W) uint8 to features (M, D).
     """
 
     goal: Tensor
     encode: Callable[[Tensor], Tensor]
-    outputs = frozenset({"frames"})
-    decode_steps: Frames = "last"
+    outputs: ClassVar[frozenset[str]] = frozenset({"frames"})
+    decode_steps: ClassVar[FrameChoice] = "last"
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        frames = _wanted(rollout, "last")
+        frames = _chosen(rollout, "last")
         goal = _in_chunks(self.encode, _check_goal(self.goal, frames))
         return (_in_chunks(self.encode, frames) - goal).square().sum((2, 3))
 
@@ -129,12 +133,12 @@ class TokenError:
     """Share of the last frame's tokens that are not the goal's; no frame is decoded.
 
     Args:
-        goal: (B, tokens_per_future_frame) int64 vocabulary ids: the goal image as a future frame of the same context.
+        goal: vocabulary ids (B, tokens_per_future_frame) int64: the goal image as a future frame of the same context.
     """
 
     goal: Tensor
-    outputs = frozenset({"tokens"})
-    decode_steps = None
+    outputs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    decode_steps: ClassVar[None] = None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         last = rollout.tokens[:, :, -1]
@@ -149,20 +153,20 @@ class SuccessClassifier:
     """Minus the logits of success that a classifier gives frames, summed over them.
 
     Args:
-        classify: from frames (M, 3, H, W) uint8 to logits (M,).
-        frames: of the last frame, or of "all".
+        classify: function from frames (M, 3, H, W) uint8 to logits (M,).
+        frames: frames that are looked at: the "last" one, or "all".
     """
 
     classify: Callable[[Tensor], Tensor]
-    frames: Frames = "all"
-    outputs = frozenset({"frames"})
+    frames: FrameChoice = "all"
+    outputs: ClassVar[frozenset[str]] = frozenset({"frames"})
 
     @property
-    def decode_steps(self) -> Frames:
+    def decode_steps(self) -> FrameChoice:
         return self.frames
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        return -_in_chunks(self.classify, _wanted(rollout, self.frames)).sum(2)
+        return -_in_chunks(self.classify, _chosen(rollout, self.frames)).sum(2)
 
 
 @dataclass(frozen=True)
@@ -170,12 +174,12 @@ class RewardSum:
     """Minus the discounted sum of predicted rewards; no frame is decoded.
 
     Args:
-        discount: of each step over the one before, in (0, 1].
+        discount: weight of each step over the one before, in (0, 1].
     """
 
     discount: float = 1.0
-    outputs = frozenset({"rewards"})
-    decode_steps = None
+    outputs: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    decode_steps: ClassVar[None] = None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         if rollout.rewards is None:
@@ -189,25 +193,25 @@ class TerminalValue:
     """Minus the discounted value of the last frame.
 
     Args:
-        value: from frames (M, 3, H, W) uint8 to values (M,).
-        discount: per step.
+        value: function from frames (M, 3, H, W) uint8 to values (M,).
+        discount: weight of each step over the one before, in (0, 1].
     """
 
     value: Callable[[Tensor], Tensor]
     discount: float = 1.0
-    outputs = frozenset({"frames"})
-    decode_steps: Frames = "last"
+    outputs: ClassVar[frozenset[str]] = frozenset({"frames"})
+    decode_steps: ClassVar[FrameChoice] = "last"
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        return -(self.discount ** actions.shape[2]) * _in_chunks(self.value, _wanted(rollout, "last"))[:, :, 0]
+        return -(self.discount ** actions.shape[2]) * _in_chunks(self.value, _chosen(rollout, "last"))[:, :, 0]
 
 
 @dataclass(frozen=True)
 class ActionPenalty:
     """Sum of squared actions."""
 
-    outputs = frozenset()
-    decode_steps = None
+    outputs: ClassVar[frozenset[str]] = frozenset()
+    decode_steps: ClassVar[None] = None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         return actions.square().sum((2, 3))
@@ -217,8 +221,8 @@ class ActionPenalty:
 class Uncertainty:
     """Minus the log-probability of the predicted tokens, summed over the steps: high where the model guesses."""
 
-    outputs = frozenset()
-    decode_steps = None
+    outputs: ClassVar[frozenset[str]] = frozenset()
+    decode_steps: ClassVar[None] = None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         return -rollout.log_probs.sum(2)
@@ -229,7 +233,7 @@ class WeightedSum:
     """Several objectives at once.
 
     Args:
-        terms: pairs of a weight and an objective.
+        terms: pairs (weight, objective).
     """
 
     terms: Sequence[tuple[float, Objective]]
@@ -239,9 +243,9 @@ class WeightedSum:
         return frozenset().union(*(objective.outputs for _, objective in self.terms))
 
     @property
-    def decode_steps(self) -> Frames | None:
-        wanted = {objective.decode_steps for _, objective in self.terms}
-        return "all" if "all" in wanted else "last" if "last" in wanted else None
+    def decode_steps(self) -> FrameChoice | None:
+        steps = {objective.decode_steps for _, objective in self.terms}
+        return "all" if "all" in steps else "last" if "last" in steps else None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         return sum(weight * objective(rollout, actions) for weight, objective in self.terms)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ..decoding.sampling import Sampling
 from ..media.pixels import pixels_to_uint8
-from ..world.world_model import WorldModel
+from ..world.protocol import World
 from .costs import RolloutCost
 from .objectives import Objective
 from .planners import Cost, Plan, Planner
-from .replanning import Replanner
+from .replanning import Replanner, derived_seed
 
 # LeRobot names images "observation.image", or "observation.images.<camera>" where there are several.
 IMAGE_KEY = "observation.image"
@@ -30,15 +30,16 @@ class PlannerPolicy(nn.Module):
     lowest cost of predicted futures.
 
     Args:
-        world: predicts.
-        planner: looks for actions.
-        objective: of the predicted futures.
-        replan_every: actions of a plan that are executed.
-        first_action_zero: execute zeros first, to see how the world goes on, as VP2 does (Tian et al., 2023).
-        goal: (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
+        world: world that predicts, here or served.
+        planner: search that looks for actions.
+        objective: what predicted futures are worth.
+        replan_every: number of a plan's actions that are executed.
+        first_action_zero: whether to execute zeros first, to see how the world goes on, as VP2 does (Tian et al.,
+            2023).
+        goal: goal images (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
         num_futures, chunk_size: see `RolloutCost`.
-        temperature: of the predictions; below 1, they are nearer to the most likely future.
-        seed: of planner and predictions.
+        temperature: temperature of the predictions; below 1, they are nearer to the most likely future.
+        seed: seed of planner and predictions.
 
     Raises:
         ValueError: if the planner's actions do not fit the model, it plans too short, a goal is missing, or the
@@ -47,7 +48,7 @@ class PlannerPolicy(nn.Module):
 
     def __init__(
         self,
-        world: WorldModel,
+        world: World[Any],
         planner: Planner,
         objective: Objective,
         *,
@@ -77,8 +78,7 @@ class PlannerPolicy(nn.Module):
 
     def reset(self) -> None:
         """Forget everything: a new episode begins."""
-        length = self.world.spec.num_context_frames - int(self.world.spec.goal_conditioned)
-        self._frames: deque[Tensor] = deque(maxlen=length)
+        self._frames: deque[Tensor] = deque(maxlen=self.world.spec.num_real_context_frames)
         self._replanner.reset()
 
     @property
@@ -129,12 +129,12 @@ class PlannerPolicy(nn.Module):
         frame = torch.as_tensor(observation)
         if frame.ndim != 4 or frame.shape[1] != 3:
             raise ValueError(f"frames must be (B, 3, H, W), got {tuple(frame.shape)}")
-        return self.world.processor.resize_frames(pixels_to_uint8(frame))
+        return self.world.spec.resize_frames(pixels_to_uint8(frame))
 
     def _make_cost(self) -> Cost:
         """Of futures from what was seen last."""
         frames = list(self._frames) if self.goal is None else [self.goal, *self._frames]
-        seed = self.seed + 1000 * self.num_plans
+        seed = derived_seed(self.seed, self.num_plans)
         return RolloutCost(
             self.world,
             self.world.reset(torch.stack(frames, dim=1)),

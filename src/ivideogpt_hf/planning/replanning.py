@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +16,15 @@ class Replanner:
     """Executes plans and makes new ones.
 
     Args:
-        planner: looks for actions.
-        every: actions of a plan that are executed.
-        first_action_zero: execute zeros first, as VP2 does (Tian et al., 2023).
-        seed: of the planner.
-        device: where to plan.
+        planner: search that looks for actions.
+        every: number of a plan's actions that are executed.
+        first_action_zero: whether to execute zeros first, as VP2 does (Tian et al., 2023).
+        seed: seed of the planner.
+        device: device to plan on.
 
     Attributes:
-        last_plan: or None.
-        num_plans: since the last reset.
+        last_plan: plan that was made last; None after a reset.
+        num_plans: number of plans since the last reset.
 
     Raises:
         ValueError: if more actions than a plan has are to be executed.
@@ -73,3 +74,11 @@ class Replanner:
             cost, batch_size=batch_size, warm_start=warm_start, generator=self._generator, device=self.device
         )
         return self.last_plan
+
+
+def derived_seed(seed: int, *parts: int | str) -> int:
+    """A seed that depends on another one and on all parts, such as the number of a plan: no two draw alike."""
+    words = [seed]
+    for part in parts:
+        words += [part] if isinstance(part, int) else part.encode()
+    return int(np.random.SeedSequence(words).generate_state(1)[0])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..media.pixels import pixels_to_uint8
-from ..world.state import WorldState
-from ..world.world_model import WorldModel
+from ..world.protocol import World
+from ..world.state import State
 from .costs import RolloutCost
 from .objectives import Objective, PixelError
 
@@ -28,10 +28,10 @@ class CostableWorldModel:
     """
 
     def __init__(
-        self, world: WorldModel, make_objective: Callable[[Tensor], Objective] = PixelError, **options: Any
+        self, world: World[Any], make_objective: Callable[[Tensor], Objective] = PixelError, **options: Any
     ) -> None:
         self.world, self.make_objective, self.options = world, make_objective, options
-        self._seen: tuple[Tensor, WorldState] | None = None
+        self._seen: tuple[Tensor, State] | None = None
 
     def get_cost(self, info_dict: Mapping[str, Any], action_candidates: Tensor) -> Tensor:
         """Costs (B, S) of candidates (B, S, H, A); lower is better.
@@ -50,7 +50,7 @@ class CostableWorldModel:
 
     criterion = get_cost
 
-    def _state(self, frames: Tensor) -> WorldState:
+    def _state(self, frames: Tensor) -> State:
         length = self.world.spec.num_context_frames
         missing = max(0, length - frames.shape[1])
         context = torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -length:]], dim=1)
@@ -64,4 +64,4 @@ class CostableWorldModel:
         images = torch.as_tensor(info_dict[name])
         if images.ndim != 6 or images.shape[3] != 3:
             raise ValueError(f"{name} must be (B, S, T, 3, H, W), got {tuple(images.shape)}")
-        return self.world.processor.resize_frames(pixels_to_uint8(images[:, 0]).cpu())
+        return self.world.spec.resize_frames(pixels_to_uint8(images[:, 0]).cpu())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..simulators import Simulator, Transition, make_simulator
-from .objectives import Frames
+from .objectives import FrameChoice
 
 # A start that is so many steps before the goal.
 ROBODESK_STEPS_BEFORE, PUSHT_STEPS_BEFORE = 10, 25
@@ -83,7 +83,7 @@ class PlanningTask:
         clipped = np.clip(action.numpy(), self.simulator.action_low, self.simulator.action_high)
         return self.simulator.step_repeatedly(clipped, self.action_repeat)
 
-    def imagine(self, actions: Tensor, frames: Frames | None) -> Imagined:
+    def imagine(self, actions: Tensor, frames: FrameChoice | None) -> Imagined:
         """Try action sequences (N, H, A) from here, and come back."""
         start = self.simulator.get_state()
         rewards = torch.zeros(actions.shape[:2])

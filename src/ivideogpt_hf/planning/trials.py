@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..media.video import side_by_side, write_video
-from .controllers import Controller, numpy_seed
+from .controllers import Controller
+from .replanning import derived_seed
 from .tasks import PlanningTask
 
 try:  # now, not after hours of trials
@@ -120,7 +121,7 @@ class Trials:
     def _run(self, name: str, seed: int) -> Trial:
         controller = self.controllers[name]
         frame = self.task.reset(seed)
-        controller.reset(self.task, numpy_seed(name, seed))
+        controller.reset(self.task, derived_seed(seed, name))
         frames, reward, seconds, success, num_steps = [frame], 0.0, 0.0, False, 0
         while num_steps < self.num_steps and not success:
             start = time.perf_counter()

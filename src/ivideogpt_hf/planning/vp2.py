@@ -9,7 +9,7 @@ import torch
 
 from ..decoding.sampling import Sampling
 from ..media.pixels import pixels_to_uint8
-from ..world.world_model import WorldModel
+from ..world.protocol import World
 
 
 class VP2Predictor:
@@ -29,7 +29,7 @@ class VP2Predictor:
 
     base_prediction_modality = "rgb"
 
-    def __init__(self, world: WorldModel, sampling: Sampling | None = None, chunk_size: int | None = None) -> None:
+    def __init__(self, world: World[Any], sampling: Sampling | None = None, chunk_size: int | None = None) -> None:
         if not world.spec.action_dim:
             raise ValueError("VP2 plans with actions, and this model is action-free")
         self.world, self.sampling, self.chunk_size = world, sampling, chunk_size

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from operator import is_not
 from typing import Any
 
 import torch
 
-from ..decoding.sampling import Sampling
-from ..world.engine import HorizonPolicy
+from ..world.joining import Joiner, split
+from ..world.options import RolloutOptions
 from ..world.results import Step
-from ..world.state import Contexts, WorldState
+from ..world.state import WorldState
 from ..world.world_model import WorldModel
 
 MAX_BATCH_ROWS = 64
@@ -31,24 +30,20 @@ class StepJob:
     """One step of one client's worlds; jobs of one ``kind`` can be taken together.
 
     Args:
-        state: (B rows).
-        actions: (B, A) or None.
-        seed: of these rows, one or one per row, or None.
-        options: of `Sampling`, without the seed.
-        outputs, horizon_policy: see `WorldModel.step`.
+        state: state of the client's B worlds.
+        actions: actions (B, A), or None.
+        options: how to step; the seed is one for all rows, or one per row.
     """
 
     state: WorldState
     actions: torch.Tensor | None
-    seed: int | list[int] | None
-    options: dict[str, Any]
-    outputs: tuple[str, ...]
-    horizon_policy: HorizonPolicy
+    options: RolloutOptions
     future: Future = field(default_factory=Future)
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        return (*sorted(self.options.items()), self.outputs, self.horizon_policy)
+    def kind(self) -> RolloutOptions:
+        """All but the seed: what rows must have in common to be stepped together."""
+        return replace(self.options, sampling=replace(self.options.sampling, seed=None))
 
 
 @dataclass(eq=False)
@@ -64,9 +59,9 @@ class Batcher:
     with. The result of a step does not depend on its company.
 
     Args:
-        world: the model.
-        max_waiting: jobs; more are refused.
-        on_batch: is told how many rows were stepped together.
+        world: model that is stepped.
+        max_waiting: number of jobs that may wait; more are refused.
+        on_batch: function that is told how many rows were stepped together.
 
     Raises (from `submit`):
         OverloadedError: if too many jobs wait, or the batcher was closed.
@@ -79,8 +74,7 @@ class Batcher:
         self._waiting: deque[StepJob | OtherJob] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # Contexts of the clients that were stepped together last: they mostly come together again.
-        self._joined: tuple[tuple[Contexts, ...], Contexts] | None = None
+        self._joiner = Joiner()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
@@ -141,8 +135,6 @@ class Batcher:
         if len(jobs) == 1:
             _finish(jobs[0], lambda: self._step_alone(jobs[0]))
             return
-        # The same order as before, so that joined contexts can be used again.
-        jobs = sorted(jobs, key=lambda job: id(job.state.contexts))
         try:
             results = self._step_together(jobs)
         except Exception:  # somebody's input does not fit: everyone hears of their own only
@@ -154,51 +146,30 @@ class Batcher:
 
     def _step_alone(self, job: StepJob) -> tuple[Step, WorldState]:
         self._on_batch(job.state.batch_size)
-        return self.world.step(
-            job.state,
-            job.actions,
-            sampling=Sampling(seed=job.seed, **job.options),
-            outputs=job.outputs,
-            horizon_policy=job.horizon_policy,
-        )
+        return self._step_world(job.state, job.actions, job.options)
 
     def _step_together(self, jobs: Sequence[StepJob]) -> list[tuple[Step, WorldState]]:
-        parts = list({id(job.state.contexts): job.state.contexts for job in jobs}.values())
-        contexts = self._join(parts)
-        starts = dict(zip(map(id, parts), accumulate(map(len, parts), initial=0), strict=False))
-        shifted = []
-        for job in jobs:
-            start = starts[id(job.state.contexts)]
-            rows = tuple(start + context for context in job.state.context_of_row)
-            shifted.append(replace(job.state, contexts=contexts, context_of_row=rows))
+        states = [job.state for job in jobs]
+        before = self._joiner.join(states)
         seeds = [seed for job in jobs for seed in _row_seeds(job)]
         actions = None if jobs[0].actions is None else torch.cat([job.actions for job in jobs])
-        step, state = self.world.step(
-            WorldState.cat(shifted),
-            actions,
-            sampling=Sampling(seed=seeds, **jobs[0].options),
-            outputs=jobs[0].outputs,
-            horizon_policy=jobs[0].horizon_policy,
-        )
-        self._on_batch(state.batch_size)
-        results, start = [], 0
-        for job in jobs:
-            rows = range(start, start + job.state.batch_size)
-            start = rows.stop
-            if state.contexts is contexts:
-                kept = {"contexts": job.state.contexts, "context_of_row": job.state.context_of_row}
-                own_state = replace(state.select_rows(rows), **kept)
-            else:  # some were re-anchored
-                own_state = state.index(list(rows))
-            results.append((_rows_of(step, rows), own_state))
-        return results
+        options = replace(jobs[0].options, sampling=replace(jobs[0].options.sampling, seed=seeds))
+        step, after = self._step_world(before, actions, options)
+        self._on_batch(after.batch_size)
+        ends = list(accumulate(state.batch_size for state in states))
+        steps = [step.index(slice(end - state.batch_size, end)) for state, end in zip(states, ends, strict=True)]
+        return list(zip(steps, split(after, before, states), strict=True))
 
-    def _join(self, parts: Sequence[Contexts]) -> Contexts:
-        """All contexts as one; it holds on to the parts, so that they can be recognised."""
-        before = self._joined
-        if before is None or len(before[0]) != len(parts) or any(map(is_not, before[0], parts)):
-            self._joined = before = (tuple(parts), Contexts.cat(parts))
-        return before[1]
+    def _step_world(
+        self, state: WorldState, actions: torch.Tensor | None, options: RolloutOptions
+    ) -> tuple[Step, WorldState]:
+        return self.world.step(
+            state,
+            actions,
+            sampling=options.sampling,
+            outputs=tuple(options.outputs),
+            horizon_policy=options.horizon_policy,
+        )
 
 
 def _finish(job: StepJob | OtherJob, call: Callable[[], Any]) -> None:
@@ -212,14 +183,4 @@ def _finish(job: StepJob | OtherJob, call: Callable[[], Any]) -> None:
 
 def _row_seeds(job: StepJob) -> list[int]:
     """One seed per row, as `Sampling` takes what the job has."""
-    return Sampling(seed=job.seed).row_seeds(job.state.batch_size, torch.device("cpu")).tolist()
-
-
-def _rows_of(step: Step, rows: range) -> Step:
-    part = slice(rows.start, rows.stop)
-    return Step(
-        frame=None if step.frame is None else step.frame[part],
-        reward=None if step.reward is None else step.reward[part],
-        tokens=step.tokens[part],
-        log_prob=step.log_prob[part],
-    )
+    return job.options.sampling.row_seeds(job.state.batch_size, torch.device("cpu")).tolist()

@@ -1,63 +1,92 @@
-"""A world model that somebody else serves, with the methods of `WorldModel` that rollouts need."""
+"""A world that somebody else serves."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
 from ..spec import WorldModelSpec
-from ..world import checks as inputs
-from ..world.engine import HorizonPolicy
-from ..world.results import Rollout, Step
+from ..world.checks import check_actions, check_frames, check_observed_frame, resolve_futures
+from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
+from ..world.protocol import OnStep, Policy, imagine
+from ..world.results import Observation, Rollout, Step
+from . import TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
 TIMEOUT_SECONDS = 300.0
-TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
+
+
+class LostSessionError(OSError):
+    """The server does not know the session any more: it was restarted, or the session has expired."""
 
 
 class RemoteState:
     """B worlds on a server. It is forgotten there when nothing here holds it any more.
 
     Args:
-        world: where it lives.
-        number: of it there.
-        batch_size: B.
+        world: world that the state belongs to.
+        session: name of the session in which it lives.
+        number: number of the state in the session.
+        num_frames: number of frames since its context, of each row.
     """
 
-    def __init__(self, world: RemoteWorldModel, number: int, batch_size: int) -> None:
-        self.world, self.number, self.batch_size = world, number, batch_size
-        weakref.finalize(self, world._forgotten.append, number)
+    def __init__(self, world: RemoteWorldModel, session: str, number: int, num_frames: Sequence[int]) -> None:
+        self.world, self.session, self.number, self.num_frames = world, session, number, tuple(num_frames)
+        weakref.finalize(self, world._forgotten.append, (session, number))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows B."""
+        return len(self.num_frames)
 
     def fork(self, num_branches: int) -> RemoteState:
         """See `WorldState.fork`."""
-        return self.world._state_of(self.world._call("fork", state=self.number, num_branches=num_branches))
+        return self.world._state_call("fork", self, num_branches=num_branches)
 
     def index(self, rows: Sequence[int] | Tensor) -> RemoteState:
         """See `WorldState.index`."""
-        rows = rows.tolist() if isinstance(rows, Tensor) else list(rows)
-        return self.world._state_of(self.world._call("index", state=self.number, rows=rows))
+        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
+        return self.world._state_call("index", self, rows=rows)
+
+    @staticmethod
+    def cat(states: Sequence[RemoteState]) -> RemoteState:
+        """See `WorldState.cat`; the states must be of one client.
+
+        Raises:
+            ValueError: if there is nothing to join, or the states are of different clients.
+        """
+        if not states:
+            raise ValueError("RemoteState.cat needs at least one state")
+        world = states[0].world
+        if any(state.world is not world for state in states):
+            raise ValueError("states of different clients cannot be joined: they may live on different servers")
+        return world._cat(states)
 
 
 class RemoteWorldModel:
-    """Speaks to ``ivideogpt serve``. What it takes, gives and raises is as of `WorldModel`, but that states are
-    `RemoteState` and tensors are on the CPU.
+    """A world that ``ivideogpt serve`` serves: a `World`, like `WorldModel`.
+
+    Arguments, results and errors are those of `WorldModel`, but that states are `RemoteState` and tensors are on the
+    CPU. A server that was restarted has forgotten all states: `reset` then begins a new session.
 
     Args:
-        url: such as "http://127.0.0.1:8000".
-        token: that the server asks for; None: the environment variable IVIDEOGPT_SERVER_TOKEN, if it is set.
-        timeout: seconds to wait for an answer.
+        url: address such as "http://127.0.0.1:8000".
+        token: token that the server asks for; None: the environment variable IVIDEOGPT_SERVER_TOKEN, if it is set.
+        timeout: number of seconds to wait for an answer.
 
     Raises:
         OSError: if the server cannot be reached or refuses; the message tells its reason.
         ImportError: without httpx; names the extra.
     """
+
+    device = torch.device("cpu")
 
     def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
         try:
@@ -68,12 +97,12 @@ class RemoteWorldModel:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._errors = httpx.HTTPError
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
-        self._forgotten: list[int] = []
+        self._forgotten: list[tuple[str, int]] = []
         fields = self._request("GET", "/v1/spec")
         self.checkpoint: str = fields.pop("checkpoint")
         tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         self.spec = WorldModelSpec(**tuples)
-        self._session: str = self._request("POST", "/v1/sessions")["session"]
+        self._session = self._open_session()
 
     def close(self) -> None:
         """End the session; its states are gone."""
@@ -86,12 +115,18 @@ class RemoteWorldModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- what a world model does --------------------------------------------------------------------------------------
+    # -- what a world does --------------------------------------------------------------------------------------------
 
     def reset(self, frames: Tensor) -> RemoteState:
-        """See `WorldModel.reset`."""
-        inputs.check_frames(frames, self.spec)
-        return self._state_of(self._call("reset", frames=[frames_to_text(clip) for clip in frames]))
+        """See `WorldModel.reset`. Begins a new session if the server has lost the last one."""
+        check_frames(frames, self.spec)
+        content = [frames_to_text(clip) for clip in frames]
+        try:
+            answer = self._call("reset", frames=content)
+        except LostSessionError:
+            self._session = self._open_session()
+            answer = self._call("reset", frames=content)
+        return self._state_of(answer)
 
     def step(
         self,
@@ -103,13 +138,13 @@ class RemoteWorldModel:
         horizon_policy: HorizonPolicy = "reanchor",
     ) -> tuple[Step, RemoteState]:
         """See `WorldModel.step`."""
-        action = inputs.check_actions(action, (state.batch_size,), self.spec)
-        inputs.check_outputs(outputs, inputs.STEP_OUTPUTS)
+        action = check_actions(action, (state.batch_size,), self.spec)
+        check_outputs(outputs, STEP_OUTPUTS)
         answer = self._call(
             "step",
-            state=state.number,
+            state=self._number_of(state),
             actions=None if action is None else action.tolist(),
-            sampling=_as_message(sampling),
+            sampling=_as_message(sampling or Sampling()),
             outputs=sorted({*outputs, "tokens"}),
             horizon_policy=horizon_policy,
         )
@@ -123,34 +158,50 @@ class RemoteWorldModel:
 
     def observe(self, state: RemoteState, action: Tensor | None, frame: Tensor) -> RemoteState:
         """See `WorldModel.observe`."""
-        inputs.check_actions(action, (state.batch_size,), self.spec)
-        inputs.check_observed_frame(frame, state.batch_size, self.spec)
-        return self._state_of(self._call("observe", state=state.number, frames=frames_to_text(frame)))
+        check_actions(action, (state.batch_size,), self.spec)
+        check_observed_frame(frame, state.batch_size, self.spec)
+        return self._state_call("observe", state, frames=frames_to_text(frame))
+
+    def last_frame(self, state: RemoteState) -> Tensor:
+        """See `WorldModel.last_frame`."""
+        return text_to_frames(self._call("show", state=self._number_of(state))["frames"])
 
     def rollout(
         self,
         frames: Tensor | RemoteState,
-        actions: Tensor | None = None,
+        actions: Tensor | Policy | None = None,
         *,
         num_frames: int | None = None,
         num_samples: int | None = None,
         sampling: Sampling | None = None,
         outputs: Sequence[str] = ("frames", "rewards", "tokens"),
-        decode_steps: Literal["all", "last"] | Sequence[int] = "all",
+        decode_steps: DecodeSteps = "all",
         horizon_policy: HorizonPolicy = "reanchor",
+        on_step: OnStep | None = None,
     ) -> Rollout:
-        """See `WorldModel.rollout`; the state at the end stays on the server, and is None here."""
-        inputs.check_outputs(outputs, inputs.STEP_OUTPUTS)
+        """See `WorldModel.rollout`; the state at the end stays on the server, and is None here.
+
+        One call predicts everything, unless a policy or ``on_step`` looks at each step: then each step is a call.
+        """
+        outputs = check_outputs(outputs, STEP_OUTPUTS)
+        options = RolloutOptions(sampling or Sampling(), outputs, decode_steps, horizon_policy)
         state = frames if isinstance(frames, RemoteState) else self.reset(frames)
-        planned, _, _ = inputs.plan_candidates(actions, state.batch_size, num_frames, num_samples, self.spec)
+        futures = resolve_futures(actions, state.batch_size, num_frames, num_samples, self.spec)
+        if callable(actions) or on_step is not None:
+            acts = actions if callable(actions) else futures.actions
+            num_candidates = futures.num_candidates or 1
+            state = state.fork(num_candidates) if num_candidates > 1 else state
+            options = replace(options, sampling=_for_all_steps(options.sampling, num_candidates))
+            rollout = self._rollout_by_steps(state, acts, futures.num_frames, options, on_step)
+            return rollout if futures.num_candidates is None else rollout.split_candidates(num_candidates)
         answer = self._call(
             "rollout",
-            state=state.number,
+            state=self._number_of(state),
             actions=None if actions is None else actions.float().tolist(),
             num_frames=num_frames,
             num_samples=num_samples,
-            sampling=_as_message(sampling),
-            outputs=list(outputs),
+            sampling=_as_message(options.sampling),
+            outputs=sorted(options.outputs),
             decode_steps=decode_steps if isinstance(decode_steps, str) else list(decode_steps),
             horizon_policy=horizon_policy,
         )
@@ -161,22 +212,100 @@ class RemoteWorldModel:
             rewards=None if answer["rewards"] is None else torch.tensor(answer["rewards"]).view(shape),
             tokens=None if answer["tokens"] is None else torch.tensor(answer["tokens"]).view(*shape, -1),
             log_probs=torch.tensor(answer["log_probs"]).view(shape),
-            actions=None if planned is None else planned.view(*shape, -1),
+            actions=None if futures.actions is None else futures.actions.view(*shape, -1),
             decoded_steps=tuple(answer["decoded_steps"]),
             reanchored_at=tuple(answer["reanchored_at"]),
             state=None,
         )
 
+    def imagine(
+        self,
+        state: RemoteState,
+        policy: Policy | Tensor,
+        horizon: int,
+        *,
+        sampling: Sampling | None = None,
+        horizon_policy: HorizonPolicy = "reanchor",
+    ) -> Rollout:
+        """See `ivideogpt_hf.imagine`."""
+        return imagine(self, state, policy, horizon, sampling=sampling, horizon_policy=horizon_policy)
+
+    def _rollout_by_steps(
+        self,
+        state: RemoteState,
+        actions: Tensor | Policy | None,
+        num_frames: int,
+        options: RolloutOptions,
+        on_step: OnStep | None,
+    ) -> Rollout:
+        """What the server's own loop does, where somebody here looks at each step."""
+        decode_steps, names = options.steps_to_decode(num_frames), options.outputs - {"frames"}
+        frame = self.last_frame(state) if callable(actions) else None
+        steps: list[Step] = []
+        taken: list[Tensor] = []
+        reanchored_at = []
+        for i in range(num_frames):
+            action = None if actions is None or callable(actions) else actions[:, i]
+            if callable(actions):
+                action = actions(Observation(frame, steps[-1].reward if steps else None, i, state))
+            if max(state.num_frames) >= self.spec.max_future_frames:
+                reanchored_at.append(i)
+            shows = {"frames"} if callable(actions) or i in decode_steps else set()
+            step, state = self.step(
+                state,
+                action,
+                sampling=options.sampling,
+                outputs=tuple(names | shows),
+                horizon_policy=options.horizon_policy,
+            )
+            frame = step.frame
+            steps.append(step if i in decode_steps else replace(step, frame=None))
+            if action is not None:
+                taken.append(action.float())
+            if on_step is not None and on_step(i, steps[-1]):
+                break
+        decoded = [number for number, step in enumerate(steps) if step.frame is not None]
+        rollout = Rollout.of_steps(
+            steps,
+            frames=torch.stack([steps[number].frame for number in decoded], dim=1) if decoded else None,
+            actions=torch.stack(taken, dim=1) if taken else None,
+            decoded_steps=tuple(decoded),
+            reanchored_at=reanchored_at,
+            state=None,
+        )
+        return rollout if "tokens" in options.outputs else replace(rollout, tokens=None)
+
     # -- the wire -----------------------------------------------------------------------------------------------------
 
+    def _open_session(self) -> str:
+        return self._request("POST", "/v1/sessions")["session"]
+
     def _state_of(self, answer: dict[str, Any]) -> RemoteState:
-        return RemoteState(self, answer["state"], answer["num_rows"])
+        return RemoteState(self, self._session, answer["state"], answer["num_frames"])
+
+    def _number_of(self, state: RemoteState) -> int:
+        """The number under which the server knows a state.
+
+        Raises:
+            LostSessionError: if it was lost: the same number may be another state in the session of today.
+        """
+        if state.session != self._session:
+            raise LostSessionError("the state was lost when the server was restarted: reset the world again")
+        return state.number
+
+    def _state_call(self, call: str, state: RemoteState, **fields: Any) -> RemoteState:
+        return self._state_of(self._call(call, state=self._number_of(state), **fields))
+
+    def _cat(self, states: Sequence[RemoteState]) -> RemoteState:
+        return self._state_of(self._call("cat", states=[self._number_of(state) for state in states]))
 
     def _call(self, call: str, **fields: Any) -> dict[str, Any]:
-        if self._forgotten:
-            states = self._forgotten[:]
-            del self._forgotten[: len(states)]
-            self._request("POST", f"/v1/sessions/{self._session}/forget", states)
+        # A list that threads and finalizers append to: what is taken here is what is deleted.
+        forgotten = self._forgotten[:]
+        del self._forgotten[: len(forgotten)]
+        numbers = [number for session, number in forgotten if session == self._session]
+        if numbers:
+            self._request("POST", f"/v1/sessions/{self._session}/forget", numbers)
         return self._request("POST", f"/v1/sessions/{self._session}/{call}", fields)
 
     def _request(self, method: str, path: str, content: Any = None) -> dict[str, Any]:
@@ -187,18 +316,29 @@ class RemoteWorldModel:
         if response.is_success:
             return response.json() if response.content else {}
         try:
-            detail = response.json()["detail"]
+            answer = response.json()
+            detail, is_lost = answer["detail"], answer.get("lost", False)
         except (ValueError, KeyError):
-            detail = response.text
+            detail, is_lost = response.text, False
         if response.status_code in (400, 422):
             raise ValueError(f"the server refuses: {detail}")
-        raise OSError(f"the server answers {response.status_code}: {detail}")
+        kind = LostSessionError if is_lost else OSError
+        raise kind(f"the server answers {response.status_code}: {detail}")
 
 
-def _as_message(sampling: Sampling | None) -> dict[str, Any]:
-    fields = asdict(sampling or Sampling())
-    left_out = {"restrict_to_codes": True, "num_guesses": 0}
-    different = [name for name, value in left_out.items() if fields.pop(name) != value]
+def _for_all_steps(sampling: Sampling, num_candidates: int) -> Sampling:
+    """The sampling of each step of a rollout: one seed for all of them, and one for each candidate's row."""
+    if sampling.seed is None:
+        return replace(sampling, seed=int(sampling.row_seeds(1, torch.device("cpu"))))
+    if isinstance(sampling.seed, int):
+        return sampling
+    return replace(sampling, seed=[seed for seed in sampling.seed for _ in range(num_candidates)])
+
+
+def _as_message(sampling: Sampling) -> dict[str, Any]:
+    fields = asdict(sampling)
+    not_served = {"restrict_to_codes": True, "num_guesses": 0}
+    different = [name for name, value in not_served.items() if fields.pop(name) != value]
     if different:
         raise ValueError(f"a served world model takes no {', '.join(different)}")
     if not isinstance(fields["seed"], (int, type(None))):

@@ -40,23 +40,19 @@ class SamplingMessage(Message):
     seed: Seed | Annotated[list[Seed], Field(max_length=MAX_ROWS)] | None = None
     common_random_numbers: bool = False
 
-    def options(self) -> dict[str, Any]:
-        """All but the seed: what rows must have in common to be stepped together."""
-        return self.model_dump(exclude={"seed"})
-
     def sampling(self) -> Sampling:
         """As the world model takes it."""
-        return Sampling(seed=self.seed, **self.options())
+        return Sampling(**self.model_dump())
 
 
-class Reset(Message):
+class ResetCall(Message):
     """Start B worlds from C context frames each."""
 
     call: Literal["reset"] = "reset"
     frames: Annotated[list[Annotated[list[Png], Field(max_length=64)]], Field(min_length=1, max_length=MAX_ROWS)]
 
 
-class Step(Message):
+class StepCall(Message):
     """Take one action in every world of a state. ``replace``: forget that state, to which there is then no way back."""
 
     call: Literal["step"] = "step"
@@ -68,7 +64,7 @@ class Step(Message):
     replace: bool = False
 
 
-class Rollout(Message):
+class RolloutCall(Message):
     """Predict futures of a state: ``actions`` (B, T, A) or (B, N, T, A), or ``num_frames`` of an action-free model."""
 
     call: Literal["rollout"] = "rollout"
@@ -82,7 +78,7 @@ class Rollout(Message):
     horizon_policy: Literal["reanchor", "error"] = "reanchor"
 
 
-class Fork(Message):
+class ForkCall(Message):
     """Branch every world of a state."""
 
     call: Literal["fork"] = "fork"
@@ -90,7 +86,7 @@ class Fork(Message):
     num_branches: Annotated[int, Field(ge=1, le=MAX_ROWS)]
 
 
-class Index(Message):
+class IndexCall(Message):
     """Choose worlds of a state."""
 
     call: Literal["index"] = "index"
@@ -98,7 +94,21 @@ class Index(Message):
     rows: Annotated[list[int], Field(min_length=1, max_length=MAX_ROWS)]
 
 
-class Observe(Message):
+class CatCall(Message):
+    """Join states, row after row."""
+
+    call: Literal["cat"] = "cat"
+    states: Annotated[list[int], Field(min_length=1, max_length=MAX_ROWS)]
+
+
+class ShowCall(Message):
+    """The last frame of every world of a state."""
+
+    call: Literal["show"] = "show"
+    state: int
+
+
+class ObserveCall(Message):
     """Re-anchor every world of a state on the real frame that followed."""
 
     call: Literal["observe"] = "observe"
@@ -106,14 +116,25 @@ class Observe(Message):
     frames: Annotated[list[Png], Field(min_length=1, max_length=MAX_ROWS)]
 
 
-Call = Annotated[Reset | Step | Rollout | Fork | Index | Observe, Field(discriminator="call")]
+Call = Annotated[
+    ResetCall | StepCall | RolloutCall | ForkCall | IndexCall | CatCall | ObserveCall | ShowCall,
+    Field(discriminator="call"),
+]
 
 
 class Stated(BaseModel):
-    """A state, as a number within its session."""
+    """A state, as a number within its session; ``num_frames`` is the number of frames since its context, of each
+    row."""
 
     state: int
     num_rows: int
+    num_frames: list[int]
+
+
+class Shown(BaseModel):
+    """The last frame of every world of a state."""
+
+    frames: list[Png]
 
 
 class Stepped(Stated):
@@ -137,14 +158,17 @@ class RolledOut(BaseModel):
     reanchored_at: list[int]
 
 
-class Session(BaseModel):
+Answer = Stated | RolledOut | Shown
+
+
+class OpenedSession(BaseModel):
     """A client's states live in a session; without calls it ends after so many seconds."""
 
     session: str
     expires_after: float
 
 
-class Spec(BaseModel):
+class ServedSpec(BaseModel):
     """`ivideogpt_hf.world.state.WorldModelSpec`, and what is served."""
 
     checkpoint: str
@@ -157,6 +181,8 @@ class Spec(BaseModel):
     goal_conditioned: bool
     num_trained_frames: int | None
     max_future_frames: int
+    action_names: list[str] | None
+    crop_to_aspect: bool
 
 
 def frames_to_text(frames: Tensor) -> list[Png]:

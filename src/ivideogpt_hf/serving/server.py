@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -16,12 +16,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from ..world.options import RolloutOptions
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
 from . import messages
 from .batching import Batcher, OtherJob, OverloadedError, StepJob
 from .limits import LimitBody
-from .metrics import ServerMetrics
+from .prometheus import ServerMetrics
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
 
 SWEEP_SECONDS = 5.0
@@ -34,11 +35,11 @@ class ServerLimits:
     """What a server takes on.
 
     Args:
-        max_sessions: at a time.
-        max_states: of a session.
+        max_sessions: number of sessions at a time.
+        max_states: number of states of a session.
         expires_after: seconds without a call after which a session is forgotten.
-        max_waiting: calls that wait for the model; more get status 429.
-        max_bytes: of a request.
+        max_waiting: number of calls that may wait for the model; more get status 429.
+        max_bytes: size of a request.
     """
 
     max_sessions: int = 64
@@ -52,17 +53,27 @@ class Service:
     """Answers calls; knows nothing of HTTP.
 
     Args:
-        world: the model.
-        limits: see `ServerLimits`.
-        metrics: is told what happens.
+        world: model that answers.
+        limits: what the server takes on.
+        metrics: counts of what happens.
     """
 
     def __init__(self, world: WorldModel, limits: ServerLimits, metrics: ServerMetrics) -> None:
         self.world, self.metrics = world, metrics
+        self._answers: dict[str, Callable[[str, Any], Awaitable[messages.Answer]]] = {
+            "reset": self._reset,
+            "step": self._step,
+            "rollout": self._rollout,
+            "fork": self._fork,
+            "index": self._index,
+            "cat": self._cat,
+            "observe": self._observe,
+            "show": self._show,
+        }
         self.sessions = Sessions(limits.max_sessions, limits.max_states, limits.expires_after)
         self.batcher = Batcher(world, limits.max_waiting, metrics.note_batch)
 
-    async def answer(self, session: str, call: messages.Call) -> messages.Stated | messages.RolledOut:
+    async def answer(self, session: str, call: messages.Call) -> messages.Answer:
         """Answer a call within a session.
 
         Raises:
@@ -72,7 +83,7 @@ class Service:
         self.sessions.begin_call(session)
         try:
             with self.metrics.time(call.call):
-                return await getattr(self, f"_{call.call}")(session, call)
+                return await self._answers[call.call](session, call)
         finally:
             self.sessions.end_call(session)
 
@@ -80,9 +91,10 @@ class Service:
         return await asyncio.wrap_future(self.batcher.submit(OtherJob(call)))
 
     def _stated(self, session: str, state: WorldState) -> messages.Stated:
-        return messages.Stated(state=self.sessions.put(session, state), num_rows=state.batch_size)
+        number = self.sessions.put(session, state)
+        return messages.Stated(state=number, num_rows=state.batch_size, num_frames=list(state.num_frames))
 
-    async def _reset(self, session: str, call: messages.Reset) -> messages.Stated:
+    async def _reset(self, session: str, call: messages.ResetCall) -> messages.Stated:
         self.sessions.check_room(session)
         lengths = {len(clip) for clip in call.frames}
         if lengths != {self.world.spec.num_context_frames}:
@@ -93,26 +105,25 @@ class Service:
         frames = frames.unflatten(0, (len(call.frames), -1))
         return self._stated(session, await self._run(lambda: self.world.reset(frames)))
 
-    async def _step(self, session: str, call: messages.Step) -> messages.Stepped:
+    async def _step(self, session: str, call: messages.StepCall) -> messages.Stepped:
         state = self.sessions.get(session, call.state)
         if not call.replace:
             self.sessions.check_room(session)
         actions = None if call.actions is None else _tensor(call.actions)
-        job = StepJob(
-            state, actions, call.sampling.seed, call.sampling.options(), tuple(call.outputs), call.horizon_policy
-        )
-        step, after = await asyncio.wrap_future(self.batcher.submit(job))
+        options = RolloutOptions(call.sampling.sampling(), call.outputs, "all", call.horizon_policy)
+        step, after = await asyncio.wrap_future(self.batcher.submit(StepJob(state, actions, options)))
         number = self.sessions.put(session, after, replacing=call.state if call.replace else None)
         return messages.Stepped(
             state=number,
             num_rows=after.batch_size,
+            num_frames=list(after.num_frames),
             frames=None if step.frame is None else messages.frames_to_text(step.frame),
             rewards=None if step.reward is None else step.reward.tolist(),
             tokens=step.tokens.tolist() if "tokens" in call.outputs else None,
             log_probs=step.log_prob.tolist(),
         )
 
-    async def _rollout(self, session: str, call: messages.Rollout) -> messages.RolledOut:
+    async def _rollout(self, session: str, call: messages.RolloutCall) -> messages.RolledOut:
         state = self.sessions.get(session, call.state)
         actions = None if call.actions is None else _tensor(call.actions)
         _check_size(state, actions, call)
@@ -139,7 +150,7 @@ class Service:
             reanchored_at=list(rollout.reanchored_at),
         )
 
-    async def _fork(self, session: str, call: messages.Fork) -> messages.Stated:
+    async def _fork(self, session: str, call: messages.ForkCall) -> messages.Stated:
         self.sessions.check_room(session)
         state = self.sessions.get(session, call.state)
         if state.batch_size * call.num_branches > messages.MAX_ROWS:
@@ -149,12 +160,25 @@ class Service:
             )
         return self._stated(session, await self._run(lambda: state.fork(call.num_branches)))
 
-    async def _index(self, session: str, call: messages.Index) -> messages.Stated:
+    async def _index(self, session: str, call: messages.IndexCall) -> messages.Stated:
         self.sessions.check_room(session)
         state = self.sessions.get(session, call.state)
         return self._stated(session, await self._run(lambda: state.index(call.rows)))
 
-    async def _observe(self, session: str, call: messages.Observe) -> messages.Stated:
+    async def _cat(self, session: str, call: messages.CatCall) -> messages.Stated:
+        self.sessions.check_room(session)
+        states = [self.sessions.get(session, number) for number in call.states]
+        num_rows = sum(state.batch_size for state in states)
+        if num_rows > messages.MAX_ROWS:
+            raise ValueError(f"a state holds {messages.MAX_ROWS} worlds at most, these would be {num_rows}")
+        return self._stated(session, await self._run(lambda: WorldState.cat(states)))
+
+    async def _show(self, session: str, call: messages.ShowCall) -> messages.Shown:
+        state = self.sessions.get(session, call.state)
+        frames = await self._run(lambda: self.world.last_frame(state))
+        return messages.Shown(frames=messages.frames_to_text(frames))
+
+    async def _observe(self, session: str, call: messages.ObserveCall) -> messages.Stated:
         self.sessions.check_room(session)
         state, frames = self.sessions.get(session, call.state), messages.text_to_frames(call.frames)
         actions = torch.zeros(state.batch_size, self.world.spec.action_dim) if self.world.spec.action_dim else None
@@ -167,10 +191,10 @@ def create_app(
     """The application.
 
     Args:
-        world: the model.
-        name: of the checkpoint, for clients to see.
-        token: that clients must show as ``Authorization: Bearer TOKEN``; None: nobody is asked.
-        limits: see `ServerLimits`.
+        world: model that answers.
+        name: name of the checkpoint, for clients to see.
+        token: token that clients must show as ``Authorization: Bearer TOKEN``; None: nobody is asked.
+        limits: what the server takes on; None: `ServerLimits()`.
     """
     limits = limits or ServerLimits()
     metrics = ServerMetrics()
@@ -207,14 +231,14 @@ def create_app(
         return Response(metrics.render(), media_type=metrics.content_type)
 
     @app.get("/v1/spec", **guarded)
-    async def spec() -> messages.Spec:
+    async def spec() -> messages.ServedSpec:
         """Sizes of what goes in and comes out."""
-        return messages.Spec(checkpoint=name, **asdict(world.spec))
+        return messages.ServedSpec(checkpoint=name, **asdict(world.spec))
 
     @app.post("/v1/sessions", status_code=201, **guarded)
-    async def open_session() -> messages.Session:
+    async def open_session() -> messages.OpenedSession:
         """Begin a session."""
-        return messages.Session(session=service.sessions.open(), expires_after=limits.expires_after)
+        return messages.OpenedSession(session=service.sessions.open(), expires_after=limits.expires_after)
 
     @app.delete("/v1/sessions/{session}", status_code=204, **guarded)
     async def close_session(session: str) -> None:
@@ -246,32 +270,42 @@ def _add_calls(app: FastAPI, service: Service, guarded: dict[str, Any]) -> None:
     """What can be done within a session."""
 
     @app.post("/v1/sessions/{session}/reset", **guarded)
-    async def reset(session: str, call: messages.Reset) -> messages.Stated:
+    async def reset(session: str, call: messages.ResetCall) -> messages.Stated:
         """Start worlds from frames."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/step", **guarded)
-    async def step(session: str, call: messages.Step) -> messages.Stepped:
+    async def step(session: str, call: messages.StepCall) -> messages.Stepped:
         """Take one action in every world of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/rollout", **guarded)
-    async def rollout(session: str, call: messages.Rollout) -> messages.RolledOut:
+    async def rollout(session: str, call: messages.RolloutCall) -> messages.RolledOut:
         """Predict futures of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/fork", **guarded)
-    async def fork(session: str, call: messages.Fork) -> messages.Stated:
+    async def fork(session: str, call: messages.ForkCall) -> messages.Stated:
         """Branch every world of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/index", **guarded)
-    async def index(session: str, call: messages.Index) -> messages.Stated:
+    async def index(session: str, call: messages.IndexCall) -> messages.Stated:
         """Choose worlds of a state."""
         return await service.answer(session, call)
 
+    @app.post("/v1/sessions/{session}/cat", **guarded)
+    async def cat(session: str, call: messages.CatCall) -> messages.Stated:
+        """Join states, row after row."""
+        return await service.answer(session, call)
+
+    @app.post("/v1/sessions/{session}/show", **guarded)
+    async def show(session: str, call: messages.ShowCall) -> messages.Shown:
+        """The last frame of every world of a state."""
+        return await service.answer(session, call)
+
     @app.post("/v1/sessions/{session}/observe", **guarded)
-    async def observe(session: str, call: messages.Observe) -> messages.Stated:
+    async def observe(session: str, call: messages.ObserveCall) -> messages.Stated:
         """Re-anchor every world on the real frame that followed."""
         return await service.answer(session, call)
 
@@ -311,7 +345,7 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
         metrics.note_refused(status)
         headers = {"Retry-After": "1"} if status == 429 else None
-        return JSONResponse({"detail": _describe(error)}, status, headers)
+        return JSONResponse({"detail": _describe(error), "lost": isinstance(error, NoSessionError)}, status, headers)
 
     async def describe(request: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI's own answer repeats the input, which need not be JSON: a NaN is none.
@@ -360,7 +394,7 @@ def _tensor(values: list[Any]) -> Tensor:
         raise ValueError(f"actions must be a table of numbers: {error}") from error
 
 
-def _check_size(state: WorldState, actions: Tensor | None, call: messages.Rollout) -> None:
+def _check_size(state: WorldState, actions: Tensor | None, call: messages.RolloutCall) -> None:
     """A rollout must not be larger than what one answer may hold."""
     steps = call.num_frames or 0 if actions is None else actions.shape[-2] if actions.ndim > 1 else 0
     candidates = actions.shape[1] if actions is not None and actions.ndim == 4 else call.num_samples or 1

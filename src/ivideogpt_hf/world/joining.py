@@ -1,0 +1,56 @@
+"""Stepping worlds of several owners as one batch, and giving each its own back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from operator import is_not
+
+from .state import Contexts, WorldState
+
+
+class Joiner:
+    """Joins states for one step. Contexts that were joined last are used again: the same owners mostly come
+    together."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Contexts, ...], Contexts] | None = None
+
+    def join(self, states: Sequence[WorldState]) -> WorldState:
+        """All rows of the states, in their order; contexts that states share are joined once."""
+        parts = tuple(sorted({id(state.contexts): state.contexts for state in states}.values(), key=id))
+        contexts = self._joined(parts)
+        starts = dict(zip(map(id, parts), accumulate(map(len, parts), initial=0), strict=False))
+        return WorldState.cat([_on_joined(state, contexts, starts[id(state.contexts)]) for state in states])
+
+    def _joined(self, parts: tuple[Contexts, ...]) -> Contexts:
+        # It holds on to the parts, so that their identity means something.
+        if self._last is None or len(self._last[0]) != len(parts) or any(map(is_not, self._last[0], parts)):
+            self._last = parts, Contexts.cat(parts)
+        return self._last[1]
+
+
+def _on_joined(state: WorldState, contexts: Contexts, start: int) -> WorldState:
+    """The state, continuing the same contexts where they stand among all."""
+    return replace(state, contexts=contexts, context_of_row=tuple(start + number for number in state.context_of_row))
+
+
+def split(joined: WorldState, before: WorldState, states: Sequence[WorldState]) -> list[WorldState]:
+    """What became of each state after the joined ones were stepped.
+
+    Args:
+        joined: state after the step.
+        before: state before it, from `Joiner.join`.
+        states: states that were joined.
+    """
+    results, start = [], 0
+    for state in states:
+        rows = range(start, start + state.batch_size)
+        start = rows.stop
+        if joined.contexts is before.contexts:  # each goes on with its own contexts, which are not copied
+            shared = {"contexts": state.contexts, "context_of_row": state.context_of_row}
+            results.append(replace(joined.index_rows(rows), **shared))
+        else:  # some were re-anchored
+            results.append(joined.index(list(rows)))
+    return results
