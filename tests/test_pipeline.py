@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
 from ivideogpt_hf.checkpoints.released import save_released
+from ivideogpt_hf.media import video as video_module
 from ivideogpt_hf.media.video import write_video
 from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
 
@@ -240,3 +242,90 @@ def test_an_unknown_component_is_refused(tmp_path):
 def test_a_dtype_for_an_unknown_component_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown components \['vae'\]"):
         IVideoGPTPipeline.from_pretrained(tmp_path, dtype={"vae": torch.bfloat16})
+
+
+# -- callbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_the_callback_sees_each_frame(pipeline):
+    seen = []
+
+    def callback(pipe, index, timestep, tensors):
+        assert pipe is pipeline
+        seen.append((index, timestep, tensors))
+        return tensors
+
+    names = ("frames", "rewards", "tokens")
+    output = pipeline(
+        random_frames(2),
+        random_actions(3, 3),
+        num_samples=2,
+        sampling=Sampling(seed=0),
+        output_type="pt",
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=names,
+    )
+    assert [(index, timestep) for index, timestep, _ in seen] == [(0, 0), (1, 1), (2, 2)]
+    assert torch.stack([tensors["frames"] for *_, tensors in seen], 1).equal(output.frames[0])
+    assert torch.stack([tensors["rewards"] for *_, tensors in seen], 1).equal(output.rewards[0])
+    assert seen[0][2]["tokens"].shape == (2, 4)
+
+
+def test_a_callback_can_stop(free_pipeline):
+    def callback(pipe, index, timestep, tensors):
+        pipe._interrupt = index == 1
+
+    arguments = {"num_frames": 5, "sampling": GREEDY, "output_type": "pt"}
+    stopped = free_pipeline(random_frames(2), callback_on_step_end=callback, **arguments)
+    assert stopped.frames.shape[1] == 2
+    assert free_pipeline(random_frames(2), **arguments).frames.shape[1] == 5  # the next call begins anew
+
+
+def test_callbacks_of_diffusers_say_what_they_want(free_pipeline):
+    class Count(PipelineCallback):
+        tensor_inputs = ("tokens",)
+        num_tokens = 0
+
+        def callback_fn(self, pipe, index, timestep, tensors):
+            Count.num_tokens += tensors["tokens"].numel()
+            return tensors
+
+    free_pipeline(random_frames(2), num_frames=2, callback_on_step_end=Count(cutoff_step_ratio=1.0))
+    assert Count.num_tokens == 2 * 4
+
+
+def test_what_was_predicted_cannot_be_replaced(free_pipeline):
+    def callback(pipe, index, timestep, tensors):
+        return {"frames": tensors["frames"] + 1}
+
+    with pytest.raises(ValueError, match="returned other frames"):
+        free_pipeline(random_frames(2), num_frames=2, callback_on_step_end=callback)
+    with pytest.raises(ValueError, match=r"must be of .*, got \['latents'\]"):
+        free_pipeline(random_frames(2), num_frames=2, callback_on_step_end_tensor_inputs=["latents"])
+
+
+# -- what is not done -------------------------------------------------------------------------------------------------
+
+
+def test_only_the_context_of_a_film_is_decoded(free_pipeline, tmp_path, monkeypatch):
+    film = write_video(random_frames(300), tmp_path / "film.mp4")
+    decoded = []
+    iterate = video_module.iterate_video
+
+    def counting(*args, **options):
+        for frame in iterate(*args, **options):
+            decoded.append(1)
+            yield frame
+
+    monkeypatch.setattr(video_module, "iterate_video", counting)
+    free_pipeline(film, num_frames=1)
+    assert len(decoded) <= 3
+
+
+def test_the_world_of_a_pipeline_stays_the_same(world):
+    pipeline = as_pipeline(world)
+    compiled = pipeline.world.compile()
+    assert pipeline.world is compiled
+    assert pipeline.world._engine.compiled is not None
+    pipeline.transformer = build_world(action_dim=3, predict_reward=True).transformer
+    assert pipeline.world.transformer is pipeline.transformer

@@ -1,5 +1,7 @@
 """Compiled frames are the frames of the plain path, whichever states go through them in whatever order."""
 
+import gc
+
 import pytest
 import torch
 
@@ -63,6 +65,28 @@ def test_rows_of_different_ages(worlds):
         joined = type(old).cat([old, world.reset(random_frames(1, 2, seed=1))])
         results.append(world.step(joined, actions, sampling=SAMPLING)[0])
     assert results[0].tokens.equal(results[1].tokens)
+
+
+def test_a_program_keeps_nothing_alive_that_nobody_holds(worlds):
+    """Neither the tail of the last rollout, which the next one would copy, nor its context."""
+    _, compiled = worlds
+    rollout = compiled.rollout(random_frames(1, 2), random_actions(1, 3, 3), sampling=SAMPLING)
+    program = compiled._engine.compiled.program(1, 1, SAMPLING)
+    assert program._resident() is rollout.state.tail.buffer
+    assert program._loaded_prefix() is rollout.state.contexts.prefix
+    del rollout
+    gc.collect()
+    assert program._resident() is None
+    assert program._loaded_prefix() is None
+
+
+def test_a_world_that_was_cast_gets_other_programs():
+    """Whoever casts the network: the world model, or a pipeline that shares it."""
+    world = build_world(action_dim=3).compile()
+    frames = world._engine.compiled
+    before = frames.program(1, 1, SAMPLING)
+    world.transformer.to(torch.bfloat16)
+    assert frames.program(1, 1, SAMPLING) is not before
 
 
 def test_shapes_share_programs():

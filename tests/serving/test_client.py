@@ -2,12 +2,15 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 
-from ivideogpt_hf import RemoteWorldModel, Sampling
+from ivideogpt_hf import CEM, PlannerPolicy, RemoteState, RemoteWorldModel, Sampling, World, imagine
+from ivideogpt_hf.planning.objectives import RewardSum
+from ivideogpt_hf.serving.client import LostSessionError
 from tests.conftest import assert_same_frames, random_actions, random_frames
-from tests.serving.conftest import serving
+from tests.serving.conftest import free_port, serving
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +114,112 @@ def test_a_token_is_asked_for(world, monkeypatch):
                 RemoteWorldModel(url, token=wrong)
         monkeypatch.setenv("IVIDEOGPT_SERVER_TOKEN", "secret")
         RemoteWorldModel(url).close()
+
+
+# -- a world like any other -------------------------------------------------------------------------------------------
+
+
+def test_both_are_worlds(remote, world):
+    assert isinstance(remote, World)
+    assert isinstance(world, World)
+    assert not isinstance(world.vq_model, World)
+
+
+def assert_same_rollout(rollout, expected):
+    assert rollout.tokens.equal(expected.tokens)
+    assert_same_frames(rollout.frames, expected.frames)
+    torch.testing.assert_close(rollout.rewards, expected.rewards, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rollout.actions, expected.actions, atol=1e-4, rtol=1e-4)
+    assert rollout.reanchored_at == expected.reanchored_at
+    assert rollout.decoded_steps == expected.decoded_steps
+
+
+@pytest.mark.filterwarnings("ignore:a rollout passed")
+def test_a_policy_imagines_the_same(remote, world):
+    """Beyond the horizon as well; the policy looks at frames and rewards."""
+
+    def policy(seen):
+        reward = 0 if seen.reward is None else seen.reward[:, None] / 100
+        return seen.frame.float().mean(dim=(2, 3)) / 255 + reward
+
+    frames, sampling = random_frames(2, 2), Sampling(seed=2)
+    expected, dream = (imagine(w, w.reset(frames), policy, 8, sampling=sampling) for w in (world, remote))
+    assert_same_rollout(dream, expected)
+    assert dream.reanchored_at == (6,)
+    assert_same_rollout(remote.imagine(remote.reset(frames), policy, 8, sampling=sampling), expected)
+
+
+@pytest.mark.parametrize("seed", [4, [4, 9]])
+def test_a_watched_rollout_is_the_same(remote, world, seed):
+    frames, actions = random_frames(2, 2), random_actions(2, 3, 4, 3)
+    options = {"sampling": Sampling(seed=seed), "decode_steps": (0, 2)}
+    steps = []
+    expected = world.rollout(frames, actions, **options)
+    rollout = remote.rollout(frames, actions, on_step=lambda index, step: steps.append(step), **options)
+    assert_same_rollout(rollout, expected)
+    assert [step.frame is None for step in steps] == [False, True, False, True]
+    stopped = remote.rollout(frames, actions, on_step=lambda index, step: True, **options)
+    assert stopped.tokens.equal(expected.tokens[:, :, :1])
+
+
+def test_plans_are_the_same(remote, world):
+    planner = CEM(low=[-1.0] * 3, high=[1.0] * 3, horizon=3, num_candidates=12, num_iterations=2, num_elites=4)
+    policies = [PlannerPolicy(w, planner, RewardSum(), seed=7) for w in (world, remote)]
+    for seed in range(2):
+        expected, action = (policy.select_action(random_frames(1, seed=seed, size=20)) for policy in policies)
+        torch.testing.assert_close(action, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_environments_are_the_same(remote, world):
+    pytest.importorskip("gymnasium")
+    from ivideogpt_hf import WorldModelVectorEnv
+
+    starts = random_frames(3, 2)
+    bounds = {"action_low": -3.0, "action_high": 3.0, "horizon": 2}
+    environments = [WorldModelVectorEnv(w, starts, **bounds) for w in (world, remote)]
+    for environment in environments:
+        environment.reset(seed=1)
+        environment.reset(options={"reset_mask": np.array([True, False, False])})
+    for seed in range(3):
+        actions = random_actions(3, 3, seed=seed).clamp(-3, 3).numpy()
+        expected, found = (environment.step(actions) for environment in environments)
+        assert np.abs(found[0].astype(int) - expected[0].astype(int)).max() <= 1
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-4)
+        assert np.array_equal(found[3], expected[3])
+
+
+def test_states_are_joined_and_shown(remote, world):
+    shown = []
+    for w in (world, remote):
+        one, other = w.reset(random_frames(1, 2)), w.reset(random_frames(2, 2, seed=1))
+        _, one = w.step(one, random_actions(1, 3), sampling=Sampling(greedy=True))
+        joined = type(one).cat([one, other])
+        assert joined.batch_size == 3
+        shown.append(w.last_frame(joined))
+    assert_same_frames(shown[1], shown[0])
+    with pytest.raises(ValueError, match="at least one state"):
+        RemoteState.cat([])
+
+
+def test_a_restarted_server_gets_a_new_session(world):
+    port = free_port()
+    with serving(world, port=port) as (url, _):
+        remote = RemoteWorldModel(url)
+        lost = remote.reset(random_frames(1, 2))
+    with serving(world, port=port):
+        with pytest.raises(OSError, match="no such session"):
+            remote.step(lost, random_actions(1, 3))
+        state = remote.reset(random_frames(1, 2, seed=1))
+        assert state.number == lost.number  # so that a state of before could be taken for one of now
+        with pytest.raises(LostSessionError, match="the state was lost"):
+            remote.step(lost, random_actions(1, 3))
+        with pytest.raises(LostSessionError, match="the state was lost"):
+            lost.fork(2)
+        del lost
+        gc.collect()
+        step, _ = remote.step(state, random_actions(1, 3), sampling=Sampling(greedy=True))
+        expected, _ = world.step(
+            world.reset(random_frames(1, 2, seed=1)), random_actions(1, 3), sampling=Sampling(greedy=True)
+        )
+        assert_same_frames(step.frame, expected.frame)
+        remote.close()

@@ -273,3 +273,96 @@ def test_statistics_tell_what_a_rollout_cost(world):
     without_vq = world.rollout(rollout.state, random_actions(6, 2, 3), outputs=("tokens", "statistics"))
     assert without_vq.statistics.vq_seconds == without_vq.statistics.prefill_seconds == 0
     assert world.rollout(frames, actions).statistics is None
+
+
+# -- looking at each step ---------------------------------------------------------------------------------------------
+
+
+def watched(world, *args, **options):
+    """A rollout, and the steps that were shown on the way."""
+    steps = []
+    rollout = world.rollout(*args, on_step=lambda index, step: steps.append((index, step)), **options)
+    return rollout, steps
+
+
+@pytest.mark.parametrize("length", [3, 8], ids=["within the horizon", "beyond it"])
+@pytest.mark.filterwarnings("ignore:a rollout passed")
+def test_a_rollout_that_is_watched_is_the_same(world, length):
+    args = (random_frames(2, 2), random_actions(2, 3, length, 3))
+    plain = world.rollout(*args, sampling=Sampling(seed=1))
+    rollout, steps = watched(world, *args, sampling=Sampling(seed=1))
+    assert rollout.tokens.equal(plain.tokens)
+    assert_same_frames(rollout.frames, plain.frames)
+    torch.testing.assert_close(rollout.rewards, plain.rewards, atol=1e-5, rtol=1e-5)
+    assert rollout.reanchored_at == plain.reanchored_at
+    assert [index for index, _ in steps] == list(range(length))
+    assert torch.stack([step.frame for _, step in steps], 1).equal(rollout.frames.flatten(0, 1))
+    assert torch.stack([step.reward for _, step in steps], 1).equal(rollout.rewards.flatten(0, 1))
+
+
+def test_only_wanted_frames_are_shown(world):
+    args = (random_frames(1, 2), random_actions(1, 3, 3))
+    rollout, steps = watched(world, *args, sampling=GREEDY, decode_steps=(1,))
+    assert [step.frame is None for _, step in steps] == [True, False, True]
+    assert rollout.decoded_steps == (1,)
+    without, steps = watched(world, *args, sampling=GREEDY, outputs=("rewards",))
+    assert without.frames is None
+    assert all(step.frame is None for _, step in steps)
+
+
+def test_a_rollout_ends_where_its_watcher_says(world):
+    actions = random_actions(2, 2, 4, 3)
+    whole = world.rollout(random_frames(2, 2), actions, sampling=GREEDY)
+    rollout = world.rollout(random_frames(2, 2), actions, sampling=GREEDY, on_step=lambda index, step: index == 1)
+    assert rollout.tokens.equal(whole.tokens[:, :, :2])
+    assert rollout.actions.equal(actions[:, :, :2])
+    assert rollout.decoded_steps == (0, 1)
+    assert rollout.state.num_frames == (2,) * 4
+
+
+def test_a_policy_may_act_in_many_candidates(world):
+    def policy(seen):
+        return seen.frame.float().mean(dim=(2, 3)) / 255
+
+    frames, sampling = random_frames(2, 2), Sampling(seed=3)
+    rollout = world.rollout(frames, policy, num_frames=3, num_samples=4, sampling=sampling)
+    assert rollout.frames.shape[:3] == (2, 4, 3)
+    again = world.rollout(frames, rollout.actions, sampling=sampling)
+    assert again.tokens.equal(rollout.tokens)
+    with pytest.raises(ValueError, match="a rollout of a policy needs num_frames"):
+        world.rollout(frames, policy)
+    with pytest.raises(ValueError, match="takes actions of width 3, got width 2"):
+        world.rollout(frames, lambda seen: torch.zeros(2, 2), num_frames=1)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_policy_runs_in_the_callers_gradient_mode(world, enabled):
+    seen = []
+
+    def policy(observation):
+        seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        return torch.zeros(1, 3)
+
+    with torch.set_grad_enabled(enabled):
+        world.imagine(world.reset(random_frames(1, 2)), policy, 2)
+    assert seen == [(enabled, False)] * 2
+
+
+def test_warnings_point_to_whoever_called(world):
+    frames, actions = random_frames(1, 2), random_actions(1, 7, 3)
+    state = world.rollout(frames, actions[:, :6]).state
+    for call in (
+        lambda: world.rollout(frames, actions),
+        lambda: world.step(state, actions[:, 0]),
+        lambda: world.imagine(state, actions[:, :1], 1),
+    ):
+        with pytest.warns(UserWarning, match="re-anchored") as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_last_frame_is_predicted_or_real(world):
+    state = world.reset(random_frames(2, 2))
+    assert world.last_frame(state).equal(random_frames(2, 2)[:, -1])
+    step, state = world.step(state, random_actions(2, 3))
+    assert world.last_frame(state).equal(step.frame)
