@@ -7,7 +7,7 @@ import time
 import torch
 
 from ..cards.facts import facts_of
-from ..checkpoints.loading import EXAMPLE_EPISODE
+from ..checkpoints.layout import EXAMPLE_EPISODE
 from ..decoding.sampling import Sampling
 from ..media.video import read_video
 from ..models.resizing import resize_frames
