@@ -10,6 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ivideogpt_hf.checkpoints.layout import (
+    EPISODE_FILE,
+    INDEX_FILE,
+    METRICS_FILE,
+    PROCESSOR_FOLDER,
+    TRANSFORMER_FOLDER,
+    VQ_FOLDER,
+    write_json,
+)
 from ivideogpt_hf.data.clips.mixture import load_mixture
 from ivideogpt_hf.data.clips.store import open_store
 from ivideogpt_hf.media.images import decode_images
@@ -25,8 +34,8 @@ def copy_checkpoint(source, target):
     """The parts that `WorldModel.from_pretrained` reads."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copy(source / "model_index.json", target)
-    for part in ("tokenizer", "transformer", "processor"):
+    shutil.copy(source / INDEX_FILE, target)
+    for part in (VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER):
         shutil.copytree(source / part, target / part)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     assert size <= MAX_BYTES, f"{size / 1e6:.1f} MB are too many to ship"
@@ -95,8 +104,8 @@ def main():
             for network, stages in STAGES.items()
         },
     }
-    (args.target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    write_episode(args.target / "episode.npz", args.data, args.root)
+    write_json(args.target / METRICS_FILE, metrics)
+    write_episode(args.target / EPISODE_FILE, args.data, args.root)
     write_scenes(args.scenes, args.data, args.root)
 
 

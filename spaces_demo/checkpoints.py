@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ivideogpt_hf import WorldModel
+from ivideogpt_hf.hub.download import size_of_files
 
 DEFAULT = "default"
 MAX_LOADED = 2
@@ -57,10 +56,9 @@ class Policy:
                 raise ValueError("Folders can be played only where this page runs on your own machine.")
             return
         try:
-            info = HfApi().model_info(name, files_metadata=True)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            size = size_of_files(name, ".safetensors")
+        except OSError as error:
             raise ValueError(f"{name} cannot be found: {error}") from error
-        size = sum(file.size or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors"))
         if size > self.max_bytes:
             raise ValueError(
                 f"{name} has {size / 2**20:.0f} MB of weights; at most {self.max_bytes >> 20} MB are loaded."

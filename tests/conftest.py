@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -76,6 +77,11 @@ def build_world(
     height, width = vq_model.config.frame_size
     processor = IVideoGPTVideoProcessor(size={"height": height, "width": width}, **(processor or {}))
     return WorldModel(vq_model, build_transformer(vq_model.config, **transformer), processor)
+
+
+def is_released(folder: Path) -> bool:
+    """Whether a checkpoint is in the released layout: its VQ model's config names a class of diffusers."""
+    return "_class_name" in json.loads((folder / "tokenizer" / "config.json").read_text(encoding="utf-8"))
 
 
 def random_frames(*leading: int, size: int = 16, seed: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ from tests.conftest import build_world, random_actions, random_frames
 from tests.hub.fake_hub import TOKEN, FakeHub
 
 SOURCE = Path(ivideogpt_hf.__file__).parents[1]
-CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "licence_note": "Ours."}
+CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "license_note": "Ours."}
 
 
 @pytest.fixture(scope="module")

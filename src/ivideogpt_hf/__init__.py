@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import registration
 
 if TYPE_CHECKING:
-    from .checkpoints.loading import EXAMPLE_EPISODE
+    from .checkpoints.layout import EXAMPLE_EPISODE
     from .data.clips.dataset import SegmentDataset
     from .data.clips.loader import ClipLoader, load_clips
     from .data.clips.mixture import Mixture, Source, load_mixture
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "media.actions": ("read_actions",),
-    "checkpoints.loading": ("EXAMPLE_EPISODE",),
+    "checkpoints.layout": ("EXAMPLE_EPISODE",),
     "data.clips.dataset": ("SegmentDataset",),
     "data.episodes": ("Episode",),
     "data.clips.loader": ("ClipLoader", "load_clips"),

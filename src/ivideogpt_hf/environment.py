@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints.loading import EPISODE_FILE, fetch
+from .checkpoints.layout import EPISODE_FILE
+from .checkpoints.loading import fetch
 from .decoding.sampling import Sampling
 from .media.video import read_video
 from .spec import WorldModelSpec

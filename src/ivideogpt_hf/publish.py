@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,15 +12,16 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from .cards.facts import facts_of
-from .cards.model_card import CardText, check_card, leaderboard_results, render_card
-from .checkpoints import loading as checkpoints
-from .checkpoints.loading import EPISODE_FILE
+from .cards.model_card import CardText, leaderboard_results, render_card
+from .checkpoints.layout import EPISODE_FILE, METRICS_FILE, read_metrics
+from .checkpoints.loading import fetch
 from .decoding.sampling import Sampling
+from .hub.upload import push_folder, validate_card
 from .media.actions import read_actions
 from .media.video import read_video, side_by_side, write_video
 from .world.world_model import WorldModel
 
-METRICS_FILE, PREVIEW_FILE, ENVIRONMENT_FILE = "metrics.json", "preview.gif", "env.py"
+PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
 LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
 
 # What LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
@@ -67,7 +67,7 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
         OSError: if a file is missing or cannot be read.
         ValueError: if checkpoint or card are not what they must be.
     """
-    folder = checkpoints.fetch(folder)
+    folder = fetch(folder)
     text = CardText.read(card)
     world = WorldModel.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -83,8 +83,7 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             preview_name = PREVIEW_FILE if _draw_preview(world, stage) else None
         if world.spec.action_dim and (stage / EPISODE_FILE).is_file():
             (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT, encoding="utf-8")
-        metrics_file = stage / METRICS_FILE
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.is_file() else {}
+        metrics = read_metrics(stage)
         leaderboard = leaderboard_results(metrics)
         if leaderboard is not None:
             (stage / LEADERBOARD_FILE).parent.mkdir()
@@ -135,9 +134,9 @@ def publish(
         ValueError: if the Hub would refuse the card's metadata; nothing is uploaded then.
         OSError: if the Hub refuses the upload or cannot be reached.
     """
-    check_card(publication.card)
-    return checkpoints.push(
-        lambda folder: shutil.copytree(publication.folder, folder, dirs_exist_ok=True),
+    validate_card(publication.card, repo_id)
+    return push_folder(
+        publication.folder,
         repo_id,
         private=private,
         revision=revision,

@@ -1,12 +1,14 @@
 """Model cards: what they say, and what they refuse."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ivideogpt_hf.cards.facts import facts_of
-from ivideogpt_hf.cards.model_card import CARDS, CardText, leaderboard_results, render_card
+from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_card
+from ivideogpt_hf.cards.text import CARDS
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
 METRICS = {
@@ -80,6 +82,17 @@ def test_a_card_without_results_says_so(world):
     assert card.data.eval_results is None
 
 
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_rendering_writes_nothing_into_what_it_is_given(world, file):
+    text, metrics = CardText.read(file), copy.deepcopy(METRICS)
+    frechet = {"FVD (I3D)": {"predicted frames only": 61.5, "with reconstructed context frames": 50.0}}
+    metrics["evaluation"]["frechet"] = frechet
+    before = copy.deepcopy((text, metrics))
+    contents = {card_of(world, text, metrics).content for _ in range(2)}
+    assert (text, metrics) == before
+    assert len(contents) == 1
+
+
 @pytest.mark.parametrize("preview", [None, "preview.gif"])
 def test_a_picture_is_shown_where_there_is_one(world, preview):
     assert ("![Left: real" in card_of(world, preview=preview).content) == (preview is not None)
@@ -90,7 +103,7 @@ def test_shipped_cards_render(world, file):
     text = CardText.read(file)
     card = card_of(world, text, METRICS if file.stem == "default" else {})
     assert text.summary in card.content
-    assert text.licence_note in card.content
+    assert text.license_note in card.content
     assert "{{" not in card.content
     assert "None" not in card.content.replace("None were measured.", "")
     if text.published:
@@ -99,15 +112,16 @@ def test_shipped_cards_render(world, file):
 
 def test_there_is_a_card_for_the_default_and_every_released_checkpoint():
     assert len(SHIPPED) == 10
-    assert all("authors" in CardText.read(file).licence_note for file in SHIPPED if file.stem != "default")
+    assert all("authors" in CardText.read(file).license_note for file in SHIPPED if file.stem != "default")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"licens": "mit"}, "not licens"),
-        ({"datasets": "arm"}, "datasets: of the wrong kind"),
-        ({"title": 3}, "title: of the wrong kind"),
+        ({"licens": "mit"}, "unknown key 'licens'; did you mean 'license'"),
+        ({"licence_note": "Both."}, "unknown key 'licence_note'; did you mean 'license_note'"),
+        ({"datasets": "arm"}, "datasets must be a list, each entry a mapping to text, not the text 'arm'"),
+        ({"title": 3}, "title must be text, not 3"),
     ],
 )
 def test_a_card_file_that_is_wrong_is_refused(tmp_path, change, message):
@@ -118,6 +132,13 @@ def test_a_card_file_that_is_wrong_is_refused(tmp_path, change, message):
         CardText.read(file)
 
 
+def test_british_keys_of_older_cards_are_read(tmp_path):
+    content = {"title": "A", "licence": "mit", "licence_note": "Mine.", "datasets": [{"name": "x", "licence": "MIT"}]}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(content))
+    text = CardText.read(tmp_path / "card.yaml")
+    assert (text.license, text.license_note, text.datasets[0]["license"]) == ("mit", "Mine.", "MIT")
+
+
 def test_a_card_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no card"):
+    with pytest.raises(FileNotFoundError, match="there is no yaml file"):
         CardText.read(tmp_path / "card.yaml")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
-from ivideogpt_hf.checkpoints.loading import DEFAULT_FOLDER
+from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
 from ivideogpt_hf.cli import main
 
 

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ivideogpt_hf import IVideoGPTVQModel, Sampling, WorldModel
-from ivideogpt_hf.checkpoints.loading import is_released
 from ivideogpt_hf.checkpoints.released import save_released
-from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
+from tests.conftest import assert_same_frames, build_world, is_released, random_actions, random_frames
 
 GREEDY = Sampling(greedy=True)
 WEIGHTS = {
@@ -191,7 +190,7 @@ def test_parts_of_different_checkpoints_are_refused(world, tmp_path):
 
 
 def test_what_is_neither_folder_nor_hub_id():
-    with pytest.raises(OSError, match="neither an existing folder nor a Hub id"):
+    with pytest.raises(OSError, match="no Hub id of the form 'owner/name'"):
         WorldModel.from_pretrained("/no/such/folder")
 
 

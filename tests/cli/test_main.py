@@ -5,10 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from ivideogpt_hf.checkpoints.loading import is_released
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.media.video import read_video, write_video
-from tests.conftest import build_world, random_actions, random_frames
+from tests.conftest import build_world, is_released, random_actions, random_frames
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,7 @@ def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
 
 
 def test_a_missing_checkpoint_is_one_line(capsys):
-    assert "neither an existing folder nor a Hub id" in fails(capsys, "info", "/no/such/checkpoint")
+    assert "it is no Hub id of the form 'owner/name'" in fails(capsys, "info", "/no/such/checkpoint")
 
 
 def test_a_device_that_is_not_there(checkpoint, capsys, monkeypatch):

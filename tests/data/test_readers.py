@@ -296,7 +296,7 @@ def test_an_empty_source_is_an_error(tmp_path):
 
 
 def test_a_missing_source_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
+    with pytest.raises(FileNotFoundError, match=r"there is no data set .* here, and it is no Hub id"):
         open_episodes(tmp_path / "a" / "b" / "missing")
 
 

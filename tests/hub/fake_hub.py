@@ -19,7 +19,8 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import yaml
 
-TOKEN = "hf_fake"
+# The only user, and the token by which the Hub knows them.
+USER, TOKEN = "tester", "hf_fake"
 API = re.compile(
     r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
 )
@@ -144,13 +145,24 @@ class _Handler(BaseHTTPRequestHandler):
             return repo
         return None
 
+    def writable(self, name: str) -> bool:
+        """Whether who asks may write to a repository, or create it; if not, after the answer that says so."""
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.refuse(401, "Unauthorized")
+        elif name.removeprefix("datasets/").split("/")[0] != USER:
+            gated = name in self.repos and self.repos[name].gated
+            self.refuse(403, "GatedRepo" if gated else "You do not have the rights")
+        else:
+            return True
+        return False
+
     # -- requests -------------------------------------------------------------------------------------------------
 
     def do_GET(self) -> None:
         address = urlparse(self.path)
         path = unquote(address.path)
         if path == "/api/whoami-v2":
-            return self.answer(200, {"type": "user", "name": "tester", "orgs": []})
+            return self.answer(200, {"type": "user", "name": USER, "orgs": []})
         if match := API.match(path):
             kind, repo_id, action, rest = match.groups()
             revision, _, folder = (rest or "main").partition("/")
@@ -179,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = self.files_of(name, revision)
         if found is not None:
             sha, files = found
-            siblings = [{"rfilename": path} for path in sorted(files)]
+            siblings = [{"rfilename": path, "size": len(files[path])} for path in sorted(files)]
             info = {"id": name.removeprefix("datasets/"), "sha": sha, "tags": [], "siblings": siblings}
             self.answer(200, info | {"private": self.repos[name].private})
 
@@ -230,9 +242,15 @@ class _Handler(BaseHTTPRequestHandler):
         match = API.match(path)
         if not match or match[3] not in ("preupload", "commit", "paths-info"):
             return self.refuse(404, f"unknown address {path}")
-        repo = self.visible(PREFIXES[match[1]] + match[2])
+        name = PREFIXES[match[1]] + match[2]
+        repo = self.visible(name)
         if repo is None:
             return None
+        if match[3] != "paths-info":
+            if not self.writable(name):
+                return None
+            if repo.resolve(match[4]) is None:
+                return self.refuse(404, "RevisionNotFound")
         if match[3] == "preupload":
             return self.answer(200, {"files": [_upload_mode(file["path"]) for file in json.loads(body)["files"]]})
         files = dict(repo.commits.get(repo.head, {}))
@@ -289,8 +307,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(200, {})
 
     def create(self, request: dict[str, Any]) -> None:
-        repo_id = f"{request.get('organization') or 'tester'}/{request['name']}"
+        repo_id = f"{request.get('organization') or USER}/{request['name']}"
         name = PREFIXES[(request.get("type") or "model") + "s"] + repo_id
+        if not self.writable(name):
+            return None
         answer = {"url": f"http://{self.headers['Host']}/{name}", "name": repo_id, "id": repo_id}
         if name in self.repos:
             return self.answer(409, answer | {"error": "exists"})

@@ -19,6 +19,7 @@ import json, sys
 from datasets import load_dataset
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.loader import load_clips
+from ivideogpt_hf.data.convert.publishing import push_dataset
 from ivideogpt_hf.data.readers import open_episodes
 from ivideogpt_hf.data.clips.segments import SegmentSpec
 from tests.data.clips.test_loader import clips
@@ -41,6 +42,7 @@ scene("convert and push", lambda: main(
     "0.3", "--num-workers", "1"]))
 scene("push again", lambda: main(
     ["convert-data", "NPZ", "OUT", "--push", "tester/pushed", "--test-fraction", "0.3", "--num-workers", "1"]))
+scene("push to another user", lambda: push_dataset(Path("OUT"), "somebody/pushed"))
 scene("load", lambda: {split: list(rows["episode_id"]) for split, rows in load_dataset("tester/pushed").items()})
 scene("iterate", lambda: [
     row["num_frames"] for row in load_dataset("tester/pushed", split="test", streaming=True)])
@@ -144,6 +146,10 @@ def test_lerobot_data_sets_are_read_by_id(results, folder):
 
 def test_our_data_sets_are_read_by_id(results):
     assert results["episodes"] == make_episode(2, 10).actions.tolist()
+
+
+def test_a_refused_push_is_told_as_that_of_a_checkpoint(results):
+    assert results["push to another user"].startswith("OSError: the Hub refused the data set somebody/pushed")
 
 
 @pytest.mark.parametrize("scene", ["missing", "missing clips", "missing stream"])

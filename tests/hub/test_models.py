@@ -19,6 +19,7 @@ import torch
 import ivideogpt_hf
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, WorldModel
 from huggingface_hub import ModelCard
+from ivideogpt_hf.hub.download import find_file, size_of_files
 from transformers import AutoModel
 from tests.conftest import build_world, random_frames
 
@@ -69,15 +70,40 @@ scene("corrupt", lambda: WorldModel.from_pretrained("tester/corrupt"))
 scene("no checkpoint", lambda: WorldModel.from_pretrained("tester/empty"))
 scene("cache only", lambda: total(WorldModel.from_pretrained("tester/world", local_files_only=True).transformer))
 scene("cache only, not cached", lambda: WorldModel.from_pretrained("tester/never", local_files_only=True))
+
+scene("push without a token", lambda: world.push_to_hub("tester/mine"))
+scene("push to another user", lambda: world.push_to_hub("somebody/new", token="TOKEN"))
+scene("push into another's repository", lambda: world.push_to_hub("somebody/public", token="TOKEN"))
+scene("push into a gated repository", lambda: world.push_to_hub("somebody/gated", token="TOKEN"))
+scene("push to no id", lambda: world.push_to_hub("a/b/c", token="TOKEN"))
+scene("push to a missing revision", lambda: world.push_to_hub("tester/world", revision="v9", token="TOKEN"))
+
+scene("file", lambda: find_file("tester/world/tokenizer/config.json").name)
+scene("missing file", lambda: find_file("tester/world/tokenizer/nothing.json"))
+scene("file of a missing repository", lambda: find_file("tester/nothing/config.json"))
+scene("gated file", lambda: find_file("somebody/gated/tokenizer/config.json"))
+scene("no file", lambda: find_file("nothing.json"))
+scene("no file in a folder", lambda: find_file("/nowhere/at/all.json"))
+scene("size", lambda: size_of_files("tester/world", ".safetensors"))
+scene("size of nothing", lambda: size_of_files("tester/nothing", ".safetensors"))
 print(json.dumps(results, default=repr))
 """
 
 NO_NETWORK = """
 from ivideogpt_hf import WorldModel
-try:
-    WorldModel.from_pretrained("tester/never")
-except OSError as error:
-    print(error)
+from ivideogpt_hf.hub.download import find_file, list_files, size_of_files
+from tests.conftest import build_world
+for use in (
+    lambda: WorldModel.from_pretrained("tester/never"),
+    lambda: find_file("tester/never/file"),
+    lambda: list_files("tester/never", "dataset"),
+    lambda: size_of_files("tester/never", ".safetensors"),
+    lambda: build_world().push_to_hub("tester/never", token="TOKEN"),
+):
+    try:
+        use()
+    except OSError as error:
+        print(" ".join(str(error).split()))
 print(WorldModel.from_pretrained("tester/world").spec.frame_size)
 """
 
@@ -115,6 +141,8 @@ def played(tmp_path_factory):
     hub.add("thuml/act-cond", folder / "cond")
     hub.add("thuml/ivideogpt-oxe-64-goal-cond", folder / "goal")
     hub.add("tester/gated", folder / "goal", gated=True)
+    hub.add("somebody/gated", folder / "goal", gated=True)
+    hub.add("somebody/public", folder / "goal")
     corrupt = dict(hub.add("tester/corrupt", folder / "goal").commits.popitem()[1])
     corrupt["transformer/model.safetensors"] = corrupt["transformer/model.safetensors"][:500]
     hub.repos["tester/corrupt"].commit(corrupt)
@@ -145,7 +173,7 @@ def test_the_pipeline_pushes_the_same_files(played):
 def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
     results, _, repos = played
     assert len(repos["tester/vq"].commits) == 2  # the first is the repository's beginning
-    assert "Compressive VQ tokenizer" in results["card of a network"]
+    assert "Compressive VQ model" in results["card of a network"]
     assert 'IVideoGPTVQModel.from_pretrained("tester/vq")' in results["card of a network"]
     assert results["network by id"] is True
 
@@ -178,25 +206,57 @@ def test_what_loads_from_the_hub(played, scene, expected):
 @pytest.mark.parametrize(
     ("scene", "message"),
     [
-        ("missing", "neither an existing folder nor a repository on the Hub that you can see"),
-        ("private", "neither an existing folder nor a repository on the Hub that you can see"),
-        ("missing revision", "has no revision 'v9'"),
-        ("gated", "is gated: ask for access"),
+        ("missing", "FileNotFoundError: there is no checkpoint tester/nothing here, and none on the Hub"),
+        ("private", "FileNotFoundError: there is no checkpoint tester/pipeline here, and none on the Hub"),
+        ("missing revision", "FileNotFoundError: the checkpoint tester/world has no revision 'v9'"),
+        ("gated", "OSError: the checkpoint tester/gated is gated: ask for access"),
         ("corrupt", "model.safetensors is corrupt or incomplete"),
         ("no checkpoint", "is no iVideoGPT checkpoint: tokenizer/config.json is missing"),
-        ("cache only, not cached", "is not in the local cache"),
+        ("cache only, not cached", "OSError: the checkpoint tester/never is not in the local cache"),
+        ("push without a token", "OSError: the Hub refused the checkpoint tester/mine"),
+        ("push to another user", "OSError: the Hub refused the checkpoint somebody/new"),
+        ("push into another's repository", "OSError: the Hub refused the checkpoint somebody/public"),
+        ("push into a gated repository", "OSError: the checkpoint somebody/gated is gated: ask for access"),
+        ("push to no id", "FileNotFoundError: there is no checkpoint a/b/c here, and it is no Hub id of the form"),
+        ("push to a missing revision", "FileNotFoundError: the checkpoint tester/world has no revision 'v9'"),
+        ("missing file", "FileNotFoundError: the file tester/world/tokenizer/nothing.json is not on the Hub"),
+        (
+            "file of a missing repository",
+            "FileNotFoundError: there is no file tester/nothing/config.json here, and none",
+        ),
+        ("gated file", "OSError: the file somebody/gated/tokenizer/config.json is gated: ask for access"),
+        (
+            "no file",
+            "FileNotFoundError: there is no file nothing.json here, and it is no Hub id of the form 'owner/name/",
+        ),
+        ("no file in a folder", "FileNotFoundError: there is no file /nowhere/at/all.json here"),
+        ("size of nothing", "FileNotFoundError: there is no checkpoint tester/nothing here"),
     ],
 )
 def test_failures_are_told_apart(played, scene, message):
     results, _, _ = played
-    assert results[scene].startswith("OSError")
     assert message in results[scene]
+
+
+@pytest.mark.parametrize("scene", ["missing", "gated", "push without a token", "push to another user", "gated file"])
+def test_who_may_not_is_told_to_log_in(played, scene):
+    results, _, _ = played
+    assert "log in with `hf auth login`" in results[scene]
+
+
+def test_single_files_and_sizes(played):
+    results, _, repos = played
+    repo = repos["tester/world"]
+    weights = [len(content) for name, content in repo.commits[repo.head].items() if name.endswith(".safetensors")]
+    assert results["file"] == "config.json"
+    assert results["size"] == sum(weights) > 0
 
 
 def test_without_a_network_the_cache_is_used_and_its_lack_told(played):
     _, said, _ = played
-    assert "the Hub cannot be reached" in said[0]
-    assert said[1] == "(16, 16)"
+    assert len(said) == 6
+    assert all("the Hub cannot be reached" in line for line in said[:5])
+    assert said[5] == "(16, 16)"
 
 
 def test_an_upload_that_broke_off_goes_on_with_what_is_missing(tmp_path):

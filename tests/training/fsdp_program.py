@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
 
 from ivideogpt_hf import IVideoGPTForCausalLM
-from ivideogpt_hf.checkpoints.loading import TRANSFORMER_FOLDER, load_processor, load_vq_model
+from ivideogpt_hf.checkpoints.layout import TRANSFORMER_FOLDER
+from ivideogpt_hf.checkpoints.loading import load_processor, load_vq_model
 from ivideogpt_hf.training.arguments import parse
 from ivideogpt_hf.training.callbacks import Metrics
 from ivideogpt_hf.training.clips import load, training_clips

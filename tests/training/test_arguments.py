@@ -195,7 +195,7 @@ def test_text_that_begins_with_a_dash_is_no_option(parsed):
 
 
 def test_a_missing_config_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config file .*nowhere\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no yaml file .*nowhere\.yaml"):
         parse(KINDS, str(tmp_path / "nowhere.yaml"), [], "ivideogpt train-vq")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,14 +14,14 @@ from ..spec import WorldModelSpec
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint is: its spec, and a table of everything, name -> text."""
+    """What a checkpoint is.
 
-    frame_size: tuple[int, int]
-    num_context_frames: int
-    action_dim: int
-    has_reward: bool
-    goal_conditioned: bool
-    max_future_frames: int
+    Attributes:
+        spec: sizes and abilities, for programs.
+        table: names and values of all facts, for people.
+    """
+
+    spec: WorldModelSpec
     table: dict[str, str]
 
 
@@ -54,8 +54,7 @@ def facts_of(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM, spec
         "cache per context": f"{bytes_per_position * (layout.prompt_length - 1) / 2**20:.1f} MB",
         "cache per frame and candidate": f"{bytes_per_position * layout.block_length / 2**20:.2f} MB",
     }
-    known = {item.name: getattr(spec, item.name) for item in fields(Facts) if item.name != "table"}
-    return Facts(**known, table=table)
+    return Facts(spec, table)
 
 
 def _count(network: nn.Module) -> int:

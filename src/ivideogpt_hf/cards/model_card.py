@@ -11,19 +11,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..hub.upload import validate_card
+from ..metrics import FVD
+from ..settings import as_yaml
 from .facts import Facts
 from .text import CARDS, read_card_text
 
 TEMPLATE = CARDS / "template.md"
 PAPER = "arxiv:2405.15223"
-FVD = "FVD (I3D)"  # as evaluations call it
-# Metrics in a card: key in the metrics file, what the Hub calls it, label, factor.
-METRICS = (
-    ("fvd", "fvd", "FVD", 1.0),
-    ("psnr", "psnr", "PSNR (dB)", 1.0),
-    ("ssim", "ssim", "SSIM", 1.0),
-    ("lpips", "lpips", "LPIPS (VGG)", 1.0),
-)
+# Metrics in a card: what the metrics file and the Hub call them, and their labels.
+METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,9 @@ class CardText:
         title: heading.
         summary: what the model does, in a sentence or two.
         license: identifier as the Hub knows it.
-        licence_note: whose the weights are, and what that licence covers.
+        license_note: owner of the weights, and what the licence covers.
         training_data: what it was trained on, in a sentence.
-        datasets: of the training; each with "name", and optionally "id" on the Hub, "licence" and "note".
+        datasets: of the training; each with "name", and optionally "id" on the Hub, "license" and "note".
         limits: what it cannot do, beside what no such model can.
         base_model: Hub id of the checkpoint that it was fine-tuned from.
         protocol: how the published results were measured.
@@ -46,7 +43,7 @@ class CardText:
     title: str
     summary: str = "An iVideoGPT world model: predicts video from frames."
     license: str | None = None
-    licence_note: str = "No licence was stated."
+    license_note: str = "No licence was stated."
     training_data: str = "Not stated."
     datasets: list[dict[str, str]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
@@ -65,14 +62,43 @@ class CardText:
         return read_card_text(cls, file)
 
 
+@dataclass(frozen=True)
+class Results:
+    """Results that a card shows.
+
+    Attributes:
+        rows: name and metrics of each row; the first is the model's.
+        source: where the results come from.
+        dataset: "name", and "id" on the Hub, of the data that they were measured on.
+        protocol: how they were measured.
+    """
+
+    rows: list[dict[str, Any]]
+    source: str
+    dataset: dict[str, str]
+    protocol: str | None
+
+    def lines(self) -> list[tuple[str, list[str]]]:
+        """The lines of a table: label of each metric that was measured, and its value in every row."""
+        return [
+            (label, [f"{row[key]:.4g}" if key in row else "-" for row in self.rows])
+            for key, label in METRICS.items()
+            if any(key in row for row in self.rows)
+        ]
+
+    def of_the_model(self) -> dict[str, float]:
+        """The metrics of the first row."""
+        return {key: self.rows[0][key] for key in METRICS if key in self.rows[0]}
+
+
 def render_card(
     facts: Facts, repo_id: str, text: CardText | None, metrics: dict[str, Any], preview: str | None = None
 ) -> ModelCard:
-    """A model card.
+    """A model card. Nothing is written into the arguments.
 
     Args:
-        facts: of the checkpoint.
-        repo_id: where it will be.
+        facts: facts of the checkpoint.
+        repo_id: Hub id where the card will be.
         text: what a person says; None: nothing, which leaves open what it was trained on and under which licence.
         metrics: content of the checkpoint's metrics.json; may be empty.
         preview: file name of a picture in the repository.
@@ -82,12 +108,12 @@ def render_card(
     data = ModelCardData(
         license=text.license,
         library_name="ivideogpt_hf",
-        pipeline_tag="robotics" if facts.action_dim else "image-to-video",
+        pipeline_tag=_task(facts),
         tags=["ivideogpt", "world-model", "video-prediction", "robotics", PAPER],
         datasets=[source["id"] for source in text.datasets if "id" in source] or None,
         base_model=text.base_model,
         model_name=repo_id.rsplit("/", 1)[-1],
-        eval_results=_eval_results(results, facts.action_dim) or None,
+        eval_results=_eval_results(results, facts) or None,
     )
     return ModelCard.from_template(
         data,
@@ -103,80 +129,75 @@ def render_card(
     )
 
 
-def check_card(card: ModelCard) -> None:
-    """Ask the Hub whether it takes a card's metadata.
+def valid_card(facts: Facts, repo_id: str, text: CardText | None) -> ModelCard:
+    """A model card without results, whose metadata the Hub takes; see `render_card`.
 
     Raises:
-        ValueError: if it does not; says why.
-        OSError: if it cannot be reached.
+        ValueError: if the Hub would refuse it; says why.
+        OSError: if the Hub cannot be reached.
     """
-    try:
-        card.validate()
-    except ValueError as error:
-        raise ValueError(f"the Hub would refuse the card: {error}") from error
+    card = render_card(facts, repo_id, text, {})
+    validate_card(card, repo_id)
+    return card
 
 
-def _results(text: CardText, metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """Rows of results, measured by this project or published: names, and values by metric."""
+def _task(facts: Facts) -> str:
+    """The task of the model, as the Hub calls it."""
+    return "robotics" if facts.spec.action_dim else "image-to-video"
+
+
+def _results(text: CardText, metrics: dict[str, Any]) -> Results | None:
+    """Results from elsewhere, or those that this project measured; None without any."""
     if text.published:
-        rows, source, dataset = text.published["rows"], text.published["source"], text.published["dataset"]
-        protocol = text.protocol
-    elif "mean" in metrics.get("evaluation", {}):
-        evaluation = metrics["evaluation"]
-        rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
-        source = f"`{evaluation['command']}`"
-        if FVD in evaluation.get("frechet", {}):
-            rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
-        dataset = {"name": "held-out clips", "id": _hub_dataset(evaluation) or "held-out"}
-        counts = evaluation["protocol"]
-        protocol = (
-            f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, predicted "
-            f"frames only, the mean over {evaluation['num_samples']} samples of {evaluation['num_clips']} clips."
-        )
-    else:
+        published = text.published
+        return Results(published["rows"], published["source"], published["dataset"], text.protocol)
+    evaluation = metrics.get("evaluation", {})
+    if "mean" not in evaluation:
         return None
-    shown = [metric for metric in METRICS if any(metric[0] in row for row in rows)]
-    for row in rows:
-        row["text"] = {key: f"{row[key] * scale:.4g}" if key in row else "-" for key, _, _, scale in shown}
-    labels = [{"key": key, "label": label} for key, _, label, _ in shown]
-    return {"rows": rows, "metrics": labels, "source": source, "dataset": dataset, "protocol": protocol}
+    rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
+    if FVD in evaluation.get("frechet", {}):
+        rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
+    counts = evaluation["protocol"]
+    return Results(
+        rows,
+        source=f"`{evaluation['command']}`",
+        dataset={"name": "held-out clips", "id": _hub_dataset(evaluation) or "held-out"},
+        protocol=f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, "
+        f"predicted frames only, the mean over {evaluation['num_samples']} samples of {evaluation['num_clips']} clips.",
+    )
 
 
-def _eval_results(results: dict[str, Any] | None, action_dim: int) -> list[EvalResult]:
-    """The first row, which is the model's, for the Hub."""
+def _eval_results(results: Results | None, facts: Facts) -> list[EvalResult]:
+    """The model's results, for the Hub."""
     if results is None:
         return []
     return [
         EvalResult(
-            task_type="robotics" if action_dim else "image-to-video",
-            task_name="action-conditioned video prediction" if action_dim else "video prediction",
-            dataset_type=results["dataset"]["id"],
-            dataset_name=results["dataset"]["name"],
-            metric_type=kind,
-            metric_name=label,
-            metric_value=results["rows"][0][key],
+            task_type=_task(facts),
+            task_name="action-conditioned video prediction" if facts.spec.action_dim else "video prediction",
+            dataset_type=results.dataset["id"],
+            dataset_name=results.dataset["name"],
+            metric_type=key,
+            metric_name=METRICS[key],
+            metric_value=value,
         )
-        for key, kind, label, _ in METRICS
-        if key in results["rows"][0]
+        for key, value in results.of_the_model().items()
     ]
 
 
 def leaderboard_results(metrics: dict[str, Any]) -> str | None:
     """Content of a file in ``.eval_results/``, which the Hub shows beside the data set that a checkpoint was measured
     on; None where that is not one data set on the Hub."""
-    import yaml
-
     evaluation = metrics.get("evaluation", {})
     dataset = _hub_dataset(evaluation)
     results = None if dataset is None else _results(CardText(""), metrics)
     if results is None:
         return None
     entries = [
-        EvalResultEntry(dataset, f"video_prediction_{key}", results["rows"][0][key], notes=results["protocol"])
-        for key, *_ in METRICS
-        if key in results["rows"][0]
+        EvalResultEntry(dataset, f"video_prediction_{key}", value, notes=results.protocol)
+        for key, value in results.of_the_model().items()
     ]
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return as_yaml(eval_result_entries_to_yaml(entries))
 
 
 def _hub_dataset(evaluation: dict[str, Any]) -> str | None:

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..settings import fill, packaged_folder, read_yaml
+
 Text = TypeVar("Text")
 
-_PACKAGED, _CHECKOUT = Path(__file__).parents[1] / "model_cards", Path(__file__).parents[3] / "model_cards"
-CARDS = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
-# By the type of a field; a list of what else a card's yaml may hold there.
-KINDS: dict[str, Any] = {"str": str, "str | None": (str, type(None))}
+CARDS = packaged_folder("model_cards")
+# The keys of a card are spelled as the Hub spells its metadata. Cards from before that hold the British spelling.
+BRITISH_KEYS = {"licence": "license", "licence_note": "license_note"}
 
 
 def read_card_text(kind: type[Text], file: Path) -> Text:
-    """Fill a dataclass from a yaml file.
+    """Fill a dataclass from the yaml file of a card.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if a key is missing, unknown or of the wrong kind.
     """
-    import yaml
-
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no card {file}")
-    content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    known = {item.name: item.type for item in fields(kind)}
-    if not isinstance(content, dict) or set(content) - set(known):
-        unknown = sorted(set(content) - set(known)) if isinstance(content, dict) else [type(content).__name__]
-        raise ValueError(f"{file}: a card has the keys {', '.join(sorted(known))}, not {', '.join(unknown)}")
-    try:
-        text = kind(**content)
-    except TypeError as error:
-        raise ValueError(f"{file}: {error}") from error
-    wrong = [name for name, declared in known.items() if not isinstance(getattr(text, name), _kinds(declared))]
-    if wrong:
-        raise ValueError(f"{file}: {', '.join(wrong)}: of the wrong kind (datasets and limits are lists, others text)")
-    return text
+    return fill(kind, _with_hub_spelling(read_yaml(file)), str(file))
 
 
-def _kinds(declared: str) -> Any:
-    """What a field's annotation stands for, as far as yaml is concerned."""
-    if declared in KINDS:
-        return KINDS[declared]
-    return list if declared.startswith("list") else dict
+def _with_hub_spelling(content: Any) -> Any:
+    """The content of a card with its British keys replaced; one that stands beside its other spelling stays unknown."""
+    if isinstance(content, list):
+        return [_with_hub_spelling(entry) for entry in content]
+    if not isinstance(content, dict):
+        return content
+    names = {key: name for key, name in BRITISH_KEYS.items() if name not in content}
+    return {names.get(key, key): _with_hub_spelling(value) for key, value in content.items()}

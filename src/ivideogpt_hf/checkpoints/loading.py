@@ -1,84 +1,37 @@
-"""Checkpoints on disk and on the Hub: the released layout, ours, and the way between them.
-
-Both have one folder per part. Ours is what transformers' and diffusers' classes write; the released one keeps the VQ
-model in diffusers' files and an action-conditioned transformer under ``llm.``::
-
-    ours                                            released
-    model_index.json                                -
-    tokenizer/config.json, model.safetensors        tokenizer/config.json, diffusion_pytorch_model.safetensors
-    transformer/config.json, model.safetensors      transformer/config.json, model.safetensors
-    processor/video_preprocessor_config.json        -
-
-A missing, unused or wrongly shaped weight is an error. Pickles are never read.
-"""
+"""Loading checkpoints, from folders and the Hub. A missing, unused or wrongly shaped weight is an error."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .. import models
+from ..hub.download import download_repository
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from .layout import (
+    CONFIG_FILE,
+    DEFAULT_FOLDER,
+    DOWNLOADED,
+    PROCESSOR_FILE,
+    PROCESSOR_FOLDER,
+    RELEASED_GOAL_CONDITIONED,
+    TRANSFORMER_FOLDER,
+    VQ_FOLDER,
+    PathOrRepo,
+    config_file,
+)
 
-PathOrRepo = str | os.PathLike[str]
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
-
-DEFAULT_FOLDER = Path(__file__).parents[1] / "default"
-# In a checkpoint's folder, an episode held out from its training: frames, rewards, and actions, of which the first
-# leads from the first frame to the second.
-EPISODE_FILE = "episode.npz"
-EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
-# The one property of a released checkpoint that no file in it tells.
-RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
-
-VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "transformer", "processor"
-INDEX_FILE = "model_index.json"
-PROCESSOR_FILE = "video_preprocessor_config.json"
-DOWNLOADED = [
-    INDEX_FILE,
-    EPISODE_FILE,
-    *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
-    f"{PROCESSOR_FOLDER}/*.json",
-]
-AUTO_CLASSES = {
-    VQ_FOLDER: {
-        "AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig",
-        "AutoModel": "modeling_ivideogpt_vq.IVideoGPTVQModel",
-    },
-    TRANSFORMER_FOLDER: {
-        "AutoConfig": "configuration_ivideogpt.IVideoGPTConfig",
-        "AutoModel": "modeling_ivideogpt.IVideoGPTForCausalLM",
-        "AutoModelForCausalLM": "modeling_ivideogpt.IVideoGPTForCausalLM",
-    },
-}
-
-
-# -- finding ----------------------------------------------------------------------------------------------------------
 
 
 def fetch(
@@ -100,57 +53,15 @@ def fetch(
     name = os.fspath(path_or_repo_id)
     if name == "default":
         return DEFAULT_FOLDER
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            allow_patterns=DOWNLOADED,
-        )
-    except HFValidationError as error:
-        raise OSError(f"{name} is neither an existing folder nor a Hub id of the form 'owner/name'") from error
-    except GatedRepoError as error:
-        raise OSError(
-            f"{name} is gated: ask for access at its page on the Hub, then log in with `hf auth login` or pass token="
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise OSError(
-            f"{name} is neither an existing folder nor a repository on the Hub that you can see; check the name, and "
-            f"if it is private, log in with `hf auth login` or pass token="
-        ) from error
-    except RevisionNotFoundError as error:
-        raise OSError(f"{name} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError as error:
-        raise OSError(
-            f"{name} is not in the local cache, and the Hub cannot be reached or was not to be asked; check the network"
-        ) from error
-    except HfHubHTTPError as error:
-        raise OSError(f"the Hub refused {name}: {error}") from error
-    return Path(folder)
-
-
-def is_released(folder: PathOrRepo) -> bool:
-    """Whether a checkpoint folder is in the released layout."""
-    return "_class_name" in _read_json(_config_file(folder, VQ_FOLDER))
-
-
-def _config_file(folder: PathOrRepo, part: str) -> Path:
-    file = Path(folder) / part / "config.json"
-    if not file.is_file():
-        raise OSError(f"{folder} is no iVideoGPT checkpoint: {part}/config.json is missing")
-    return file
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{file} is not valid JSON: {error}") from error
-
-
-# -- loading ----------------------------------------------------------------------------------------------------------
+    return download_repository(
+        name,
+        "model",
+        patterns=DOWNLOADED,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
 
 
 def load_parts(
@@ -163,10 +74,10 @@ def load_parts(
     """Load all parts of a checkpoint folder, in either layout.
 
     Args:
-        folder: the checkpoint.
-        dtype: of the weights.
-        goal_conditioned: overrides what the checkpoint says, unless None.
-        quantization_config: of the transformer.
+        folder: folder of the checkpoint.
+        dtype: dtype of the weights.
+        goal_conditioned: whether the first context frame is the goal; None: as the checkpoint says.
+        quantization_config: quantization of the transformer's weights.
 
     Returns:
         VQ model and transformer in eval mode, and the processor, or None where the checkpoint has none.
@@ -203,9 +114,9 @@ def load_transformer(
     return transformer
 
 
-def is_goal_conditioned(path_or_repo_id: PathOrRepo, told: bool | None) -> bool | None:
-    """What the caller tells, else what a released Hub id tells; None: as the checkpoint says."""
-    return True if told is None and os.fspath(path_or_repo_id) in RELEASED_GOAL_CONDITIONED else told
+def is_goal_conditioned(path_or_repo_id: PathOrRepo, override: bool | None) -> bool | None:
+    """What the caller says, else what a released Hub id tells; None: as the checkpoint says."""
+    return True if override is None and os.fspath(path_or_repo_id) in RELEASED_GOAL_CONDITIONED else override
 
 
 def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
@@ -219,7 +130,7 @@ def _load_strictly(
     model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype, **options: Any
 ) -> Any:
     """Load one network, and accept nothing that does not fit. Options go to `from_pretrained`."""
-    _config_file(folder, part)
+    config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would report is raised below
@@ -228,7 +139,7 @@ def _load_strictly(
             folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except StrictDataclassError as error:
-        raise ValueError(f"{Path(folder) / part / 'config.json'} holds a value of the wrong kind: {error}") from error
+        raise ValueError(f"{Path(folder) / part / CONFIG_FILE} holds a value of the wrong kind: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     problems = [f"missing: {name}" for name in sorted(info["missing_keys"])]
@@ -255,82 +166,6 @@ def _check_weight_files(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise OSError(f"{file} is corrupt or incomplete, fetch it again: {error}") from error
-
-
-# -- saving -----------------------------------------------------------------------------------------------------------
-
-
-def save_parts(
-    folder: PathOrRepo,
-    vq_model: IVideoGPTVQModel,
-    transformer: IVideoGPTForCausalLM,
-    processor: IVideoGPTVideoProcessor,
-    *,
-    remote_code: bool = False,
-) -> None:
-    """Write a checkpoint in our layout; with ``remote_code`` also the modelling code, for `trust_remote_code=True`."""
-    folder = Path(folder)
-    vq_model.save_pretrained(folder / VQ_FOLDER)
-    transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
-    processor.save_pretrained(folder / PROCESSOR_FOLDER)
-    classes = {VQ_FOLDER: vq_model, TRANSFORMER_FOLDER: transformer, PROCESSOR_FOLDER: processor}
-    index: dict[str, Any] = {"_class_name": "IVideoGPTPipeline", "_diffusers_version": diffusers.__version__}
-    index |= {part: ["ivideogpt_hf", type(value).__name__] for part, value in classes.items()}
-    write_json(folder / INDEX_FILE, index)
-    if remote_code:
-        _add_remote_code(folder)
-
-
-def _add_remote_code(folder: Path) -> None:
-    """Copy the modelling code to the root, which is where `trust_remote_code` looks, and point the configs to it."""
-    for file in Path(models.__file__).parent.glob("[!_]*.py"):
-        shutil.copy(file, folder / file.name)
-    for part, auto_map in AUTO_CLASSES.items():
-        file = folder / part / "config.json"
-        write_json(file, _read_json(file) | {"auto_map": auto_map})
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a config file."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def push(
-    save: Callable[[str], None],
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    create_pr: bool = False,
-    commit_message: str,
-) -> str:
-    """Create the repository where needed and upload in one commit what ``save(folder)`` writes.
-
-    Returns:
-        The address of the commit, or of the pull request.
-
-    Raises:
-        OSError: if the Hub refuses it or cannot be reached, or if the upload breaks off.
-    """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as folder:
-        save(folder)
-        try:
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message,
-            )
-        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
-            raise OSError(
-                f"the upload to {repo_id} broke off, and nothing of it is visible there ({error}); do the same again: "
-                f"only what is missing will be sent"
-            ) from error
-    return commit.pr_url or commit.commit_url
 
 
 def weights_hash(model: PreTrainedModel) -> str:

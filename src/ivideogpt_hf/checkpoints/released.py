@@ -12,7 +12,16 @@ from torch import Tensor
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .loading import TRANSFORMER_FOLDER, VQ_FOLDER, Parts, PathOrRepo, write_json
+from .layout import (
+    CONFIG_FILE,
+    RELEASED_TRANSFORMER_WEIGHTS,
+    RELEASED_VQ_WEIGHTS,
+    TRANSFORMER_FOLDER,
+    VQ_FOLDER,
+    PathOrRepo,
+    write_json,
+)
+from .loading import Parts
 
 # What the original code cannot vary.
 ORIGINAL_ATTENTION_HEADS = 4
@@ -33,10 +42,10 @@ def save_released(folder: PathOrRepo, parts: Parts) -> None:
     vq_config = _diffusers_config(vq_model.config)
     for path in (vq_folder, transformer_folder):
         path.mkdir(parents=True, exist_ok=True)
-    write_json(vq_folder / "config.json", vq_config)
-    _save(vq_model.state_dict(), vq_folder / "diffusion_pytorch_model.safetensors")
-    write_json(transformer_folder / "config.json", _llama_config(transformer.config))
-    _save(_released_state_dict(transformer.state_dict(), processor), transformer_folder / "model.safetensors")
+    write_json(vq_folder / CONFIG_FILE, vq_config)
+    _save(vq_model.state_dict(), vq_folder / RELEASED_VQ_WEIGHTS)
+    write_json(transformer_folder / CONFIG_FILE, _llama_config(transformer.config))
+    _save(_released_state_dict(transformer.state_dict(), processor), transformer_folder / RELEASED_TRANSFORMER_WEIGHTS)
 
 
 def _diffusers_config(config: IVideoGPTVQConfig) -> dict[str, Any]:

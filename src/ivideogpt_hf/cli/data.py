@@ -17,7 +17,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the commands to the parser of all."""
     shards = argparse.ArgumentParser(add_help=False)
     shards.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
-    shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, licence_note")
+    shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
     shards.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     shards.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     shards.add_argument(

@@ -72,7 +72,7 @@ def add_evaluation_commands(
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..checkpoints.loading import DEFAULT_FOLDER
+    from ..checkpoints.layout import DEFAULT_FOLDER, record_evaluation
     from ..evaluation.clips import HeldOutClips
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.protocols import PROTOCOLS
@@ -103,7 +103,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(as_text(results))
     print(f"\n{args.output}: look at {args.output / 'report.html'}")
     if args.record:
-        _record(folder, results)
+        record_evaluation(folder, results)
 
 
 def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
@@ -122,19 +122,9 @@ def _features(name: str | None, device: torch.device) -> VideoFeatures | None:
     return transnet_features(device) if name == "transnet" else i3d_features(name, device)
 
 
-def _record(folder: Path, results: dict[str, Any]) -> None:
-    """Put results where the card finds them."""
-    import json
-
-    from ..checkpoints.loading import write_json
-
-    file = folder / "metrics.json"
-    metrics = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    write_json(file, metrics | {"evaluation": results})
-
-
 def _compare(args: argparse.Namespace) -> None:
-    from ..cards.model_card import CARDS, CardText
+    from ..cards.model_card import CardText
+    from ..cards.text import CARDS
     from ..evaluation.compare import as_markdown, comparison, read_results
 
     runs = [read_results(folder) for folder in args.runs]

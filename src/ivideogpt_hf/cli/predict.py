@@ -36,7 +36,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from ..checkpoints.loading import EXAMPLE_EPISODE
+    from ..checkpoints.layout import EXAMPLE_EPISODE
     from ..decoding.sampling import Sampling
     from ..media.actions import read_actions
     from ..media.video import read_video, side_by_side, write_video

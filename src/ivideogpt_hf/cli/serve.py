@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..serving import TOKEN_VARIABLE
 from .arguments import load_world
 
 SHUTDOWN_SECONDS = 60
-_PACKAGED, _CHECKOUT = Path(__file__).parents[1] / "spaces_demo", Path(__file__).parents[3] / "spaces_demo"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -75,7 +73,9 @@ def _serve(args: argparse.Namespace) -> None:
 def _play(args: argparse.Namespace) -> None:
     import runpy
 
-    folder = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+    from ..settings import packaged_folder
+
+    folder = packaged_folder("spaces_demo")
     sys.path.insert(0, str(folder))
     sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
     try:

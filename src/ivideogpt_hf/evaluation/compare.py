@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..metrics import FVD
 from .evaluate import RESULTS_FILE
 from .measures import PREDICTED_ONLY, WITH_CONTEXT
 
@@ -50,7 +51,7 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
             counts = f"{run['num_clips']} x {run['num_samples']}"
             rows.append({"name": run["checkpoint"], "clips x samples": counts, "counted": rule} | distances | best)
     for row in published:
-        values = {"FVD (I3D)" if name == "fvd" else name: value for name, value in row.items() if name != "text"}
+        values = {FVD if name == "fvd" else name: value for name, value in row.items()}
         rows.append({"clips x samples": "published", "counted": WITH_CONTEXT} | values)
     return rows
 

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
+
+from ..hub.download import find_file
+from ..metrics import FVD
 
 # The I3D of Kinetics-400 that StyleGAN-V published as TorchScript (Skorokhodov et al., 2022), with which the paper's
 # FVD was measured.
@@ -63,7 +63,10 @@ def i3d_features(
     Raises:
         OSError: if there is no such file, or it is another one; says how to get it.
     """
-    path = Path(file) if Path(file).is_file() else _download(os.fspath(file))
+    try:
+        path = find_file(file)
+    except OSError as error:
+        raise OSError(f"{error}; {_how_to_get_it()}") from error
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != sha256:
@@ -76,7 +79,7 @@ def i3d_features(
         # It scales and resizes by itself.
         return network(videos.to(device).movedim(2, 1).float(), rescale=True, resize=True, return_features=True)
 
-    return VideoFeatures("FVD (I3D)", extract, standardised=False)
+    return VideoFeatures(FVD, extract, standardised=False)
 
 
 def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
@@ -124,18 +127,6 @@ def _global_settings_kept() -> Iterator[None]:
     random.setstate(states[0])
     numpy.random.set_state(states[1])
     torch.use_deterministic_algorithms(deterministic, warn_only=warns)
-
-
-def _download(name: str) -> Path:
-    parts = name.split("/")
-    if len(parts) < 3:
-        raise OSError(f"there is no file {name}; {_how_to_get_it()}")
-    try:
-        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
-    except (HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise OSError(
-            f"{name} is neither a file nor one on the Hub that can be read ({error}); {_how_to_get_it()}"
-        ) from error
 
 
 def _how_to_get_it() -> str:

@@ -1,1 +1,1 @@
-"""The only code that speaks to the Hugging Face Hub."""
+"""The Hugging Face Hub: this is the only code that speaks to it, but for `models/pushing.py`, which is published."""

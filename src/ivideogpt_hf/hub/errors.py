@@ -1,4 +1,4 @@
-"""Data sets on the Hub: what is an id, and what went wrong when one cannot be had."""
+"""What goes wrong with the Hugging Face Hub, in one set of words for checkpoints, data sets and files."""
 
 from __future__ import annotations
 
@@ -7,38 +7,73 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+# What a repository of each of the Hub's kinds holds.
+NOUNS = {"model": "checkpoint", "dataset": "data set"}
+LOG_IN = "log in with `hf auth login`, or use a token"
+FORBIDDEN = (401, 403)
 
 
-def check_hub_id(name: str) -> None:
-    """Raise FileNotFoundError where a name that is no folder cannot be an id on the Hub either."""
+def check_hub_id(name: str, noun: str) -> None:
+    """Refuse a name that cannot be an id on the Hub.
+
+    Args:
+        name: name under which nothing was found on this machine.
+        noun: what it should be, such as "data set".
+
+    Raises:
+        FileNotFoundError: if the name has not the form "owner/name".
+    """
     if not HUB_ID.match(name):
-        raise FileNotFoundError(
-            f"there is no file or folder {name}, and it is no Hub id (name/name) either; paths in a mixture begin at "
-            f"its root"
-        )
+        raise no_hub_id(name, noun)
+
+
+def no_hub_id(name: str, noun: str) -> FileNotFoundError:
+    """The error for a name that is nothing on this machine, and has not the form of a name on the Hub."""
+    form = "owner/name/path" if noun == "file" else "owner/name"
+    return FileNotFoundError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
 
 
 @contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Say in one way what the Hub's many errors mean.
+def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator[None]:
+    """Say in one way what the errors of huggingface_hub mean.
+
+    Args:
+        name: name of the repository or file that is asked for.
+        noun: what it is, such as "checkpoint".
+        revision: branch, tag or commit that is asked for.
 
     Raises:
-        FileNotFoundError: if there is no such data set, or one may not see it.
-        OSError: if the Hub cannot be reached.
+        FileNotFoundError: if the Hub has nothing of this name, or nothing that one may see.
+        OSError: if the Hub refuses or cannot be reached.
     """
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
     try:
         yield
-    except GatedRepoError as error:
-        raise OSError(
-            f"the data set {repo_id} is gated: accept its terms on the Hub, and log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
+    except errors.HFValidationError as error:
+        raise no_hub_id(name, noun) from error
+    except errors.GatedRepoError as error:
+        raise OSError(f"the {noun} {name} is gated: ask for access at its page on the Hub, then {LOG_IN}") from error
+    except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"there is no folder {repo_id} here and no data set {repo_id} on the Hub that you may see; log in with "
-            f"`hf auth login` if it is private"
+            f"there is no {noun} {name} here, and none on the Hub that you may use; check the name, and if it is "
+            f"private, {LOG_IN}"
         ) from error
-    except (httpx.TransportError, OfflineModeIsEnabled) as error:
-        raise OSError(f"the Hub cannot be reached for the data set {repo_id}: {error}") from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"the {noun} {name} has no revision {revision!r} on the Hub") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise OSError(
+            f"the {noun} {name} is not in the local cache, and the Hub cannot be reached or was not to be asked; check "
+            f"the network"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(f"the {noun} {name} is not on the Hub, though its repository is") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = f"; {LOG_IN}, as somebody who may do this" if status in FORBIDDEN else ""
+        raise OSError(f"the Hub refused the {noun} {name}: {error}{hint}") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise OSError(f"the Hub wants to know who asks for the {noun} {name}: {LOG_IN}") from error
+    except (httpx.TransportError, errors.OfflineModeIsEnabled) as error:
+        raise OSError(f"the Hub cannot be reached for the {noun} {name}: {error}") from error

@@ -7,15 +7,14 @@ package; `lpips_weights` says where they are looked for.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ..hub.download import find_file
 
 WEIGHTS_VARIABLE = "IVIDEOGPT_LPIPS_WEIGHTS"
 # Channels of VGG16's convolutions up to relu5_3; features are read before each "pool", and at the end.
@@ -108,7 +107,7 @@ def lpips_weights(weights: str | os.PathLike[str] | None = None) -> dict[str, Te
     named = os.fspath(weights or os.environ.get(WEIGHTS_VARIABLE, ""))
     if named:
         try:
-            return load_file(named if Path(named).is_file() else _download(named))
+            return load_file(find_file(named))
         except SafetensorError as error:
             raise OSError(f"the LPIPS weights {named} are no readable safetensors file: {error}") from error
     try:
@@ -119,16 +118,6 @@ def lpips_weights(weights: str | os.PathLike[str] | None = None) -> dict[str, Te
             f"lpips_weights or in {WEIGHTS_VARIABLE}, or install the packages lpips and torchvision ({error})"
         ) from error
     return _from_package(lpips.LPIPS(net="vgg", verbose=False).state_dict())
-
-
-def _download(name: str) -> str:
-    parts = name.split("/")
-    if len(parts) < 3:
-        raise OSError(f"there is no file {name}, and it is no file on the Hub (owner/name/file.safetensors)")
-    try:
-        return hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))
-    except (HFValidationError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise OSError(f"{name} is neither a file nor a file on the Hub that can be read: {error}") from error
 
 
 def _from_package(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from .token_layout import TokenLayout
 
 @strict
 class IVideoGPTVQConfig(PreTrainedConfig):
-    """Configuration of `IVideoGPTVQModel`, the compressive tokenizer (Wu et al., 2024, section 3.1).
+    """Configuration of `IVideoGPTVQModel`, the compressive VQ model (Wu et al., 2024, section 3.1).
 
     The defaults are those of the original code, which the released 256 x 256 config relies on.
 
@@ -125,7 +125,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @property
     def layout(self) -> TokenLayout:
-        """The token sequence that this tokenizer writes."""
+        """The token sequence that this VQ model writes."""
         rows, columns = self.context_grid
         dynamics_rows, dynamics_columns = self.dynamics_grid
         return TokenLayout(

@@ -75,7 +75,7 @@ class VQContext:
 
 
 class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
-    """Compressive VQ tokenizer of iVideoGPT (Wu et al., 2024, section 3.1)."""
+    """Compressive VQ model of iVideoGPT (Wu et al., 2024, section 3.1)."""
 
     config: IVideoGPTVQConfig
     config_class = IVideoGPTVQConfig

@@ -1,4 +1,8 @@
-"""Uploading one network on its own: with a card that says what it is, as one commit."""
+"""Uploading one network on its own: with a card that says what it is, as one commit.
+
+This module cannot use `ivideogpt_hf.hub`: it is published with every checkpoint as remote code, which has to run where
+the package is not installed, and so imports nothing of it but its siblings.
+"""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ Every field of the dataclasses below is a key of the yaml file and an option ``-
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-import yaml
+from ..settings import check_keys, read_yaml
 
 T = TypeVar("T")
 
@@ -281,7 +280,8 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     from transformers import HfArgumentParser
 
     types = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
-    settings = _read_config(config, list(types)) if config is not None else {}
+    settings = {} if config is None else read_yaml(Path(config))
+    check_keys(settings, list(types), str(config))
     options: list[str] = []
     for option in overrides:
         if option == "null" and options:
@@ -309,26 +309,3 @@ def _as_text(value: Any, hint: Any) -> str:
     if value is False and "no" in {choice for kind in get_args(hint) for choice in get_args(kind)}:
         return "no"  # which yaml takes for false
     return str(value)
-
-
-def _read_config(config: str, known: Sequence[str]) -> dict[str, Any]:
-    """The content of a yaml file, all of whose keys are known."""
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"there is no config file {config}")
-    try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{config} must be a mapping of keys to values")
-    check_keys(content, known, config)
-    return content
-
-
-def check_keys(content: Iterable[str], known: Sequence[str], name: str) -> None:
-    """Raise ValueError if a key is not known: what transformers' configs, which take any key, would let pass."""
-    for key in content:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(known)}"
-            raise ValueError(f"{name} has the unknown key {key!r}{hint}")

@@ -14,19 +14,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx
 from torch import Tensor
 from tqdm import tqdm
 
+from ..hub.upload import create_repository, upload_in_background
 from ..media.video import write_video
 from . import run_checkpoints
 from .loop import Callback, Loop
 
 logger = get_logger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
+TRAINING_LOG_FILE = "metrics.jsonl"
 CHECKPOINTS, BEST, OLD_BEST, SAMPLES = "checkpoints", "best", "best.old.partial", "samples"
 
 
@@ -56,7 +54,7 @@ class Metrics(Callback):
 
     def on_start(self, loop: Loop) -> None:
         if loop.accelerator.is_main_process:
-            drop_entries_after(loop.output_dir / METRICS_FILE, loop.update)
+            drop_entries_after(loop.output_dir / TRAINING_LOG_FILE, loop.update)
         self._bar = tqdm(
             total=loop.num_updates,
             initial=loop.update,
@@ -108,7 +106,7 @@ def write_entry(loop: Loop, entry: dict[str, float]) -> None:
     """Add an entry to the metrics file and the trackers."""
     loop.accelerator.log(entry, step=loop.update)
     if loop.accelerator.is_main_process:
-        with (loop.output_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
+        with (loop.output_dir / TRAINING_LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"update": loop.update} | entry) + "\n")
 
 
@@ -243,12 +241,9 @@ class Uploads(Callback):
         if not loop.accelerator.is_main_process:
             return
         try:
-            self.repo_id = HfApi().create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
-        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.TransportError) as error:
-            raise OSError(
-                f"the repository {self.repo_id} cannot be made on the Hub: {error}; log in with `hf auth login`, or "
-                f"leave push_to_hub out"
-            ) from error
+            self.repo_id, _ = create_repository(self.repo_id, "model", private=self.private)
+        except OSError as error:
+            raise OSError(f"{error}; or leave push_to_hub out") from error
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if is_due(loop, self.every) or loop.interrupted:
@@ -262,13 +257,9 @@ class Uploads(Callback):
         loop.accelerator.wait_for_everyone()
         self.export(folder)
         if loop.accelerator.is_main_process:
-            shutil.copy(loop.output_dir / METRICS_FILE, folder / METRICS_FILE)
-            self._pending = HfApi().upload_folder(
-                repo_id=self.repo_id,
-                folder_path=folder,
-                commit_message=f"Training, update {loop.update} of {loop.num_updates}",
-                run_as_future=True,
-            )
+            shutil.copy(loop.output_dir / TRAINING_LOG_FILE, folder / TRAINING_LOG_FILE)
+            message = f"Training, update {loop.update} of {loop.num_updates}"
+            self._pending = upload_in_background(folder, self.repo_id, "model", commit_message=message)
             if wait:
                 self._finish()
 

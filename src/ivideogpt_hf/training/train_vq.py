@@ -13,12 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..checkpoints.loading import VQ_FOLDER, fetch, load_vq_model
+from ..checkpoints.layout import VQ_FOLDER
+from ..checkpoints.loading import fetch, load_vq_model
 from ..data.clips.loader import ClipLoader
 from ..metrics.lpips import LPIPS
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
-from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments, check_keys
+from ..settings import check_keys
+from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
 from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import start_run

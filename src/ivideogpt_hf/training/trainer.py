@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.clips.loader import ClipLoader
 from . import run_checkpoints
 from .arguments import OptimizationArguments, RunArguments, require
-from .callbacks import CHECKPOINTS, METRICS_FILE, Checkpoints, Metrics, Samples, Uploads, Validation
+from .callbacks import CHECKPOINTS, TRAINING_LOG_FILE, Checkpoints, Metrics, Samples, Uploads, Validation
 from .launch import start_trackers
 from .loop import Batch, Callback, Loop, Loss, Phase
 from .optimizers import make_optimizer, make_scheduler
@@ -176,9 +176,9 @@ def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:
     task.save(folder)
     if accelerator.is_main_process:
         write_training(folder, task.training)
-        metrics = Path(task.training["arguments"]["output_dir"]) / METRICS_FILE
-        if folder != metrics.parent and metrics.exists():
-            (folder / METRICS_FILE).write_bytes(metrics.read_bytes())
+        log = Path(task.training["arguments"]["output_dir"]) / TRAINING_LOG_FILE
+        if folder != log.parent and log.exists():
+            (folder / TRAINING_LOG_FILE).write_bytes(log.read_bytes())
     accelerator.wait_for_everyone()
 
 

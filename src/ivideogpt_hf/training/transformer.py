@@ -13,7 +13,8 @@ from ..checkpoints.loading import fetch, load_transformer
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.token_layout import TokenLayout
-from .arguments import WorldModelArguments, check_keys, require
+from ..settings import check_keys
+from .arguments import WorldModelArguments, require
 
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
 NEW_PARTS = ("action_linear", "action_modulation", "reward_linear", "action_recon_linear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..cards.facts import facts_of
-from ..checkpoints.loading import EXAMPLE_EPISODE
+from ..checkpoints.layout import EXAMPLE_EPISODE
 from ..decoding.sampling import Sampling
 from ..media.video import read_video
 from .clock import now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..cards.facts import facts_of
-from ..cards.model_card import CardText, check_card, render_card
-from ..checkpoints import loading as checkpoints
+from ..cards.model_card import CardText, valid_card
+from ..checkpoints.layout import DEFAULT_FOLDER
+from ..checkpoints.loading import fetch, is_goal_conditioned, load_parts
+from ..checkpoints.saving import save_parts
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
 from ..decoding.sampling import Sampling
+from ..hub.upload import push_folder
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -99,11 +103,11 @@ class WorldModel:
             OSError: if the checkpoint cannot be found, reached or read; the message says which.
             ValueError: if it is there, but a weight is missing, unused or wrongly shaped.
         """
-        folder = checkpoints.fetch(
+        folder = fetch(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        goal_conditioned = checkpoints.is_goal_conditioned(path_or_repo_id, goal_conditioned)
-        parts = checkpoints.load_parts(
+        goal_conditioned = is_goal_conditioned(path_or_repo_id, goal_conditioned)
+        parts = load_parts(
             folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
         )
         world = cls(*parts)
@@ -113,7 +117,7 @@ class WorldModel:
     @classmethod
     def default(cls) -> WorldModel:
         """The small checkpoint inside the package (simulated Meta-world, 64 x 64); needs no network."""
-        return cls.from_pretrained(checkpoints.DEFAULT_FOLDER)
+        return cls.from_pretrained(DEFAULT_FOLDER)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, remote_code: bool = False) -> None:
         """Save to a folder that `from_pretrained`, `IVideoGPTPipeline` and the Auto classes read.
@@ -123,7 +127,7 @@ class WorldModel:
             remote_code: whether to copy the modelling code too, so that the Auto classes load it with
                 ``trust_remote_code=True`` where this package is not installed.
         """
-        checkpoints.save_parts(folder, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
+        save_parts(folder, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
 
     def push_to_hub(
         self,
@@ -148,22 +152,15 @@ class WorldModel:
 
         Raises:
             ValueError: if the Hub would refuse the card; nothing is uploaded then.
+            OSError: if the Hub refuses the upload or cannot be reached; the message says why.
         """
-        rendered = render_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card, {})
-        check_card(rendered)
-
-        def save(folder: str) -> None:
+        readme = valid_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card)
+        with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, remote_code=True)
-            rendered.save(os.path.join(folder, "README.md"))
-
-        return checkpoints.push(
-            save,
-            repo_id,
-            private=private,
-            revision=revision,
-            token=token,
-            commit_message=commit_message,
-        )
+            readme.save(os.path.join(folder, "README.md"))
+            return push_folder(
+                folder, repo_id, commit_message=commit_message, private=private, revision=revision, token=token
+            )
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> WorldModel:
         """Move both networks, in place, and return the world model; compiled programs are compiled again.

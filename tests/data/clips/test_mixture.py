@@ -57,10 +57,15 @@ def test_the_originals_camera_is_the_default():
     ("content", "reason"),
     [
         ({"sources": []}, "at least one source"),
-        ({"source": []}, "list 'sources'"),
-        ({"sources": [{"path": "a", "wieght": 1}]}, "unknown field 'wieght'; allowed are path"),
-        ({"sources": [{"weight": 1}]}, "lacks 'path'"),
-        ({"sources": [{"path": "a"}], "speed": 2}, "unknown field 'speed'"),
+        ({"source": []}, "unknown key 'source'; did you mean 'sources'"),
+        ({"seed": 1}, "lacks the key 'sources'"),
+        ({"sources": "a"}, "sources must be a list of mappings"),
+        ({"sources": ["a"]}, "sources, entry 1 must be a mapping"),
+        ({"sources": [{"path": 3}]}, "entry 1: path must be text, not 3"),
+        ({"sources": [{"path": "a", "weight": "1e-3"}]}, "weight must be a number"),
+        ({"sources": [{"path": "a", "wieght": 1}]}, "unknown key 'wieght'; did you mean 'weight'"),
+        ({"sources": [{"weight": 1}]}, "lacks the key 'path'"),
+        ({"sources": [{"path": "a"}], "speed": 2}, "unknown key 'speed'"),
         ({"sources": [{"path": "a", "weight": 0}]}, "must be positive"),
         ({"sources": [{"path": "a", "action_aggregation": "mean"}]}, "'sum', 'last', 'concatenate'"),
         ({"sources": [{"path": "a", "action_normalization": "minmax"}]}, "'none', 'standardize'"),
@@ -74,7 +79,7 @@ def test_mistakes_are_named(tmp_path, content, reason):
 
 
 def test_a_missing_yaml_is_an_error():
-    with pytest.raises(FileNotFoundError, match="no mixture file"):
+    with pytest.raises(FileNotFoundError, match="no yaml file"):
         load_mixture("missing.yaml")
 
 

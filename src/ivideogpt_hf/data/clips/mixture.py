@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import yaml
-
+from ...settings import fill, read_yaml
 from ..readers.npz import original_datasets
 from .segments import ActionAggregation, check_choice, frame_stride
 
@@ -118,7 +117,7 @@ def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str
 
     Raises:
         FileNotFoundError: if a yaml file does not exist.
-        ValueError: if it has unknown fields or values.
+        ValueError: if it has unknown or missing keys, or values that are not allowed.
     """
     if isinstance(source, Mixture):
         return source
@@ -127,36 +126,16 @@ def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str
     name = str(source)
     shipped = SHIPPED / f"{name}.yaml"
     if shipped.is_file() and not Path(name).exists():
-        return _read_yaml(shipped, Path(root or "."))
+        return _read_mixture(shipped, Path(root or "."))
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise FileNotFoundError(f"there is no mixture file {name}")
-        return _read_yaml(Path(name), Path(name).parent if root is None else Path(root))
+        return _read_mixture(Path(name), Path(name).parent if root is None else Path(root))
     return Mixture([Source(name)])
 
 
-def _read_yaml(file: Path, root: Path) -> Mixture:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("sources"), list):
-        raise ValueError(f"{file} must be a mapping with a list 'sources'")
-    _check_fields(content, Mixture, str(file))
-    sources = []
-    for entry in content.pop("sources"):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{file}: a source must be a mapping, got {entry!r}")
-        _check_fields(entry, Source, f"{file}, source {entry.get('path')}")
-        path = root / str(entry["path"])
-        sources.append(Source(**entry | {"path": str(path) if path.exists() else str(entry["path"])}))
-    return Mixture(sources, **content)
-
-
-def _check_fields(content: dict[str, Any], kind: type, name: str) -> None:
-    allowed = [field.name for field in fields(kind)]
-    unknown = sorted(set(content) - set(allowed))
-    if unknown:
-        raise ValueError(f"{name} has the unknown field {unknown[0]!r}; allowed are {', '.join(allowed)}")
-    if kind is Source and "path" not in content:
-        raise ValueError(f"{name} lacks 'path'")
+def _read_mixture(file: Path, root: Path) -> Mixture:
+    content = read_yaml(file)
+    sources = content.get("sources")
+    for entry in sources if isinstance(sources, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("path"), str) and (root / entry["path"]).exists():
+            entry["path"] = str(root / entry["path"])
+    return fill(Mixture, content, str(file))

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ...hub.errors import check_hub_id, hub_errors
+from ...hub.download import SCHEME, find_addresses
+from ...hub.errors import check_hub_id
 from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version, require_datasets
 
 METADATA = ["schema_version", "num_frames"]
 OPENING_THREADS = 16
-HUB_SCHEME = "hf://datasets/"
 FINGERPRINTED_EPISODES = 8
 
 
@@ -92,7 +92,10 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
     """
     require_datasets()
     if not Path(path).is_dir():
-        check_hub_id(path)
+        try:
+            check_hub_id(path, "data set")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; paths in a mixture begin at its root") from error
     return ParquetStore(path, split) if streaming else ArrowStore(path, split)
 
 
@@ -174,7 +177,7 @@ class ParquetStore(EpisodeStore):
         import pyarrow.parquet as pq
 
         name, footer = self._files[file], self._footers.get(file)
-        if name.startswith(HUB_SCHEME):
+        if name.startswith(SCHEME):
             stream = fsspec.open(name, "rb", cache_type="none").open()
             return pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
         return pq.ParquetFile(name, metadata=footer)
@@ -213,10 +216,7 @@ def split_files(path: str, split: str) -> list[str]:
     if Path(path).is_dir():
         files = sorted(str(file) for file in Path(path).glob(pattern))
     else:
-        from huggingface_hub import HfFileSystem
-
-        with hub_errors(path):
-            files = [f"hf://{file}" for file in sorted(HfFileSystem().glob(f"datasets/{path}/{pattern}"))]
+        files = find_addresses(path, pattern)
     if not files:
         raise FileNotFoundError(f"{path} has no files {pattern}, neither as a folder nor as a data set on the Hub")
     return files

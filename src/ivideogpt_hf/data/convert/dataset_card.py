@@ -24,14 +24,14 @@ class DatasetText:
         summary: what it shows, in a sentence or two.
         source: where the episodes come from, and how they were made.
         license: identifier as the Hub knows it.
-        licence_note: whose they are, and what that licence covers.
+        license_note: owner of the episodes, and what the licence covers.
     """
 
     title: str | None = None
     summary: str = "Episodes of video for training iVideoGPT world models."
     source: str = "Not stated."
     license: str | None = None
-    licence_note: str = "No licence was stated."
+    license_note: str = "No licence was stated."
 
     @classmethod
     def read(cls, file: Path) -> DatasetText:

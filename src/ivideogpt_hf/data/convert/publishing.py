@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...hub.errors import hub_errors
+from ...hub.upload import create_repository, upload_folder, validate_card
 from .conversion import DATA, STAGING
 
 
@@ -19,27 +19,18 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
             then.
         OSError: if the Hub refuses or cannot be reached, or the upload breaks off.
     """
-    from huggingface_hub import DatasetCard, HfApi
+    from huggingface_hub import DatasetCard
 
     if not (folder / DATA).is_dir():
         raise ValueError(f"{folder} holds no finished conversion: there is no folder {DATA} in it")
-    api = HfApi()
-    with hub_errors(repo_id):
-        card = DatasetCard.load(folder / "README.md")
-        try:
-            card.validate()
-        except ValueError as error:
-            raise ValueError(f"the Hub would refuse the card: {error}") from error
-        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        try:
-            api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                repo_type="dataset",
-                ignore_patterns=[f"{STAGING}/*"],
-                delete_patterns=[f"{DATA}/*"],
-                commit_message="Upload episodes",
-            )
-        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
-            raise OSError(f"the upload to {repo_id} broke off: do the same again ({error})") from error
-    return str(address)
+    validate_card(DatasetCard.load(folder / "README.md"), repo_id)
+    repo_id, address = create_repository(repo_id, "dataset", private=private)
+    upload_folder(
+        folder,
+        repo_id,
+        "dataset",
+        commit_message="Upload episodes",
+        ignore_patterns=[f"{STAGING}/*"],
+        delete_patterns=[f"{DATA}/*"],
+    )
+    return address

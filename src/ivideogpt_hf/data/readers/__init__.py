@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...hub.errors import check_hub_id, hub_errors
+from ...hub.download import download_repository, list_files
+from ...hub.errors import check_hub_id
 from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
@@ -54,7 +55,7 @@ def open_episodes(
     """
     path = Path(source)
     if not path.exists():
-        check_hub_id(str(source))
+        check_hub_id(str(source), "data set")
         path = _download(str(source), cameras)
     if reader is not None:
         named = {kind.name: kind for kind in READERS}
@@ -80,14 +81,10 @@ def _recognize(path: Path) -> type[EpisodeReader]:
 
 def _download(repo_id: str, cameras: Sequence[str] | None) -> Path:
     """A data set's files from the Hub; of a LeRobot data set only the wanted cameras' videos."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    with hub_errors(repo_id):
-        files = HfApi().list_repo_files(repo_id, repo_type="dataset")
-        patterns = None
-        if INFO_FILE.as_posix() in files and cameras is not None:
-            patterns = ["meta/*", "data/*", *(f"videos/*{camera}/*" for camera in cameras)]
-        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns))
+    patterns = None
+    if cameras is not None and INFO_FILE.as_posix() in list_files(repo_id, "dataset"):
+        patterns = ["meta/*", "data/*", *(f"videos/*{camera}/*" for camera in cameras)]
+    return download_repository(repo_id, "dataset", patterns=patterns)
 
 
 __all__ = ["READERS", "EpisodeError", "EpisodeReader", "open_episodes"]

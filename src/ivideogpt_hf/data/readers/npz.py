@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ...settings import read_yaml
 from ..episodes import Episode, step_rows
 from .base import FileReader, keys_of, pixels
 from .stacked_npz import OBSERVATION_KEY
@@ -56,8 +56,7 @@ class NpzReader(FileReader):
 @cache
 def original_datasets() -> dict[str, Any]:
     """The table of the original's data sets: ``base_stride``, ``strides`` and ``image_keys`` by data set name."""
-    file = Path(__file__).parents[1] / "original.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).parents[1] / "original.yaml")
 
 
 def _is_camera(key: str, arrays: Any) -> bool:

@@ -1,0 +1,102 @@
+"""What lies where in the folder of a checkpoint.
+
+There are two layouts, with one folder per part in both. Ours is what transformers' and diffusers' classes write; the
+released one keeps the VQ model in diffusers' files and an action-conditioned transformer under ``llm.``::
+
+    ours                                            released
+    model_index.json                                -
+    tokenizer/config.json, model.safetensors        tokenizer/config.json, diffusion_pytorch_model.safetensors
+    transformer/config.json, model.safetensors      transformer/config.json, model.safetensors
+    processor/video_preprocessor_config.json        -
+    metrics.json, episode.npz (optional)            metrics.json, episode.npz (optional)
+
+This module loads no network, so that importing it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+PathOrRepo = str | os.PathLike[str]
+
+VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "transformer", "processor"
+INDEX_FILE, CONFIG_FILE = "model_index.json", "config.json"
+PROCESSOR_FILE = "video_preprocessor_config.json"
+# In the released layout; ours have the names that transformers gives them.
+RELEASED_VQ_WEIGHTS, RELEASED_TRANSFORMER_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
+# An episode held out from the training: frames, rewards, and actions, of which the first leads from the first frame to
+# the second.
+EPISODE_FILE = "episode.npz"
+# Commands and results of the training and evaluation.
+METRICS_FILE = "metrics.json"
+# What is downloaded of a repository: configs and safetensors, never a pickle.
+DOWNLOADED = (
+    INDEX_FILE,
+    EPISODE_FILE,
+    *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
+    f"{PROCESSOR_FOLDER}/*.json",
+)
+# In the configs of a checkpoint with modelling code, for `trust_remote_code=True`.
+AUTO_CLASSES = {
+    VQ_FOLDER: {
+        "AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig",
+        "AutoModel": "modeling_ivideogpt_vq.IVideoGPTVQModel",
+    },
+    TRANSFORMER_FOLDER: {
+        "AutoConfig": "configuration_ivideogpt.IVideoGPTConfig",
+        "AutoModel": "modeling_ivideogpt.IVideoGPTForCausalLM",
+        "AutoModelForCausalLM": "modeling_ivideogpt.IVideoGPTForCausalLM",
+    },
+}
+# The one property of a released checkpoint that no file in it tells.
+RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
+
+DEFAULT_FOLDER = Path(__file__).parents[1] / "default"
+EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
+
+
+def config_file(folder: PathOrRepo, part: str) -> Path:
+    """The config file of a part.
+
+    Raises:
+        OSError: if there is none.
+    """
+    file = Path(folder) / part / CONFIG_FILE
+    if not file.is_file():
+        raise OSError(f"{folder} is no iVideoGPT checkpoint: {part}/{CONFIG_FILE} is missing")
+    return file
+
+
+def read_metrics(folder: PathOrRepo) -> dict[str, Any]:
+    """The content of a checkpoint's metrics file; empty where there is none.
+
+    Raises:
+        OSError: if it is not valid JSON.
+    """
+    file = Path(folder) / METRICS_FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def record_evaluation(folder: PathOrRepo, results: dict[str, Any]) -> None:
+    """Put the results of an evaluation into a checkpoint's metrics file, where its card finds them."""
+    write_json(Path(folder) / METRICS_FILE, read_metrics(folder) | {"evaluation": results})
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a json file of a checkpoint.
+
+    Raises:
+        OSError: if it is not valid JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a json file of a checkpoint."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

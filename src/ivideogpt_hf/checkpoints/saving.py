@@ -1,0 +1,55 @@
+"""Saving checkpoints in our layout, with the modelling code where it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from .. import models
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from .layout import (
+    AUTO_CLASSES,
+    CONFIG_FILE,
+    INDEX_FILE,
+    PROCESSOR_FOLDER,
+    TRANSFORMER_FOLDER,
+    VQ_FOLDER,
+    PathOrRepo,
+    read_json,
+    write_json,
+)
+
+
+def save_parts(
+    folder: PathOrRepo,
+    vq_model: IVideoGPTVQModel,
+    transformer: IVideoGPTForCausalLM,
+    processor: IVideoGPTVideoProcessor,
+    *,
+    remote_code: bool = False,
+) -> None:
+    """Write a checkpoint in our layout; with ``remote_code`` also the modelling code, for `trust_remote_code=True`."""
+    folder = Path(folder)
+    vq_model.save_pretrained(folder / VQ_FOLDER)
+    transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
+    processor.save_pretrained(folder / PROCESSOR_FOLDER)
+    classes = {VQ_FOLDER: vq_model, TRANSFORMER_FOLDER: transformer, PROCESSOR_FOLDER: processor}
+    index: dict[str, Any] = {"_class_name": "IVideoGPTPipeline", "_diffusers_version": diffusers.__version__}
+    index |= {part: ["ivideogpt_hf", type(value).__name__] for part, value in classes.items()}
+    write_json(folder / INDEX_FILE, index)
+    if remote_code:
+        _add_remote_code(folder)
+
+
+def _add_remote_code(folder: Path) -> None:
+    """Copy the modelling code to the root, which is where `trust_remote_code` looks, and point the configs to it."""
+    for file in Path(models.__file__).parent.glob("[!_]*.py"):
+        shutil.copy(file, folder / file.name)
+    for part, auto_map in AUTO_CLASSES.items():
+        file = folder / part / CONFIG_FILE
+        write_json(file, read_json(file) | {"auto_map": auto_map})

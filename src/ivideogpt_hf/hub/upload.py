@@ -1,0 +1,133 @@
+"""To the Hub: repositories, folders as one commit, and whether it takes a card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from .errors import NOUNS, hub_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import RepoCard
+
+
+def create_repository(
+    repo_id: str, kind: str, *, private: bool | None = None, token: str | bool | None = None
+) -> tuple[str, str]:
+    """Create a repository where there is none.
+
+    Args:
+        repo_id: owner/name, or the name alone of one's own.
+        kind: "model" or "dataset".
+        private: whether a new repository is private.
+        token: as everywhere on the Hub.
+
+    Returns:
+        Its id, with the owner, and its address.
+
+    Raises:
+        OSError: see `hub_errors`.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo_id, NOUNS[kind]):
+        address = HfApi(token=token).create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    return address.repo_id, str(address)
+
+
+def upload_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    kind: str,
+    *,
+    commit_message: str,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    ignore_patterns: Sequence[str] = (),
+    delete_patterns: Sequence[str] = (),
+) -> str:
+    """Upload the files of a folder as one commit.
+
+    Args:
+        folder: folder to upload.
+        repo_id: id of a repository that exists.
+        kind: "model" or "dataset".
+        commit_message, revision, create_pr, token: as everywhere on the Hub.
+        ignore_patterns: names of files that stay here, with wildcards.
+        delete_patterns: names of files that are deleted there unless the folder holds them, with wildcards.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        OSError: if the upload breaks off; see also `hub_errors`.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo_id, NOUNS[kind], revision=revision):
+        try:
+            commit = HfApi(token=token).upload_folder(
+                repo_id=repo_id,
+                repo_type=kind,
+                folder_path=folder,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                ignore_patterns=list(ignore_patterns),
+                delete_patterns=list(delete_patterns) or None,
+            )
+        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
+            raise OSError(
+                f"the upload to {repo_id} broke off, and nothing of it is visible there ({error}); do the same again: "
+                f"only what is missing will be sent"
+            ) from error
+    return commit.pr_url or commit.commit_url
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Upload a checkpoint as one commit, into a repository that is created where there is none; see `upload_folder`."""
+    repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
+    return upload_folder(
+        folder,
+        repo_id,
+        "model",
+        commit_message=commit_message,
+        revision=revision,
+        create_pr=create_pr,
+        token=token,
+    )
+
+
+def upload_in_background(
+    folder: str | os.PathLike[str], repo_id: str, kind: str, *, commit_message: str
+) -> Future[str]:
+    """Begin an upload in a thread; the future gives or raises what `upload_folder` does."""
+    from huggingface_hub import HfApi
+
+    return HfApi().run_as_future(upload_folder, folder, repo_id, kind, commit_message=commit_message)
+
+
+def validate_card(card: RepoCard, repo_id: str) -> None:
+    """Ask the Hub whether it takes a card's metadata.
+
+    Raises:
+        ValueError: if it does not; says why.
+        OSError: if it cannot be reached.
+    """
+    with hub_errors(repo_id, "card of"):
+        try:
+            card.validate()
+        except ValueError as error:
+            raise ValueError(f"the Hub would refuse the card: {error}") from error

@@ -1,0 +1,139 @@
+"""Settings from yaml files: a dataclass says which keys there are and what they hold, and errors name file and key.
+
+This is the only module that reads and writes yaml. It also knows where the files are that ship beside the code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+Kind = TypeVar("Kind")
+
+# What yaml calls the values of a type.
+YAML_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+
+
+def packaged_folder(name: str) -> Path:
+    """The folder of files that an installed package holds inside itself, and a checkout holds at its root."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parents[2] / name
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a yaml file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not valid YAML, or holds something else than a mapping.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no yaml file {file}")
+    try:
+        content = yaml.safe_load(Path(file).read_bytes())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    _check_mapping(content, str(file))
+    return content
+
+
+def as_yaml(content: Any) -> str:
+    """Plain values as the text of a yaml file, keys in their order."""
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def fill(kind: type[Kind], content: Any, name: str) -> Kind:
+    """Make a dataclass from the content of a yaml file. A list of dataclasses is filled from a list of mappings.
+
+    Args:
+        kind: dataclass whose fields are the keys, and whose annotations say what the keys hold.
+        content: value that yaml gave.
+        name: name of the file, for errors.
+
+    Raises:
+        ValueError: if the content is no mapping, a key is unknown or missing, or a value is of the wrong kind.
+    """
+    _check_mapping(content, name)
+    items = [item for item in fields(kind) if item.init]
+    check_keys(content, [item.name for item in items], name)
+    for item in items:
+        if item.name not in content and item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{name} lacks the key {item.name!r}")
+    hints = get_type_hints(kind)
+    return kind(**{key: _fill_value(hints[key], value, f"{name}: {key}") for key, value in content.items()})
+
+
+def check_keys(content: Iterable[Any], allowed: Sequence[str], name: str) -> None:
+    """Refuse unknown keys.
+
+    Raises:
+        ValueError: if a key is not allowed; it says which similar key there is, or else all keys.
+    """
+    for key in content:
+        if key not in allowed:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+            raise ValueError(f"{name} has the unknown key {key!r}; {hint}")
+
+
+def _check_mapping(content: Any, name: str) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must be a mapping of keys to values, not {_written(content)}")
+
+
+def _fill_value(hint: Any, value: Any, name: str) -> Any:
+    arguments = get_args(hint)
+    if isinstance(value, list) and len(arguments) == 1 and is_dataclass(arguments[0]):
+        return [fill(arguments[0], entry, f"{name}, entry {i + 1}") for i, entry in enumerate(value)]
+    if not _fits(value, hint):
+        raise ValueError(f"{name} must be {_describe(hint)}, not {_written(value)}")
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether yaml's value is what an annotation stands for. A whole number is a number, true is neither."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is not None and issubclass(origin, Mapping):
+        keys, values = arguments
+        return isinstance(value, dict) and all(_fits(key, keys) and _fits(value[key], values) for key in value)
+    if origin is not None and issubclass(origin, Sequence):
+        return isinstance(value, list) and all(_fits(entry, arguments[0]) for entry in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    """What an annotation stands for, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_describe(argument) for argument in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is not None and issubclass(origin, Mapping):
+        return "a mapping" if arguments[1] is Any else f"a mapping to {_describe(arguments[1])}"
+    if origin is not None and issubclass(origin, Sequence):
+        argument = arguments[0]
+        return "a list of mappings" if is_dataclass(argument) else f"a list, each entry {_describe(argument)}"
+    return YAML_WORDS.get(hint, str(hint))
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in the file, shortened; text in quotes, since yaml takes 1e-3 for text."""
+    if isinstance(value, str):
+        text = f"the text {value!r}"
+    else:
+        text = " ".join(yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
