@@ -30,7 +30,7 @@ def scenes() -> list[Tensor]:
 def context_of(world: WorldModel, frames: Tensor, goal: Tensor | None = None) -> Tensor:
     """The context frames (C, 3, H, W) that a model takes, of a video; an image stands still."""
     spec = world.spec
-    needed = spec.num_context_frames - int(spec.goal_conditioned)
+    needed = spec.num_real_context_frames
     resized = world.processor.resize_frames(frames)
     resized = torch.cat([resized[:1].expand(max(0, needed - len(resized)), -1, -1, -1), resized])[:needed]
     if not spec.goal_conditioned:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .checkpoints import loading as checkpoints
 from .decoding.sampling import Sampling
 from .media.actions import read_actions
-from .media.video import Source, read_video
+from .media.video import VideoSource, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -127,7 +127,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        video: Source | Sequence[Source],
+        video: VideoSource | Sequence[VideoSource],
         actions: Any = None,
         *,
         goal: Any = None,
@@ -200,9 +200,9 @@ class IVideoGPTPipeline(DiffusionPipeline):
         output = IVideoGPTPipelineOutput(frames=_as_output(frames, output_type), rewards=rewards)
         return output if return_dict else (output.frames, output.rewards)
 
-    def _read_context(self, world: WorldModel, clips: list[Source], goals: list[Any] | None) -> Tensor:
+    def _read_context(self, world: WorldModel, clips: list[VideoSource], goals: list[Any] | None) -> Tensor:
         """Context frames (B, C, 3, H, W) uint8, the goal first where there is one."""
-        num_frames = world.spec.num_context_frames - int(world.spec.goal_conditioned)
+        num_frames = world.spec.num_real_context_frames
         contexts = []
         for clip in clips:
             frames = read_video(clip)

@@ -31,6 +31,12 @@ def pixels_to_uint8(pixels: Tensor) -> Tensor:
     return pixels.to(torch.uint8)
 
 
+def clamp_to_uint8(pixels: Tensor) -> Tensor:
+    """What a network decodes, floats of any shape and nominally in [0, 1], to uint8: networks overshoot a little, so
+    what lies beyond is clamped."""
+    return (pixels.float().clamp(0, 1) * MAX_PIXEL).round().to(torch.uint8)
+
+
 def _check_range(frames: Tensor, highest: int) -> None:
     if frames.is_floating_point() and not torch.isfinite(frames).all():
         raise ValueError("frames contain NaN or infinite pixels")

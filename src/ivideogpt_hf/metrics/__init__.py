@@ -1,1 +1,1 @@
-"""Distances between frames, for training, evaluation and planning."""
+"""Distances between frames and the use of codes, for training, evaluation and planning."""

@@ -77,8 +77,7 @@ class PlannerPolicy(nn.Module):
 
     def reset(self) -> None:
         """Forget everything: a new episode begins."""
-        length = self.world.spec.num_context_frames - int(self.world.spec.goal_conditioned)
-        self._frames: deque[Tensor] = deque(maxlen=length)
+        self._frames: deque[Tensor] = deque(maxlen=self.world.spec.num_real_context_frames)
         self._replanner.reset()
 
     @property

@@ -15,6 +15,7 @@ from ..decoding.compiled import CompiledFrames
 from ..decoding.frames import FrameDecoder, prefill
 from ..decoding.sampling import Sampling, uniforms
 from ..decoding.tails import Tail
+from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -127,7 +128,9 @@ class RolloutEngine:
             part = slice(first, first + contexts_per_chunk)
             memory = [ContextMemory(m.key[part], m.value[part]) for m in state.contexts.memory]
             chunks = codes[part].split(frames_per_chunk, dim=1)
-            decoded.append(torch.cat([_to_pixels(self.vq_model.decode_future(memory, chunk)) for chunk in chunks], 1))
+            decoded.append(
+                torch.cat([clamp_to_uint8(self.vq_model.decode_future(memory, chunk)) for chunk in chunks], 1)
+            )
         return torch.cat(decoded).flatten(0, 1).unflatten(0, tokens.shape[:2])
 
     def advance(
@@ -292,9 +295,9 @@ class RolloutEngine:
         self, state: WorldState, new_frames: Tensor | None, sampling: Sampling, clock: Clock = NO_CLOCK
     ) -> WorldState:
         """Make the last known frames, followed by (B, n, 3, H, W) uint8 new ones, the context."""
-        goals = int(self.spec.goal_conditioned)
+        goals = self.spec.num_goal_frames
         num_new = 0 if new_frames is None else new_frames.shape[1]
-        num_known = self.spec.num_context_frames - goals - num_new
+        num_known = self.spec.num_real_context_frames - num_new
         parts = [] if new_frames is None else [new_frames]
         if num_known:
             with clock.measure(VQ):
@@ -314,7 +317,7 @@ class RolloutEngine:
     def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Tensor:
         """The last frames of each row, (B, num_frames, 3, H, W) uint8: predicted ones, before them real ones."""
         of_row = torch.tensor(state.context_of_row, device=self.device)
-        known = state.contexts.frames[of_row, int(self.spec.goal_conditioned) :]
+        known = state.contexts.frames[of_row, self.spec.num_goal_frames :]
         num_predicted = min(num_frames, max(state.num_frames))
         if not num_predicted:
             return known[:, -num_frames:]
@@ -324,8 +327,3 @@ class RolloutEngine:
             for row, count in enumerate(state.num_frames)
         ]
         return torch.stack(rows)
-
-
-def _to_pixels(frames: Tensor) -> Tensor:
-    """Float frames, nominally in [0, 1], to uint8."""
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -33,7 +33,7 @@ def benchmark(world: WorldModel) -> str:
     """A table of what rollouts cost on the world model's device, from the frames of the embedded example."""
     spec = world.spec
     num_frames = min(10, spec.max_future_frames)
-    context = resize_frames(read_video(EXAMPLE_EPISODE)[: spec.num_context_frames], spec.frame_size)[None]
+    context = resize_frames(read_video(EXAMPLE_EPISODE, max_frames=spec.num_context_frames), spec.frame_size)[None]
     columns = ("candidates", "guesses", "right", "frames/s", "tokens/s", "prefill s", "decode s", "VQ s", "cache MB")
     lines = ["  ".join(columns)]
     for num_candidates, num_guesses in WORKLOADS:
