@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -53,6 +54,13 @@ def read_upload(file: str) -> Tensor:
         return read_video(file, max_frames=MAX_UPLOAD_FRAMES)
     except (ValueError, OSError) as error:
         raise ValueError(f"That is neither an image nor a video: {error}") from error
+
+
+def write_actions(actions: Tensor) -> str:
+    """Actions (T, A) as a JSON list of rows, in a folder of its own: what `ivideogpt predict --actions` reads."""
+    path = Path(tempfile.mkdtemp()) / "actions.json"
+    path.write_text(json.dumps(actions.tolist(), indent=1), encoding="utf-8")
+    return str(path)
 
 
 def write(frames: Tensor, name: str) -> str:
