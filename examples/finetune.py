@@ -12,6 +12,8 @@ import argparse
 import torch
 
 from ivideogpt_hf import Sampling, SegmentDataset, SegmentSpec, Source, WorldModel
+from ivideogpt_hf.metrics.frames import psnr
+from ivideogpt_hf.spec import split_clip
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
@@ -19,12 +21,6 @@ from ivideogpt_hf.training.arguments import (
     WorldModelArguments,
 )
 from ivideogpt_hf.training.train_world_model import train_world_model
-
-
-def psnr(predicted, truth):
-    """Mean over frames, in dB, of (B, T, 3, H, W) uint8."""
-    mse = ((predicted.float() - truth.float()) / 255).square().mean((2, 3, 4))
-    return (-10 * mse.clamp(min=1e-8).log10()).mean().item()
 
 
 @torch.inference_mode()
@@ -35,15 +31,15 @@ def measure(world, data, num_clips=8, num_samples=4):
     dataset = SegmentDataset(data, segment, actions=True, rewards=True)
     clips = [dataset[index] for index in range(num_clips)]
     frames = torch.stack([clip["frames"] for clip in clips])
-    actions = torch.stack([clip["actions"][num_context - 1 :] for clip in clips])
-    rewards = torch.stack([clip["rewards"][num_context - 1 :] for clip in clips])
-    context, truth = frames[:, :num_context], frames[:, num_context:]
-    several = actions[:, None].expand(-1, num_samples, -1, -1)
-    rollout = world.rollout(context, several, sampling=Sampling(seed=0))
+    actions = torch.stack([clip["actions"] for clip in clips])
+    rewards = torch.stack([clip["rewards"] for clip in clips])[:, world.spec.first_action :]
+    context, truth, actions = split_clip(frames, actions, num_context_frames=num_context)
+    candidates = actions[:, None].expand(-1, num_samples, -1, -1)
+    rollout = world.rollout(context, candidates, sampling=Sampling(seed=0))
     pairs = torch.stack([rollout.rewards.mean(1).flatten(), rewards.flatten()])
     return {
-        "PSNR (dB)": sum(psnr(rollout.frames[:, n], truth) for n in range(num_samples)) / num_samples,
-        "PSNR of repeating the last frame (dB)": psnr(context[:, -1:].expand_as(truth), truth),
+        "PSNR (dB)": psnr(rollout.frames, truth[:, None].expand_as(rollout.frames)).mean().item(),
+        "PSNR of repeating the last frame (dB)": psnr(context[:, -1:].expand_as(truth), truth).mean().item(),
         "reward error": (pairs[0] - pairs[1]).abs().mean().item(),
         "reward correlation": torch.corrcoef(pairs)[0, 1].item(),
     }

@@ -1,12 +1,10 @@
-"""The playground: drive a world model in the browser. Widgets only; see game.py and checkpoints.py for the rest."""
+"""The playground: drive a world model in the browser. Widgets only; see game.py and loaded.py for the rest."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from typing import Any
 
 import gradio as gr
 import torch
-from checkpoints import DEFAULT, Policy, Worlds
 from game import (
     MAX_FRAMES,
     MAX_FUTURES,
@@ -23,15 +20,17 @@ from game import (
     branch,
     dream,
     futures,
+    played_actions,
     random_actions,
     restart,
     start,
     step,
     undo,
 )
-from messages import failed, message, newest, png, whole
+from loaded import DEFAULT, LoadingRules, Worlds
+from page import failed, message, newest, png, whole
 from PIL import Image
-from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write
+from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write, write_actions
 from torch import Tensor
 
 from ivideogpt_hf import Sampling, read_video, side_by_side
@@ -45,7 +44,7 @@ HERE = Path(__file__).parent
 EXPIRES_SECONDS = 1800
 DREAM_FRAMES, FUTURE_FRAMES = 15, 10
 TEMPERATURE = 0.5  # at which the embedded model is evaluated
-WORLDS = Worlds(Policy.from_environment())
+WORLDS = Worlds(LoadingRules.from_environment())
 
 
 @dataclass
@@ -168,12 +167,9 @@ def save_video(visitor: Visitor) -> str:
 
 
 def save_actions(visitor: Visitor) -> str:
-    """The active line's actions, rewards and start, as `ivideogpt predict --actions` reads them."""
-    line = game_of(visitor).line[1:]
-    path = Path(tempfile.mkdtemp()) / "actions.json"
-    content = {"actions": [None if moment.action is None else moment.action.tolist() for moment in line]}
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return str(path)
+    """The active line's actions, as `ivideogpt predict --actions` reads them."""
+    with reasons_shown():
+        return write_actions(played_actions(game_of(visitor)))
 
 
 # -- endpoints without widgets ----------------------------------------------------------------------------------------
@@ -187,7 +183,7 @@ def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
         checkpoint: Hub id, or "default".
     """
     visitor = Visitor(checkpoint)
-    with told():
+    with reasons_shown():
         begin(visitor, scenes()[int(scene) % len(scenes())])
     return picture(game_of(visitor).now.frame), visitor
 
@@ -204,7 +200,7 @@ def api_step(
         seed: the same seed and actions give the same video.
     """
     game = game_of(visitor)
-    with told():
+    with reasons_shown():
         step(WORLDS.get(visitor.checkpoint), game, action or None, sampling_of(temperature, seed))
     return picture(game.now.frame), game.now.reward, visitor
 
@@ -225,7 +221,7 @@ def rollout(
     Returns:
         "frames": PNG pictures as data addresses, and "rewards", one of each per action.
     """
-    with told():
+    with reasons_shown():
         if not 1 <= len(actions) <= MAX_FRAMES:
             raise ValueError(f"1 to {MAX_FRAMES} actions can be taken, not {len(actions)}.")
         world = WORLDS.get(checkpoint)
@@ -236,8 +232,8 @@ def rollout(
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Lets clients read why something was refused; other errors are not shown to them."""
+def reasons_shown() -> Iterator[None]:
+    """Lets visitors and clients read why something was refused; other errors are not shown to them."""
     try:
         yield
     except ValueError as error:
@@ -334,8 +330,8 @@ def _add_files(visitor: gr.State, settings: list[Any]) -> None:
             button = gr.Button(label, elem_id=name)
             # A download button gives what it holds when it is pressed: it is pressed when the file is there.
             file = gr.DownloadButton(visible="hidden", elem_id=f"{name}-file")
-            made = button.click(save, visitor, file, api_visibility="private")
-            made.then(None, js=f"() => document.querySelector('#{name}-file').click()")
+            saved = button.click(save, visitor, file, api_visibility="private")
+            saved.success(None, js=f"() => document.querySelector('#{name}-file').click()")
 
 
 def _add_endpoints() -> None:

@@ -97,6 +97,20 @@ def step(world: WorldModel, game: Game, action: Sequence[float] | None, sampling
     return moment
 
 
+def played_actions(game: Game) -> Tensor:
+    """The active line's actions (T, A), in the checkpoint's units: row t leads from frame t of the line to frame t + 1.
+
+    Raises:
+        ValueError: if nothing was played yet, or the model takes no actions.
+    """
+    actions = [moment.action for moment in game.line[1:]]
+    if not actions:
+        raise ValueError("This line has no actions yet. Play one first.")
+    if any(action is None for action in actions):
+        raise ValueError("This checkpoint takes no actions, so there are none to save.")
+    return torch.stack(actions)
+
+
 def undo(game: Game) -> None:
     """Take the newest moment of the active line back; the start stays."""
     if len(game.line) > 1:

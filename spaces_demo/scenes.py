@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -30,7 +31,7 @@ def scenes() -> list[Tensor]:
 def context_of(world: WorldModel, frames: Tensor, goal: Tensor | None = None) -> Tensor:
     """The context frames (C, 3, H, W) that a model takes, of a video; an image stands still."""
     spec = world.spec
-    needed = spec.num_context_frames - int(spec.goal_conditioned)
+    needed = spec.num_real_context_frames
     resized = world.processor.resize_frames(frames)
     resized = torch.cat([resized[:1].expand(max(0, needed - len(resized)), -1, -1, -1), resized])[:needed]
     if not spec.goal_conditioned:
@@ -53,6 +54,13 @@ def read_upload(file: str) -> Tensor:
         return read_video(file, max_frames=MAX_UPLOAD_FRAMES)
     except (ValueError, OSError) as error:
         raise ValueError(f"That is neither an image nor a video: {error}") from error
+
+
+def write_actions(actions: Tensor) -> str:
+    """Actions (T, A) as a JSON list of rows, in a folder of its own: what `ivideogpt predict --actions` reads."""
+    path = Path(tempfile.mkdtemp()) / "actions.json"
+    path.write_text(json.dumps(actions.tolist(), indent=1), encoding="utf-8")
+    return str(path)
 
 
 def write(frames: Tensor, name: str) -> str:

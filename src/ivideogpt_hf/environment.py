@@ -212,7 +212,7 @@ class WorldModelVectorEnv(VectorEnv):
         seeds = self.np_random.integers(2**62, size=len(rows))
         frames = self.start_frames[torch.from_numpy(chosen)]
         self._put(rows, self.world.reset(frames))
-        shown = frames[:, -self.world.spec.num_real_context_frames :].numpy()
+        shown = frames[:, self.world.spec.num_goal_frames :].numpy()
         for i in range(self.frame_stack):
             self._frames[rows, -1 - i] = shown[:, -1 - min(i, shown.shape[1] - 1)]
         for row, start, row_seed in zip(rows, chosen, seeds, strict=True):

@@ -19,6 +19,7 @@ from .decoding.sampling import Sampling
 from .hub.upload import push_folder, validate_card
 from .media.actions import read_actions
 from .media.video import read_video, side_by_side, write_video
+from .spec import split_clip
 from .world.world_model import WorldModel
 
 PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
@@ -104,15 +105,16 @@ def _draw_preview(world: WorldModel, folder: Path) -> bool:
     episode = folder / EPISODE_FILE
     if not episode.is_file():
         return False
-    spec, frames = world.spec, read_video(episode)
-    num_context, num_future = (
-        spec.num_context_frames,
-        min(len(frames) - spec.num_context_frames, spec.max_future_frames),
+    spec = world.spec
+    clip = split_clip(
+        read_video(episode)[None],
+        read_actions(episode)[None] if spec.action_dim else None,
+        num_context_frames=spec.num_context_frames,
+        num_future_frames=spec.max_future_frames,
     )
-    actions = read_actions(episode)[num_context - 1 :][:num_future][None] if spec.action_dim else None
-    rollout = world.rollout(frames[None, :num_context], actions, num_frames=num_future, sampling=Sampling(seed=0))
-    truth = frames[num_context:][:num_future]
-    write_video(side_by_side(truth, rollout.frames[0]), folder / PREVIEW_FILE, scale=4)
+    num_frames = clip.future.shape[1]
+    rollout = world.rollout(clip.context, clip.actions, num_frames=num_frames, sampling=Sampling(seed=0))
+    write_video(side_by_side(clip.future[0], rollout.frames[0]), folder / PREVIEW_FILE, scale=4)
     return True
 
 

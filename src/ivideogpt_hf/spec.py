@@ -1,12 +1,12 @@
-"""What a world takes and gives, in numbers."""
+"""What a world takes and gives, in numbers; how a clip splits, and which action leads to which frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
-from .models.resizing import resize_frames
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,72 @@ class WorldModelSpec:
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Crop and resize frames (..., 3, h, w) uint8 to the (..., 3, H, W) uint8 that the world takes: bilinear, with
         antialiasing."""
+        from .models.resizing import resize_frames  # here, so that lengths and choices can be checked without torch
+
         return resize_frames(frames, self.frame_size, crop_to_aspect=self.crop_to_aspect)
+
+    @property
+    def first_action(self) -> int:
+        """Row of the first action that conditions a future frame, see `first_action`."""
+        return first_action(self.num_context_frames)
+
+
+class SplitClip(NamedTuple):
+    """A clip as a world model sees it.
+
+    Attributes:
+        context: (..., C, 3, H, W), the first frames.
+        future: (..., T, 3, H, W), the frames that follow.
+        actions: (..., T, A), row t leads to future frame t; None without actions.
+    """
+
+    context: Tensor
+    future: Tensor
+    actions: Tensor | None
+
+
+def first_action(num_context_frames: int) -> int:
+    """Row of the first action that conditions a future frame, where rows begin at the clip's first frame.
+
+    Row t of a clip's actions, and of its rewards, leads from frame t to frame t + 1: the row of the last context frame
+    leads to the first future frame.
+    """
+    return num_context_frames - 1
+
+
+def split_clip(
+    frames: Tensor, actions: Tensor | None = None, *, num_context_frames: int, num_future_frames: int | None = None
+) -> SplitClip:
+    """Split a clip into context and future.
+
+    Args:
+        frames: (..., N, 3, H, W) of any dtype.
+        actions: (..., M, A), rows that begin at the clip's first frame, at least one for each frame but the last;
+            None: without.
+        num_context_frames: number of frames that are the context.
+        num_future_frames: largest number of future frames to return; None: all.
+
+    Raises:
+        ValueError: if the clip has fewer frames than the context.
+    """
+    if frames.shape[-4] < num_context_frames:
+        raise ValueError(f"a clip has {frames.shape[-4]} frames, fewer than the {num_context_frames} of the context")
+    context, future = frames[..., :num_context_frames, :, :, :], frames[..., num_context_frames:, :, :, :]
+    future = future[..., :num_future_frames, :, :, :]
+    if actions is not None:
+        first = first_action(num_context_frames)
+        actions = actions[..., first : first + future.shape[-4], :]
+    return SplitClip(context, future, actions)
+
+
+def check_clip(num_frames: int, num_context_frames: int) -> None:
+    """Check that a clip has room for a context and a future.
+
+    Raises:
+        ValueError: unless ``1 <= num_context_frames < num_frames``.
+    """
+    if not 1 <= num_context_frames < num_frames:
+        raise ValueError(
+            f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {num_context_frames} and "
+            f"{num_frames}"
+        )

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ivideogpt_hf import read_video
+from ivideogpt_hf import read_actions, read_video
+from tests.conftest import build_world
 from tests.serving.conftest import free_port
+from tests.spaces.conftest import SPACE
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
@@ -167,8 +170,6 @@ def test_a_bad_upload_is_told(visit, tmp_path):
 
 
 def test_another_checkpoint_is_loaded(visit, tmp_path):
-    from tests.conftest import build_world
-
     build_world().save_pretrained(tmp_path / "free")
     page = visit()
     page.click("text=Settings")
@@ -179,13 +180,22 @@ def test_another_checkpoint_is_loaded(visit, tmp_path):
     wait_for_frame(page, 1)
 
 
-def test_the_line_can_be_downloaded(visit):
+def test_the_line_can_be_downloaded(visit, tmp_path):
     page = visit()
-    press(page, "d")
+    press(page, "d", frames=2)
+    press(page, "w")
     page.click("text=Futures and files")
     with page.expect_download() as download:
         page.click("#save-actions")
-    assert '"actions"' in Path(download.value.path()).read_text()
+    assert download.value.suggested_filename == "actions.json"
+    download.value.save_as(tmp_path / "actions.json")
+    actions = read_actions(tmp_path / "actions.json")
+    assert len(actions) == count(page)
+    directions = actions[:, :3].tolist()  # beside the gripper's
+    num_right = directions.count([1, 0, 0])
+    assert num_right >= 2
+    assert directions == [[1, 0, 0]] * num_right + [[0, 1, 0]] * (len(actions) - num_right)
+    assert len(directions) > num_right
     with page.expect_download() as download:
         page.click("#save-video")
     assert len(read_video(download.value.path())) == 2 + count(page)  # two of context
@@ -214,6 +224,34 @@ def test_python_clients_have_named_endpoints(address):
     assert isinstance(reward, float)
     video = client.predict(scene=0, actions=[[0.0, 1.0, 0.0, 0.0]] * 3, api_name="/rollout")
     assert len(video["frames"]) == len(video["rewards"]) == 3
+
+
+def test_the_example_for_python_clients_runs(address):
+    (code,) = re.findall(r"```python\n(.*?)```", (SPACE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "user/this-space" in code
+    names = {}
+    exec(code.replace("user/this-space", address), names)
+    assert Path(names["picture"]).is_file()
+    assert isinstance(names["reward"], float)
+    assert len(names["video"]["frames"]) == 8
+
+
+def test_actions_that_are_not_there_are_not_saved(visit, tmp_path):
+    page, downloads = visit(), []
+    page.on("download", lambda download: downloads.append(download))
+    page.click("text=Futures and files")
+    page.click("#save-actions")
+    page.wait_for_selector("text=This line has no actions yet", timeout=20_000)
+    build_world().save_pretrained(tmp_path / "free")
+    page.click("text=Settings")
+    page.fill("#checkpoint input, #checkpoint textarea", str(tmp_path / "free"))
+    page.click("#load")
+    page.wait_for_selector("text=next frame", timeout=20_000)
+    page.click("#wm-pad button")
+    wait_for_frame(page, 1)
+    page.click("#save-actions")
+    page.wait_for_selector("text=This checkpoint takes no actions, so", timeout=20_000)
+    assert not downloads
 
 
 def test_agents_find_documented_tools(address):

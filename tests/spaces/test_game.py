@@ -1,15 +1,19 @@
 """A visitor's game: what is taken back is as it was, branches are separate, and everything is bounded."""
 
+import base64
 import pickle
 
 import pytest
 import torch
 
-from ivideogpt_hf import Sampling
+from ivideogpt_hf import Sampling, read_actions
+from ivideogpt_hf.media.images import decode_images
 from tests.conftest import random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
 import game as games  # isort: skip
+import page  # isort: skip
+import scenes  # isort: skip
 
 SEEDED = Sampling(seed=3)
 ACTIONS = ([1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.5, 0.5, 0.5])
@@ -41,6 +45,26 @@ def test_what_is_taken_back_comes_again(world, game):
 def test_the_start_cannot_be_taken_back(game):
     games.undo(game)
     assert len(game.line) == 1
+
+
+def test_saved_actions_are_read_as_they_were_played(world, game):
+    play(world, game)
+    games.undo(game)
+    assert read_actions(scenes.write_actions(games.played_actions(game))).equal(torch.tensor(ACTIONS[:-1]))
+
+
+def test_a_line_without_actions_has_none_to_save(free_world, game):
+    with pytest.raises(ValueError, match="has no actions yet"):
+        games.played_actions(game)
+    moving = games.start(free_world, "tiny", random_frames(2))
+    games.step(free_world, moving, None, SEEDED)
+    with pytest.raises(ValueError, match="takes no actions"):
+        games.played_actions(moving)
+
+
+def test_pictures_are_those_of_the_frame(game):
+    _, data = page.png(game.now.frame).split(",")
+    assert decode_images([base64.b64decode(data)])[0].tolist() == game.now.frame.movedim(0, -1).tolist()
 
 
 def test_a_branch_leaves_the_line_as_it_was(world, game):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from ivideogpt_hf.checkpoints.loading import load_vq_model
 from ivideogpt_hf.models.modeling_ivideogpt_vq import IVideoGPTVQOutput
-from ivideogpt_hf.training.codebooks import Codebooks, perplexity
+from ivideogpt_hf.training.codebooks import Codebooks
 from ivideogpt_hf.training.loop import Loop
 from tests.conftest import build_vq_model, random_frames
 from tests.training.conftest import metrics_of, run, write_yaml
@@ -46,13 +46,6 @@ class Training:
     def used(self, name):
         tokens = self.result.context_tokens if name == "context" else self.result.future_tokens
         return torch.zeros(len(self.codes(name)), dtype=torch.bool).index_fill(0, tokens.flatten(), value=True)
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"), [([7, 7, 7, 7], 4), ([0, 9, 0, 0], 1), ([5, 5, 0, 0], 2), ([0, 0], 1), ([3, 1], 1.7548)]
-)
-def test_perplexity_is_the_number_of_codes_in_effect(counts, expected):
-    assert perplexity(torch.tensor(counts, dtype=torch.float32)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", BOOKS)

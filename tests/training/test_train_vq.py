@@ -65,6 +65,17 @@ def test_the_squared_error_counts_beside_the_absolute_one():
     assert {"context_l2", "future_l2"} <= terms.keys()
 
 
+def test_the_psnr_of_a_perfect_reconstruction_is_finite():
+    model = build_vq_model().eval()
+    for decoder in (model.decoder, model.cond_decoder):  # beyond white, whatever it is asked to decode
+        torch.nn.init.zeros_(decoder.conv_out.weight)
+        torch.nn.init.constant_(decoder.conv_out.bias, 2)
+    losses = VQLosses(VQArguments(vq_config=VQ_SETTINGS, perceptual_weight=0.0), None, None, model)
+    white = torch.full((2, 4, 3, 16, 16), 255, dtype=torch.uint8)
+    measured = losses.measure(model, {"frames": white})
+    assert (measured["context_psnr"], measured["future_psnr"]) == (80, 80)
+
+
 def test_the_generator_fools_the_discriminator_without_training_it(lpips):
     torch.manual_seed(0)
     model, discriminator = build_vq_model().train(), Discriminator(depth=2, hidden=8)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import load_world
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -25,7 +25,10 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     predict.add_argument("--actions", help="npy, npz, csv or json with one row per predicted frame")
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
     predict.add_argument(
-        "--num-frames", type=int, help="frames to predict (default: as many as actions or frames tell)"
+        "--num-frames",
+        type=int,
+        help="frames to predict (default: one per action; without actions, as many as follow in the video, but no more "
+        "than the checkpoint predicts from one context)",
     )
     predict.add_argument("--num-samples", type=int, default=1, help="different futures to predict (default: 1)")
     predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
@@ -41,53 +44,55 @@ def _predict(args: argparse.Namespace) -> None:
     from ..media.actions import read_actions
     from ..media.video import read_video, side_by_side, write_video
     from ..pipeline import IVideoGPTPipeline
+    from ..spec import split_clip
 
+    if args.num_frames is not None and args.num_frames < 1:
+        raise ValueError(f"--num-frames must be at least 1, got {args.num_frames}")
     world = load_world(args)
-    video, actions = args.video, args.actions
+    spec, video = world.spec, args.video
+    actions = None if args.actions is None else read_actions(args.actions)
     if video is None:
         if args.checkpoint is not None or actions is not None:
             raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
-        video = actions = EXAMPLE_EPISODE
-    frames = read_video(video)
-    num_context = world.spec.num_context_frames - int(world.spec.goal_conditioned)
-    true_future = world.processor.resize_frames(frames[num_context:])
-    actions = None if actions is None else read_actions(actions)
-    num_frames = args.num_frames
-    if num_frames is None:
-        num_frames = len(actions) if actions is not None else len(true_future)
-    if args.video is None:  # the episode's actions begin at its first frame
-        first = num_context - 1
-        num_frames = min(num_frames, len(actions) - first, world.spec.max_future_frames)
-        actions = actions[first:]
+        video = EXAMPLE_EPISODE
+    num_frames = args.num_frames or (spec.max_future_frames if actions is None else len(actions))
+    context, true_future, episode_actions = split_clip(
+        read_video(video, max_frames=spec.num_real_context_frames + num_frames),
+        read_actions(video) if args.video is None else None,
+        num_context_frames=spec.num_real_context_frames,
+    )
+    if args.video is None:  # the episode's actions begin at its first frame, those of a file at the last context frame
+        actions = episode_actions[: spec.max_future_frames]
+        num_frames = len(actions)
+    elif args.num_frames is None and actions is None:
+        num_frames = len(true_future)
     if num_frames < 1:
-        raise ValueError(f"{video} holds no frame after the {num_context} context frames: pass --num-frames")
+        raise ValueError(f"{video} holds no frame after the {len(context)} context frames: pass --num-frames")
     pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
-    predicted = pipeline(
-        frames,
+    output = pipeline(
+        context,
         actions=None if actions is None else actions[:num_frames],
         goal=args.goal,
         num_frames=num_frames,
         num_samples=args.num_samples,
         sampling=Sampling(seed=args.seed, greedy=args.greedy),
         output_type="pt",
-    ).frames[0]
+    )
+    predicted = output.frames[0].cpu()
     clips = list(predicted)
     if len(true_future) >= num_frames:
-        _report_error(true_future[:num_frames], predicted)
-        clips.insert(0, true_future[:num_frames])
-    scale = max(1, 256 // world.spec.frame_size[0])
+        clips.insert(0, world.processor.resize_frames(true_future[:num_frames]))
+        _report_error(predicted, clips[0])
+    scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)
     shown = "the true future and " if len(clips) > len(predicted) else ""
     print(f"{path}: {shown}{len(predicted)} predicted, {num_frames} frames each")
 
 
-def _report_error(true_future: torch.Tensor, predicted: torch.Tensor) -> None:
+def _report_error(predicted: Tensor, true_future: Tensor) -> None:
     """Print how far predictions (N, T, 3, H, W) uint8 are from the truth, beside what a grey image would be."""
+    from ..metrics.frames import psnr
 
-    def psnr(frames: torch.Tensor) -> float:
-        error = (frames.float() - true_future.float()).div(255).square().mean()
-        return -10 * error.clamp(min=1e-8).log10().item()
-
-    best = max(psnr(frames) for frames in predicted)
-    grey = true_future.new_full(true_future.shape, 128)
-    print(f"PSNR {best:.2f} dB against the true future (a grey image: {psnr(grey):.2f} dB)")
+    best = psnr(predicted, true_future).mean(1).max()
+    grey = psnr(true_future.new_full(true_future.shape, 128), true_future).mean()
+    print(f"PSNR {best:.2f} dB against the true future (a grey image: {grey:.2f} dB)")

@@ -12,6 +12,7 @@ from ..data.clips.dataset import SegmentDataset
 from ..data.clips.mixture import Mixture, load_mixture
 from ..data.clips.segments import SegmentSpec
 from ..data.clips.store import open_store
+from ..spec import first_action
 from .protocols import Protocol
 
 
@@ -105,7 +106,7 @@ class HeldOutClips(Sequence[HeldOutClip]):
         number, position = self._places[index]
         dataset = self.datasets[number]
         clip, source = dataset[position], dataset.sources[0]
-        first = self.protocol.num_context_frames - 1
+        first = first_action(self.protocol.num_context_frames)
         return HeldOutClip(
             frames=clip["frames"],
             actions=clip["actions"][first:] if "actions" in clip else None,

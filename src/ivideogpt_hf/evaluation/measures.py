@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
+from ..media.pixels import clamp_to_uint8
 from ..metrics.frames import lpips, psnr, squared_error, ssim
+from ..spec import split_clip
 from ..world.world_model import WorldModel
 from .clips import HeldOutClip
 from .features import VideoFeatures
@@ -60,12 +62,10 @@ def predict_clip(
         protocol: how many futures by the right actions; a quarter as many, and at least one, are by wrong ones.
         seed: of the sampling.
     """
-    num_context = world.spec.num_context_frames
-    num_frames = len(clip.frames) - num_context
+    split = split_clip(clip.frames, num_context_frames=world.spec.num_context_frames)
     with torch.inference_mode():
         tokens, _ = world.vq_model.tokenize(clip.frames[None].to(world.device, world.vq_model.dtype) / 255)
-        decoded = world.vq_model.detokenize(tokens)[0].float().clamp(0, 1)
-    reconstruction = (decoded * 255).round().to(torch.uint8).cpu()
+        reconstruction = clamp_to_uint8(world.vq_model.detokenize(tokens)[0]).cpu()
     num_samples = protocol.num_samples
     counts = {MODEL: num_samples}
     actions = None
@@ -74,9 +74,9 @@ def predict_clip(
         rows = {MODEL: clip.actions, SHUFFLED: other_actions, ZERO: torch.zeros_like(clip.actions)}
         actions = torch.cat([rows[name].expand(count, -1, -1) for name, count in counts.items()])[None]
     rollout = world.rollout(
-        clip.frames[None, :num_context],
+        split.context[None],
         actions,
-        num_frames=None if world.spec.action_dim else num_frames,
+        num_frames=None if world.spec.action_dim else len(split.future),
         num_samples=None if world.spec.action_dim else num_samples,
         sampling=Sampling(temperature=protocol.temperature, seed=seed),
     )
@@ -100,7 +100,7 @@ def measure_clip(clip: HeldOutClip, prediction: Prediction, networks: Networks) 
         - ``source`` and ``task``: names.
     """
     num_context = len(clip.frames) - prediction.frames.shape[1]
-    context, truth = clip.frames[:num_context], clip.frames[num_context:]
+    context, truth, _ = split_clip(clip.frames, num_context_frames=num_context)
     reconstructed = prediction.reconstruction
     videos = {
         MODEL: prediction.frames,

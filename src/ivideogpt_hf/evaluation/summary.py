@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..metrics.codes import perplexity
 from .frechet import FeatureStatistics, frechet_distance
 from .measures import CEILING, FRAME_METRICS, MODEL, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
 
@@ -111,11 +112,10 @@ def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
     tokens = [clip["tokens"] for clip in clips]
     repeated = [(clip[:, 1:] == clip[:, :-1]).mean() for clip in tokens if clip.shape[1] > 1]
     counts = np.unique(np.concatenate([clip.ravel() for clip in tokens]), return_counts=True)[1]
-    shares = counts / counts.sum()
     return {
         "repetition": round(float(np.mean(repeated)), DIGITS) if repeated else 0.0,
         "usage": round(len(counts) / num_codes, DIGITS),
-        "perplexity": round(float(np.exp(-(shares * np.log(shares)).sum())), 3),
+        "perplexity": round(perplexity(torch.from_numpy(counts)), 3),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .video import read_numpy
+from .files import read_numpy
 
 ACTION_KEYS = ("actions", "action")
 

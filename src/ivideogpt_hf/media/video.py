@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import natural_key, read_numpy
 from .pixels import MAX_PIXEL, pixels_to_uint8
 
 VideoSource = Any  # what `read_video` lists
@@ -37,7 +37,7 @@ def read_video(source: VideoSource, *, max_frames: int | None = None) -> Tensor:
             - a list of PIL images, of arrays or of tensors;
             - an array or tensor (T, H, W, 3) or (T, 3, H, W): integers in 0 ... 255, or floats in [0, 1];
             - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
-        max_frames: read no more than so many from the beginning; of a video file, no more are decoded.
+        max_frames: read no more than so many from the beginning; of a video file or a folder, no more are decoded.
 
     Returns:
         (T, 3, H, W) uint8, on the CPU.
@@ -61,7 +61,7 @@ def read_video(source: VideoSource, *, max_frames: int | None = None) -> Tensor:
 
 def _read_path(path: Path, max_frames: int | None) -> Tensor:
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, max_frames)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}")
     suffix = path.suffix.lower()
@@ -145,7 +145,7 @@ def _read_gif(path: Path) -> Tensor:
     return frames_from_array(np.repeat(np.stack(frames), repeats, axis=0))
 
 
-def _read_folder(path: Path) -> Tensor:
+def _read_folder(path: Path, max_frames: int | None) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -153,7 +153,7 @@ def _read_folder(path: Path) -> Tensor:
     if not files:
         raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     images = []
-    for file in files:
+    for file in files[:max_frames]:
         try:
             with Image.open(file) as image:
                 image.load()
@@ -161,11 +161,6 @@ def _read_folder(path: Path) -> Tensor:
         except (UnidentifiedImageError, OSError) as error:
             raise OSError(f"{file} is not a readable image: {error}") from error
     return _from_images(images, str(path))
-
-
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """A sort key that takes digits as numbers: frame_2 before frame_10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _from_images(images: Sequence[Any], name: str) -> Tensor:
@@ -214,22 +209,6 @@ def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
     if frames.shape[1] != 3:
         frames = frames.movedim(-1, 1)
     return pixels_to_uint8(frames).contiguous()
-
-
-def read_numpy(path: Path, keys: Sequence[str]) -> np.ndarray:
-    """The array in an npy file, or under the first of ``keys`` in an npz file. Pickles are never loaded."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            key = next((key for key in keys if key in loaded.files), None)
-            if key is not None:
-                return loaded[key]
-            names = loaded.files
-    except Exception as error:  # numpy and zipfile raise many kinds on a broken file
-        raise OSError(f"{path} cannot be read, it is corrupt or holds pickled objects: {error}") from error
-    raise ValueError(f"{path} must hold one of {list(keys)}, it holds {names}")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

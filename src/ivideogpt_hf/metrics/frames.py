@@ -34,7 +34,12 @@ def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
 
 def psnr(predicted: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB; arguments and errors as of `squared_error`. At most 80 dB, by the epsilon."""
-    return -10 * (squared_error(predicted, truth) + PSNR_EPSILON).log10()
+    return psnr_of_error(squared_error(predicted, truth))
+
+
+def psnr_of_error(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, of mean squared errors of pixels in [0, 1], of any shape. At most 80 dB."""
+    return -10 * (error + PSNR_EPSILON).log10()
 
 
 def ssim(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class VP2Predictor:
                 f"{tuple(actions.shape)}"
             )
         frames = pixels_to_uint8(video).movedim(-1, 2)
-        future = actions[:, self.num_context - 1 :].float()
+        future = actions[:, self.world.spec.first_action :].float()
         one_context = bool((frames == frames[:1]).all())
         state = self.world.reset(frames[:1] if one_context else frames)
         candidates = future[None] if one_context else future[:, None]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from ..settings import check_keys, read_yaml
+from ..spec import check_clip
 
 T = TypeVar("T")
 
@@ -94,11 +95,7 @@ class DataArguments:
     num_workers: int = described("processes that prepare clips", default=0)
 
     def __post_init__(self) -> None:
-        require(
-            1 <= self.num_context_frames < self.num_frames,
-            f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {self.num_context_frames} and "
-            f"{self.num_frames}",
-        )
+        check_clip(self.num_frames, self.num_context_frames)
         require(self.num_workers >= 0, f"num_workers must be 0 or more, got {self.num_workers}")
 
 

@@ -11,6 +11,7 @@ from accelerate.logging import get_logger
 from torch import Tensor
 
 from ..data.clips.order import hash_seed
+from ..metrics.codes import perplexity
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel, IVideoGPTVQOutput
 from .callbacks import is_due, write_entry
 from .loop import Callback, Loop
@@ -19,12 +20,6 @@ logger = get_logger(__name__)
 
 # Below this share of its codes, a codebook has collapsed.
 COLLAPSED_SHARE = 0.05
-
-
-def perplexity(counts: Tensor) -> float:
-    """Of how many equally frequent codes these counts have the entropy."""
-    share = counts.double() / counts.sum().clamp(min=1)
-    return torch.exp(torch.special.entr(share).sum()).item()
 
 
 @dataclass

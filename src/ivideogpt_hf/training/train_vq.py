@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from ..checkpoints.layout import VQ_FOLDER
 from ..checkpoints.loading import fetch, load_vq_model
 from ..data.clips.loader import ClipLoader
+from ..media.pixels import clamp_to_uint8
+from ..metrics.frames import psnr_of_error
 from ..metrics.lpips import LPIPS
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..settings import check_keys
+from ..spec import split_clip
 from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
 from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
@@ -150,7 +153,7 @@ class VQLosses:
         self, model: nn.Module, frames: Tensor, update: int = 0
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss without the adversarial part, reconstruction (B, T, 3, H, W) float32, and the terms."""
-        context, future = frames[:, : self.num_context_frames], frames[:, self.num_context_frames :]
+        context, future, _ = split_clip(frames, num_context_frames=self.num_context_frames)
         output = model(context, future)
         if self.codebooks is not None and model.training:
             self.codebooks.record(output, update)
@@ -174,6 +177,17 @@ class VQLosses:
             terms["perceptual"] = distance
             total = total + self.vq.perceptual_weight * distance
         return total, reconstruction, terms
+
+    def measure(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss on frames (B, T, 3, H, W) uint8 without the adversarial part, its terms, and the PSNR in dB."""
+        frames = batch["frames"].float() / 255
+        total, reconstruction, terms = self.reconstruct(model, frames)
+        psnr = psnr_of_error((reconstruction.clamp(0, 1) - frames).square().mean((2, 3, 4)))
+        return terms | {
+            "loss": total,
+            "context_psnr": psnr[:, : self.num_context_frames].mean(),
+            "future_psnr": psnr[:, self.num_context_frames :].mean(),
+        }
 
     def _adversarial(self, total: Tensor, reconstruction: Tensor, perceptual: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's adversarial term, weighted, and the adaptive weight."""
@@ -205,21 +219,9 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 def _validate(
     loader: ClipLoader, num_batches: int, accelerator: Accelerator, model: IVideoGPTVQModel, losses: VQLosses
 ) -> dict[str, Tensor]:
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        frames = batch["frames"].float() / 255
-        total, reconstruction, terms = losses.reconstruct(model, frames)
-        error = (reconstruction.clamp(0, 1) - frames).square().mean((2, 3, 4))
-        psnr = -10 * error.log10()
-        num_context = losses.num_context_frames
-        return terms | {
-            "loss": total,
-            "context_psnr": psnr[:, :num_context].mean(),
-            "future_psnr": psnr[:, num_context:].mean(),
-        }
-
     model.eval()
     try:
-        return mean_over_batches(loader, num_batches, accelerator, measure)
+        return mean_over_batches(loader, num_batches, accelerator, partial(losses.measure, model))
     finally:
         model.train()
 
@@ -228,15 +230,14 @@ def _validate(
 def _draw(loader: ClipLoader, accelerator: Accelerator, model: IVideoGPTVQModel) -> Tensor:
     """The first validation clip above its reconstruction, (T, 3, 2H, W) uint8."""
     frames = loader.dataset[0]["frames"][None].to(accelerator.device).float() / 255
-    num_context = model.config.num_context_frames
+    context, future, _ = split_clip(frames, num_context_frames=model.config.num_context_frames)
     model.eval()
     try:
-        output = model(frames[:, :num_context], frames[:, num_context:])
+        output = model(context, future)
     finally:
         model.train()
     reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
-    both = torch.cat([frames, reconstruction.clamp(0, 1)], dim=3)[0]
-    return (both * 255).round().to("cpu", torch.uint8)
+    return clamp_to_uint8(torch.cat([frames, reconstruction], dim=3)[0]).cpu()
 
 
 def _save(accelerator: Accelerator, model: nn.Module, folder: Path) -> None:

@@ -18,9 +18,11 @@ from ..data.clips.dataset import ClipKey, SegmentDataset
 from ..data.clips.loader import ClipLoader
 from ..data.clips.tokens import TokenDataset
 from ..decoding.sampling import Sampling
+from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
+from ..spec import first_action, split_clip
 from ..world.world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
 from .clips import load, load_tokenizer, load_validation, training_clips, validation_clips
@@ -211,7 +213,7 @@ class WorldModelLosses:
         Row t of a clip's actions and rewards belongs to the step from its frame t to t + 1: those from the last context
         frame on condition, and reward, the future frames.
         """
-        first = self.layout.num_context_frames - 1
+        first = first_action(self.layout.num_context_frames)
         actions = batch["actions"][:, first:] if self.model.actions else None
         num_predicted = tokens.shape[1] - self.layout.prompt_length  # what stands before carries no loss
         labels = tokens[:, -num_predicted:].clone()
@@ -272,14 +274,17 @@ def _draw(
     frames = clip.get("frames")
     if frames is None:
         decoded = losses.vq_model.detokenize(clip["tokens"][None].to(accelerator.device))[0]
-        frames = (decoded.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    num_context = losses.layout.num_context_frames
-    truth = frames[num_context:][:num_frames]
+        frames = clamp_to_uint8(decoded).cpu()
+    context, truth, actions = split_clip(
+        frames,
+        clip["actions"] if losses.model.actions else None,
+        num_context_frames=losses.layout.num_context_frames,
+        num_future_frames=num_frames,
+    )
     world = WorldModel(losses.vq_model, whole.to(accelerator.device), losses.processor)
-    actions = None
-    if losses.model.actions:
-        actions = _in_environment_units(clip["actions"][num_context - 1 :][: len(truth)], losses.processor)[None]
-    rollout = world.rollout(frames[None, :num_context], actions, num_frames=len(truth), sampling=Sampling(seed=0))
+    if actions is not None:
+        actions = _in_environment_units(actions, losses.processor)[None]
+    rollout = world.rollout(context[None], actions, num_frames=len(truth), sampling=Sampling(seed=0))
     return torch.cat([truth, rollout.frames[0].cpu()], dim=2)
 
 

@@ -414,7 +414,7 @@ class RolloutEngine:
     def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Tensor:
         """The last frames of each row, (B, num_frames, 3, H, W) uint8: predicted ones, before them real ones."""
         of_row = torch.tensor(state.context_of_row, device=self.device)
-        real = state.contexts.frames[of_row, -self.spec.num_real_context_frames :]
+        real = state.contexts.frames[of_row, self.spec.num_goal_frames :]
         num_predicted = min(num_frames, max(state.num_frames))
         if not num_predicted:
             return real[:, -num_frames:]

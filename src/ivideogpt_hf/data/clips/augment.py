@@ -104,6 +104,7 @@ def recolour(frames: Tensor, augmentation: Augmentation, generator: np.random.Ge
     pixels = frames.contiguous().float().div_(255)  # planes of colour are quicker
     for index in generator.permutation(len(changes)):
         pixels = changes[index](pixels)
+    # In place, without the copies of `media.pixels`: this is most of what a clip costs.
     return pixels.mul_(255).round_().to(torch.uint8)
 
 

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ...spec import check_clip
+
 Starts = Literal["random", "first"]
 ShortEpisodes = Literal["shrink", "drop"]
 ActionAggregation = Literal["sum", "last", "concatenate"]
@@ -44,11 +46,7 @@ class SegmentSpec:
     short_episodes: ShortEpisodes = "shrink"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_context_frames < self.num_frames:
-            raise ValueError(
-                f"a clip needs context and future: 1 <= num_context_frames < num_frames, got {self.num_context_frames} "
-                f"and {self.num_frames}"
-            )
+        check_clip(self.num_frames, self.num_context_frames)
         if self.horizon is not None and self.horizon < self.num_frames:
             raise ValueError(f"horizon ({self.horizon}) must be at least num_frames ({self.num_frames})")
         if self.horizon is not None and self.goal_conditioned:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...media.files import natural_key
 from ...media.pixels import resize_pixels
-from ...media.video import frames_from_array, iterate_video, natural_key
+from ...media.video import frames_from_array, iterate_video
 from ..episodes import Episode, Signature, resize_episode
 
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...media.video import natural_key
+from ...media.files import natural_key
 from ..episodes import Episode, Frames, decode_frames, step_rows
 from .base import FileReader, pixels
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...media.video import natural_key
+from ...media.files import natural_key
 from ..episodes import Episode, Frames, step_rows
 from .base import FileReader, natural_sort
 

@@ -18,13 +18,13 @@ MAX_LOADED = 2
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What may be loaded.
+class LoadingRules:
+    """Which checkpoints visitors may load.
 
     Attributes:
-        allowed: Hub ids; empty: all.
-        max_bytes: of a repository's weights.
-        folders: whether folders of this machine may be.
+        allowed: Hub ids that may be loaded; empty: all.
+        max_bytes: largest size of a repository's weights.
+        folders: whether folders of this machine may be loaded.
     """
 
     allowed: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Policy:
     folders: bool = True
 
     @classmethod
-    def from_environment(cls) -> Policy:
+    def from_environment(cls) -> LoadingRules:
         """IVIDEOGPT_DEMO_CHECKPOINTS (ids, with commas between) and IVIDEOGPT_DEMO_MAX_MB; no folders on a Space."""
         names = os.environ.get("IVIDEOGPT_DEMO_CHECKPOINTS", "")
         return cls(
@@ -68,8 +68,8 @@ class Policy:
 class Worlds:
     """Loaded checkpoints, the least recently used one forgotten first. Weights only: no visitor's things are here."""
 
-    def __init__(self, policy: Policy, device: str | None = None) -> None:
-        self.policy = policy
+    def __init__(self, rules: LoadingRules, device: str | None = None) -> None:
+        self.rules = rules
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._loaded: OrderedDict[str, WorldModel] = OrderedDict()
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class Worlds:
         name = name.strip() or DEFAULT
         with self._lock:
             if name not in self._loaded:
-                self.policy.check(name)
+                self.rules.check(name)
                 try:
                     world = WorldModel.from_pretrained(name)
                 except OSError as error:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 from typing import Any
 
 from game import Game, Moment, bounds
-from PIL import Image
 from torch import Tensor
 
 from ivideogpt_hf import WorldModel
+from ivideogpt_hf.media import encode_png
 
 
 def png(frame: Tensor) -> str:
     """A frame (3, H, W) as a data address."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame.movedim(0, -1).numpy()).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(encode_png(frame.movedim(0, -1).numpy())).decode()
 
 
 def describe(moment: Moment) -> dict[str, Any]:
