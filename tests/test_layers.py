@@ -30,7 +30,7 @@ OWNERS = {
     "PIL": {"data", "media", "pipeline", "simulators"},
     "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "serving", "simulators"},
     "tqdm": {"data", "evaluation", "planning", "training"},
-    "yaml": {"cards", "data", "training"},
+    "yaml": {"cards", "cli", "data", "training"},
     # Optional packages: wherever one is imported, its lack is an error that names the extra.
     "accelerate": {"cli", "training"},
     "crc32c": {"data"},

@@ -1,6 +1,7 @@
 """What can be set in a training, with the only defaults: dataclasses, filled from a yaml file and the command line.
 
-Every field of the dataclasses below is a key of the yaml file and an option ``--key`` of the command, which wins.
+Every field of the dataclasses below is a key of the yaml file and an option of the command, which wins. The option of
+``num_frames`` is ``--num-frames``; dashes and underscores may stand for one another in keys and options.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     Args:
         kinds: the dataclasses, whose fields have different names.
         config: the yaml file, or None.
-        overrides: such as ``["--learning_rate", "1e-4", "--compile", "false", "--micro_batch_size", "null"]``.
+        overrides: such as ``["--learning-rate", "1e-4", "--compile", "false", "--micro-batch-size", "null"]``.
         command: name to show in the help.
 
     Raises:
@@ -289,6 +290,8 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         else:
             options.append(option)
     parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
+    for action in parser._actions:  # both spellings are read, one is shown
+        action.option_strings = [option for option in action.option_strings if "_" not in option]
     from_file: list[str] = []
     for key, value in settings.items():
         if value is not None:
@@ -321,6 +324,7 @@ def _read_config(config: str, known: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{config} must be a mapping of keys to values")
+    content = {str(key).replace("-", "_"): value for key, value in content.items()}
     check_keys(content, known, config)
     return content
 
