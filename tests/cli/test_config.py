@@ -76,9 +76,10 @@ def test_every_kind_of_option(read):
 
 @pytest.mark.parametrize("key", ["num_clips", "num-clips"])
 @pytest.mark.parametrize("option", ["--num_clips", "--num-clips"])
-def test_both_spellings_and_the_command_line_wins(read, key, option):
+def test_both_spellings_and_the_command_line_wins(read, key, option, tmp_path):
     text = f"checkpoint: a\ndata: b\n{key}: 3\n"
     assert read(text, "measure")[0]["num_clips"] == 3
+    assert read_runs(build_parser(), ["measure", "--conf", str(tmp_path / "run.yaml")])[0].num_clips == 3
     assert read(text, "measure", option, "4")[0]["num_clips"] == 4
     assert read(text, "measure", f"{option}=4")[0]["num_clips"] == 4
 
@@ -162,6 +163,19 @@ def test_a_list_of_mappings_is_one_run_after_another(read):
 def test_a_mistake_is_told(read, text, message):
     with pytest.raises(ValueError, match=message):
         read(text, "measure")
+
+
+@pytest.mark.parametrize("words", [["--xyzzy"], ["--num-clips", "many"]])
+def test_a_mistake_of_the_command_line_is_not_blamed_on_the_file(read, words, capsys):
+    with pytest.raises(SystemExit):
+        read("checkpoint: a\ndata: b\n", "measure", *words)
+    assert "run.yaml" not in capsys.readouterr().err
+
+
+def test_help_beside_a_file_is_that_of_the_command(read, capsys):
+    with pytest.raises(SystemExit):
+        read("checkpoint: a", "measure", "--help")
+    assert "positional arguments:" in capsys.readouterr().out
 
 
 def test_an_option_that_is_required_may_stand_in_either_place(read):

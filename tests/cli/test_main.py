@@ -127,18 +127,18 @@ def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: ivideogpt {command}")
-    assert "--config" in shown
-    assert not re.findall(r"--\w+_\w+", shown)
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: ivideogpt {command}")
+    assert "--config" in text
+    assert not re.findall(r"--\w+_\w+", text)
 
 
 def test_help_as_a_module_lists_every_command():
     argv = [sys.executable, "-m", "ivideogpt_hf", "--help"]
-    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    assert "usage: ivideogpt" in shown
+    text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "usage: ivideogpt" in text
     assert not [
-        command for command in subcommands(build_parser()) if not re.search(rf"^ +{command}\b", shown, re.MULTILINE)
+        command for command in subcommands(build_parser()) if not re.search(rf"^ +{command}\b", text, re.MULTILINE)
     ]
 
 
@@ -161,20 +161,20 @@ def kebab_options():
 @pytest.mark.parametrize(("command", "action", "option"), kebab_options())
 def test_options_are_read_in_both_spellings(command, action, option):
     parser = build_parser()
-    needed = []
+    required_words = []
     for other in subcommands(parser)[command]._actions:
         if not other.option_strings and other.nargs != "?":
-            needed += words_of(other)
+            required_words += words_of(other)
         elif other.required and other.dest != action.dest:
-            needed += [other.option_strings[0], *words_of(other)]
+            required_words += [other.option_strings[0], *words_of(other)]
     snake = "--" + option.removeprefix("--").replace("-", "_")
     ((first,), (second,)) = (
-        read_runs(parser, [command, *needed, spelling, *words_of(action)]) for spelling in (option, snake)
+        read_runs(parser, [command, *required_words, spelling, *words_of(action)]) for spelling in (option, snake)
     )
     assert vars(first) == vars(second)
     if not action.required and not option.startswith("--no-"):
-        (absent,) = read_runs(parser, [command, *needed])
-        assert getattr(first, action.dest) != getattr(absent, action.dest)
+        (default,) = read_runs(parser, [command, *required_words])
+        assert getattr(first, action.dest) != getattr(default, action.dest)
 
 
 def test_protocols_of_the_command_line_are_those_that_there_are():
@@ -194,19 +194,19 @@ def plan_arguments(*argv):
 
 def test_planners_of_the_command_line_are_those_that_there_are():
     """A preset, vp2, is of the same class as another one."""
-    built = set()
+    kinds = set()
     for name in plan.PLANNERS:
         settings = ["--std", "1", "1"] if name == "vp2" else []
-        built.add(type(plan._planner(plan_arguments("--planner", name, *settings), [-1.0, -1.0], [1.0, 1.0])))
-    assert built == classes_of(planners, planners.Planner) - {planners.Planner}
+        kinds.add(type(plan._planner(plan_arguments("--planner", name, *settings), [-1.0, -1.0], [1.0, 1.0])))
+    assert kinds == classes_of(planners, planners.Planner) - {planners.Planner}
 
 
 def test_controllers_of_the_command_line_are_those_that_there_are(world):
     args = plan_arguments()
     planner = plan._planner(args, [-1.0], [1.0])
-    built = plan._controllers(args, world, planner, lambda goal: RewardSum())
-    assert tuple(built) == plan.CONTROLLERS
-    assert {type(controller) for controller in built.values()} == classes_of(controllers, controllers.Controller)
+    kinds = plan._controllers(args, world, planner, lambda goal: RewardSum())
+    assert tuple(kinds) == plan.CONTROLLERS
+    assert {type(controller) for controller in kinds.values()} == classes_of(controllers, controllers.Controller)
 
 
 def test_objectives_of_the_command_line_can_be_made(tmp_path):

@@ -90,20 +90,20 @@ def vq_config_of(file):
 def test_every_folder_is_an_experiment():
     folders = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
     assert [name for name in folders if name != "accelerate"] == EXPERIMENTS
-    listed = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    table = (CONFIGS / "README.md").read_text(encoding="utf-8")
     for name in EXPERIMENTS:
         assert (CONFIGS / name / "README.md").is_file()
-        assert f"]({name}/README.md)" in listed
+        assert f"]({name}/README.md)" in table
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_files_sort_in_the_order_in_which_run_sh_reads_them(name):
     files = [file for file, _ in files_of(name)]
     assert files == sorted(files)
-    there = sorted(file.relative_to(ROOT) for file in (CONFIGS / name).glob("*.yaml"))
-    assert [file for file in there if not DATA.fullmatch(file.name)] == files
-    numbers = [int(file.name.split("_")[0]) for file in there]
-    assert numbers == list(range(1, len(there) + 1))
+    files_in_folder = sorted(file.relative_to(ROOT) for file in (CONFIGS / name).glob("*.yaml"))
+    assert [file for file in files_in_folder if not DATA.fullmatch(file.name)] == files
+    numbers = [int(file.name.split("_")[0]) for file in files_in_folder]
+    assert numbers == list(range(1, len(files_in_folder) + 1))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -137,29 +137,29 @@ def test_every_file_names_the_mixture_of_its_experiment(file, command):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_mixture_holds_what_was_collected(name):
-    collected = {
+    datasets = {
         args.output
         for file, command in files_of(name)
         if command == "collect"
         for args in read(command, "--config", str(file))
     }
     for file in (CONFIGS / name).glob("*_data.yaml"):
-        assert {f"datasets/{source['path']}" for source in yaml.safe_load(file.read_text())["sources"]} == collected
+        assert {f"datasets/{source['path']}" for source in yaml.safe_load(file.read_text())["sources"]} == datasets
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_what_a_file_reads_an_earlier_one_writes(name):
     """Outputs lie in the experiment's own folder, so that no experiment needs another one's."""
-    written = set()
+    outputs = set()
     for file, _ in files_of(name):
         content = yaml.safe_load(file.read_text())
         for run in content if isinstance(content, list) else [content]:
-            needed = [run.get(key, "") for key in ("vq_model", "transformer", "tokens", "checkpoint")]
-            assert {value for value in needed if value.startswith("outputs/")} <= written
+            inputs = [run.get(key, "") for key in ("vq_model", "transformer", "tokens", "checkpoint")]
+            assert {value for value in inputs if value.startswith("outputs/")} <= outputs
             output = run.get("output_dir") or run["output"]
             assert output.startswith((f"outputs/{name}/", "datasets/"))
-            assert output not in written
-            written.add(output)
+            assert output not in outputs
+            outputs.add(output)
 
 
 def test_every_training_has_a_name_of_its_own_in_the_tracker():
@@ -177,7 +177,7 @@ def test_its_vq_model_can_be_built(file):
 @pytest.mark.parametrize("file", [file for file, _ in TRAINED if "transformer_config" in file.read_text()], ids=ids)
 def test_its_transformer_continues_the_tokens_of_its_vq_model(file):
     ((_, data, _, world),) = read("train", "--config", str(file))
-    repeated = bool(world.repeat_last_context)
+    repeat = bool(world.repeat_last_context)
     if world.tokens is not None:
         (tokens,) = (
             other
@@ -185,8 +185,8 @@ def test_its_transformer_continues_the_tokens_of_its_vq_model(file):
             if command == "tokenize" and f"output_dir: {world.tokens}\n" in other.read_text()
         )
         ((tokenizing, data),) = read("tokenize", "--config", str(tokens))
-        assert bool(tokenizing.repeat_last_context) == repeated
-    layout = replace(vq_config_of(file).layout, repeat_last_context=repeated)
+        assert bool(tokenizing.repeat_last_context) == repeat
+    layout = replace(vq_config_of(file).layout, repeat_last_context=repeat)
     with torch.device("meta"):
         make_transformer(world, layout, 4 if world.actions else None, data.num_frames - data.num_context_frames)
 
@@ -207,10 +207,10 @@ def test_run_sh_says_which_data_it_lacks(name, words, tmp_path):
     script = tmp_path / "configs" / name / "run.sh"
     script.parent.mkdir(parents=True)
     script.write_text((CONFIGS / name / "run.sh").read_text())
-    ended = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
-    assert ended.returncode != 0
-    assert words in ended.stderr
-    assert f"configs/{name}/README.md" in ended.stderr
+    process = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    assert words in process.stderr
+    assert f"configs/{name}/README.md" in process.stderr
 
 
 def test_the_embedded_checkpoint_names_files_that_are_there():

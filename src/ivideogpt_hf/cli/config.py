@@ -26,8 +26,8 @@ def add_config_option(command: argparse.ArgumentParser) -> None:
     for action in list(command._actions):
         if isinstance(action, argparse._StoreTrueAction):
             option = f"--no-{action.option_strings[0].removeprefix('--')}"
-            hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-            command.add_argument(option, dest=action.dest, action="store_false", **hidden)
+            suppress = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            command.add_argument(option, dest=action.dest, action="store_false", **suppress)
     command.add_argument(
         "--config",
         metavar="FILE",
@@ -54,21 +54,18 @@ def read_runs(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argp
             parser.error(f"unrecognized arguments: {' '.join(args.more)}")
         return [args]
     words = _in_kebab_case(command, argv[1:])
-    finder = argparse.ArgumentParser(prog=command.prog, add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    file = finder.parse_known_args(words)[0].config
-    if file is None:
+    line = _read_line(command, words)
+    if line.get("config") is None:
         return [parser.parse_args([argv[0], *words])]
-    runs = _read_file(file)
+    runs = _read_file(line["config"])
     actions: dict[str, argparse.Action] = {}
     for action in command._actions:
         if action.dest not in ("help", "config"):
             actions.setdefault(action.dest, action)
-    chosen = _names_on_command_line(command, words)
     for place, settings in runs.items():
         _check_names(settings, actions, place)
     return [
-        _parse(command, _join(words, actions, {k: v for k, v in settings.items() if k not in chosen}, place), place)
+        _parse(command, _join(words, actions, {k: v for k, v in settings.items() if k not in line}, place), place)
         for place, settings in runs.items()
     ]
 
@@ -77,12 +74,12 @@ def _in_kebab_case(command: argparse.ArgumentParser, words: Sequence[str]) -> li
     """The command line with ``--num_clips`` written as ``--num-clips``, where the command has such an option."""
     options = {option for action in command._actions for option in action.option_strings}
     end = words.index("--") if "--" in words else len(words)
-    spelt = []
+    kebab_words = []
     for word in words[:end]:
         name, equals, value = word.partition("=")
         kebab = name.replace("_", "-")
-        spelt.append(f"{kebab}{equals}{value}" if kebab in options else word)
-    return [*spelt, *words[end:]]
+        kebab_words.append(f"{kebab}{equals}{value}" if kebab in options else word)
+    return [*kebab_words, *words[end:]]
 
 
 def _read_file(file: str) -> dict[str, dict[str, Any]]:
@@ -104,35 +101,38 @@ def _read_file(file: str) -> dict[str, dict[str, Any]]:
 
 
 def _with_snake_keys(settings: dict[Any, Any], place: str) -> dict[str, Any]:
-    renamed: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
-        if name in renamed:
+        if name in options:
             raise ValueError(f"{place} sets {name} twice, in two spellings")
-        renamed[name] = value
-    return renamed
+        options[name] = value
+    return options
 
 
-def _check_names(settings: Collection[str], known: Collection[str], place: str) -> None:
+def _check_names(settings: Collection[str], names: Collection[str], place: str) -> None:
     """Raise ValueError if an option is not known."""
     for key in settings:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(known)}"
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(names)}"
             raise ValueError(f"{place} has the unknown key {key!r}{hint}")
 
 
-def _names_on_command_line(command: argparse.ArgumentParser, words: Sequence[str]) -> set[str]:
-    """The names of all options and positionals that the command line sets."""
+def _read_line(command: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """What the command line alone sets: options with their values, positionals with None."""
     probe = copy.deepcopy(command)
+    probe.error = command.error  # type: ignore[method-assign]
+    probe.print_help = command.print_help  # type: ignore[method-assign]
     positionals = [action.dest for action in probe._actions if not action.option_strings]
     probe._actions = [action for action in probe._actions if action.option_strings]
     for action in probe._actions:
         action.default, action.required = argparse.SUPPRESS, False
     end = words.index("--") if "--" in words else len(words)
     options, rest = probe.parse_known_args(words[:end])
-    count = sum(not word.startswith("-") for word in rest) + len(words[end + 1 :])
-    return {*vars(options), *positionals[:count]}
+    if typos := [word for word in rest if word.startswith("-")]:
+        command.error(f"unrecognized arguments: {' '.join(typos)}")
+    return vars(options) | dict.fromkeys(positionals[: len(rest) + len(words[end + 1 :])])
 
 
 def _join(
