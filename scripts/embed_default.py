@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package, with an episode that it has not seen.
 
-python scripts/embed_default.py outputs src/ivideogpt_hf/default
+python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
 """
 
 import argparse
@@ -25,9 +25,9 @@ from ivideogpt_hf.media.images import decode_images
 
 EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6
-# Both networks are trained in two stages, each by configs/NAME.yaml into outputs/NAME.
-STAGES = {"vq_model": ("default_vq_l1", "default_vq"), "transformer": ("default_first", "default")}
-COMMANDS = ["make collect-metaworld", "make train-default"]
+# Both networks are trained in two stages, each by a file of configs/default into a folder of this name.
+STAGES = {"vq_model": ("vq_l1", "vq"), "transformer": ("first_world", "world")}
+COMMANDS = ["configs/default/run.sh"]
 
 
 def copy_checkpoint(source, target):
@@ -89,7 +89,7 @@ def main():
     parser.add_argument("runs", type=Path, help="folder of the stages' output folders")
     parser.add_argument("target", type=Path)
     parser.add_argument("--scenes", type=Path, default=Path("spaces_demo/scenes.npz"))
-    parser.add_argument("--data", default="configs/data/metaworld.yaml")
+    parser.add_argument("--data", default="configs/default/02_data.yaml")
     parser.add_argument("--root", default="datasets")
     args = parser.parse_args()
     source = args.runs / STAGES["transformer"][-1]

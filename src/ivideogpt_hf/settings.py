@@ -33,14 +33,48 @@ def read_yaml(file: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not valid YAML, or holds something else than a mapping.
     """
+    content = _load(file)
+    _check_mapping(content, str(file))
+    return content
+
+
+def read_options(file: Path) -> dict[str, dict[str, Any]]:
+    """The options in a yaml file, for one run of a command or for several, one after another.
+
+    Returns:
+        By the words that name a run in an error, its options; dashes in their names are underscores, as in Python.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not valid YAML, holds something else than a mapping or a list of mappings, or names an
+            option twice.
+    """
+    content = _load(file)
+    runs = {str(file): content}
+    if isinstance(content, list) and content:
+        runs = {f"{file}, run {number} of {len(content)}": run for number, run in enumerate(content, start=1)}
+    for name, run in runs.items():
+        _check_mapping(run, name)
+    return {name: _with_snake_keys(run, name) for name, run in runs.items()}
+
+
+def _load(file: Path) -> Any:
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no yaml file {file}")
     try:
-        content = yaml.safe_load(Path(file).read_bytes())
+        return yaml.safe_load(Path(file).read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
-    _check_mapping(content, str(file))
-    return content
+
+
+def _with_snake_keys(content: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        option = str(key).replace("-", "_")
+        if option in options:
+            raise ValueError(f"{name} sets {option} twice, in two spellings")
+        options[option] = value
+    return options
 
 
 def as_yaml(content: Any) -> str:

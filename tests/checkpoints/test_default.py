@@ -60,5 +60,5 @@ def test_predict_without_arguments(tmp_path, capsys):
 
 def test_metrics_name_the_commands_that_made_them():
     metrics = json.loads((DEFAULT_FOLDER / "metrics.json").read_text())
-    assert "make train-default" in metrics["commands"]
+    assert metrics["commands"] == ["configs/default/run.sh"]
     assert "ivideogpt evaluate" in metrics["evaluation"]["command"]

@@ -1,12 +1,24 @@
 import json
+import re
 import subprocess
 import sys
+from inspect import isabstract
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from ivideogpt_hf.cli import main
+from ivideogpt_hf.cli import data, evaluate, main, plan
+from ivideogpt_hf.cli.config import read_runs, subcommands
+from ivideogpt_hf.cli.data import parse_shard
+from ivideogpt_hf.cli.main import build_parser
+from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.media.video import read_video, write_video
+from ivideogpt_hf.metrics.lpips import LPIPS
+from ivideogpt_hf.planning import controllers, planners
+from ivideogpt_hf.planning.objectives import PerceptualError, PixelError, RewardSum
+from ivideogpt_hf.planning.tasks import make_task
 from tests.conftest import build_world, is_released, random_actions, random_frames
 
 
@@ -109,7 +121,99 @@ def test_a_device_that_is_not_there(checkpoint, capsys, monkeypatch):
     assert "torch sees no CUDA device" in fails(capsys, "info", checkpoint, "--device", "cuda")
 
 
-def test_help_of_every_command():
-    for command in ([], ["predict"], ["convert"], ["info"]):
-        argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command, "--help"]
-        assert "usage: ivideogpt" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+@pytest.mark.parametrize("command", subcommands(build_parser()))
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: ivideogpt {command}")
+    assert "--config" in text
+    assert not re.findall(r"--\w+_\w+", text)
+
+
+def test_help_as_a_module_lists_every_command():
+    argv = [sys.executable, "-m", "ivideogpt_hf", "--help"]
+    text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "usage: ivideogpt" in text
+    assert not [
+        command for command in subcommands(build_parser()) if not re.search(rf"^ +{command}\b", text, re.MULTILINE)
+    ]
+
+
+def words_of(action):
+    """A value that an option takes, as words of a command line; none for a flag."""
+    values = {int: "7", float: "0.5", parse_shard: "1/2", data._size: "8x8"}
+    value = action.choices[0] if action.choices else values.get(action.type, "x")
+    return [] if action.nargs == 0 else [value] * (2 if action.nargs == "+" else 1)
+
+
+def kebab_options():
+    """Every option of every command that argparse reads and that two spellings could have."""
+    for command, parser in subcommands(build_parser()).items():
+        for action in parser._actions:
+            for option in action.option_strings:
+                if "-" in option.removeprefix("--") and option.startswith("--"):
+                    yield pytest.param(command, action, option, id=f"{command} {option}")
+
+
+@pytest.mark.parametrize(("command", "action", "option"), kebab_options())
+def test_options_are_read_in_both_spellings(command, action, option):
+    parser = build_parser()
+    required_words = []
+    for other in subcommands(parser)[command]._actions:
+        if not other.option_strings and other.nargs != "?":
+            required_words += words_of(other)
+        elif other.required and other.dest != action.dest:
+            required_words += [other.option_strings[0], *words_of(other)]
+    snake = "--" + option.removeprefix("--").replace("-", "_")
+    ((first,), (second,)) = (
+        read_runs(parser, [command, *required_words, spelling, *words_of(action)]) for spelling in (option, snake)
+    )
+    assert vars(first) == vars(second)
+    if not action.required and not option.startswith("--no-"):
+        (default,) = read_runs(parser, [command, *required_words])
+        assert getattr(first, action.dest) != getattr(default, action.dest)
+
+
+def test_protocols_of_the_command_line_are_those_that_there_are():
+    assert tuple(PROTOCOLS) == evaluate.PROTOCOL_NAMES
+
+
+def classes_of(module, base):
+    """The classes of a module that can be built and have this base."""
+    kinds = vars(module).values()
+    return {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, base) and not isabstract(kind)}
+
+
+def plan_arguments(*argv):
+    (args,) = read_runs(build_parser(), ["plan", "push2d", *argv])
+    return args
+
+
+def test_planners_of_the_command_line_are_those_that_there_are():
+    """A preset, vp2, is of the same class as another one."""
+    kinds = set()
+    for name in plan.PLANNERS:
+        settings = ["--std", "1", "1"] if name == "vp2" else []
+        kinds.add(type(plan._planner(plan_arguments("--planner", name, *settings), [-1.0, -1.0], [1.0, 1.0])))
+    assert kinds == classes_of(planners, planners.Planner) - {planners.Planner}
+
+
+def test_controllers_of_the_command_line_are_those_that_there_are(world):
+    args = plan_arguments()
+    planner = plan._planner(args, [-1.0], [1.0])
+    kinds = plan._controllers(args, world, planner, lambda goal: RewardSum())
+    assert tuple(kinds) == plan.CONTROLLERS
+    assert {type(controller) for controller in kinds.values()} == classes_of(controllers, controllers.Controller)
+
+
+def test_objectives_of_the_command_line_can_be_made(tmp_path):
+    """Other objectives need a network or a value that no option can name."""
+    world, task = build_world(action_dim=2, predict_reward=True), make_task("push2d", 16)
+    task.reset(0)
+    torch.manual_seed(0)
+    save_file(LPIPS().state_dict(), tmp_path / "lpips.safetensors")
+    args = plan_arguments("--lpips-weights", str(tmp_path / "lpips.safetensors"))
+    made = {type(plan._make_objective(args, name, task, world)(task.goal)) for name in plan.OBJECTIVES}
+    assert made == {RewardSum, PixelError, PerceptualError}

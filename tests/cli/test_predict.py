@@ -3,8 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
-from ivideogpt_hf.checkpoints.loading import EXAMPLE_EPISODE
+from ivideogpt_hf import EXAMPLE_EPISODE, IVideoGPTPipeline, Sampling, WorldModel
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.media import video as video_module
 from ivideogpt_hf.media.actions import read_actions

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
     RunArguments,
+    Settings,
     TokenizeArguments,
     VQArguments,
     WorldModelArguments,
@@ -20,6 +22,11 @@ from tests.training.conftest import run, write_yaml
 pytest.importorskip("transformers")
 
 KINDS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
+COMMANDS = {
+    "train-vq": KINDS,
+    "train": (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments),
+    "tokenize": (TokenizeArguments, DataArguments),
+}
 # The least that each of them accepts.
 MINIMAL = {
     RunArguments: {"output_dir": "out", "num_updates": 1},
@@ -122,9 +129,9 @@ def test_an_unknown_key_that_resembles_none_lists_all(parsed):
     ],
     ids=str,
 )
-def test_a_value_of_the_wrong_kind_is_an_error_that_names_the_key(parsed, wrong):
+def test_a_value_of_the_wrong_kind_is_an_error_that_names_the_option(parsed, wrong):
     changes = {"vq_model": ...} if "vq_config" in wrong else {}
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))}".replace("_", "-")):
         parsed(wrong | changes)
 
 
@@ -133,8 +140,40 @@ def test_the_command_line_wins(parsed):
     assert (settings["batch_size"], settings["seed"]) == (4, 3)
 
 
-def test_options_may_be_written_with_dashes(parsed):
-    assert parsed({}, "--batch-size", "4")["batch_size"] == 4
+def value_of(hint):
+    """A value that an option of this type takes, as text."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
+    choices = get_args(kinds[0]) or (kinds if isinstance(kinds[0], str) else ())
+    return choices[-1] if choices else {bool: "true", Settings: "{}"}.get(kinds[0], "7")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "option"),
+    [
+        pytest.param(kinds, option.name, id=f"{command} {option.name}")
+        for command, kinds in COMMANDS.items()
+        for kind in kinds
+        for option in dataclasses.fields(kind)
+    ],
+)
+def test_options_and_keys_are_read_in_both_spellings(kinds, option, tmp_path):
+    """Also where the value contradicts what else is set: then both spellings say the same."""
+    (hint,) = (hints[option] for hints in map(get_type_hints, kinds) if option in hints)
+    needed = {name: value for kind in kinds for name, value in MINIMAL[kind].items() if name != option}
+
+    def outcome(key, *argv):
+        content = needed if argv else needed | {key: yaml.safe_load(value_of(hint))}
+        file = write_yaml(tmp_path / "run.yaml", content)
+        try:
+            return [dataclasses.asdict(part) for part in parse(kinds, str(file), argv, "test")]
+        except ValueError as error:
+            return str(error)
+
+    outcomes = []
+    for key in (option, option.replace("_", "-")):
+        outcomes += [outcome(key), outcome(key, f"--{key}", value_of(hint)), outcome(key, f"--{key}={value_of(hint)}")]
+    assert outcomes == outcomes[:1] * 6
+    assert "--" not in outcomes[0] if isinstance(outcomes[0], str) else True
 
 
 def test_abbreviations_are_not_guessed(parsed):
@@ -204,7 +243,7 @@ def test_a_missing_config_file_is_named(tmp_path):
 )
 def test_a_file_that_holds_no_mapping_is_named(tmp_path, text, message):
     (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(ValueError, match=rf"run\.yaml {message}"):
+    with pytest.raises(ValueError, match=rf"run\.yaml.* {message}"):
         parse(KINDS, str(tmp_path / "run.yaml"), [], "ivideogpt train-vq")
 
 
@@ -239,11 +278,13 @@ def test_an_unknown_field_of_a_model_is_an_error_that_names_it(command, key, req
     assert "hiden_sise" in capsys.readouterr().err
 
 
-def test_every_option_is_listed_with_its_help(capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_listed_in_one_spelling(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run("train-vq", None, "--options")
+        run(command, None, "--options")
     assert stopped.value.code == 0
     listed = capsys.readouterr().out
-    for kind in KINDS:
+    for kind in COMMANDS[command]:
         for item in dataclasses.fields(kind):
-            assert f"--{item.name}" in listed
+            assert f"--{item.name.replace('_', '-')}" in listed
+    assert not re.findall(r"--\w+_\w+", listed)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import checkpoint_arguments
+from .config import add_config_option, read_runs, subcommands
 from .convert import add_convert_command
 from .data import add_data_commands
 from .evaluate import add_evaluation_commands
@@ -38,20 +39,24 @@ def build_parser() -> argparse.ArgumentParser:
     add_serving_commands(commands, common, [model, device])
 
     add_info_command(commands, [common, model, device])
+    for command in subcommands(parser).values():
+        if not command.get_default("takes_more"):  # a training command, which has its own
+            add_config_option(command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 after an error, told in one line, or one of the command's own."""
-    parser = build_parser()
-    args, args.more = parser.parse_known_args(argv)
-    if args.more and not getattr(args, "takes_more", False):
-        parser.error(f"unrecognized arguments: {' '.join(args.more)}")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in argv
     try:
-        code = args.run(args)
+        for args in read_runs(build_parser(), argv):
+            debug = args.debug
+            if code := args.run(args):
+                return code
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        if args.debug:
+        if debug:
             raise
         print(f"ivideogpt: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
-    return code or 0
+    return 0

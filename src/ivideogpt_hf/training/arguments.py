@@ -1,6 +1,7 @@
 """What can be set in a training, with the only defaults: dataclasses, filled from a yaml file and the command line.
 
-Every field of the dataclasses below is a key of the yaml file and an option ``--key`` of the command, which wins.
+Every field of the dataclasses below is a key of the yaml file and an option of the command, which wins. The option of
+``num_frames`` is ``--num-frames``; dashes and underscores may stand for one another in keys and options.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from ..settings import check_keys, read_yaml
+from ..settings import check_keys, read_options
 from ..spec import check_clip
 
 T = TypeVar("T")
@@ -267,7 +268,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     Args:
         kinds: the dataclasses, whose fields have different names.
         config: the yaml file, or None.
-        overrides: such as ``["--learning_rate", "1e-4", "--compile", "false", "--micro_batch_size", "null"]``.
+        overrides: such as ``["--learning-rate", "1e-4", "--compile", "false", "--micro-batch-size", "null"]``.
         command: name to show in the help.
 
     Raises:
@@ -277,8 +278,12 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     from transformers import HfArgumentParser
 
     types = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
-    settings = {} if config is None else read_yaml(Path(config))
-    check_keys(settings, list(types), str(config))
+    settings: dict[str, Any] = {}
+    if config is not None:
+        runs = read_options(Path(config))
+        require(len(runs) == 1, f"{config} must hold one mapping of options, it holds a list of {len(runs)}")
+        settings = next(iter(runs.values()))
+        check_keys(settings, list(types), config)
     options: list[str] = []
     for option in overrides:
         if option == "null" and options:
@@ -286,6 +291,8 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         else:
             options.append(option)
     parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
+    for action in parser._actions:  # both spellings are read, one is shown
+        action.option_strings = [option for option in action.option_strings if "_" not in option]
     from_file: list[str] = []
     for key, value in settings.items():
         if value is not None:

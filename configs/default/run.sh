@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Makes the data, trains the embedded checkpoint, puts it into the package, evaluates it, and plans in it. After a stop,
+# the same command goes on.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+ivideogpt collect --config configs/default/01_collect.yaml
+ivideogpt train-vq --config configs/default/03_vq_l1.yaml --resume latest
+ivideogpt train-vq --config configs/default/04_vq.yaml --resume latest
+ivideogpt tokenize --config configs/default/05_first_tokens.yaml
+ivideogpt train --config configs/default/06_first_world.yaml --resume latest
+ivideogpt tokenize --config configs/default/07_tokens.yaml
+ivideogpt train --config configs/default/08_world.yaml --resume latest
+python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
+ivideogpt evaluate --config configs/default/09_evaluate.yaml
+cp outputs/default/evaluation/curves.png docs/default.png
+ivideogpt plan --config configs/default/10_plan.yaml
