@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ivideogpt_hf import Sampling, WorldModel, WorldState
+from ivideogpt_hf import Sampling, World, WorldState
 
 MAX_FRAMES = 64  # of a line
 MAX_LINES = 3
@@ -27,15 +28,15 @@ class Moment:
     """One frame of a line, and all that is needed to go on from it.
 
     Attributes:
-        frame: (3, H, W) uint8.
-        state: one world, on the CPU.
-        action: (A,) that led here; None for the start, and in action-free models.
-        reward: predicted, or None.
-        log_prob: of the frame; None for the start.
+        frame: picture (3, H, W) uint8.
+        state: state of one world, kept by `kept`.
+        action: action (A,) that led here; None for the start, and in action-free models.
+        reward: predicted reward, or None.
+        log_prob: log-probability of the frame; None for the start.
     """
 
     frame: Tensor
-    state: WorldState
+    state: Any
     action: Tensor | None = None
     reward: float | None = None
     log_prob: float | None = None
@@ -46,10 +47,10 @@ class Game:
     """Lines of moments, the last of each the newest.
 
     Attributes:
-        checkpoint: that the states belong to.
-        context: (C, 3, H, W) uint8 that it began with.
-        lines: at least one.
-        active: the line that is played.
+        checkpoint: name of the checkpoint that the states belong to.
+        context: frames (C, 3, H, W) uint8 that it began with.
+        lines: lines of moments, at least one.
+        active: number of the line that is played.
     """
 
     checkpoint: str
@@ -59,7 +60,7 @@ class Game:
 
     @property
     def line(self) -> list[Moment]:
-        """That is played."""
+        """The line that is played."""
         return self.lines[self.active]
 
     @property
@@ -68,13 +69,23 @@ class Game:
         return self.line[-1]
 
 
-def start(world: WorldModel, checkpoint: str, context: Tensor) -> Game:
+def start(world: World[Any], checkpoint: str, context: Tensor) -> Game:
     """Begin with real frames (C, 3, H, W) uint8, for a goal-conditioned model the goal first."""
-    state = world.reset(context[None]).to("cpu")
-    return Game(checkpoint, context, [[Moment(context[-1], state)]])
+    return Game(checkpoint, context, [[Moment(context[-1], kept(world.reset(context[None])))]])
 
 
-def step(world: WorldModel, game: Game, action: Sequence[float] | None, sampling: Sampling) -> Moment:
+def kept(state: Any) -> Any:
+    """A state as games keep it: on the CPU, where it pickles, since ZeroGPU runs each call in another process. A state
+    of a served world stays on its server."""
+    return state.to("cpu") if isinstance(state, WorldState) else state
+
+
+def at_hand(world: World[Any], state: Any) -> Any:
+    """A state that was kept, where the world can step it. The copy to the device is paid at each frame."""
+    return state.to(world.device) if isinstance(state, WorldState) else state
+
+
+def step(world: World[Any], game: Game, action: Sequence[float] | None, sampling: Sampling) -> Moment:
     """Play one action in the active line.
 
     Raises:
@@ -84,11 +95,11 @@ def step(world: WorldModel, game: Game, action: Sequence[float] | None, sampling
     if len(game.line) >= MAX_FRAMES:
         raise FullError(f"This line has {MAX_FRAMES} frames. Take some back, or start again.")
     given = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
-    moved = game.now.state.to(world.device)
-    taken, state = world.step(moved, None if given is None else given.to(world.device), sampling=sampling)
+    state = at_hand(world, game.now.state)
+    taken, state = world.step(state, None if given is None else given.to(world.device), sampling=sampling)
     moment = Moment(
         frame=taken.frame[0].cpu(),
-        state=state.to("cpu"),
+        state=kept(state),
         action=None if given is None else given[0],
         reward=None if taken.reward is None else float(taken.reward[0]),
         log_prob=float(taken.log_prob[0]),
@@ -143,7 +154,7 @@ def restart(game: Game) -> None:
 
 
 def dream(
-    world: WorldModel, game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling
+    world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling
 ) -> Iterator[Moment]:
     """Play by itself: (T, A) actions one after the other, or an action-free model as it likes."""
     for i in range(num_frames):
@@ -153,7 +164,7 @@ def dream(
 
 
 def futures(
-    world: WorldModel, game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling, count: int
+    world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling, count: int
 ) -> Tensor:
     """Several futures of the same actions (T, A): frames (count, T, 3, H, W) uint8.
 
@@ -163,7 +174,7 @@ def futures(
     if not 1 <= count <= MAX_FUTURES:
         raise FullError(f"1 to {MAX_FUTURES} futures can be shown, not {count}.")
     rollout = world.rollout(
-        game.now.state.to(world.device),
+        at_hand(world, game.now.state),
         None if actions is None else actions[None].to(world.device),
         num_frames=num_frames if actions is None else None,
         num_samples=count,
@@ -173,7 +184,7 @@ def futures(
     return rollout.frames[0].cpu()
 
 
-def random_actions(world: WorldModel, num_frames: int, seed: int) -> Tensor | None:
+def random_actions(world: World[Any], num_frames: int, seed: int) -> Tensor | None:
     """(T, A) actions that keep their direction for a while; None for an action-free model."""
     spec = world.spec
     if not spec.action_dim:
@@ -184,7 +195,7 @@ def random_actions(world: WorldModel, num_frames: int, seed: int) -> Tensor | No
     return (low + (high - low) * directions).repeat_interleave(5, dim=0)[:num_frames]
 
 
-def bounds(world: WorldModel) -> tuple[Tensor, Tensor]:
+def bounds(world: World[Any]) -> tuple[Tensor, Tensor]:
     """(A,) each; minus one and one, where the checkpoint does not tell."""
     spec = world.spec
     low = spec.action_low or (-1.0,) * spec.action_dim

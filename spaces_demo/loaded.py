@@ -1,4 +1,4 @@
-"""Which checkpoints visitors may load, and those that are loaded."""
+"""Which worlds visitors may play in, and those that are loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ivideogpt_hf import WorldModel
+from ivideogpt_hf import RemoteWorldModel, World, WorldModel
 from ivideogpt_hf.hub.download import size_of_files
 
 DEFAULT = "default"
@@ -24,21 +25,21 @@ class LoadingRules:
     Attributes:
         allowed: Hub ids that may be loaded; empty: all.
         max_bytes: largest size of a repository's weights.
-        folders: whether folders of this machine may be loaded.
+        local: whether folders of this machine may be loaded, and worlds that `ivideogpt serve` serves.
     """
 
     allowed: tuple[str, ...] = ()
     max_bytes: int = 2 * 2**30
-    folders: bool = True
+    local: bool = True
 
     @classmethod
     def from_environment(cls) -> LoadingRules:
-        """IVIDEOGPT_DEMO_CHECKPOINTS (ids, with commas between) and IVIDEOGPT_DEMO_MAX_MB; no folders on a Space."""
+        """IVIDEOGPT_DEMO_CHECKPOINTS (ids, with commas between) and IVIDEOGPT_DEMO_MAX_MB; nothing local on a Space."""
         names = os.environ.get("IVIDEOGPT_DEMO_CHECKPOINTS", "")
         return cls(
             allowed=tuple(name.strip() for name in names.split(",") if name.strip()),
             max_bytes=int(os.environ.get("IVIDEOGPT_DEMO_MAX_MB", 2048)) * 2**20,
-            folders="SPACE_ID" not in os.environ,
+            local="SPACE_ID" not in os.environ,
         )
 
     def check(self, name: str) -> None:
@@ -51,9 +52,9 @@ class LoadingRules:
             return
         if self.allowed and name not in self.allowed:
             raise ValueError(f"This page plays {', '.join((DEFAULT, *self.allowed))}.")
-        if Path(name).exists():
-            if not self.folders:
-                raise ValueError("Folders can be played only where this page runs on your own machine.")
+        if is_address(name) or Path(name).exists():
+            if not self.local:
+                raise ValueError("Folders and servers can be played only where this page runs on your own machine.")
             return
         try:
             size = size_of_files(name, ".safetensors")
@@ -65,16 +66,21 @@ class LoadingRules:
             )
 
 
+def is_address(name: str) -> bool:
+    """Whether a name is the address of a served world."""
+    return name.startswith(("http://", "https://"))
+
+
 class Worlds:
-    """Loaded checkpoints, the least recently used one forgotten first. Weights only: no visitor's things are here."""
+    """Loaded worlds, the least recently used one forgotten first. Weights only: no visitor's things are here."""
 
     def __init__(self, rules: LoadingRules, device: str | None = None) -> None:
         self.rules = rules
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._loaded: OrderedDict[str, WorldModel] = OrderedDict()
+        self._loaded: OrderedDict[str, World[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, name: str) -> WorldModel:
+    def get(self, name: str) -> World[Any]:
         """Load one, or take it from those that are.
 
         Raises:
@@ -85,11 +91,13 @@ class Worlds:
             if name not in self._loaded:
                 self.rules.check(name)
                 try:
-                    world = WorldModel.from_pretrained(name)
+                    self._loaded[name] = self._load(name)
                 except OSError as error:
                     raise ValueError(f"{name} cannot be loaded: {error}") from error
-                self._loaded[name] = world.to(self.device)
                 while len(self._loaded) > MAX_LOADED:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
             return self._loaded[name]
+
+    def _load(self, name: str) -> World[Any]:
+        return RemoteWorldModel(name) if is_address(name) else WorldModel.from_pretrained(name).to(self.device)

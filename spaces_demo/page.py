@@ -10,7 +10,7 @@ from typing import Any
 from game import Game, Moment, bounds
 from torch import Tensor
 
-from ivideogpt_hf import WorldModel
+from ivideogpt_hf import World
 from ivideogpt_hf.media import encode_png
 
 
@@ -33,15 +33,17 @@ def message(kind: str, **content: Any) -> str:
     return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
 
 
-def whole(world: WorldModel, game: Game) -> str:
+def whole(world: World[Any], game: Game) -> str:
     """Everything that the page shows of a game."""
-    spec, processor = world.spec, world.processor
+    spec = world.spec
     low, high = (bound.tolist() for bound in bounds(world))
     return message(
         "game",
         checkpoint=game.checkpoint,
         actions={
-            "names": processor.action_names or [f"action {i + 1}" for i in range(spec.action_dim)],
+            "names": list(spec.action_names)
+            if spec.action_names
+            else [f"action {i + 1}" for i in range(spec.action_dim)],
             "low": low,
             "high": high,
         },

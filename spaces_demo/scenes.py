@@ -6,13 +6,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video, write_video
+from ivideogpt_hf import EXAMPLE_EPISODE, World, read_video, write_video
 
 SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without it, those of the embedded episode
 MAX_UPLOAD_BYTES, MAX_UPLOAD_FRAMES = 20 * 2**20, 300
@@ -28,16 +29,16 @@ def scenes() -> list[Tensor]:
     return [episode[first : first + 4] for first in range(0, len(episode) - 4, 6)]
 
 
-def context_of(world: WorldModel, frames: Tensor, goal: Tensor | None = None) -> Tensor:
+def context_of(world: World[Any], frames: Tensor, goal: Tensor | None = None) -> Tensor:
     """The context frames (C, 3, H, W) that a model takes, of a video; an image stands still."""
     spec = world.spec
     needed = spec.num_real_context_frames
-    resized = world.processor.resize_frames(frames)
+    resized = spec.resize_frames(frames)
     resized = torch.cat([resized[:1].expand(max(0, needed - len(resized)), -1, -1, -1), resized])[:needed]
     if not spec.goal_conditioned:
         return resized
     goal = frames[-1:] if goal is None else goal
-    return torch.cat([world.processor.resize_frames(goal), resized])
+    return torch.cat([spec.resize_frames(goal), resized])
 
 
 def read_upload(file: str) -> Tensor:

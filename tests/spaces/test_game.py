@@ -1,6 +1,7 @@
 """A visitor's game: what is taken back is as it was, branches are separate, and everything is bounded."""
 
 import base64
+import json
 import pickle
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 
 from ivideogpt_hf import Sampling, read_actions
 from ivideogpt_hf.media.images import decode_images
-from tests.conftest import random_frames
+from tests.conftest import assert_same_frames, random_actions, random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
 import game as games  # isort: skip
+import loaded  # isort: skip
 import page  # isort: skip
 import scenes  # isort: skip
 
@@ -142,3 +144,31 @@ def test_random_actions_stay_within_bounds(world):
 def test_a_branch_from_a_frame_that_is_not_there_is_refused(game):
     with pytest.raises(ValueError, match="has the frames 0 to 0, not 5"):
         games.branch(game, 5)
+
+
+def test_a_served_world_is_played_like_a_local_one(world):
+    pytest.importorskip("fastapi")
+    from tests.serving.conftest import serving
+
+    lines = []
+    with serving(world) as (url, _):
+        for played in (world, loaded.Worlds(loaded.LoadingRules()).get(url)):
+            game = games.start(played, "tiny", random_frames(2))
+            play(played, game)
+            games.undo(game)
+            games.branch(game, 1)
+            play(played, game)
+            shown = json.loads(page.whole(played, game))
+            grid = games.futures(played, game, random_actions(2, 3), 2, SEEDED, 3)
+            lines.append(([moment.frame for line in game.lines for moment in line], shown["actions"], grid))
+    (frames, actions, grid), (served_frames, served_actions, served_grid) = lines
+    assert_same_frames(torch.stack(served_frames), torch.stack(frames))
+    assert_same_frames(served_grid, grid)
+    assert served_actions == actions
+
+
+def test_servers_and_folders_are_for_the_own_machine():
+    rules = loaded.LoadingRules(local=False)
+    for name in ("http://127.0.0.1:8000", "."):
+        with pytest.raises(ValueError, match="only where this page runs on your own machine"):
+            rules.check(name)
