@@ -44,6 +44,7 @@ from .. import models
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..run_folder import write_json
 
 PathOrRepo = str | os.PathLike[str]
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
@@ -288,11 +289,6 @@ def _add_remote_code(folder: Path) -> None:
     for part, auto_map in AUTO_CLASSES.items():
         file = folder / part / "config.json"
         write_json(file, _read_json(file) | {"auto_map": auto_map})
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a config file."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def push(

