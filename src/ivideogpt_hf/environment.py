@@ -13,18 +13,18 @@ from torch import Tensor
 
 from .checkpoints.loading import EPISODE_FILE, fetch
 from .decoding.sampling import Sampling
+from .extras import require_packages
 from .media.video import read_video
 from .world.results import Step
 from .world.state import WorldState
 from .world.world_model import WorldModel
 
-try:
-    import gymnasium
-    from gymnasium.spaces import Box
-    from gymnasium.vector import AutoresetMode, VectorEnv
-    from gymnasium.vector.utils import batch_space
-except ImportError as error:
-    raise ImportError("environments need gymnasium: pip install 'ivideogpt-hf[gymnasium]'") from error
+require_packages("gymnasium", purpose="an environment")
+
+import gymnasium  # noqa: E402
+from gymnasium.spaces import Box  # noqa: E402
+from gymnasium.vector import AutoresetMode, VectorEnv  # noqa: E402
+from gymnasium.vector.utils import batch_space  # noqa: E402
 
 StepRule = Callable[[Step], Tensor]
 

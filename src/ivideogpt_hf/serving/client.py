@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
+from ..extras import require_packages
 from ..spec import WorldModelSpec
 from ..world import checks as inputs
 from ..world.engine import HorizonPolicy
@@ -60,10 +61,9 @@ class RemoteWorldModel:
     """
 
     def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise ImportError("a served world model needs httpx: pip install 'ivideogpt-hf[serve]'") from error
+        require_packages("httpx", purpose="a served world model")
+        import httpx
+
         token = token or os.environ.get(TOKEN_VARIABLE)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._errors = httpx.HTTPError
