@@ -1,5 +1,7 @@
 """Folders of runs: whose they are, that nothing in them is ever half written, and that one process writes them."""
 
+import functools
+import itertools
 import json
 import multiprocessing
 import subprocess
@@ -8,6 +10,7 @@ import time
 
 import pytest
 
+from ivideogpt_hf import run_folder
 from ivideogpt_hf.run_folder import LOCK_FILE, claim, lock, recover_folder, replace_folder, write_aside, write_json
 from tests.conftest import locked_elsewhere
 
@@ -136,6 +139,53 @@ def test_a_kill_while_claiming_does_not_lose_the_folder(tmp_path):
     assert lines > 15
 
 
+def meanwhile(number, act):
+    """Before the ``number``-th line of run_folder.py that is executed from now on, somebody else acts."""
+
+    def trace(frame, event, _):
+        nonlocal number
+        if frame.f_code.co_filename != run_folder.__file__:
+            return None
+        if event == "line":
+            number -= 1
+            if not number:
+                sys.settrace(None)
+                act()
+        return trace
+
+    sys.settrace(trace)
+
+
+@pytest.mark.parametrize(("other_seed", "expected"), [(0, {((0, 0), ())}), (1, {((0,), (1,)), ((1,), (0,))})])
+def test_who_claims_in_between_shares_the_folder_or_is_alone_in_it(other_seed, expected, tmp_path):
+    """Whatever step of a claim another run's whole claim and first work come before."""
+    trace_before, outcomes = sys.gettrace(), set()
+    for number in itertools.count(1):
+        folder, accepted, refused = tmp_path / str(number), [], []
+
+        def attempt(seed, folder=folder, accepted=accepted, refused=refused):
+            try:
+                claim(folder, "run.json", {"seed": seed}, noun="evaluation")
+            except FileExistsError as error:
+                refused.append((seed, str(error)))
+            else:
+                accepted.append(seed)
+                (folder / "clips").mkdir(exist_ok=True)
+
+        meanwhile(number, functools.partial(attempt, other_seed))
+        try:
+            attempt(0)
+        finally:
+            sys.settrace(trace_before)
+        if len(accepted) + len(refused) == 1:  # the claim has fewer lines
+            break
+        assert json.loads((folder / "run.json").read_text()) == {"seed": accepted[0]}
+        assert all("they differ in seed" in message for _, message in refused)
+        outcomes.add((tuple(accepted), tuple(seed for seed, _ in refused)))
+    assert number > 15
+    assert outcomes == expected
+
+
 def _claim_and_work(folder, seed, barrier, results):
     """As an evaluation does: the folder fills as soon as it is claimed."""
     barrier.wait()
@@ -150,7 +200,7 @@ def _claim_and_work(folder, seed, barrier, results):
 @pytest.mark.parametrize("seeds", [(0,) * 6, (0, 1) * 3])
 def test_of_processes_that_claim_at_once_those_of_one_run_succeed(seeds, tmp_path):
     forks = multiprocessing.get_context("fork")
-    for attempt in range(10):
+    for attempt in range(5):
         folder, barrier, results = tmp_path / str(attempt), forks.Barrier(len(seeds)), forks.Queue()
         processes = [forks.Process(target=_claim_and_work, args=(folder, seed, barrier, results)) for seed in seeds]
         for process in processes:

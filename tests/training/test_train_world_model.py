@@ -21,6 +21,7 @@ from ivideogpt_hf.training.train_world_model import WorldModelLosses, train_worl
 from ivideogpt_hf.training.transformer import add_lora, make_transformer, merged
 from tests.conftest import build_transformer, build_vq_model, build_world, hide_package, random_frames
 from tests.data.files import make_dataset
+from tests.training.conftest import run
 
 pytest.importorskip("accelerate")
 
@@ -350,6 +351,7 @@ def test_a_transformer_for_another_vq_model_is_refused(folder, checkpoints, tmp_
 
 def test_adapters_without_peft_name_the_extra_before_the_data_are_read(world_config, tmp_path, monkeypatch, capsys):
     hide_package(monkeypatch, "peft")
-    assert run("train", world_config, "--lora_rank", 2, "--data", "nowhere") == 2
+    adapters = ("--lora_rank", 2, "--transformer", "nowhere", "--transformer_config", "null")
+    assert run("train", world_config, *adapters, "--data", "nowhere") == 2
     assert "LoRA needs peft: pip install 'ivideogpt-hf[train]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
