@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from ivideogpt_hf import (
     IVideoGPTVQModel,
     WorldModel,
 )
+from ivideogpt_hf.run_folder import lock
 
 # The models are too small to gain from threads, and several test processes on few cores lose much by them.
 torch.set_num_threads(1)
@@ -99,6 +105,36 @@ def assert_same_frames(frames: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal up to the rounding of pixels: other batch sizes take other kernels."""
     assert frames.shape == expected.shape
     assert (frames.int() - expected.int()).abs().max() <= 1
+
+
+def hide_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let every import of a package and of what is in it fail, as if it were not installed."""
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+def _hold(folder: Path, ready: Any, with_child: bool) -> None:
+    with lock(folder):
+        if with_child and not os.fork():  # such as a process that loads clips
+            time.sleep(60)
+        ready.set()
+        time.sleep(60)
+
+
+@contextmanager
+def locked_elsewhere(folder: Path, *, with_child: bool = False) -> Iterator[None]:
+    """Another process holds the lock of a folder; it is killed at the end of the block."""
+    forks = multiprocessing.get_context("fork")
+    ready = forks.Event()
+    process = forks.Process(target=_hold, args=(folder, ready, with_child))
+    process.start()
+    try:
+        assert ready.wait(60)
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from torch import Tensor
 from .checkpoints.layout import EPISODE_FILE
 from .checkpoints.loading import fetch
 from .decoding.sampling import Sampling
+from .extras import require_packages
 from .media.video import read_video
 from .spec import WorldModelSpec
 from .world.checks import check_frames
@@ -22,13 +23,12 @@ from .world.results import Step
 from .world.state import State
 from .world.world_model import WorldModel
 
-try:
-    import gymnasium
-    from gymnasium.spaces import Box
-    from gymnasium.vector import AutoresetMode, VectorEnv
-    from gymnasium.vector.utils import batch_space
-except ImportError as error:
-    raise ImportError("environments need gymnasium: pip install 'ivideogpt-hf[gymnasium]'") from error
+require_packages("gymnasium", purpose="an environment")
+
+import gymnasium  # noqa: E402
+from gymnasium.spaces import Box  # noqa: E402
+from gymnasium.vector import AutoresetMode, VectorEnv  # noqa: E402
+from gymnasium.vector.utils import batch_space  # noqa: E402
 
 StepRule = Callable[[Step], Tensor]
 

@@ -9,6 +9,7 @@ from ivideogpt_hf.data.episodes import decode_frames
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from ivideogpt_hf.data.readers.npz import original_datasets
 from ivideogpt_hf.media.video import read_video
+from tests.conftest import hide_package
 from tests.data.files import make_actions, make_frames, write_lerobot, write_mp4, write_npz, write_npz_folder
 
 # -- the original's npz -----------------------------------------------------------------------------------------------
@@ -380,11 +381,14 @@ def test_a_table_of_actions_without_the_clip(tmp_path):
 
 @pytest.mark.parametrize(("package", "extra", "file"), [("h5py", "hdf5", "a.hdf5"), ("tfrecord", "rlds", "a.tfrecord")])
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, extra, file):
-    import sys
-
     (tmp_path / file).write_bytes(b"")
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(sys.modules, package, None)
+    hide_package(monkeypatch, package)
     with pytest.raises(ImportError, match=rf"ivideogpt-hf\[{extra}\]"):
         open_episodes(tmp_path)
+
+
+def test_without_pyarrow_other_formats_are_read(tmp_path, monkeypatch):
+    write_mp4(tmp_path / "a.mp4", 3)
+    for package in ("pyarrow", "datasets"):
+        hide_package(monkeypatch, package)
+    assert len(open_episodes(tmp_path)[0].frames["image"]) == 3

@@ -14,7 +14,7 @@ from ivideogpt_hf.evaluation.measures import CEILING, PREDICTED_ONLY, REPEAT, SH
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
-from tests.conftest import build_world
+from tests.conftest import build_world, hide_package
 from tests.data.files import make_dataset
 
 pytest.importorskip("skimage")
@@ -194,6 +194,7 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
         (("--protocol", "vp2", "--temperature", "0.5"), "protocol vp2 has temperature = 1.0"),
         ((*COUNTS, "--split", "validation"), "validation"),
         ((*COUNTS, "--features", "none.pt"), "there is no file none.pt"),
+        ((*COUNTS, "--split", "validation", "--features", "none.pt"), "there is no file none.pt"),  # before the data
         (("--num-clips", "2"), "gives no clip of 12 frames"),
     ],
 )
@@ -211,6 +212,14 @@ def test_a_folder_with_other_things_is_left_alone(evaluate, tmp_path, capsys):
     (tmp_path / "thesis.tex").touch()
     assert evaluate(tmp_path) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["scipy", "skimage", "matplotlib"])
+def test_a_package_for_the_end_is_missed_before_the_first_clip(package, evaluate, tmp_path, capsys, monkeypatch):
+    hide_package(monkeypatch, package)
+    assert evaluate(tmp_path / "run", source="no-such-checkpoint") == 2  # nothing has been loaded either
+    assert "ivideogpt-hf[eval]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_measurements_are_plain_arrays(finished):

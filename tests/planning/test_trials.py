@@ -1,7 +1,6 @@
 """Trials of controllers: the simulator as ceiling, luck as floor, and what a kill leaves."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from ivideogpt_hf.planning.objectives import PixelError, RewardSum
 from ivideogpt_hf.planning.planners import CEM
 from ivideogpt_hf.planning.tasks import make_task
 from ivideogpt_hf.planning.trials import Trial, Trials, summarize
-from tests.conftest import build_world
+from tests.conftest import build_world, hide_package, locked_elsewhere
 
 PLANNER = CEM(low=[-1.0] * 2, high=[1.0] * 2, horizon=5, num_candidates=24, num_elites=4, num_iterations=2)
 COMMAND = ("--num-instances", "2", "--num-steps", "2", "--num-candidates", "4", "--horizon", "2", "--num-elites", "2")
@@ -132,9 +131,14 @@ def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
     assert "they differ in objective" in capsys.readouterr().err
 
 
+def test_trials_that_another_process_runs_are_refused(finished, checkpoint, capsys):
+    with locked_elsewhere(finished):
+        assert plan(checkpoint, finished) == 2
+    assert capsys.readouterr().err.startswith(f"ivideogpt: error: another process is writing {finished}: wait for it")
+
+
 def test_without_scipy_the_extra_is_named_before_any_trial(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ivideogpt_hf.planning.trials")
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    hide_package(monkeypatch, "scipy")
     assert plan(checkpoint, tmp_path / "out") == 2
     assert "ivideogpt-hf[eval]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

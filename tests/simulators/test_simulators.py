@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ivideogpt_hf.simulators import Simulator, make_simulator
+from tests.conftest import hide_package
 
 # Name of the environment, the package that it needs.
 ENVIRONMENTS = {
@@ -279,9 +280,7 @@ def test_an_environment_without_rendering_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(("name", "package"), [item for item in ENVIRONMENTS.items() if item[1] != "numpy"])
 def test_without_its_package_the_extra_is_named(name, package, monkeypatch):
-    for module in [key for key in sys.modules if key.split(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
+    hide_package(monkeypatch, package)
     extra = {"gym_pusht": "pusht"}.get(package, package)
     with pytest.raises(ImportError, match=rf"ivideogpt-hf\[{extra}\]"):
         make_simulator(name, SIZE)

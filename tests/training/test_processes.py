@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from ivideogpt_hf.checkpoints.loading import load_transformer
+from tests.conftest import locked_elsewhere
 from tests.training.conftest import Started, all_tokens, metrics_of, run, weights_of, write_yaml
 
 pytest.importorskip("accelerate")
@@ -214,3 +215,10 @@ def test_a_sharded_transformer_trains_as_a_whole_one(world_config, tmp_path):
     whole = load_transformer(tmp_path / "out")
     for name, value in load_transformer(tmp_path / "sharded").state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_all_processes_say_so_where_another_run_writes_the_folder(vq_config, tmp_path):
+    with locked_elsewhere(tmp_path / "out"):
+        processes = Processes("train-vq", vq_config, "--batch_size", 4, log=tmp_path / "log")
+        assert processes.wait() == [2, 2]
+    assert all(f"another process is writing {tmp_path / 'out'}" in rank.output for rank in processes.ranks)

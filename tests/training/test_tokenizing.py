@@ -8,7 +8,7 @@ import pytest
 
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
-from tests.conftest import build_vq_model
+from tests.conftest import build_vq_model, locked_elsewhere
 from tests.training.conftest import Started, all_tokens, run
 
 pytest.importorskip("accelerate")
@@ -60,9 +60,35 @@ def test_a_folder_with_other_tokens_is_refused(tokens_config, tmp_path, capsys):
     assert run("tokenize", tokens_config) == 0
     build_vq_model(seed=1).save_pretrained(tmp_path / "other/tokenizer")
     assert run("tokenize", tokens_config, "--vq_model", tmp_path / "other") == 2
-    assert "made with other vq_model_hash" in capsys.readouterr().err
+    assert "holds another data set of tokens, they differ in vq_model_hash;" in capsys.readouterr().err
     assert run("tokenize", tokens_config, "--num_frames", 6) == 2
-    assert "choose another output_dir" in capsys.readouterr().err
+    assert "give another folder" in capsys.readouterr().err
+
+
+def test_a_finished_data_set_is_found_again(tokens_config, tmp_path):
+    """Also with other settings that change no token; its record then says which came last."""
+    assert run("tokenize", tokens_config) == 0
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "tokens/data").iterdir()}
+    assert run("tokenize", tokens_config, "--batch_size", 5) == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "tokens/data").iterdir()} == files
+    record = json.loads((tmp_path / "tokens/tokens.json").read_text())
+    assert record["training"]["arguments"]["batch_size"] == 5
+    assert sorted(path.name for path in (tmp_path / "tokens").iterdir()) == ["data", "tokens.json"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tokens_config, tmp_path, capsys):
+    """Shards of another data set there would be taken for tokens."""
+    (tmp_path / "tokens/data").mkdir(parents=True)
+    (tmp_path / "tokens/data/train-00000.parquet").touch()
+    assert run("tokenize", tokens_config) == 2
+    assert f"{tmp_path / 'tokens'} is not empty; give a new folder" in capsys.readouterr().err
+
+
+def test_tokens_that_another_process_writes_are_refused(tokens_config, tmp_path, capsys):
+    with locked_elsewhere(tmp_path / "tokens"):
+        assert run("tokenize", tokens_config) == 2
+    assert f"another process is writing {tmp_path / 'tokens'}" in capsys.readouterr().err
+    assert run("tokenize", tokens_config) == 0
 
 
 def test_another_version_is_refused(tokens_config, tmp_path):

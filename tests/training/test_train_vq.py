@@ -145,3 +145,9 @@ def test_without_lpips_weights_it_stops_and_says_so(vq_config, monkeypatch, caps
     monkeypatch.delenv("IVIDEOGPT_LPIPS_WEIGHTS", raising=False)
     assert run("train-vq", vq_config, "--perceptual_weight", 1) == 2
     assert "LPIPS needs its weights" in capsys.readouterr().err
+
+
+def test_missing_lpips_weights_show_before_the_data_are_read(vq_config, capsys):
+    lpips = ("--perceptual_weight", 1, "--lpips_weights", "none.safetensors")
+    assert run("train-vq", vq_config, "--data", "nowhere", *lpips) == 2
+    assert "there is no file none.safetensors" in capsys.readouterr().err

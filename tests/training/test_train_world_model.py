@@ -19,8 +19,9 @@ from ivideogpt_hf.training.arguments import (
 from ivideogpt_hf.training.tokenizing import tokenize
 from ivideogpt_hf.training.train_world_model import WorldModelLosses, train_world_model
 from ivideogpt_hf.training.transformer import add_lora, make_transformer, merged
-from tests.conftest import build_transformer, build_vq_model, build_world, random_frames
+from tests.conftest import build_transformer, build_vq_model, build_world, hide_package, random_frames
 from tests.data.files import make_dataset
+from tests.training.conftest import run
 
 pytest.importorskip("accelerate")
 
@@ -346,3 +347,11 @@ def test_a_transformer_for_another_vq_model_is_refused(folder, checkpoints, tmp_
     build_world(vq={"num_dynamics_codes": 41}).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="continues other tokens"):
         train(folder, tmp_path / "other", tmp_path / "out", transformer=str(checkpoints / "free"))
+
+
+def test_adapters_without_peft_name_the_extra_before_the_data_are_read(world_config, tmp_path, monkeypatch, capsys):
+    hide_package(monkeypatch, "peft")
+    adapters = ("--lora_rank", 2, "--transformer", "nowhere", "--transformer_config", "null")
+    assert run("train", world_config, *adapters, "--data", "nowhere") == 2
+    assert "LoRA needs peft: pip install 'ivideogpt-hf[train]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 import itertools
 import random
+import resource
 
 import pytest
 import torch
@@ -191,10 +192,15 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(world, tmp_path):
     file = tmp_path / "state.safetensors"
     world.reset(random_frames(1, 2)).save(file)
     before = file.read_bytes()
-    (tmp_path / "state.safetensors.partial").mkdir()  # in its way
-    with pytest.raises(OSError, match="could not be written"):
-        world.reset(random_frames(1, 2, seed=1)).save(file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # beyond, it is as on a full disk
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            world.reset(random_frames(1, 2, seed=1)).save(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_state_of_another_model_is_refused(world):

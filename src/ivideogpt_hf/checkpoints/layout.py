@@ -20,6 +20,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..run_folder import write_json
+
 PathOrRepo = str | os.PathLike[str]
 
 VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "transformer", "processor"
@@ -95,8 +97,3 @@ def read_json(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{file} is not valid JSON: {error}") from error
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a json file of a checkpoint."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..run_folder import write_json
 from .layout import (
     CONFIG_FILE,
     RELEASED_TRANSFORMER_WEIGHTS,
@@ -19,7 +20,6 @@ from .layout import (
     TRANSFORMER_FOLDER,
     VQ_FOLDER,
     PathOrRepo,
-    write_json,
 )
 from .loading import Parts
 

@@ -12,6 +12,7 @@ from .. import models
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..run_folder import write_json
 from .layout import (
     AUTO_CLASSES,
     CONFIG_FILE,
@@ -21,7 +22,6 @@ from .layout import (
     VQ_FOLDER,
     PathOrRepo,
     read_json,
-    write_json,
 )
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require_packages
+
 if TYPE_CHECKING:
     from ..data.clips.dataset import SegmentDataset
     from ..data.readers import EpisodeReader
@@ -128,6 +130,7 @@ def _size(text: str) -> tuple[int, int]:
 def _convert(args: argparse.Namespace) -> None:
     from ..data.readers import open_episodes
 
+    require_packages("datasets", purpose="a data set")
     reader = open_episodes(args.source, reader=args.reader, cameras=args.cameras, size=args.resize)
     description = {"source": args.source, "reader": reader.name, "cameras": args.cameras, "size": args.resize}
     _write(args, reader, description, skip_bad=args.skip_bad, max_skipped=args.max_skipped)
@@ -136,6 +139,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _collect(args: argparse.Namespace) -> None:
     from ..data.convert.collect import Behaviour, SimulatedEpisodes
 
+    require_packages("datasets", purpose="a data set")
     sys.path.insert(0, os.getcwd())  # where a policy or an environment of the user's own lies
     behaviour = Behaviour(args.policy, args.noise_fraction, args.noise)
     settings = {"size": args.size, "action_repeat": args.action_repeat, "seed": args.seed}

@@ -74,10 +74,11 @@ def add_evaluation_commands(
 def _evaluate(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import DEFAULT_FOLDER, record_evaluation
     from ..evaluation.clips import HeldOutClips
-    from ..evaluation.evaluate import Evaluation
+    from ..evaluation.evaluate import Evaluation, require_evaluation_packages
     from ..evaluation.protocols import PROTOCOLS
     from ..evaluation.report import as_text
 
+    require_evaluation_packages()
     folder = DEFAULT_FOLDER if args.checkpoint == DEFAULT else Path(args.checkpoint)
     if args.record and not folder.is_dir():
         raise ValueError(f"--record needs a checkpoint that is a folder, {args.checkpoint} is none")
@@ -85,6 +86,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     free = ("num_clips", "num_samples", "num_context_frames", "num_future_frames", "temperature")
     protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in free})
     world = load_world(args)
+    networks = _networks(args, world.device)
     clips = HeldOutClips(
         args.data,
         protocol,
@@ -94,7 +96,6 @@ def _evaluate(args: argparse.Namespace) -> None:
         goal_conditioned=world.spec.goal_conditioned,
         seed=args.seed,
     )
-    networks = _networks(args, world.device)
     evaluation = Evaluation(world, args.checkpoint, clips, networks, args.output, seed=args.seed)
     results = evaluation.run(shard)
     if results is None:

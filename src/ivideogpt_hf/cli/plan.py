@@ -57,8 +57,9 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
 
 def _plan(args: argparse.Namespace) -> None:
     from ..planning.tasks import make_task
-    from ..planning.trials import Trials, as_text
+    from ..planning.trials import Trials, as_text, require_trial_packages
 
+    require_trial_packages()
     world = load_world(args)
     if world.spec.frame_size[0] != world.spec.frame_size[1]:
         raise ValueError(f"simulators render squares, the checkpoint takes {world.spec.frame_size}")

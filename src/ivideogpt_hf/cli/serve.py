@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from ..extras import require_packages
 from ..serving import TOKEN_VARIABLE
 from .arguments import load_world
 
@@ -58,12 +59,11 @@ def _serve(args: argparse.Namespace) -> None:
         raise ValueError(
             f"whoever reaches {args.host} could use the model: give --serving-token, or --open if that is what you want"
         )
-    try:
-        import uvicorn
+    require_packages("fastapi", "uvicorn", "websockets", "prometheus_client", purpose="serving")
+    import uvicorn
 
-        from ..serving.server import ServerLimits, create_app
-    except ImportError as error:
-        raise ImportError(f"serving needs {error.name}: pip install 'ivideogpt-hf[serve]'") from error
+    from ..serving.server import ServerLimits, create_app
+
     limits = ServerLimits(args.max_sessions, args.max_states, args.expires_after, args.max_waiting)
     app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
     print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
@@ -75,12 +75,8 @@ def _play(args: argparse.Namespace) -> None:
 
     from ..settings import packaged_folder
 
+    require_packages("gradio", purpose="the playground")
     folder = packaged_folder("spaces_demo")
     sys.path.insert(0, str(folder))
     sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
-    try:
-        runpy.run_path(str(folder / "app.py"), run_name="__main__")
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ImportError("the playground needs gradio: pip install 'ivideogpt-hf[demo]'") from error
+    runpy.run_path(str(folder / "app.py"), run_name="__main__")

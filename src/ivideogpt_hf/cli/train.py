@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..extras import require_packages
+
+PACKAGES = ("accelerate", "datasets")
+
 
 def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the commands to the parser of all. Their many options are those of training/arguments.py, which is read only
@@ -33,30 +37,22 @@ def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> t
     return parse(kinds, args.config, overrides, f"ivideogpt {command}")
 
 
-def _require_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401
-        import datasets  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"training needs {error.name}: pip install 'ivideogpt-hf[train]'") from error
-
-
 def _train_vq(args: argparse.Namespace) -> int | None:
-    _require_accelerate()
+    require_packages(*PACKAGES, purpose="training")
     from ..training.train_vq import VQ_ARGUMENTS, train_vq
 
     return train_vq(*_parse(args, VQ_ARGUMENTS, "train-vq"))
 
 
 def _train(args: argparse.Namespace) -> int | None:
-    _require_accelerate()
+    require_packages(*PACKAGES, purpose="training")
     from ..training.train_world_model import WORLD_MODEL_ARGUMENTS, train_world_model
 
     return train_world_model(*_parse(args, WORLD_MODEL_ARGUMENTS, "train"))
 
 
 def _tokenize(args: argparse.Namespace) -> None:
-    _require_accelerate()
+    require_packages(*PACKAGES, purpose="training")
     from ..training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
 
     tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..extras import require_packages
 from ..media.images import decode_images, encode_png
 from ..media.pixels import resize_pixels
 
@@ -166,17 +167,9 @@ def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
-def require_datasets() -> None:
-    """Raise ImportError, which names the extra, unless the packages that read and write Parquet are there."""
-    try:
-        import datasets  # noqa: F401
-    except ImportError as error:
-        raise ImportError("data sets need the package datasets: pip install 'ivideogpt-hf[data]'") from error
-
-
 def episode_features(cameras: Sequence[str]) -> Any:
     """The schema as `datasets.Features`, for these cameras."""
-    require_datasets()
+    require_packages("datasets", purpose="a data set")
     from datasets import Features, Image, List, Value
 
     numbers = List(Value("float32"))

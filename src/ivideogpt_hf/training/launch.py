@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
+from ..run_folder import lock
 from .arguments import RunArguments
 
 
@@ -41,6 +44,26 @@ def start_processes(mixed_precision: str | None, num_processes: int | None, **op
             f"true (--cpu starts one process only)"
         )
     return accelerator
+
+
+@contextmanager
+def only_writer(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Let the processes of this run write a folder, and no other run at the same time.
+
+    Raises:
+        OSError: on every process, if another run writes the folder, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        answer = [None]
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(lock(folder))
+            except OSError as error:
+                answer[0] = str(error)
+        broadcast_object_list(answer)
+        if answer[0] is not None:
+            raise OSError(answer[0])
+        yield
 
 
 def start_run(run: RunArguments) -> Accelerator:

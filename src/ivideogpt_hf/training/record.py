@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..provenance import describe_command, describe_versions
+from ..run_folder import write_json
 
 TRAINING_FILE = "training.json"
 
@@ -28,4 +28,4 @@ def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]]) ->
 def write_training(folder: Path, training: dict[str, Any]) -> None:
     """Put it into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / TRAINING_FILE, training)

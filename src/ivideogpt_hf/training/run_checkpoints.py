@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from ..run_folder import PARTIAL, as_json, replace_folder
+
 logger = get_logger(__name__)
 
-PREFIX, PARTIAL = "update-", ".partial"
+PREFIX = "update-"
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
 
 
@@ -42,11 +43,9 @@ def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, A
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (aside / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            (aside / STATE_FILE).write_text(as_json(state), encoding="utf-8")
             _seal(aside)
-            if target.exists():
-                shutil.rmtree(target)  # of a run that was resumed from an earlier one
-            aside.replace(target)
+            replace_folder(target, aside)  # there is a target where a run was resumed from an earlier one
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise OSError(
@@ -57,13 +56,10 @@ def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, A
 
 
 def _seal(folder: Path) -> None:
-    """Write the manifest, and see to it that everything is on the disk."""
+    """Write the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for path in [*files, folder / MANIFEST_FILE]:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    (folder / MANIFEST_FILE).write_text(as_json(manifest), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:

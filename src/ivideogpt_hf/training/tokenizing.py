@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from ..checkpoints.loading import weights_hash
 from ..data.clips.dataset import Clip, ClipKey, SegmentDataset
 from ..data.clips.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_tokens
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
+from ..run_folder import claim, write_json
 from .arguments import DataArguments, TokenizeArguments
 from .clips import load_tokenizer, training_clips, validation_clips
-from .launch import start_processes
+from .launch import only_writer, start_processes
 from .record import describe_training
 
 logger = get_logger(__name__)
@@ -35,9 +35,15 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     kill the same command goes on where it stopped.
 
     Raises:
-        ValueError, OSError: if arguments, data or weights do not fit, or the folder holds other tokens.
+        ValueError, OSError: if arguments, data or weights do not fit, the folder holds other tokens, or another process
+            writes it.
     """
     accelerator = start_processes(settings.mixed_precision, settings.num_processes)
+    with only_writer(accelerator, Path(settings.output_dir)):
+        _tokenize(accelerator, settings, data)
+
+
+def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataArguments) -> None:
     vq_model = load_tokenizer(settings)
     data = replace(data, num_context_frames=vq_model.config.num_context_frames)
     size = vq_model.config.frame_size
@@ -49,10 +55,10 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     clips = {"train": training_clips(data, size, settings.seed, **wanted)}
     if data.validation_split is not None:
         clips["validation"] = validation_clips(data, size, **wanted)
-    made = _describe(settings, data, vq_model, clips["train"])
+    record = _describe(settings, data, vq_model, clips["train"])
     folder = Path(settings.output_dir)
     if accelerator.is_main_process:
-        _claim(folder, made)
+        _claim(folder, record)
     accelerator.wait_for_everyone()
     vq_model.to(accelerator.device, memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
     for split, dataset in clips.items():
@@ -85,31 +91,24 @@ def _describe(
     }
 
 
-def _claim(folder: Path, made: dict[str, Any]) -> None:
-    """Say in the folder what is being written there, unless something else is."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for name in (TOKENS_FILE, SETTINGS_FILE):
-        if (folder / name).exists():
-            before = json.loads((folder / name).read_text(encoding="utf-8"))
-            changed = [key for key, value in _what_matters(made).items() if _what_matters(before).get(key) != value]
-            if changed:
-                raise ValueError(
-                    f"{folder} holds tokens that were made with other {', '.join(changed)}: choose another output_dir"
-                )
-    text = json.dumps(made, indent=2) + "\n"
-    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
-    (folder / TOKENS_FILE).unlink(missing_ok=True)
+def _claim(folder: Path, record: dict[str, Any]) -> None:
+    """Say in the folder what is being written there, unless something else is. Until all is written, the file that says
+    so has another name."""
+    finished = folder / TOKENS_FILE
+    file = TOKENS_FILE if finished.is_file() else SETTINGS_FILE
+    claim(folder, file, record, noun="data set of tokens", identity_of=_what_matters)
+    write_json(folder / SETTINGS_FILE, record)
+    finished.unlink(missing_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
 
 
-def _what_matters(made: dict[str, Any]) -> dict[str, Any]:
+def _what_matters(record: dict[str, Any]) -> dict[str, Any]:
     """What the tokens depend on, of what is known of their making."""
-    free = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
-    arguments = made["training"]["arguments"]
-    settings = {name: value for name, value in arguments.items() if name not in free}
-    content = {name: made[name] for name in ("vq_model_hash", "segment", "processor")} | {
-        "data": made["training"]["data"]
-    }
-    return json.loads(json.dumps(settings | content))
+    irrelevant = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
+    arguments = record["training"]["arguments"]
+    settings = {name: value for name, value in arguments.items() if name not in irrelevant}
+    content = {name: record[name] for name in ("vq_model_hash", "segment", "processor")}
+    return settings | content | {"data": record["training"]["data"]}
 
 
 def _plan(

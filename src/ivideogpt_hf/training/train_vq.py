@@ -26,7 +26,7 @@ from ..spec import split_clip
 from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
 from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
-from .launch import start_run
+from .launch import only_writer, start_run
 from .loop import Batch, Loss
 from .losses import (
     Discriminator,
@@ -52,16 +52,28 @@ def train_vq(
         None, or the exit code of a run that a signal asked to stop.
 
     Raises:
-        ValueError, OSError: if arguments, data or weights do not fit.
+        ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
     """
     accelerator = start_run(run)
+    with only_writer(accelerator, Path(run.output_dir)):
+        return _train(accelerator, run, data, optimization, vq)
+
+
+def _train(
+    accelerator: Accelerator,
+    run: RunArguments,
+    data: DataArguments,
+    optimization: OptimizationArguments,
+    vq: VQArguments,
+) -> int | None:
     share = check_run(run, optimization, accelerator.num_processes)
     model = _make_model(vq, data)
+    # Before the data are read, which may take long: that there are no weights shows here.
+    lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
     if run.gradient_checkpointing:
         model.activation_checkpointing_enable()
     clips = training_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
     loader = load(clips, share, accelerator, data.num_workers)
-    lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
 
     discriminator = Discriminator().to(accelerator.device) if vq.adversarial_start is not None else None
     losses = VQLosses(vq, lpips, discriminator, model)

@@ -18,6 +18,7 @@ from ..data.clips.dataset import ClipKey, SegmentDataset
 from ..data.clips.loader import ClipLoader
 from ..data.clips.tokens import TokenDataset
 from ..decoding.sampling import Sampling
+from ..extras import require_packages
 from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -26,7 +27,7 @@ from ..spec import first_action, split_clip
 from ..world.world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
 from .clips import load, load_tokenizer, load_validation, training_clips, validation_clips
-from .launch import start_run
+from .launch import only_writer, start_run
 from .loop import Batch, Loss
 from .record import describe_training
 from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
@@ -44,9 +45,23 @@ def train_world_model(
         None, or the exit code of a run that a signal asked to stop.
 
     Raises:
-        ValueError, OSError: if arguments, data or weights do not fit.
+        ImportError: without peft, if adapters are asked for; names the extra.
+        ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
     """
+    if model.lora_rank:
+        require_packages("peft", purpose="LoRA")
     accelerator = start_run(run)
+    with only_writer(accelerator, Path(run.output_dir)):
+        return _train(accelerator, run, data, optimization, model)
+
+
+def _train(
+    accelerator: Accelerator,
+    run: RunArguments,
+    data: DataArguments,
+    optimization: OptimizationArguments,
+    model: WorldModelArguments,
+) -> int | None:
     share = check_run(run, optimization, accelerator.num_processes)
     vq_model = load_tokenizer(model).to(accelerator.device)
     clips, held_out, described = _open_data(run, data, model, vq_model)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..checkpoints.loading import fetch, load_transformer
+from ..extras import require_packages
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.token_layout import TokenLayout
@@ -104,10 +105,9 @@ def add_lora(transformer: IVideoGPTForCausalLM, rank: int, alpha: float | None) 
     Raises:
         ImportError: without peft; names the extra.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'ivideogpt-hf[train]'") from error
+    require_packages("peft", purpose="LoRA")
+    from peft import LoraConfig, get_peft_model
+
     names = {name.split(".")[-1] for name, _ in transformer.named_modules()}
     return get_peft_model(
         transformer,

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..decoding.tails import Tail, TailBuffer, starts_of
 from ..models.modeling_ivideogpt_vq import ContextMemory
+from ..run_folder import write_aside
 
 # Fields of a `WorldState` that hold one number per row.
 PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
@@ -268,13 +268,11 @@ class WorldState:
         if self.tail.length:
             tensors["tail"] = self.tail.storage
         header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
-        aside = Path(f"{os.fspath(file)}.partial")
+        tensors = {name: x.contiguous() for name, x in tensors.items()}
         try:
-            save_file({name: x.contiguous() for name, x in tensors.items()}, aside, {"state": json.dumps(header)})
-            aside.replace(file)
+            with write_aside(file) as aside:
+                save_file(tensors, aside, {"state": json.dumps(header)})
         except (OSError, SafetensorError) as error:
-            if aside.is_file():
-                aside.unlink()
             raise OSError(f"the state could not be written to {file}: {error}") from error
 
     @staticmethod

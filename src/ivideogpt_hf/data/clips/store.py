@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ...extras import require_packages
 from ...hub.download import SCHEME, find_addresses
 from ...hub.errors import check_hub_id
-from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version, require_datasets
+from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
 
 METADATA = ["schema_version", "num_frames"]
 OPENING_THREADS = 16
@@ -90,7 +91,7 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
         FileNotFoundError: if there is no such data set or split.
         ValueError: if it is not in our schema, or in another version of it.
     """
-    require_datasets()
+    require_packages("datasets", purpose="a data set")
     if not Path(path).is_dir():
         try:
             check_hub_id(path, "data set")

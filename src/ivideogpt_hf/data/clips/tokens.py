@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..episodes import require_datasets
+from ...extras import require_packages
+from ...run_folder import write_aside
 from .dataset import Clip, ClipKey
 from .order import ShuffledOrder, SourcePattern, SourceWindows
 from .segments import SegmentSpec
@@ -52,7 +53,7 @@ class TokenDataset(torch.utils.data.Dataset):
     streaming = False
 
     def __init__(self, folder: str | os.PathLike[str], split: str, *, seed: int = 0) -> None:
-        require_datasets()
+        require_packages("datasets", purpose="a data set of tokens")
         from datasets import load_dataset
 
         self.made = read_tokens_file(Path(folder))
@@ -122,6 +123,5 @@ def write_tokens(file: Path, clips: Sequence[Clip]) -> None:
         kinds = {"tokens": pa.int32(), "action_mask": pa.bool_()}
         rows = [np.asarray(clip[name]).reshape(-1) for clip in clips]
         columns[name] = pa.array(rows, pa.list_(kinds.get(name, pa.float32())))
-    partial = file.with_suffix(".partial")
-    pq.write_table(pa.table(columns), partial, compression="zstd")
-    os.replace(partial, file)
+    with write_aside(file) as aside:
+        pq.write_table(pa.table(columns), aside, compression="zstd")

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...extras import require_packages
+from ...run_folder import PARTIAL, claim, write_aside, write_json
 from ..episodes import (
     FRAMES_PREFIX,
     SCHEMA_VERSION,
@@ -28,12 +29,12 @@ from ..episodes import (
     Signature,
     episode_features,
     episode_to_row,
-    require_datasets,
 )
 from ..readers import EpisodeError, EpisodeReader
 from ..statistics import EpisodeStatistics, merge_statistics
 
 STAGING = ".conversion"
+IDENTITY_FILE = f"{STAGING}/conversion.json"
 DATA = "data"
 TRAIN, TEST = "train", "test"
 # A shard of a small data set is what a kill may cost; 64 of them serve as many ranks. Large ones grow to 256 episodes.
@@ -136,33 +137,17 @@ class Conversion:
     def __init__(
         self, reader: EpisodeReader, output: Path, settings: ConversionSettings, description: dict[str, Any]
     ) -> None:
-        require_datasets()
+        require_packages("datasets", purpose="a data set")
         self.reader, self.output, self.settings = reader, Path(output), settings
         self.staging = self.output / STAGING
         self.shards = plan_shards(reader.episode_ids, settings)
         ids = hashlib.sha256("\n".join(reader.episode_ids).encode()).hexdigest()
         plan = {"test_fraction": settings.test_fraction, "num_shards": settings.num_shards}
         identity = {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
-        self.identity = json.loads(json.dumps(identity))  # as it is read back: tuples are lists
         self._signature = reader.signature  # before a folder is made: that nothing can be read shows here
-        self._claim()
-
-    def _claim(self) -> None:
-        """Make the folder, or find in it this same conversion, unfinished or finished."""
-        file = self.staging / "conversion.json"
-        if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key))
-            if changed:
-                raise FileExistsError(
-                    f"{self.output} holds another conversion, they differ in {', '.join(changed)}; give another "
-                    f"folder, or delete this one"
-                )
-        elif self.output.is_dir() and any(path.name != STAGING for path in self.output.iterdir()):
-            raise FileExistsError(f"{self.output} is not empty; give a new folder")
+        claim(self.output, IDENTITY_FILE, identity, noun="conversion")
         if not self.is_published:
             (self.staging / DATA).mkdir(parents=True, exist_ok=True)
-            _write_json(file, self.identity)
 
     @property
     def is_published(self) -> bool:
@@ -268,7 +253,7 @@ class Conversion:
         except FileNotFoundError:  # another job of the array was faster
             if not self.is_published:
                 raise
-        for partial in self.staging.glob("*.partial"):
+        for partial in self.staging.glob(f"*{PARTIAL}"):
             partial.unlink(missing_ok=True)
 
 
@@ -297,24 +282,21 @@ def write_shard(
     """
     statistics = EpisodeStatistics()
     target = staging / DATA / f"{shard.name}.parquet"
-    partial = staging / f"{shard.name}.{os.getpid()}.partial"  # not among the shards: a kill leaves it behind
-    try:
-        with ShardWriter(partial, signature) as writer:
-            for index in shard.indices:
-                try:
-                    episode = reader[index]
-                    writer.write(episode, index)
-                    statistics.add(episode)
-                except EpisodeError as error:
-                    if not skip_bad:
-                        raise
-                    statistics.skip(reader.episode_ids[index], str(error))
-                yield
-        if statistics.num_episodes:
-            os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    _write_json(staging / f"{shard.name}.json", statistics.to_json())
+    # Not aside among the shards: what a kill leaves there would be published with them.
+    with write_aside(target, folder=staging) as partial, ShardWriter(partial, signature) as writer:
+        for index in shard.indices:
+            try:
+                episode = reader[index]
+                writer.write(episode, index)
+                statistics.add(episode)
+            except EpisodeError as error:
+                if not skip_bad:
+                    raise
+                statistics.skip(reader.episode_ids[index], str(error))
+            yield
+    if not statistics.num_episodes:
+        target.unlink()
+    write_json(staging / f"{shard.name}.json", statistics.to_json())
 
 
 class ShardWriter:
@@ -361,12 +343,3 @@ class ShardWriter:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows, self._num_bytes = [], 0
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

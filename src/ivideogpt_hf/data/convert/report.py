@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...run_folder import write_json
 from ..drawing import Strip, contact_sheet
 from ..episodes import SCHEMA_VERSION, decode_frames
 from ..readers.parquet import ParquetReader
@@ -33,7 +33,7 @@ def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText 
     """
     files = sorted((output / DATA).glob("*.parquet"))
     report = summarize(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
-    (output / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)
     text = render(report)
     sizes = {split: sum(f.stat().st_size for f in files if f.name.startswith(f"{split}-")) for split in (TRAIN, TEST)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import Episode, Frames, decode_frames, step_rows
 from .base import FileReader, pixels
@@ -15,14 +16,6 @@ from .base import FileReader, pixels
 DEMONSTRATIONS = "data"
 ROBONET_GROUPS = {"env", "policy"}
 SEPARATOR = ":"
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("reading HDF5 needs h5py: pip install 'ivideogpt-hf[hdf5]'") from error
-    return h5py
 
 
 class HDF5Reader(FileReader):
@@ -42,7 +35,9 @@ class HDF5Reader(FileReader):
     suffixes = (".hdf5", ".h5")
 
     def _list_episodes(self) -> list[str]:
-        h5py = _h5py()
+        require_packages("h5py", purpose="reading HDF5")
+        import h5py
+
         self._places: list[tuple[Path, str | None]] = []
         for file in self.find_files(self.path):
             try:
@@ -57,8 +52,10 @@ class HDF5Reader(FileReader):
         return [self.name_of(file) + (f"{SEPARATOR}{group}" if group else "") for file, group in self._places]
 
     def _read(self, index: int) -> Episode:
+        import h5py
+
         file, group = self._places[index]
-        with _h5py().File(file) as content:
+        with h5py.File(file) as content:
             if group is not None:
                 return self._read_demonstration(content[group], index)
             if set(content) >= ROBONET_GROUPS:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..episodes import Episode, Frames, require_datasets
+from ...extras import require_packages
+from ..episodes import Episode, Frames
 from .base import EpisodeReader, natural_sort
 
 INFO_FILE = Path("meta", "info.json")
@@ -32,7 +33,7 @@ class LeRobotReader(EpisodeReader):
         return (path / INFO_FILE).is_file()
 
     def _list_episodes(self) -> list[str]:
-        require_datasets()  # which brings pyarrow
+        require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
         try:

