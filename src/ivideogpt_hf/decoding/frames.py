@@ -242,10 +242,11 @@ def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> 
     """Attention over a shared prefix and a private tail with one softmax over both.
 
     Args:
-        query: (rows, heads, n, d), scaled; row i continues prefix i // (rows // P).
-        prefix: (2, P, kv_heads, L, d) keys and values.
-        tail: (2, rows, kv_heads, M, d) keys and values.
-        mask: broadcastable to (rows, kv_heads, heads // kv_heads, n, M) bool, True where not to look; or None.
+        query: queries (rows, heads, n, d), scaled; row i continues prefix i // (rows // P).
+        prefix: keys and values (2, P, kv_heads, L, d) of the prompts.
+        tail: keys and values (2, rows, kv_heads, M, d) of the rows.
+        mask: positions of the tail that are hidden, bool, broadcastable to (rows, kv_heads, heads // kv_heads, n, M);
+            None: all are seen.
 
     Returns:
         (rows, heads, n, d).

@@ -18,20 +18,20 @@ class Sampling:
     """How the tokens of future frames are chosen.
 
     Args:
-        temperature: divides the logits; > 0.
-        top_k: only the k most likely ids are drawn; None for all.
-        greedy: take the most likely id. Log-probabilities are still those of the distribution that the other arguments
-            describe.
-        restrict_to_codes: draw only dynamics codes inside a frame, and put the slot at a slot. False is what the
-            original code does: any id may be drawn, in an action-free model at slots (but the first) too, and decoding
-            moves an id that is no dynamics code to the nearest one that is.
-        seed: the same seed gives the same video whatever the batch it is in. One number for all rows, or one per row;
-            None draws one from torch's default generator. Candidates of one row draw differently.
-        common_random_numbers: let all candidates of a row draw with the same random numbers, so that they differ only
-            by their actions.
-        num_guesses: how many tokens, guessed to be those of the frame before, to try in each pass beside the one that
+        temperature: divisor of the logits, above 0.
+        top_k: number of the most likely ids that are drawn from; None: all.
+        greedy: whether to take the most likely id. Log-probabilities are still those of the distribution that the other
+            arguments describe.
+        restrict_to_codes: whether to draw only dynamics codes inside a frame, and to put the slot at a slot. False is
+            what the original code does: any id may be drawn, in an action-free model at slots (but the first) too, and
+            decoding moves an id that is no dynamics code to the nearest one that is.
+        seed: seed of the random numbers, one for all rows or one for each. The same seed gives the same video whatever
+            the batch it is in. None draws one from torch's default generator. Candidates of one row draw differently.
+        common_random_numbers: whether all candidates of a row draw with the same random numbers, so that they differ
+            only by their actions.
+        num_guesses: number of tokens, guessed to be those of the frame before, to try in each pass beside the one that
             is certain (speculative decoding, Leviathan et al., 2023). A guess is kept where it is what is drawn anyway,
-            so that the result is the same; whether it is faster depends on model and machine.
+            so that the result is the same. Whether it is faster depends on model and machine.
 
     Raises:
         ValueError: if a value is out of range.
@@ -84,8 +84,10 @@ def uniforms(seeds: Tensor, streams: Tensor, first: Tensor, count: int) -> Tenso
     """Random numbers that are a function of (seed, stream, position) alone.
 
     Args:
-        seeds, streams, first: (rows,) int64: seed, number of the candidate, first position in its stream.
-        count: how many consecutive positions.
+        seeds: seed (rows,) int64 of each row.
+        streams: number (rows,) int64 of its stream, which branches of one row do not share.
+        first: first position (rows,) int64 in the stream.
+        count: number of consecutive positions.
 
     Returns:
         (rows, count) float32 in [0, 1).
@@ -100,8 +102,9 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     """Draw one id per row by inverting the distribution function; everything stays on the device.
 
     Args:
-        logits: (rows, ids).
-        uniform: (rows,) float32 in [0, 1).
+        logits: logits (rows, ids).
+        uniform: random numbers (rows,) float32 in [0, 1).
+        sampling: distribution to draw from.
 
     Returns:
         ids (rows,) int64 and their log-probabilities (rows,) float32 under the sampling distribution.
