@@ -55,6 +55,11 @@ class SegmentSpec:
         check_choice("short_episodes", self.short_episodes, get_args(ShortEpisodes))
 
     @property
+    def num_future_frames(self) -> int:
+        """Frames of a clip that are not context."""
+        return self.num_frames - self.num_context_frames
+
+    @property
     def length(self) -> int:
         """Strides that a segment covers."""
         return self.horizon or self.num_frames
@@ -110,8 +115,8 @@ def choose_frames(
     context = start + stride * steps[: spec.num_context_frames]
     first = start + stride * spec.num_context_frames
     pool = np.arange(first, min(start + stride * spec.horizon, episode_frames))
-    wanted = spec.num_frames - spec.num_context_frames
-    future = np.sort(generator.choice(pool, min(wanted, len(pool)), replace=False)) if len(pool) else pool
+    number = min(spec.num_future_frames, len(pool))
+    future = np.sort(generator.choice(pool, number, replace=False)) if len(pool) else pool
     frames = np.concatenate([context, future])
     frames = np.pad(frames, (0, spec.num_frames - len(frames)), mode="edge")
     return np.minimum(frames, episode_frames - 1)
