@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...extras import require_packages
-from ...hub.download import SCHEME, find_addresses
-from ...hub.errors import check_hub_id
+from ...hub.download import SCHEME, check_access, find_addresses
+from ...hub.errors import check_hub_id, hub_errors
 from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
 
 METADATA = ["schema_version", "num_frames"]
@@ -115,6 +115,7 @@ class ArrowStore(EpisodeStore):
             else:
                 self._dataset = load_dataset(path, split=split)
         except DatasetNotFoundError as error:
+            check_access(path, "dataset")  # which of the Hub's reasons it was, `datasets` does not pass on
             raise FileNotFoundError(f"there is no data set {path}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self.name} cannot be loaded: {error}") from error
@@ -144,7 +145,7 @@ class ParquetStore(EpisodeStore):
         self._columns: list[str] | None = None  # until `keep` says which: then columns are read one by one
         self._last_column: tuple[int, str, Any] = (-1, "", None)
         self.max_cached_groups = 1
-        with ThreadPoolExecutor(OPENING_THREADS) as pool:
+        with hub_errors(path, "data set"), ThreadPoolExecutor(OPENING_THREADS) as pool:
             footers, parts = zip(*pool.map(self._read_metadata, range(len(self._files))), strict=True)
         self._footers = dict(enumerate(footers))
         self.num_frames = np.concatenate([values for part in parts for values in part]).astype(np.int64)
