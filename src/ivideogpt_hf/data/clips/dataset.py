@@ -85,7 +85,7 @@ class SegmentDataset(torch.utils.data.Dataset):
         root: folder where the paths in a mixture's yaml file begin; see `load_mixture`.
 
     Attributes:
-        settings: what was asked for, where None is resolved.
+        settings: settings of the clips, in which None is resolved.
         sources: episodes of each source of the mixture, in its order.
 
     Raises:
@@ -217,7 +217,7 @@ class SourceEpisodes:
     """The episodes of one source that are in use, and the windows in them.
 
     Args:
-        spec: the source, as the mixture names it.
+        spec: source of a mixture.
         store: all episodes of the source.
         segment: frames that a clip takes of an episode.
         stride: number of frames from one frame of a clip to the next, where the episode is long enough.
@@ -226,7 +226,7 @@ class SourceEpisodes:
     Attributes:
         cameras: names of the cameras in use.
         starts: (N,) int, number of clips that begin in each episode; 0 where an episode is not in use.
-        windows: how the source's windows lie.
+        windows: windows of the source, counted by episode.
 
     Raises:
         ValueError: if the source lacks the cameras or the number of episodes that it names, or gives no clip.
@@ -290,8 +290,8 @@ class SourceClips:
     """The clips of one source.
 
     Args:
-        episodes: the source's episodes.
-        settings: how clips are made of them.
+        episodes: episodes of the source.
+        settings: settings of the clips.
 
     Raises:
         ValueError: if the source lacks what is asked for, or the width of its actions would depend on the episode.

@@ -148,7 +148,7 @@ class ClipLoader:
         """Stand where another loader stood.
 
         Args:
-            state: what its ``state_dict()`` gave.
+            state: result of its ``state_dict()``.
 
         Raises:
             ValueError: if that one had another seed, batch size, number of ranks or number of clips.

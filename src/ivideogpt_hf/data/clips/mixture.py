@@ -31,7 +31,7 @@ class Source:
         cameras: names of the cameras in use; each clip is from one of them. None takes the camera that the original
             uses for a data set of this name, or else the only one.
         num_episodes: number of episodes, drawn without replacement by the mixture's seed; None takes all.
-        action_aggregation: what becomes of the actions between two frames of a clip. "sum" is the default: most
+        action_aggregation: rule that makes one action of those between two frames of a clip. "sum" is the default: most
             robots' actions are displacements, and their sum is the displacement between the frames. "last" suits
             absolute targets and commands such as an opened gripper. "concatenate" loses nothing and makes actions
             wider.

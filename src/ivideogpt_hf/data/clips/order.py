@@ -168,7 +168,7 @@ class StreamedOrder:
 
     Args:
         sources: windows of each source, with row groups.
-        pattern: which source each draw comes from.
+        pattern: source of each draw.
         seed: seed of the order.
         epoch: number of the epoch.
         rank: number of this process.

@@ -30,8 +30,8 @@ class SegmentSpec:
         goal_conditioned: whether the segment's last frame is put first, as goal, so that context 2 is (goal, first
             frame).
         starts: "random" makes a clip of every start in an episode; "first" makes one clip, from its beginning.
-        short_episodes: what becomes of an episode that is shorter than stride times length. "shrink" lowers the stride
-            to what fits, and repeats the last frame (and action) of an episode that is still too short, as the paper
+        short_episodes: rule for an episode that is shorter than stride times length. "shrink" lowers the stride until
+            the clip fits, and repeats the last frame (and action) of an episode that is still too short, as the paper
             does; "drop" leaves the episode out.
 
     Raises:

@@ -31,7 +31,7 @@ class TokenClips:
     """All clips of a split, as one source of an order.
 
     Attributes:
-        windows: how the clips lie: a window each.
+        windows: windows of the order, one per clip.
     """
 
     windows: SourceWindows
