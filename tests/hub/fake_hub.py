@@ -22,7 +22,7 @@ import yaml
 # The only user, and the token by which the Hub knows them.
 USER, TOKEN = "tester", "hf_fake"
 API = re.compile(
-    r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
+    r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(auth-check|revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
 )
 RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 LICENSES, TASKS = {"mit", "apache-2.0", "cc-by-4.0", "other"}, {"robotics", "image-to-video", "video-to-video"}
@@ -167,6 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
             kind, repo_id, action, rest = match.groups()
             revision, _, folder = (rest or "main").partition("/")
             name = PREFIXES[kind] + repo_id
+            if action == "auth-check":
+                return self.answer(200) if self.visible(name, reading_files=True) else None
             if action == "tree":
                 return self.list(name, revision, folder, recursive="recursive=true" in address.query.lower())
             return self.describe(name, revision)

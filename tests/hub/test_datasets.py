@@ -15,7 +15,7 @@ from tests.hub.fake_hub import TOKEN, FakeHub
 pytest.importorskip("datasets")
 
 SCENES = """
-import json, sys
+import json, os, sys
 from datasets import load_dataset
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.loader import load_clips
@@ -54,6 +54,10 @@ scene("episodes", lambda: open_episodes("tester/public")[2].actions.tolist())
 scene("missing", lambda: open_episodes("tester/nothing"))
 scene("missing clips", lambda: load_clips("tester/nothing", batch_size=1))
 scene("missing stream", lambda: load_clips("tester/nothing", batch_size=1, streaming=True))
+del os.environ["HF_TOKEN"]
+scene("gated", lambda: open_episodes("tester/gated"))
+scene("gated clips", lambda: load_clips("tester/gated", batch_size=1))
+scene("gated stream", lambda: load_clips("tester/gated", batch_size=1, streaming=True))
 json.dump(results, open(sys.argv[1], "w"))
 """
 
@@ -67,6 +71,7 @@ def folder(tmp_path_factory):
 def hub(folder):
     hub = FakeHub()
     hub.add("datasets/tester/public", make_dataset(folder / "public", [8, 9, 10] * 4, num_shards=6))
+    hub.add("datasets/tester/gated", make_dataset(folder / "gated", [8]), gated=True)
     write_lerobot(folder / "lerobot", [5, 6])
     hub.add("datasets/tester/lerobot", folder / "lerobot")
     yield hub
@@ -156,3 +161,8 @@ def test_a_refused_push_is_told_as_that_of_a_checkpoint(results):
 def test_a_missing_data_set_is_named(results, scene):
     assert results[scene].startswith("FileNotFoundError")
     assert "tester/nothing" in results[scene]
+
+
+@pytest.mark.parametrize("scene", ["gated", "gated clips", "gated stream"])
+def test_a_gated_data_set_is_told_as_a_gated_checkpoint(results, scene):
+    assert results[scene].startswith("OSError: the data set tester/gated is gated: ask for access")

@@ -186,7 +186,7 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
     """Write a reader's episodes, report on them, and publish them if asked to."""
     from ..data.convert.conversion import Conversion, ConversionSettings
     from ..data.convert.dataset_card import DatasetText
-    from ..data.convert.report import write_report
+    from ..data.convert.dataset_report import write_dataset_report
 
     card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
@@ -197,7 +197,7 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
         done = sum(map(conversion.is_done, conversion.shards))
         print(f"{output}: this part is done; {done} of {len(conversion.shards)} shards are there")
         return
-    print(write_report(output, statistics, card))
+    print(write_dataset_report(output, statistics, card))
     print(f"{output}: written; look at {output / 'contact_sheet.png'}")
     if args.push is not None:
         from ..data.convert.publishing import push_dataset

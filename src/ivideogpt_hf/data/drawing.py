@@ -27,11 +27,11 @@ class Strip:
     """A clip to draw.
 
     Attributes:
-        title: a line of text.
-        frames: (T, H, W, 3) uint8.
-        actions: (T - 1, A), or None; drawn as one bar per dimension under the frame that they lead away from.
-        rewards: (T - 1,), or None; printed beside the bars.
-        action_range: (A,) the value at which a bar is full; None takes the largest of the clip.
+        title: text above the clip, one line.
+        frames: images, (T, H, W, 3) uint8.
+        actions: (T - 1, A), drawn as one bar per dimension under the frame that they lead away from; None draws none.
+        rewards: (T - 1,), printed below the bars; None prints none.
+        action_range: (A,) values at which a bar is full; None takes the largest of the clip.
     """
 
     title: str
@@ -46,18 +46,23 @@ def contact_sheet(strips: Sequence[Strip], path: Path) -> Path:
     rows = []
     for strip in strips:
         num_frames = len(strip.frames)
-        shown = np.unique(np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round().astype(int))
-        tiles = [_tile(strip, index) for index in shown]
-        rows.append(_with_title(np.concatenate(tiles, axis=1), f"{strip.title}, frames {', '.join(map(str, shown))}"))
+        indices = np.unique(np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round().astype(int))
+        tiles = [_tile(strip, index) for index in indices]
+        title = f"{strip.title}, frames {', '.join(map(str, indices))}"
+        rows.append(_with_title(np.concatenate(tiles, axis=1), title))
     width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _image(np.concatenate(padded)).save(path)
+    _image(np.concatenate(rows)).save(path)
     return path
 
 
 def moving_strips(strips: Sequence[Strip], path: Path, fps: int) -> Path:
-    """Write clips of one length as a gif or mp4, side by side, each frame with its actions."""
+    """Write clips of one length as a gif or mp4, side by side, each frame with its actions.
+
+    Raises:
+        ValueError: if the clips differ in length.
+    """
     lengths = {len(strip.frames) for strip in strips}
     if len(lengths) > 1:
         raise ValueError(f"clips shown side by side must have one length, got {sorted(lengths)}; show one at a time")
@@ -79,8 +84,8 @@ def _tile(strip: Strip, index: int) -> np.ndarray:
     frame = strip.frames[index]
     scale = max(1, -(-TILE_PIXELS // frame.shape[1]))
     frame = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-    below = np.full((BARS_PIXELS + REWARD_PIXELS, frame.shape[1], 3), BACKGROUND, np.uint8)
-    image = _image(np.concatenate([frame, below]))
+    footer = np.full((BARS_PIXELS + REWARD_PIXELS, frame.shape[1], 3), BACKGROUND, np.uint8)
+    image = _image(np.concatenate([frame, footer]))
     if strip.actions is not None and index < len(strip.actions):
         _draw_bars(image, strip.actions[index], _full_scale(strip), frame.shape[0])
     if strip.rewards is not None and index < len(strip.rewards):

@@ -38,11 +38,17 @@ DEFAULT_CAMERA = "image"
 FRAMES_PREFIX = "frames."
 CHANNELS = 3
 
-Frames = np.ndarray | Sequence[bytes]
+# Of one camera: pixels, or encoded images.
+CameraFrames = np.ndarray | Sequence[bytes]
 
 
 class Signature(NamedTuple):
-    """What all episodes of a data set share: the cameras' names, sorted, and the width of actions, None without any."""
+    """What all episodes of a data set share.
+
+    Attributes:
+        cameras: names of the cameras, sorted.
+        action_dim: width of the actions; None without actions.
+    """
 
     cameras: tuple[str, ...]
     action_dim: int | None
@@ -57,7 +63,7 @@ class Episode:
     """One episode; the module's table says what the fields mean.
 
     Attributes:
-        frames: per camera (T, H, W, 3) uint8, or T images as encoded bytes (PNG, JPEG, ...).
+        frames: images of each camera, (T, H, W, 3) uint8, or T encoded images as bytes (PNG, JPEG, ...).
         actions: (T - 1, A) float32, or None.
         rewards: (T - 1,) float32, or None.
 
@@ -65,7 +71,7 @@ class Episode:
         ValueError: if lengths, shapes or dtypes contradict each other, or a number is not finite.
     """
 
-    frames: Mapping[str, Frames]
+    frames: Mapping[str, CameraFrames]
     episode_id: str
     source: str
     actions: np.ndarray | None = None
@@ -107,18 +113,18 @@ class Episode:
                 f"{self.num_frames} frames need {self.num_frames - 1} {name}, one for each step between two frames "
                 f"(or one more, after the last), got {len(rows)}"
             )
-        bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
-        if len(bad):
-            raise ValueError(f"{name} contain NaN or infinite values, first in row {bad[0]}")
+        broken_rows = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+        if len(broken_rows):
+            raise ValueError(f"{name} contain NaN or infinite values, first in row {broken_rows[0]}")
 
     @property
     def num_frames(self) -> int:
-        """T."""
+        """T, the number of frames of each camera."""
         return len(next(iter(self.frames.values())))
 
     @property
     def action_dim(self) -> int | None:
-        """A, or None without actions."""
+        """A, the width of the actions; None without actions."""
         return None if self.actions is None else self.actions.shape[1]
 
     @property
@@ -145,7 +151,7 @@ def step_rows(rows: Any, num_frames: int, name: str) -> np.ndarray:
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def decode_frames(frames: Frames) -> np.ndarray:
+def decode_frames(frames: CameraFrames) -> np.ndarray:
     """Frames of one camera as (T, H, W, 3) uint8.
 
     Raises:
@@ -157,7 +163,7 @@ def decode_frames(frames: Frames) -> np.ndarray:
 def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:
     """The episode with frames of (height, width); frames that have this size stay as they are, encoded or not."""
 
-    def resize(frames: Frames) -> Frames:
+    def resize(frames: CameraFrames) -> CameraFrames:
         pixels = decode_frames(frames)
         return frames if pixels.shape[1:3] == size else resize_pixels(pixels, size)
 
@@ -243,9 +249,9 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
 
 def episode_from_row(row: Mapping[str, Any], cameras: Sequence[str]) -> Episode:
     """The inverse of `episode_to_row`, from plain Python values with undecoded images."""
-    given = {field.name: row[field.name] for field in fields(Episode) if field.name != "frames"}
+    values = {field.name: row[field.name] for field in fields(Episode) if field.name != "frames"}
     for name in ("actions", "rewards"):
-        if given[name] is not None:
-            given[name] = np.array(given[name], dtype=np.float32)
+        if values[name] is not None:
+            values[name] = np.array(values[name], dtype=np.float32)
     frames = {camera: [image["bytes"] for image in row[FRAMES_PREFIX + camera]] for camera in cameras}
-    return Episode(frames=frames, **given)
+    return Episode(frames=frames, **values)

@@ -20,6 +20,10 @@ MOVING_SUFFIXES = (".gif", ".mp4")
 def episode_strips(reader: EpisodeReader, indices: Sequence[int]) -> list[Strip]:
     """Whole episodes, a strip for each camera.
 
+    Args:
+        reader: reader of the episodes.
+        indices: numbers of the episodes to show.
+
     Raises:
         ValueError: if there is no such episode.
     """
@@ -36,6 +40,11 @@ def episode_strips(reader: EpisodeReader, indices: Sequence[int]) -> list[Strip]
 
 def clip_strips(dataset: SegmentDataset, num_clips: int, epoch: int = 0) -> list[Strip]:
     """The first clips of an epoch, with actions normalised and padded as the model gets them.
+
+    Args:
+        dataset: data set of the clips.
+        num_clips: number of clips to show.
+        epoch: number of the epoch.
 
     Raises:
         ValueError: if an epoch has fewer clips.
@@ -70,8 +79,13 @@ def _ranges(numbers: list[int]) -> str:
 def write_strips(strips: Sequence[Strip], path: Path, fps: int) -> Path:
     """Write a contact sheet (png, jpg) or a moving picture (gif, mp4), by the suffix of the path.
 
+    Args:
+        strips: episodes or clips to draw.
+        path: file to write.
+        fps: frames per second of a moving picture.
+
     Raises:
-        ValueError: on another suffix, or if clips to be moved side by side differ in length.
+        ValueError: if the suffix is another, or if strips of a moving picture differ in length.
     """
     if path.suffix.lower() in SHEET_SUFFIXES:
         return contact_sheet(strips, path)

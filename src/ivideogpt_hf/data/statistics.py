@@ -18,11 +18,19 @@ CONSTANT_SPREAD = 1e-6
 
 @dataclass
 class Moments:
-    """Count, mean, spread and range of numbers, per dimension, in float64 (Chan, Golub & LeVeque 1979)."""
+    """Count, mean, spread and range of numbers, per dimension, in float64 (Chan, Golub & LeVeque 1979).
+
+    Attributes:
+        count: number of rows.
+        mean: (D,) mean; None before the first row, as all that follow.
+        squares: (D,) sum of squared differences from the mean.
+        low: (D,) smallest values.
+        high: (D,) largest values.
+    """
 
     count: int = 0
     mean: np.ndarray | None = None
-    squares: np.ndarray | None = None  # sum of squared differences from the mean
+    squares: np.ndarray | None = None
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
@@ -34,7 +42,7 @@ class Moments:
             self.merge(Moments(len(rows), mean, np.square(rows - mean).sum(axis=0), rows.min(axis=0), rows.max(axis=0)))
 
     def merge(self, other: Moments) -> None:
-        """Add what another has counted."""
+        """Add the rows that another has counted."""
         if other.count == 0:
             return
         if self.count == 0:
@@ -72,15 +80,18 @@ class EpisodeStatistics:
     """Counts over episodes.
 
     Attributes:
-        lengths: number of frames -> number of episodes.
-        sizes: "camera HxW" -> number of episodes.
-        blank: camera -> number of episodes whose first frame has one colour only.
-        actions, rewards: moments per dimension.
-        action_names, action_low, action_high: those of the first episode that has any.
-        out_of_bounds: per action dimension, steps outside the bounds.
-        returns: moments of the sum of an episode's rewards.
-        successes: "true", "false" or "unknown" -> number of episodes.
-        skipped: id -> reason, of the episodes left out.
+        lengths: number of episodes for each number of frames.
+        sizes: number of episodes for each "camera HxW".
+        blank: number of episodes whose first frame has one colour only, for each camera.
+        successes: number of episodes for each of "true", "false" and "unknown".
+        actions: moments of the actions, per dimension.
+        rewards: moments of the rewards of single steps.
+        returns: moments of the sums of an episode's rewards.
+        action_names: names of the action dimensions, from the first episode that has any.
+        action_low: lower bounds of the actions, from the first episode that has any.
+        action_high: upper bounds of the actions, from the first episode that has any.
+        out_of_bounds: number of steps outside the bounds, per action dimension.
+        skipped: reason for each episode that was left out, by its id.
     """
 
     lengths: Counter[int] = field(default_factory=Counter)
@@ -98,12 +109,12 @@ class EpisodeStatistics:
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes were counted."""
+        """Number of episodes that were counted."""
         return sum(self.lengths.values())
 
     @property
     def num_frames(self) -> int:
-        """Frames of all episodes, of one camera."""
+        """Number of frames of all episodes, for one camera."""
         return sum(length * number for length, number in self.lengths.items())
 
     def add(self, episode: Episode) -> None:
@@ -142,17 +153,17 @@ class EpisodeStatistics:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> EpisodeStatistics:
         """The inverse of `to_json`."""
-        given = dict(content)
-        given["lengths"] = Counter({int(length): number for length, number in given["lengths"].items()})
+        values = dict(content)
+        values["lengths"] = Counter({int(length): number for length, number in values["lengths"].items()})
         for name in ("sizes", "blank", "successes"):
-            given[name] = Counter(given[name])
+            values[name] = Counter(values[name])
         for name in ("actions", "rewards", "returns"):
-            given[name] = Moments.from_json(given[name])
-        return cls(**given)
+            values[name] = Moments.from_json(values[name])
+        return cls(**values)
 
 
 def merge_statistics(parts: Sequence[EpisodeStatistics]) -> EpisodeStatistics:
-    """Of several sets of episodes the statistics of all together."""
+    """The statistics of several sets of episodes together."""
     total = EpisodeStatistics()
     for part in parts:
         for name in ("lengths", "sizes", "blank", "successes"):

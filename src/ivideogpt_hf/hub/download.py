@@ -97,6 +97,22 @@ def find_addresses(repo_id: str, pattern: str) -> list[str]:
         return [f"{SCHEME}{file}" for file in sorted(HfFileSystem().glob(f"datasets/{repo_id}/{pattern}"))]
 
 
+def check_access(repo_id: str, kind: str) -> None:
+    """Ask the Hub whether one may read the files of a repository.
+
+    Args:
+        repo_id: owner/name.
+        kind: "model" or "dataset".
+
+    Raises:
+        OSError: if one may not, or the repository does not exist; see `hub_errors`.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo_id, NOUNS[kind]):
+        HfApi().auth_check(repo_id, repo_type=kind)
+
+
 def size_of_files(repo_id: str, suffix: str) -> int:
     """Bytes of those files in a model repository whose names end so.
 

@@ -1,4 +1,11 @@
-"""Simulated environments for `ivideogpt collect`; each needs its package, which an extra installs."""
+"""Simulated environments for `ivideogpt collect`; each needs its package, which an extra installs.
+
+To add an environment:
+
+1. write a module here, named after the environment;
+2. in it, derive a class from `Simulator`, and require the environment's package with the name of its extra;
+3. add its name to `make_simulator` below: `ivideogpt collect` knows it from there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +16,8 @@ def make_simulator(name: str, size: int) -> Simulator:
     """Make an environment that renders.
 
     Args:
-        name: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", or the id of any gymnasium environment.
+        name: name of the environment: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", or the id of any
+            gymnasium environment.
         size: side of the frames, in pixels.
 
     Raises:

@@ -135,7 +135,7 @@ def _open_data(
             Clips,
             processor=dataset.made["processor"],
             action_dim=dataset.made["action_dim"] if model.actions else None,
-            num_future_frames=dataset.segment.num_frames - dataset.segment.num_context_frames,
+            num_future_frames=dataset.segment.num_future_frames,
             source_names=dataset.made["sources"],
         )
         has_validation = dataset.made["training"]["arguments"]["validation_split"] is not None
@@ -150,7 +150,7 @@ def _open_data(
         Clips,
         processor=dataset.processor_settings(),
         action_dim=dataset.action_dim,
-        num_future_frames=data.num_frames - data.num_context_frames,
+        num_future_frames=dataset.segment.num_future_frames,
         source_names=[source.name for source in dataset.mixture.sources],
     )
     held_out = None if data.validation_split is None else clips(validation_clips(data, size, **options))

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from ivideogpt_hf import IVideoGPTVideoProcessor
-from ivideogpt_hf.data.clips.dataset import SegmentDataset
+from ivideogpt_hf.data.clips.augment import AUGMENTATIONS
+from ivideogpt_hf.data.clips.dataset import ClipKey, ClipSettings, SegmentDataset, SourceClips, SourceEpisodes
 from ivideogpt_hf.data.clips.mixture import Mixture, Source
 from ivideogpt_hf.data.clips.segments import SegmentSpec
+from ivideogpt_hf.data.clips.store import open_store
 from tests.data.files import MemoryReader, convert, make_dataset, make_episode
 
 pytest.importorskip("datasets")
@@ -43,6 +45,49 @@ def test_a_clip_is_a_pure_function(folder, streaming):
     second[0, 5], second[7, 1]
     assert_same(first[3, 2], second[3, 2])
     assert not torch.equal(first[3, 2]["frames"], first[4, 2]["frames"])
+
+
+def open_source(spec, segment, **options):
+    return SourceEpisodes(spec, open_store(spec.path, spec.split), segment, **{"stride": 1, **options})
+
+
+def test_a_source_gives_its_clips_without_a_data_set(folder):
+    settings = ClipSettings(augmentation=AUGMENTATIONS["strong"], with_actions=True, with_rewards=True, seed=4)
+    clips = SourceClips(open_source(Source(folder), SegmentSpec(6)), settings)
+    dataset = SegmentDataset(folder, SegmentSpec(6), augmentation="strong", actions=True, rewards=True, seed=4)
+    key = ClipKey(3, *dataset.order(3).locate(2))
+    assert_same(clips.clip(key) | {"action_mask": torch.ones(3, dtype=torch.bool)}, dataset[3, 2])
+
+
+def test_windows_of_a_source_are_starts_in_its_episodes(folder):
+    source = open_source(Source(folder), SegmentSpec(6), stride=2)
+    assert source.starts.tolist() == [1, 4, 9]  # 12 = 2 * 6; the stride shrinks to 1 for 9 frames; 20 - 12 + 1
+    places = [source.locate(window) for window in range(source.windows.num_windows)]
+    expected = [(episode, "image", start) for episode, starts in enumerate([1, 4, 9]) for start in range(starts)]
+    assert places == expected
+
+
+def test_actions_and_rewards_are_there_if_every_source_has_them(tmp_path, folder):
+    without = str(make_dataset(tmp_path / "without", [8], width=None))
+    alone = SegmentDataset(folder, SegmentSpec(4), actions=None, rewards=None)
+    together = SegmentDataset(Mixture([Source(folder), Source(without)]), SegmentSpec(4), actions=None, rewards=None)
+    assert (alone.settings.with_actions, alone.settings.with_rewards) == (True, True)
+    assert (together.settings.with_actions, together.settings.with_rewards) == (False, True)
+
+
+def test_without_actions_their_width_does_not_matter(tmp_path, folder):
+    """Concatenated actions of a stride that shrinks are refused, but not where there are none to concatenate."""
+    without = str(make_dataset(tmp_path / "without", [8], width=None))
+    sources = [Source(folder, stride=3, action_aggregation="concatenate"), Source(without)]
+    assert "actions" not in SegmentDataset(Mixture(sources), SegmentSpec(4), actions=None)[0]
+
+
+@pytest.mark.parametrize("name", ["actions", "rewards"])
+def test_a_random_choice_of_frames_has_no_actions(folder, name):
+    segment = SegmentSpec(4, horizon=6)
+    assert name not in SegmentDataset(folder, segment, **{name: None})[0]
+    with pytest.raises(ValueError, match="horizon"):
+        SegmentDataset(folder, segment, **{name: True})
 
 
 def test_an_epoch_is_every_start_once(folder):
@@ -104,7 +149,7 @@ def test_subsets_are_drawn_without_replacement(tmp_path):
 
 def test_actions_are_standardized_per_source(folder):
     dataset = SegmentDataset(Source(folder, action_normalization="standardize", stride=2), SegmentSpec(4), actions=True)
-    mean, std = dataset.sources[0].normalization
+    mean, std = SourceClips(dataset.sources[0], dataset.settings).normalization
     sums = []
     for index, length in enumerate(LENGTHS):
         rows = make_episode(index, length).actions
@@ -175,10 +220,10 @@ def test_concatenated_actions_widen(folder):
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["arrow", "streaming"])
 def test_what_is_missing_is_named(tmp_path, folder, streaming):
-    free = str(make_dataset(tmp_path / "free", [8], width=None))
+    without = str(make_dataset(tmp_path / "without", [8], width=None))
     options = {"streaming": streaming}
     with pytest.raises(ValueError, match="has no actions"):
-        SegmentDataset(free, SegmentSpec(4), actions=True, **options)
+        SegmentDataset(without, SegmentSpec(4), actions=True, **options)
     with pytest.raises(ValueError, match=r"no camera 'wrist'; it has \['image'\]"):
         SegmentDataset(Source(folder, cameras=["wrist"]), SegmentSpec(4), **options)
     with pytest.raises(ValueError, match="gives no clip of 40 frames"):

@@ -136,3 +136,17 @@ def test_streaming_leaves_no_process_without_a_clip():
     source = SourceWindows(np.array([0, 5, 5]), [(0, 0, 1), (1, 1, 2)])  # the second file's episode is too short
     with pytest.raises(ValueError, match="without a clip"):
         locate_all([source], rank=0, world_size=2, batch_size=1)
+
+
+def test_the_example_of_the_docstring_is_what_happens():
+    source = streamed(16, episodes_per_group=16, groups_per_file=4)
+    order, clips = locate_all([source], rank=0, world_size=2, batch_size=4)
+    groups = [f"{file}.{number % 4}" for number, (file, _, _) in enumerate(source.groups)]
+    starts = [source.cumulative[first] for _, first, _ in source.groups]
+    in_batch = [
+        {groups[int(np.searchsorted(starts, window, side="right")) - 1] for _, window in clips[4 * i : 4 * i + 4]}
+        for i in range(4)
+    ]
+    assert order.num_lanes == 2
+    assert in_batch[0] | in_batch[2] == {"10.3", "7.3"}
+    assert in_batch[1] | in_batch[3] == {"9.3", "2.1"}

@@ -60,6 +60,10 @@ def test_the_goal_is_the_last_frame_put_first():
     assert frames_of(20, 2, 2, SegmentSpec(5, goal_conditioned=True)) == [10, 2, 4, 6, 8]
 
 
+def test_frames_that_are_not_context_are_future():
+    assert SegmentSpec(8, num_context_frames=3).num_future_frames == 5
+
+
 def test_future_frames_are_a_sorted_choice():
     spec = SegmentSpec(8, num_context_frames=2, horizon=16)
     seen = set()

@@ -24,13 +24,13 @@ CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges to draw from.
+    """Ranges to draw from, as (low, high).
 
     Attributes:
-        crop_area: relative to the square of the shorter side.
-        crop_aspect: width by height, drawn on a logarithmic scale.
-        factor: of brightness, contrast and saturation; 1 changes nothing.
-        hue: shift in turns of the colour circle.
+        crop_area: area of the crop, relative to the square of the shorter side.
+        crop_aspect: width of the crop by its height, drawn on a logarithmic scale.
+        factor: factor of brightness, contrast and saturation; 1 changes nothing.
+        hue: shift of the hue, in turns of the colour circle.
     """
 
     crop_area: tuple[float, float]
@@ -57,10 +57,10 @@ def transform_clip(
     """Crop, resize and recolour a clip as the model is to see it.
 
     Args:
-        frames: (T, 3, h, w) uint8.
-        size: (height, width) to resize to; None keeps the size, of the crop where there is one.
-        augmentation: what to draw from; None resizes only, as in evaluation.
-        generator: where the draws come from.
+        frames: images, (T, 3, h, w) uint8.
+        size: (height, width) to resize to; None keeps the size of the frames, for a crop too.
+        augmentation: ranges to draw from; None resizes only, as in evaluation.
+        generator: source of the draws.
         crop_to_aspect: without augmentation, whether to cut the largest centred window of the size's aspect first.
 
     Returns:
@@ -141,8 +141,8 @@ def adjust_hue(pixels: Tensor, turns: float) -> Tensor:
     hue = hue.add_(((red - green) * scale + 4) * (1 - is_red - is_green)).add_(6 * turns)
     hue = hue - 6 * torch.floor(hue / 6)
     weights = (2 - (hue - 3).abs_(), (hue - 2).abs_() - 1, (hue - 4).abs_() - 1)
-    turned = [torch.addcmul(value, chroma, weight.clamp_(0, 1), value=-1) for weight in weights]
-    return torch.stack(turned, dim=-3).clamp_(0, 1)
+    channels = [torch.addcmul(value, chroma, weight.clamp_(0, 1), value=-1) for weight in weights]
+    return torch.stack(channels, dim=-3).clamp_(0, 1)
 
 
 def _grey(pixels: Tensor) -> Tensor:

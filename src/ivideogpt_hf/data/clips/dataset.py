@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...media.images import decode_images
 from ..episodes import FRAMES_PREFIX
 from ..statistics import Moments
-from .augment import AUGMENTATIONS, AugmentationName, transform_clip
+from .augment import AUGMENTATIONS, Augmentation, AugmentationName, transform_clip
 from .mixture import Mixture, Source, load_mixture
 from .order import SequentialOrder, ShuffledOrder, SourcePattern, SourceWindows, StreamedOrder, hash_seed
 from .segments import SegmentSpec, between_frames, check_choice, choose_frames, count_starts, fitting_stride
@@ -24,11 +25,38 @@ Clip = dict[str, Any]
 
 
 class ClipKey(NamedTuple):
-    """Which clip: a window of a source, as it is seen in an epoch."""
+    """Which clip: a window of a source, as it is seen in an epoch.
+
+    Attributes:
+        epoch: number of the epoch.
+        source: index of the source in the mixture.
+        window: number of the window among those of the source.
+    """
 
     epoch: int
     source: int
     window: int
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How the frames of a clip are changed, and what comes with them; the same for all sources.
+
+    Attributes:
+        size: (height, width) to resize to; None keeps the size of the stored frames.
+        augmentation: ranges that crops and colours are drawn from; None changes neither.
+        crop_to_aspect: without augmentation, whether to cut the largest centred window of the size's aspect first.
+        with_actions: whether clips have actions.
+        with_rewards: whether clips have rewards.
+        seed: seed of everything random in a clip.
+    """
+
+    size: tuple[int, int] | None = None
+    augmentation: Augmentation | None = None
+    crop_to_aspect: bool = False
+    with_actions: bool = False
+    with_rewards: bool = False
+    seed: int = 0
 
 
 class SegmentDataset(torch.utils.data.Dataset):
@@ -37,23 +65,28 @@ class SegmentDataset(torch.utils.data.Dataset):
     ``dataset[epoch, index]`` or ``dataset[index]`` (epoch 0) is a dict with
 
     - ``frames``: (T, 3, H, W) uint8;
-    - ``actions``: (T - 1, A) float32, aggregated between kept frames, normalised and padded with zeros to the widest
-      source, and ``action_mask``: (A,) bool, False where it is padding; only with ``actions=True``. In a
-      goal-conditioned clip the first row is zero, since no action leads from the goal;
-    - ``rewards``: (T - 1,) float32, summed between kept frames; only with ``rewards=True``;
+    - ``actions``: (T - 1, A) float32, aggregated between the frames of the clip, normalised, and padded with zeros to
+      the widest source; only with ``actions=True``. In a goal-conditioned clip the first row is zero, since no action
+      leads from the goal;
+    - ``action_mask``: (A,) bool, False where actions are padding; only with ``actions=True``;
+    - ``rewards``: (T - 1,) float32, summed between the frames of the clip; only with ``rewards=True``;
     - ``source``, ``episode``: int, and ``frame_indices``: (T,) int64: where the clip comes from.
 
     Args:
-        mixture: what `load_mixture` takes.
-        segment: what is cut from an episode.
+        mixture: data sets, in any form that `load_mixture` takes.
+        segment: frames that a clip takes of an episode; None takes the defaults of `SegmentSpec`.
         size: (height, width) to resize to; None keeps the size of the stored frames.
         augmentation: "none", "weak" or "strong".
         crop_to_aspect: without augmentation, whether to cut the largest centred window of the size's aspect first.
         actions: whether clips have actions; None: if every source has them.
         rewards: whether clips have rewards; None: if every source has them.
-        seed: of everything random.
-        streaming: see `open_store`.
-        root: see `load_mixture`.
+        seed: seed of everything random.
+        streaming: whether to read Parquet files where they lie; see `open_store`.
+        root: folder where the paths in a mixture's yaml file begin; see `load_mixture`.
+
+    Attributes:
+        settings: settings of the clips, in which None is resolved.
+        sources: episodes of each source of the mixture, in its order.
 
     Raises:
         FileNotFoundError: if a data set is not there.
@@ -77,39 +110,51 @@ class SegmentDataset(torch.utils.data.Dataset):
         check_choice("augmentation", augmentation, tuple(AUGMENTATIONS))
         self.mixture: Mixture = load_mixture(mixture, root=root)
         self.segment = segment or SegmentSpec()
-        self.size, self.crop_to_aspect = size, crop_to_aspect
-        self.augmentation = AUGMENTATIONS[augmentation]
-        if self.segment.horizon is not None:  # a random choice of frames has nothing between them
-            actions, rewards = actions or False, rewards or False
-        self.with_actions, self.with_rewards = actions, rewards
         self.seed, self.streaming = seed, streaming
-        if (actions or rewards) and self.segment.horizon is not None:
-            raise ValueError(
-                "a random choice of future frames (horizon) is for the VQ model and has no actions or rewards"
-            )
-        self.sources = [SourceClips(source, self) for source in self.mixture.sources]
-        if self.with_actions is None:
-            self.with_actions = all(source.has("actions") for source in self.sources)
-        if self.with_rewards is None:
-            self.with_rewards = all(source.has("rewards") for source in self.sources)
-        if self.with_actions:  # here, once: otherwise each worker would go through all actions
-            for source in self.sources:
-                _ = source.normalization
+        if self.segment.horizon is not None:  # a random choice of frames has nothing between them
+            if actions or rewards:
+                raise ValueError(
+                    "a random choice of future frames (horizon) is for the VQ model and has no actions or rewards"
+                )
+            actions = rewards = False
+        self.sources = [self._open(source) for source in self.mixture.sources]
+        self.settings = ClipSettings(
+            size=size,
+            augmentation=AUGMENTATIONS[augmentation],
+            crop_to_aspect=crop_to_aspect,
+            with_actions=self._all_have("actions") if actions is None else actions,
+            with_rewards=self._all_have("rewards") if rewards is None else rewards,
+            seed=seed,
+        )
+        self._clips = [SourceClips(source, self.settings) for source in self.sources]
+        if self.settings.with_actions:  # here, once: otherwise each worker would go through all actions
+            for clips in self._clips:
+                _ = clips.normalization
         self._pattern = SourcePattern([source.weight for source in self.mixture.sources], seed)
         self._last_order: tuple[int, ShuffledOrder | SequentialOrder] | None = None
+
+    def _open(self, source: Source) -> SourceEpisodes:
+        store = open_store(source.path, source.split, streaming=self.streaming)
+        stride = self.mixture.stride_of(source)
+        return SourceEpisodes(source, store, self.segment, stride=stride, subset_seed=self.mixture.seed)
+
+    def _all_have(self, name: str) -> bool:
+        """What None means for actions and rewards."""
+        return all(source.has(name) for source in self.sources)
 
     @cached_property
     def action_dim(self) -> int | None:
         """A: the width of the widest source's aggregated actions; None without actions."""
-        return max(source.action_dim for source in self.sources) if self.with_actions else None
+        return max(clips.action_dim for clips in self._clips) if self.settings.with_actions else None
 
     def order(self, epoch: int = 0) -> ShuffledOrder | SequentialOrder:
         """The order of an epoch: shuffled, or sequential where each episode gives its first clip only."""
         if self._last_order is None or self._last_order[0] != epoch:
             windows = [source.windows for source in self.sources]
-            sequential = self.segment.starts == "first"
-            made = SequentialOrder(windows) if sequential else ShuffledOrder(windows, self._pattern, self.seed, epoch)
-            self._last_order = (epoch, made)
+            if self.segment.starts == "first":
+                self._last_order = (epoch, SequentialOrder(windows))
+            else:
+                self._last_order = (epoch, ShuffledOrder(windows, self._pattern, self.seed, epoch))
         return self._last_order[1]
 
     def streamed_order(self, epoch: int, rank: int, world_size: int, batch_size: int) -> StreamedOrder:
@@ -121,8 +166,8 @@ class SegmentDataset(torch.utils.data.Dataset):
 
     def set_up_streaming(self, max_groups: int) -> None:
         """Tell the stores which columns are needed and how many row groups of each are in use at a time."""
-        for source in self.sources:
-            source.store.keep(source.columns(), max_groups)
+        for source, clips in zip(self.sources, self._clips, strict=True):
+            source.store.keep(clips.columns(), max_groups)
 
     def __len__(self) -> int:
         """Clips in an epoch: it ends when the first source has given each of its clips once."""
@@ -134,21 +179,26 @@ class SegmentDataset(torch.utils.data.Dataset):
             if not 0 <= index < len(self.order(epoch)):
                 raise IndexError(f"clip {index} of {len(self.order(epoch))}")
             key = ClipKey(epoch, *self.order(epoch).locate(index))
-        return self.sources[key.source].clip(key)
+        clip = self._clips[key.source].clip(key)
+        if self.settings.with_actions:
+            width = clip["actions"].shape[1]
+            clip["action_mask"] = torch.arange(self.action_dim) < width
+            clip["actions"] = F.pad(clip["actions"], (0, self.action_dim - width))
+        return clip
 
     def processor_settings(self) -> dict[str, Any]:
         """Arguments for `IVideoGPTVideoProcessor` that describe these clips' actions, so that a checkpoint carries
         them.
 
-        For several sources with different actions, each one's width and statistics, under its name, and the width that
-        they are padded to.
+        Sources with different actions are described one by one: each one's width and statistics, under its name, and
+        the width that all are padded to.
         """
-        settings: dict[str, Any] = {"crop_to_aspect": self.crop_to_aspect}
-        if self.size is not None:
-            settings["size"] = {"height": self.size[0], "width": self.size[1]}
-        if not self.with_actions:
+        settings: dict[str, Any] = {"crop_to_aspect": self.settings.crop_to_aspect}
+        if self.settings.size is not None:
+            settings["size"] = dict(zip(("height", "width"), self.settings.size, strict=True))
+        if not self.settings.with_actions:
             return settings
-        embodiments = {source.spec.name: source.action_settings() for source in self.sources}
+        embodiments = {clips.spec.name: clips.action_settings() for clips in self._clips}
         first, *others = embodiments.values()
         if all(other == first for other in others):
             return settings | {name: value for name, value in first.items() if name != "action_dim"}
@@ -156,40 +206,48 @@ class SegmentDataset(torch.utils.data.Dataset):
 
     def describe(self) -> list[dict[str, Any]]:
         """Each source with its settings, its size and a fingerprint of its content."""
-        described = []
+        rows = []
         for source in self.sources:
             sizes = {"num_episodes": len(source.store.num_frames), "num_windows": source.windows.num_windows}
-            described.append(asdict(source.spec) | sizes | {"fingerprint": source.store.fingerprint()})
-        return described
+            rows.append(asdict(source.spec) | sizes | {"fingerprint": source.store.fingerprint()})
+        return rows
 
 
-class SourceClips:
-    """One source's clips."""
+class SourceEpisodes:
+    """The episodes of one source that are in use, and the windows in them.
 
-    def __init__(self, spec: Source, dataset: SegmentDataset) -> None:
-        self.spec, self.number = spec, dataset.mixture.sources.index(spec)
-        self._dataset = dataset
-        self.stride = dataset.mixture.stride_of(spec)
-        self.store: EpisodeStore = open_store(spec.path, spec.split, streaming=dataset.streaming)
+    Args:
+        spec: source of a mixture.
+        store: all episodes of the source.
+        segment: frames that a clip takes of an episode.
+        stride: number of frames from one frame of a clip to the next, where the episode is long enough.
+        subset_seed: seed of the choice of episodes, where the source names a number of them.
+
+    Attributes:
+        cameras: names of the cameras in use.
+        starts: (N,) int, number of clips that begin in each episode; 0 where an episode is not in use.
+        windows: windows of the source, counted by episode.
+
+    Raises:
+        ValueError: if the source lacks the cameras or the number of episodes that it names, or gives no clip.
+    """
+
+    def __init__(
+        self, spec: Source, store: EpisodeStore, segment: SegmentSpec, *, stride: int, subset_seed: int = 0
+    ) -> None:
+        self.spec, self.store, self.segment, self.stride = spec, store, segment, stride
         self.cameras = self._choose_cameras()
-        self._concatenates = dataset.with_actions is not False and spec.action_aggregation == "concatenate"
-        if self._concatenates and self.stride > 1 and dataset.segment.short_episodes == "shrink":
-            raise ValueError(
-                f"{spec.name}: concatenated actions of stride {self.stride} would change their width where the stride "
-                f"shrinks; use short_episodes='drop'"
-            )
-        starts = count_starts(self.store.num_frames, self.stride, dataset.segment)
-        kept = np.zeros(len(starts), dtype=bool)
-        kept[self._subset(dataset.mixture.seed)] = True
-        self._starts = np.where(kept, starts, 0)
-        cumulative = np.concatenate([[0], np.cumsum(self._starts * len(self.cameras))])
-        self.windows = SourceWindows(cumulative, self.store.groups)
+        starts = count_starts(store.num_frames, stride, segment)
+        in_use = np.zeros(len(starts), dtype=bool)
+        in_use[self._subset(subset_seed)] = True
+        self.starts = np.where(in_use, starts, 0)
+        cumulative = np.concatenate([[0], np.cumsum(self.starts * len(self.cameras))])
+        self.windows = SourceWindows(cumulative, store.groups)
         if not self.windows.num_windows:
             raise ValueError(
-                f"{self.store.name} gives no clip of {dataset.segment.num_frames} frames at stride {self.stride}: its "
-                f"{len(starts)} episodes have at most {self.store.num_frames.max(initial=0)} frames"
+                f"{store.name} gives no clip of {segment.num_frames} frames at stride {stride}: its {len(starts)} "
+                f"episodes have at most {store.num_frames.max(initial=0)} frames"
             )
-        self._check_content()
 
     def _choose_cameras(self) -> list[str]:
         available = self.store.cameras
@@ -203,34 +261,65 @@ class SourceClips:
         return list(self.spec.cameras)
 
     def _subset(self, seed: int) -> np.ndarray:
-        """The episodes in use: all, or as many as asked for, without replacement."""
-        total, wanted = len(self.store.num_frames), self.spec.num_episodes
-        if wanted is None:
+        """The indices of the episodes in use: all, or as many as asked for, without replacement."""
+        total, number = len(self.store.num_frames), self.spec.num_episodes
+        if number is None:
             return np.arange(total)
-        if wanted > total:
-            raise ValueError(f"{self.store.name} has {total} episodes, {wanted} were asked for")
+        if number > total:
+            raise ValueError(f"{self.store.name} has {total} episodes, {number} were asked for")
         generator = np.random.default_rng(hash_seed("subset", seed, self.spec.name))
-        return np.sort(generator.permutation(total)[:wanted])
+        return np.sort(generator.permutation(total)[:number])
 
-    def _check_content(self) -> None:
-        for wanted, name in ((self._dataset.with_actions, "actions"), (self._dataset.with_rewards, "rewards")):
-            if wanted and not self.has(name):
-                raise ValueError(f"{self.store.name} has no {name}")
+    @property
+    def first_episode(self) -> int:
+        """The index of the first episode in use, which stands for the others where all are alike."""
+        return int(np.flatnonzero(self.starts)[0])
 
     def has(self, name: str) -> bool:
-        """Whether its first episode in use has "actions" or "rewards"."""
-        return getattr(self.store, name)(int(np.flatnonzero(self._starts)[0])) is not None
+        """Whether the first episode in use has "actions" or "rewards"."""
+        return getattr(self.store, name)(self.first_episode) is not None
+
+    def locate(self, window: int) -> tuple[int, str, int]:
+        """(episode, camera, start in the episode) of a window."""
+        episode = int(np.searchsorted(self.windows.cumulative, window, side="right")) - 1
+        camera, start = divmod(window - int(self.windows.cumulative[episode]), int(self.starts[episode]))
+        return episode, self.cameras[camera], start
+
+
+class SourceClips:
+    """The clips of one source.
+
+    Args:
+        episodes: episodes of the source.
+        settings: settings of the clips.
+
+    Raises:
+        ValueError: if the source lacks what is asked for, or the width of its actions would depend on the episode.
+    """
+
+    def __init__(self, episodes: SourceEpisodes, settings: ClipSettings) -> None:
+        self.episodes, self.settings = episodes, settings
+        self.spec, self._store, self._segment = episodes.spec, episodes.store, episodes.segment
+        self._concatenates = settings.with_actions and self.spec.action_aggregation == "concatenate"
+        if self._concatenates and episodes.stride > 1 and self._segment.short_episodes == "shrink":
+            raise ValueError(
+                f"{self.spec.name}: concatenated actions of stride {episodes.stride} would change their width where "
+                f"the stride shrinks; use short_episodes='drop'"
+            )
+        for is_needed, name in ((settings.with_actions, "actions"), (settings.with_rewards, "rewards")):
+            if is_needed and not episodes.has(name):
+                raise ValueError(f"{self._store.name} has no {name}")
 
     def columns(self) -> list[str]:
         """The columns that clips are made of."""
-        names = [FRAMES_PREFIX + camera for camera in self.cameras]
-        return names + ["actions"] * self._dataset.with_actions + ["rewards"] * self._dataset.with_rewards
+        names = [FRAMES_PREFIX + camera for camera in self.episodes.cameras]
+        return names + ["actions"] * self.settings.with_actions + ["rewards"] * self.settings.with_rewards
 
     @cached_property
     def action_dim(self) -> int:
-        """Width of the aggregated actions."""
-        width = self.store.actions(int(np.flatnonzero(self._starts)[0])).shape[1]
-        return width * self.stride if self._concatenates else width
+        """The width of the aggregated actions."""
+        width = self._store.actions(self.episodes.first_episode).shape[1]
+        return width * self.episodes.stride if self._concatenates else width
 
     @cached_property
     def normalization(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -244,9 +333,9 @@ class SourceClips:
                 raise ValueError(f"{self.spec.name}: needs {self.action_dim} means and positive stds, got {dict(how)}")
             return mean, std
         moments = Moments()
-        for episode in np.flatnonzero(self._starts):
-            length, rows = int(self.store.num_frames[episode]), self.store.actions(int(episode))
-            stride = fitting_stride(self.stride, length, self._dataset.segment)
+        for episode in np.flatnonzero(self.episodes.starts):
+            length, rows = int(self._store.num_frames[episode]), self._store.actions(int(episode))
+            stride = fitting_stride(self.episodes.stride, length, self._segment)
             if stride > 1:
                 rows = between_frames(rows, np.arange(0, length, stride), stride, self.spec.action_aggregation)
             moments.add(rows)
@@ -259,10 +348,10 @@ class SourceClips:
         Names and bounds are those of single steps: bounds grow with the stride where actions are summed.
         """
         settings: dict[str, Any] = {"action_dim": self.action_dim}
-        episode = int(np.flatnonzero(self._starts)[0])
-        names, low, high = (self.store.metadata(episode, f"action_{name}") for name in ("names", "low", "high"))
-        repeats = self.stride if self._concatenates else 1
-        scale = self.stride if self.spec.action_aggregation == "sum" else 1
+        episode, stride = self.episodes.first_episode, self.episodes.stride
+        names, low, high = (self._store.metadata(episode, f"action_{name}") for name in ("names", "low", "high"))
+        repeats = stride if self._concatenates else 1
+        scale = stride if self.spec.action_aggregation == "sum" else 1
         if names is not None:
             many = repeats > 1
             settings["action_names"] = [f"{name}[{i}]" if many else name for i in range(repeats) for name in names]
@@ -277,53 +366,49 @@ class SourceClips:
     # -- one clip -----------------------------------------------------------------------------------------------------
 
     def clip(self, key: ClipKey) -> Clip:
-        """Make one clip; see `SegmentDataset`."""
-        dataset, segment = self._dataset, self._dataset.segment
-        episode, offset = self._find(key.window)
-        camera, start = divmod(offset, int(self._starts[episode]))
-        generator = np.random.default_rng(hash_seed("clip", dataset.seed, *key))
-        length = int(self.store.num_frames[episode])
-        stride = fitting_stride(self.stride, length, segment)
-        indices = choose_frames(length, start, stride, segment, generator)
-        frames = self._read_frames(episode, self.cameras[camera], indices)
+        """Make one clip; see `SegmentDataset`. Its actions have the width of this source and no mask."""
+        settings = self.settings
+        episode, camera, start = self.episodes.locate(key.window)
+        generator = np.random.default_rng(hash_seed("clip", settings.seed, *key))
+        length = int(self._store.num_frames[episode])
+        stride = fitting_stride(self.episodes.stride, length, self._segment)
+        indices = choose_frames(length, start, stride, self._segment, generator)
         frames = transform_clip(
-            frames, dataset.size, dataset.augmentation, generator, crop_to_aspect=dataset.crop_to_aspect
+            self._read_frames(episode, camera, indices),
+            settings.size,
+            settings.augmentation,
+            generator,
+            crop_to_aspect=settings.crop_to_aspect,
         )
-        clip: Clip = {"frames": frames, "source": self.number, "episode": episode}
+        clip: Clip = {"frames": frames, "source": key.source, "episode": episode}
         clip["frame_indices"] = torch.from_numpy(indices)
-        if dataset.with_actions:
-            rows = self._between(self.store.actions(episode), indices, stride, self.spec.action_aggregation)
-            clip["actions"], clip["action_mask"] = self._prepare_actions(rows)
-        if dataset.with_rewards:
-            rewards = self.store.rewards(episode)
+        if settings.with_actions:
+            rows = self._between(self._store.actions(episode), indices, stride, self.spec.action_aggregation)
+            clip["actions"] = self._normalize(rows)
+        if settings.with_rewards:
+            rewards = self._store.rewards(episode)
             if rewards is None:
-                raise ValueError(f"episode {episode} of {self.store.name} has no rewards")
+                raise ValueError(f"episode {episode} of {self._store.name} has no rewards")
             clip["rewards"] = torch.from_numpy(self._between(rewards[:, None], indices, stride, "sum")[:, 0].copy())
         return clip
 
-    def _find(self, window: int) -> tuple[int, int]:
-        episode = int(np.searchsorted(self.windows.cumulative, window, side="right")) - 1
-        return episode, window - int(self.windows.cumulative[episode])
-
     def _read_frames(self, episode: int, camera: str, indices: np.ndarray) -> Tensor:
         """(T, 3, h, w) uint8; a frame that occurs twice is decoded once."""
-        wanted, places = np.unique(indices, return_inverse=True)
-        pixels = decode_images(self.store.images(episode, camera, wanted.tolist()))
-        in_order = len(wanted) == len(indices) and (places[:-1] < places[1:]).all()
+        distinct, places = np.unique(indices, return_inverse=True)
+        pixels = decode_images(self._store.images(episode, camera, distinct.tolist()))
+        in_order = len(distinct) == len(indices) and (places[:-1] < places[1:]).all()
         return torch.from_numpy(pixels if in_order else pixels[places]).movedim(-1, 1)
 
     def _between(self, rows: np.ndarray, indices: np.ndarray, stride: int, how: Any) -> np.ndarray:
-        if not self._dataset.segment.goal_conditioned:
+        if not self._segment.goal_conditioned:
             return between_frames(rows, indices, stride, how)
         moving = between_frames(rows, indices[1:], stride, how)
         return np.concatenate([np.zeros_like(moving[:1]), moving])
 
-    def _prepare_actions(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Normalise and pad (T - 1, A of this source); returns rows and mask."""
+    def _normalize(self, rows: np.ndarray) -> Tensor:
+        """(T - 1, A of this source); the goal's row stays zero."""
         if self.normalization is not None:
             mean, std = self.normalization
-            first = int(self._dataset.segment.goal_conditioned)  # the goal's row stays zero
+            first = int(self._segment.goal_conditioned)
             rows[first:] = (rows[first:] - mean) / std
-        width = self._dataset.action_dim
-        mask = torch.arange(width) < rows.shape[1]
-        return torch.from_numpy(np.pad(rows, ((0, 0), (0, width - rows.shape[1])))), mask
+        return torch.from_numpy(rows)

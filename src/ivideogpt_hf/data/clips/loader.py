@@ -17,9 +17,22 @@ from .segments import SegmentSpec
 class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
     """The batches of one rank in one epoch, as keys of clips.
 
-    The clips of a global batch, of all ranks together, do not depend on the number of ranks (with streaming they do:
-    there each rank reads files of its own). What does not fill a global batch at the end of an epoch is left out,
-    unless ``drop_last`` is off.
+    A global batch is the batches of all ranks together. Its clips do not depend on the number of ranks; with streaming
+    they do, since there each rank reads files of its own.
+
+    Args:
+        dataset: data set of the clips; a `TokenDataset`, too.
+        batch_size: number of clips in a batch of one rank.
+        rank: number of this process.
+        world_size: number of all processes.
+        drop_last: whether to leave out the clips that do not fill a global batch at the end of an epoch.
+
+    Attributes:
+        epoch: number of the epoch.
+        first_batch: number of the batch that iteration begins with.
+
+    Raises:
+        ValueError: if a number is out of range, or if the data do not fill one batch.
     """
 
     def __init__(
@@ -40,7 +53,7 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
             )
 
     def __len__(self) -> int:
-        """Batches of the whole epoch, whatever ``first_batch`` is."""
+        """Number of batches in an epoch, whatever ``first_batch`` is."""
         if self.dataset.streaming and not self._is_sequential:
             return len(self._streamed_order()) // self.batch_size
         total, step = len(self.dataset.order(self.epoch)), self.batch_size * self.world_size
@@ -57,12 +70,16 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
         return self._last_order[1]
 
     def groups_in_use(self, num_workers: int) -> int:
-        """How many row groups of a source one process reads from at a time, with streaming."""
+        """Number of row groups of a source that one process reads from at a time, with streaming.
+
+        Args:
+            num_workers: number of processes that prepare clips.
+        """
         if self._is_sequential:
             return 1
         order = self._streamed_order()
-        shared = num_workers > 1 and order.num_lanes % num_workers == 0
-        lanes = order.num_lanes // num_workers if shared else order.num_lanes
+        is_dealt_evenly = num_workers > 1 and order.num_lanes % num_workers == 0
+        lanes = order.num_lanes // num_workers if is_dealt_evenly else order.num_lanes
         return lanes * order.groups_per_block
 
     def __iter__(self) -> Iterator[list[ClipKey]]:
@@ -82,8 +99,13 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
 class ClipLoader:
     """Iterates over one epoch's batches (dicts of stacked tensors), then stands at the next epoch's beginning.
 
-    ``state_dict()`` says how many batches of which epoch were *taken*, whatever workers have prepared ahead; a loader
+    ``state_dict()`` says how many batches of which epoch were *taken*, whatever workers have prepared ahead. A loader
     with the same arguments that loads it gives exactly the remaining ones.
+
+    Args:
+        batches: batches to load.
+        num_workers: number of processes that prepare clips; 0 prepares them in this one.
+        pin_memory: whether batches lie in memory from which copies to a GPU are fast.
     """
 
     def __init__(self, batches: ClipBatches, *, num_workers: int = 0, pin_memory: bool = False) -> None:
@@ -102,12 +124,12 @@ class ClipLoader:
             self.dataset.set_up_streaming(batches.groups_in_use(num_workers))
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
+        """Number of batches in an epoch."""
         return len(self.batches)
 
     @property
     def epoch(self) -> int:
-        """The epoch that iteration goes on in."""
+        """The number of the epoch that iteration goes on in."""
         return self.batches.epoch
 
     def __iter__(self) -> Iterator[Clip]:
@@ -125,13 +147,15 @@ class ClipLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another loader stood.
 
+        Args:
+            state: result of its ``state_dict()``.
+
         Raises:
             ValueError: if that one had another seed, batch size, number of ranks or number of clips.
         """
-        changed = [name for name, value in self._identity().items() if state.get(name) != value]
-        if changed:
-            before = {name: state.get(name) for name in changed}
-            raise ValueError(f"the data differ from those of the saved state, which has {before}")
+        differences = {name: state.get(name) for name, value in self._identity().items() if state.get(name) != value}
+        if differences:
+            raise ValueError(f"the data differ from those of the saved state, which has {differences}")
         self.batches.epoch, self._taken = state["epoch"], state["batch"]
 
     def _identity(self) -> dict[str, Any]:
@@ -160,24 +184,36 @@ def load_clips(
     """Batches of training clips from a data set or a mixture, local or on the Hub.
 
     Args:
-        mixture: a data set in our schema (folder or Hub id), a mixture's yaml file, the name of a shipped mixture, or a
+        mixture: data set in our schema (folder or Hub id), yaml file of a mixture, name of a shipped mixture, or a
             `Mixture`.
-        batch_size: clips in a batch of one rank.
-        segment: what clips are cut.
-        streaming: False downloads data sets, converts them to memory-mapped Arrow once, and shuffles all their clips;
-            True fetches Parquet row groups as they are needed, shuffles block by block, and gives each rank whole
-            files.
-        num_workers: processes that prepare clips; they do not change the order.
-        rank, world_size: of this process; by default those of torch.distributed where it is initialised, else 0 and 1.
+        batch_size: number of clips in a batch of one rank.
+        segment: frames that a clip takes of an episode; None takes the defaults of `SegmentSpec`.
+        streaming: whether to fetch Parquet row groups as they are needed, shuffle block by block, and give each rank
+            whole files. False downloads data sets, converts them to memory-mapped Arrow once, and shuffles all their
+            clips.
+        num_workers: number of processes that prepare clips; they do not change the order.
+        rank: number of this process; None takes that of torch.distributed where it is initialised, else 0.
+        world_size: number of all processes; None takes that of torch.distributed where it is initialised, else 1.
         drop_last: whether to leave out an incomplete last global batch.
-        pin_memory: see `torch.utils.data.DataLoader`.
-        options: forwarded to `SegmentDataset` (size, augmentation, actions, rewards, seed, ...).
+        pin_memory: whether batches lie in memory from which copies to a GPU are fast.
+        options: arguments of `SegmentDataset` (size, augmentation, actions, rewards, seed, ...).
 
     Returns:
-        A `ClipLoader`.
+        A loader, which iterates over the batches of one epoch after the other.
 
     Raises:
         FileNotFoundError, ValueError: see `SegmentDataset`.
+
+    Example:
+        Two clips of four frames, from the folder that ``ivideogpt convert-data`` wrote:
+
+        >>> from ivideogpt_hf import SegmentSpec, load_clips
+        >>> loader = load_clips("dataset", batch_size=2, segment=SegmentSpec(num_frames=4), actions=True)
+        >>> batch = next(iter(loader))
+        >>> batch["frames"].shape, batch["frames"].dtype
+        (torch.Size([2, 4, 3, 16, 16]), torch.uint8)
+        >>> batch["actions"].shape
+        torch.Size([2, 3, 3])
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if rank is None:

@@ -22,18 +22,19 @@ class Source:
 
     Attributes:
         path: folder, or id on the Hub, of a data set in our schema.
-        name: what to call it; the last part of the path by default.
+        name: name of the source; "" takes the last part of the path.
         split: "train" or "test".
-        weight: share of the clips, relative to the other sources'.
-        stride: relative to the mixture's base: kept frames are max(round(video_step * stride / base_stride), 1) apart.
-            By default the base itself, or, for a data set with a name that the original knows, what it takes.
-        cameras: the cameras whose frames are used, each clip from one of them. By default the only one, or the one that
-            the original uses for a data set of this name.
-        num_episodes: a subset of so many episodes, drawn without replacement by the mixture's seed; None takes all.
-        action_aggregation: what becomes of the actions between two kept frames. "sum" is the default, since most
-            robots' actions are displacements, whose sum is the displacement between the kept frames; take "last" for
-            absolute targets and commands such as an opened gripper, and "concatenate" to lose nothing at the price of
-            wider actions.
+        weight: share of the clips, relative to the weights of the other sources.
+        stride: distance of a clip's frames, relative to the mixture's base: they are
+            max(round(video_step * stride / base_stride), 1) frames of the episode apart. None takes the stride that the
+            original has for a data set of this name, or else its base.
+        cameras: names of the cameras in use; each clip is from one of them. None takes the camera that the original
+            uses for a data set of this name, or else the only one.
+        num_episodes: number of episodes, drawn without replacement by the mixture's seed; None takes all.
+        action_aggregation: rule that makes one action of those between two frames of a clip. "sum" is the default: most
+            robots' actions are displacements, and their sum is the displacement between the frames. "last" suits
+            absolute targets and commands such as an opened gripper. "concatenate" loses nothing and makes actions
+            wider.
         action_normalization: "none"; "standardize", by mean and standard deviation of this source's aggregated actions
             (of the split in use); or a mapping with "mean" and "std", a number per dimension.
 
@@ -61,12 +62,11 @@ class Source:
         if self.num_episodes is not None and self.num_episodes < 1:
             raise ValueError(f"{self.name}: num_episodes must be at least 1, got {self.num_episodes}")
         check_choice(f"{self.name}: action_aggregation", self.action_aggregation, get_args(ActionAggregation))
-        given = self.action_normalization
-        if isinstance(given, Mapping):
-            if set(given) != {"mean", "std"}:
-                raise ValueError(f"{self.name}: action_normalization needs 'mean' and 'std', got {sorted(given)}")
-        else:
-            check_choice(f"{self.name}: action_normalization", given, NORMALIZATIONS)
+        normalization = self.action_normalization
+        if not isinstance(normalization, Mapping):
+            check_choice(f"{self.name}: action_normalization", normalization, NORMALIZATIONS)
+        elif set(normalization) != {"mean", "std"}:
+            raise ValueError(f"{self.name}: action_normalization needs 'mean' and 'std', got {sorted(normalization)}")
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Mixture:
     """Data sets to draw clips from.
 
     Attributes:
-        sources: at least one, with different names.
-        video_step: base rate: 1 is the rate that the strides stand for.
-        base_stride: the stride that one step of that rate is.
-        seed: of the subsets (`Source.num_episodes`).
+        sources: data sets, at least one, with different names.
+        video_step: base rate; 1 is the rate that the strides stand for.
+        base_stride: stride that one step of that rate is.
+        seed: seed of the subsets (`Source.num_episodes`).
 
     Raises:
         ValueError: without sources, or if two have one name.
@@ -98,7 +98,7 @@ class Mixture:
             raise ValueError(f"video_step and base_stride must be positive, got {self.video_step}, {self.base_stride}")
 
     def stride_of(self, source: Source) -> int:
-        """Frames between two kept ones."""
+        """Number of frames of an episode from one frame of a clip to the next."""
         if source.stride is not None:
             return frame_stride(source.stride, video_step=self.video_step, base_stride=self.base_stride)
         original = original_datasets()
@@ -111,9 +111,10 @@ def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str
     """A mixture from what names one.
 
     Args:
-        source: a `Mixture`; a `Source`; a yaml file; the name of a shipped mixture ("oxe", "oxe_ssv2"); or a data set,
-            as folder or Hub id, which becomes the only source.
-        root: where the paths in a yaml file begin; by default its own folder, and for a shipped one the current folder.
+        source: `Mixture`; `Source`; yaml file; name of a shipped mixture ("oxe", "oxe_ssv2"); or data set, as folder or
+            Hub id, which becomes the only source.
+        root: folder where the paths in a yaml file begin; None takes the folder of the file, and the current folder for
+            a shipped mixture.
 
     Raises:
         FileNotFoundError: if a yaml file does not exist.
@@ -124,9 +125,9 @@ def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str
     if isinstance(source, Source):
         return Mixture([source])
     name = str(source)
-    shipped = SHIPPED / f"{name}.yaml"
-    if shipped.is_file() and not Path(name).exists():
-        return _read_mixture(shipped, Path(root or "."))
+    shipped_file = SHIPPED / f"{name}.yaml"
+    if shipped_file.is_file() and not Path(name).exists():
+        return _read_mixture(shipped_file, Path(root or "."))
     if name.endswith((".yaml", ".yml")):
         return _read_mixture(Path(name), Path(name).parent if root is None else Path(root))
     return Mixture([Source(name)])

@@ -1,6 +1,25 @@
 """In which order the clips of a mixture are seen: pure functions of seed, epoch and index, without lists of clips.
 
-A *window* is a start in an episode, seen by one camera; the windows of a source are numbered from 0.
+A *window* is a start in an episode, seen by one camera. The windows of a source are numbered from 0.
+
+With random access an epoch is a permutation of each source's windows (`ShuffledOrder`). With streaming that would fetch
+nearly everything for every batch, so that an epoch is dealt out in larger and larger pieces (`StreamedOrder`). This is
+rank 0 of 2 in a source of 16 files, each with 4 row groups of 16 episodes ("10.3" is row group 3 of file 10):
+
+    files        0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+                    shuffled; every second one is this rank's
+    of rank 0    2  3  7  8  9 10 11 13
+                    their row groups, shuffled
+    row groups   10.3  7.3   9.3  2.1   10.1  3.2   3.1 11.3  ...  10.0 13.2   8.3  2.2      (32)
+                    gathered in this order until a block has 32 episodes
+    blocks       [10.3 7.3]  [9.3 2.1]  [10.1 3.2]  [3.1 11.3]  ...  [10.0 13.2]  [8.3 2.2]  (16)
+                    dealt to the lanes in turn; a lane needs 8 blocks, so that there are 2
+    lane 0       [10.3 7.3]  [10.1 3.2]  ...  [10.0 13.2]
+    lane 1       [9.3 2.1]   [3.1 11.3]  ...  [8.3 2.2]
+                    clips of the lane's first block, shuffled, then those of its second, ...
+    batches      0 from lane 0, 1 from lane 1, 2 from lane 0, 3 from lane 1, ...
+
+Two workers take the batches in turn, so that each of them reads one lane and holds the row groups of one block.
 """
 
 from __future__ import annotations
@@ -22,7 +41,7 @@ BLOCK_EPISODES = 32
 
 
 def hash_seed(*parts: int | str) -> int:
-    """64 bits that depend on all parts."""
+    """A number of 64 bits that depends on all parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
@@ -34,17 +53,25 @@ def permute(index: int, size: int, key: int) -> int:
     while True:
         left, right = index >> half_bits, index & mask
         for round_number in range(ROUNDS):
-            mixed = (right + key + round_number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-            mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-            mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-            left, right = right, left ^ ((mixed ^ mixed >> 31) & mask)
+            bits = (right + key + round_number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+            bits = ((bits ^ bits >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+            bits = ((bits ^ bits >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+            left, right = right, left ^ ((bits ^ bits >> 31) & mask)
         index = left << half_bits | right
         if index < size:
             return index
 
 
 class SourcePattern:
-    """Which source each draw comes from: a repeated, evenly mixed pattern in which a source has slots by its weight."""
+    """Which source each draw comes from: a repeated, evenly mixed pattern in which a source has slots by its weight.
+
+    Args:
+        weights: share of each source, relative to the others.
+        seed: seed of the pattern.
+
+    Raises:
+        ValueError: if a source's share is too small for a slot.
+    """
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
@@ -65,13 +92,13 @@ class SourcePattern:
             self.ranks[positions] = np.arange(len(positions))
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(source, how many draws from it came before) of a draw."""
+        """(source, number of earlier draws from it) of a draw."""
         cycle, slot = divmod(index, len(self.sources))
         source = int(self.sources[slot])
         return source, int(cycle * self.slots[source] + self.ranks[slot])
 
     def draws_until(self, sizes: Sequence[int]) -> int:
-        """How many draws there are before a source of these sizes would be drawn from once too often."""
+        """Number of draws before the first source of these sizes would be drawn from once too often."""
         draws = []
         for size, slots, positions in zip(sizes, self.slots, self.positions, strict=True):
             cycle, rest = divmod(int(size), int(slots))
@@ -84,8 +111,8 @@ class SourceWindows:
     """How a source's windows lie.
 
     Attributes:
-        cumulative: (episodes + 1,) int64: the windows of episode e are cumulative[e] ... cumulative[e + 1] - 1.
-        groups: for streaming, (file, first episode, last episode + 1) of each row group, in order; else None.
+        cumulative: (episodes + 1,) int64; the windows of episode e are cumulative[e] ... cumulative[e + 1] - 1.
+        groups: (file, first episode, last episode + 1) of each row group, in order; None without streaming.
     """
 
     cumulative: np.ndarray
@@ -93,7 +120,7 @@ class SourceWindows:
 
     @property
     def num_windows(self) -> int:
-        """Windows in all."""
+        """Number of all windows."""
         return int(self.cumulative[-1])
 
 
@@ -136,9 +163,17 @@ class SequentialOrder:
 class StreamedOrder:
     """The clips that one rank sees in one epoch of streaming: whole files per rank, shuffled block by block.
 
-    Files are dealt to the ranks; a rank's row groups are shuffled, gathered into blocks of `BLOCK_EPISODES` episodes,
-    and dealt to lanes; the clips of a block are shuffled. All ranks and lanes see equally many clips, so that an epoch
-    leaves out what one has more than another, other clips each time.
+    The module's docstring draws an example. All ranks and lanes see equally many clips. What one has more than another
+    is left out of the epoch; these are other clips in each epoch.
+
+    Args:
+        sources: windows of each source, with row groups.
+        pattern: source of each draw.
+        seed: seed of the order.
+        epoch: number of the epoch.
+        rank: number of this process.
+        world_size: number of all processes.
+        batch_size: number of clips in a batch of one rank.
 
     Raises:
         ValueError: if a source has fewer files than there are ranks.
@@ -159,13 +194,13 @@ class StreamedOrder:
         blocks = [
             self._deal(source, hash_seed("blocks", seed, epoch, i), world_size) for i, source in enumerate(sources)
         ]
-        fewest = min(len(of_rank) for of_source in blocks for of_rank in of_source)
-        if fewest == 0:
+        min_blocks = min(len(of_rank) for of_source in blocks for of_rank in of_source)
+        if min_blocks == 0:
             raise ValueError(
                 f"streaming to {world_size} processes leaves one without a clip; use fewer, or convert the data with "
                 f"more --num-shards"
             )
-        self.num_lanes = next((lanes for lanes in LANES if lanes * MIN_BLOCKS_PER_LANE <= fewest), 1)
+        self.num_lanes = next((lanes for lanes in LANES if lanes * MIN_BLOCKS_PER_LANE <= min_blocks), 1)
         sizes = [
             [[_lane_size(of_rank[lane :: self.num_lanes]) for of_rank in of_source] for lane in range(self.num_lanes)]
             for of_source in blocks
@@ -190,7 +225,7 @@ class StreamedOrder:
 
     @staticmethod
     def _deal(source: SourceWindows, key: int, world_size: int) -> list[list[np.ndarray]]:
-        """For each rank its blocks; a block is an array (groups, 2) of ranges of windows."""
+        """The blocks of each rank; a block is an array (groups, 2) of ranges of windows."""
         generator = np.random.default_rng(key)
         files = np.unique([group[0] for group in source.groups])
         if len(files) < world_size:
@@ -199,12 +234,13 @@ class StreamedOrder:
                 f"the data with --num-shards {world_size} or more"
             )
         files = generator.permutation(files)
-        dealt = []
+        blocks_of_ranks = []
         for rank in range(world_size):
-            mine = set(files[rank::world_size].tolist())
-            groups = [group for group in source.groups if group[0] in mine]
-            dealt.append(_blocks([groups[i] for i in generator.permutation(len(groups))], source.cumulative))
-        return dealt
+            files_of_rank = set(files[rank::world_size].tolist())
+            groups = [group for group in source.groups if group[0] in files_of_rank]
+            order = generator.permutation(len(groups))
+            blocks_of_ranks.append(_blocks([groups[i] for i in order], source.cumulative))
+        return blocks_of_ranks
 
 
 class _Lane:

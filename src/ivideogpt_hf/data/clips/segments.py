@@ -23,16 +23,16 @@ class SegmentSpec:
     """What clips are cut from episodes.
 
     Attributes:
-        num_frames: frames in a clip, T.
-        num_context_frames: how many of them are context; matters where ``horizon`` is given.
-        horizon: None takes consecutive kept frames. A number takes the context frames and then a random, sorted choice
-            of the frames that follow within ``horizon`` strides from the start, as the paper trains its VQ model (6 of
-            14).
-        goal_conditioned: the segment's last frame is put first, as goal, so that context 2 is (goal, first frame).
+        num_frames: number of frames in a clip, T.
+        num_context_frames: number of frames of a clip that are context; it matters where ``horizon`` is a number.
+        horizon: number of strides from the start within which future frames are chosen: a random, sorted choice, as the
+            paper trains its VQ model (6 of 14). None takes frames at equal distances.
+        goal_conditioned: whether the segment's last frame is put first, as goal, so that context 2 is (goal, first
+            frame).
         starts: "random" makes a clip of every start in an episode; "first" makes one clip, from its beginning.
-        short_episodes: where stride times length exceeds an episode, "shrink" lowers the stride to what fits, and
-            repeats the last frame (and action) of an episode that is still too short, as the paper does; "drop" leaves
-            it out.
+        short_episodes: rule for an episode that is shorter than stride times length. "shrink" lowers the stride until
+            the clip fits, and repeats the last frame (and action) of an episode that is still too short, as the paper
+            does; "drop" leaves the episode out.
 
     Raises:
         ValueError: if the numbers contradict each other.
@@ -55,8 +55,13 @@ class SegmentSpec:
         check_choice("short_episodes", self.short_episodes, get_args(ShortEpisodes))
 
     @property
+    def num_future_frames(self) -> int:
+        """Number of frames of a clip that are not context."""
+        return self.num_frames - self.num_context_frames
+
+    @property
     def length(self) -> int:
-        """Strides that a segment covers."""
+        """Number of strides that a segment covers."""
         return self.horizon or self.num_frames
 
 
@@ -67,7 +72,16 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def frame_stride(stride: float, *, video_step: float = 1, base_stride: float = 1) -> int:
-    """Frames between two kept ones: ``max(round(video_step * stride / base_stride), 1)``."""
+    """Number of frames of an episode from one frame of a clip to the next.
+
+    Args:
+        stride: stride of the source.
+        video_step: base rate of the mixture.
+        base_stride: stride that one step of that rate is.
+
+    Returns:
+        ``max(round(video_step * stride / base_stride), 1)``.
+    """
     return max(round(video_step * stride / base_stride), 1)
 
 
@@ -79,10 +93,15 @@ def fitting_stride(stride: int, episode_frames: int, spec: SegmentSpec) -> int:
 
 
 def count_starts(episode_frames: np.ndarray, stride: int, spec: SegmentSpec) -> np.ndarray:
-    """How many clips each episode gives, for episodes of these lengths (N,) int; 0 where it is left out."""
+    """Number of clips that each episode gives, (N,) int; 0 where it is left out.
+
+    Args:
+        episode_frames: (N,) int, number of frames of each episode.
+        stride: number of frames from one frame of a clip to the next, where it fits.
+        spec: frames that a clip takes of an episode.
+    """
     fits = stride * spec.length <= episode_frames
-    shrunk = np.maximum(1, episode_frames // spec.length)
-    strides = np.where(fits, stride, shrunk)
+    strides = np.where(fits, stride, np.maximum(1, episode_frames // spec.length))
     starts = np.maximum(episode_frames - strides * spec.length + 1, 1)
     if spec.starts == "first":
         starts = np.ones_like(starts)
@@ -97,11 +116,11 @@ def choose_frames(
     """The frames of a clip, (T,) int64, in the order of the clip.
 
     Args:
-        episode_frames: frames in the episode.
-        start: first frame of the segment.
-        stride: as `fitting_stride` gives it.
-        spec: what to cut.
-        generator: for the random choice of future frames.
+        episode_frames: number of frames in the episode.
+        start: index of the segment's first frame.
+        stride: number of frames from one frame of the clip to the next, as `fitting_stride` gives it.
+        spec: frames that a clip takes of an episode.
+        generator: source of the random choice of future frames.
     """
     steps = np.arange(spec.num_frames)
     if spec.horizon is None:
@@ -110,8 +129,8 @@ def choose_frames(
     context = start + stride * steps[: spec.num_context_frames]
     first = start + stride * spec.num_context_frames
     pool = np.arange(first, min(start + stride * spec.horizon, episode_frames))
-    wanted = spec.num_frames - spec.num_context_frames
-    future = np.sort(generator.choice(pool, min(wanted, len(pool)), replace=False)) if len(pool) else pool
+    number = min(spec.num_future_frames, len(pool))
+    future = np.sort(generator.choice(pool, number, replace=False)) if len(pool) else pool
     frames = np.concatenate([context, future])
     frames = np.pad(frames, (0, spec.num_frames - len(frames)), mode="edge")
     return np.minimum(frames, episode_frames - 1)
@@ -121,9 +140,9 @@ def between_frames(rows: np.ndarray, frames: np.ndarray, stride: int, how: Actio
     """What lies between the frames of a clip, (T - 1, A) or (T - 1, A * stride).
 
     Args:
-        rows: (N - 1, A) of an episode, row t from frame t to frame t + 1.
-        frames: (T,) frames of the clip, rising; after the episode's end the last one repeats.
-        stride: frames between two kept ones.
+        rows: (N - 1, A) actions of an episode; row t leads from frame t to frame t + 1.
+        frames: (T,) indices of the clip's frames, rising; after the episode's end the last one repeats.
+        stride: number of frames from one frame of the clip to the next.
         how: "sum" adds the rows, "last" takes the last, "concatenate" puts them side by side.
     """
     out = []

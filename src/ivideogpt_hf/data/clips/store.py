@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...extras import require_packages
-from ...hub.download import SCHEME, find_addresses
-from ...hub.errors import check_hub_id
+from ...hub.download import SCHEME, check_access, find_addresses
+from ...hub.errors import check_hub_id, hub_errors
 from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
 
 METADATA = ["schema_version", "num_frames"]
@@ -26,10 +26,10 @@ class EpisodeStore(ABC):
     """Episodes of one split, by index.
 
     Attributes:
-        name: what to call it in errors.
-        num_frames: (N,) int64, frames of each episode.
-        cameras: their names.
-        groups: for streaming, (file, first episode, last episode + 1) of each row group; else None.
+        name: name of the data set and split, for errors.
+        num_frames: (N,) int64, number of frames of each episode.
+        cameras: names of the cameras.
+        groups: (file, first episode, last episode + 1) of each row group; None without streaming.
     """
 
     name: str
@@ -42,19 +42,25 @@ class EpisodeStore(ABC):
         """A value of an episode's row as a pyarrow scalar."""
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
-        """The encoded images of some frames; no other frame is touched."""
+        """The encoded images of some frames; no other frame is touched.
+
+        Args:
+            episode: index of the episode.
+            camera: name of the camera.
+            frames: indices of the frames.
+        """
         values = self._column(episode, FRAMES_PREFIX + camera).values.field("bytes")
         return [values[frame].as_py() for frame in frames]
 
     def actions(self, episode: int) -> np.ndarray | None:
-        """(T - 1, A) float32, or None."""
+        """(T - 1, A) float32; None where the episode has no actions."""
         scalar = self._column(episode, "actions")
         if not scalar.is_valid:
             return None
         return _numbers(scalar.values.flatten()).reshape(len(scalar.values), -1)
 
     def rewards(self, episode: int) -> np.ndarray | None:
-        """(T - 1,) float32, or None."""
+        """(T - 1,) float32; None where the episode has no rewards."""
         scalar = self._column(episode, "rewards")
         return _numbers(scalar.values) if scalar.is_valid else None
 
@@ -83,12 +89,13 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
 
     Args:
         path: folder, or id of a data set on the Hub.
-        split: such as "train".
-        streaming: False has `datasets` download and convert it to memory-mapped Arrow files once; True reads row groups
-            of the Parquet files as they are needed, from the folder or from the Hub, and stores nothing.
+        split: name of the split, such as "train".
+        streaming: whether to read row groups of the Parquet files as they are needed, from the folder or from the Hub,
+            and store nothing. False has `datasets` download and convert the data set to memory-mapped Arrow files once.
 
     Raises:
         FileNotFoundError: if there is no such data set or split.
+        OSError: if the Hub refuses or cannot be reached.
         ValueError: if it is not in our schema, or in another version of it.
     """
     require_packages("datasets", purpose="a data set")
@@ -101,7 +108,12 @@ def open_store(path: str, split: str, *, streaming: bool = False) -> EpisodeStor
 
 
 class ArrowStore(EpisodeStore):
-    """Memory-mapped Arrow, by ``datasets.load_dataset``."""
+    """Memory-mapped Arrow, by ``datasets.load_dataset``.
+
+    Args:
+        path: folder, or id on the Hub.
+        split: name of the split.
+    """
 
     def __init__(self, path: str, split: str) -> None:
         from datasets import load_dataset
@@ -115,6 +127,7 @@ class ArrowStore(EpisodeStore):
             else:
                 self._dataset = load_dataset(path, split=split)
         except DatasetNotFoundError as error:
+            check_access(path, "dataset")  # which of the Hub's reasons it was, `datasets` does not pass on
             raise FileNotFoundError(f"there is no data set {path}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self.name} cannot be loaded: {error}") from error
@@ -133,7 +146,7 @@ class ParquetStore(EpisodeStore):
 
     Args:
         path: folder, or id on the Hub.
-        split: files ``data/<split>-*.parquet`` belong to it.
+        split: name of the split, to which the files ``data/<split>-*.parquet`` belong.
     """
 
     def __init__(self, path: str, split: str) -> None:
@@ -144,7 +157,7 @@ class ParquetStore(EpisodeStore):
         self._columns: list[str] | None = None  # until `keep` says which: then columns are read one by one
         self._last_column: tuple[int, str, Any] = (-1, "", None)
         self.max_cached_groups = 1
-        with ThreadPoolExecutor(OPENING_THREADS) as pool:
+        with hub_errors(path, "data set"), ThreadPoolExecutor(OPENING_THREADS) as pool:
             footers, parts = zip(*pool.map(self._read_metadata, range(len(self._files))), strict=True)
         self._footers = dict(enumerate(footers))
         self.num_frames = np.concatenate([values for part in parts for values in part]).astype(np.int64)
@@ -184,7 +197,12 @@ class ParquetStore(EpisodeStore):
         return pq.ParquetFile(name, metadata=footer)
 
     def keep(self, columns: Sequence[str], max_cached_groups: int) -> None:
-        """Say which columns are needed, and how many row groups are in use at a time."""
+        """Say which columns are needed, and how many row groups are in use at a time.
+
+        Args:
+            columns: names of the columns that are read and kept together.
+            max_cached_groups: number of row groups that are kept.
+        """
         self._columns, self.max_cached_groups = list(columns), max_cached_groups
 
     def _column(self, episode: int, column: str) -> Any:

@@ -28,7 +28,11 @@ COLUMNS = ("tokens", "actions", "action_mask", "rewards", "source", "episode")
 
 @dataclass(frozen=True)
 class TokenClips:
-    """All clips of a split, as one source of an order."""
+    """All clips of a split, as one source of an order.
+
+    Attributes:
+        windows: windows of the order, one per clip.
+    """
 
     windows: SourceWindows
 
@@ -38,12 +42,12 @@ class TokenDataset(torch.utils.data.Dataset):
     of frames.
 
     Args:
-        folder: what `ivideogpt tokenize` wrote.
+        folder: folder that `ivideogpt tokenize` wrote.
         split: "train" or "validation".
-        seed: of the order.
+        seed: seed of the order.
 
     Attributes:
-        made: the content of tokens.json.
+        made: content of tokens.json.
 
     Raises:
         FileNotFoundError: if the folder holds no finished data set of tokens, or no such split.
@@ -91,6 +95,12 @@ class TokenDataset(torch.utils.data.Dataset):
 def read_tokens_file(folder: Path) -> dict[str, Any]:
     """How the tokens in a folder were made.
 
+    Args:
+        folder: folder that `ivideogpt tokenize` wrote.
+
+    Returns:
+        The content of tokens.json.
+
     Raises:
         FileNotFoundError, ValueError: see `TokenDataset`.
     """
@@ -100,16 +110,20 @@ def read_tokens_file(folder: Path) -> dict[str, Any]:
             f"{folder} holds no finished data set of tokens ({TOKENS_FILE} is missing); `ivideogpt tokenize` makes one "
             f"and goes on where it was stopped"
         )
-    made = json.loads(file.read_text(encoding="utf-8"))
-    if made.get("version") != TOKENS_VERSION:
-        raise ValueError(
-            f"{file} has version {made.get('version')}, this package reads {TOKENS_VERSION}: write it anew"
-        )
-    return made
+    content = json.loads(file.read_text(encoding="utf-8"))
+    version = content.get("version")
+    if version != TOKENS_VERSION:
+        raise ValueError(f"{file} has version {version}, this package reads {TOKENS_VERSION}: write it anew")
+    return content
 
 
 def write_tokens(file: Path, clips: Sequence[Clip]) -> None:
-    """Write coded clips as Parquet, aside first: a file under its name is complete."""
+    """Write coded clips as Parquet, aside first: a file under its name is complete.
+
+    Args:
+        file: file to write.
+        clips: coded clips, at least one, all with the same keys.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

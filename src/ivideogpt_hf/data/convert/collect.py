@@ -23,7 +23,7 @@ from ..readers import EpisodeReader
 
 PolicyKind = Literal["random", "scripted", "python"]
 # Takes the environment's observation and a generator, returns an action (A,).
-Policy = Callable[[Any, np.random.Generator], np.ndarray]
+PolicyFunction = Callable[[Any, np.random.Generator], np.ndarray]
 # A random walk keeps its direction for about 7 steps: white noise alone would hardly move an arm.
 TURN_PROBABILITY, WALK_JITTER = 0.15, 0.3
 
@@ -34,9 +34,9 @@ class Behaviour:
 
     Attributes:
         policy: "random" (a walk that keeps its direction for a while, within the bounds), "scripted" (the environment's
-            expert), or "package.module:function", a `Policy` written in Python.
+            expert), or "package.module:function", a `PolicyFunction` written in Python.
         noise_fraction: share of the episodes in which noise is added to a policy that is not random.
-        noise: standard deviation of that Gaussian noise, as a share of half the range of each dimension.
+        noise: standard deviation of the Gaussian noise, as a share of half the range of each dimension.
 
     Raises:
         ValueError: if a number is out of range, or the policy's name is unknown.
@@ -62,10 +62,10 @@ class Behaviour:
 
     @property
     def kind(self) -> str:
-        """Which kind of policy it is."""
+        """The kind of the policy: "random", "scripted" or "python"."""
         return "python" if ":" in self.policy else self.policy
 
-    def load(self) -> Policy:
+    def load(self) -> PolicyFunction:
         """The policy written in Python.
 
         Raises:
@@ -82,13 +82,13 @@ class SimulatedEpisodes(EpisodeReader):
     """Episodes of an environment, made when they are read.
 
     Args:
-        environment: see `make_simulator`.
-        num_episodes: how many.
-        num_frames: frames of an episode; it ends before where the environment does.
-        behaviour: how actions are chosen.
+        environment: name of the environment, as `make_simulator` takes it.
+        num_episodes: number of episodes.
+        num_frames: number of frames of an episode; fewer where the environment ends before.
+        behaviour: choice of the actions.
         size: side of the frames, in pixels.
-        action_repeat: simulator steps per action; their rewards are summed.
-        seed: of the first episode; the others follow.
+        action_repeat: number of simulator steps per action; their rewards are summed.
+        seed: seed of the first episode; that of each later one is larger by 1.
 
     Raises:
         ImportError: if the environment's package is missing; names the extra.
@@ -132,7 +132,7 @@ class SimulatedEpisodes(EpisodeReader):
 
     @property
     def path(self) -> str:
-        """The environment, for messages."""
+        """The name of the environment, for messages."""
         return self.environment
 
     @property
@@ -208,7 +208,12 @@ class SimulatedEpisodes(EpisodeReader):
 
 
 class RandomWalk:
-    """Random actions that keep their direction for a while."""
+    """Random actions that keep their direction for a while.
+
+    Args:
+        simulator: environment with the bounds of the actions.
+        generator: source of all draws.
+    """
 
     def __init__(self, simulator: Simulator, generator: np.random.Generator) -> None:
         self._simulator, self._generator = simulator, generator

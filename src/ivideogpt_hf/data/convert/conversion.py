@@ -45,7 +45,12 @@ ROW_GROUP_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class Shard:
-    """A Parquet file to write: its name and the indices of its episodes in the source."""
+    """A Parquet file to write.
+
+    Attributes:
+        name: file name without suffix.
+        indices: indices of its episodes in the source.
+    """
 
     name: str
     indices: tuple[int, ...]
@@ -56,11 +61,11 @@ class ConversionSettings:
     """What determines the shards of a conversion, and nothing else.
 
     Attributes:
-        test_fraction: share of the episodes held out as split "test", by a hash of each episode's id: an episode stays
-            on its side when others come or go.
-        num_shards: Parquet files in all; None chooses by the number of episodes.
-        skip_bad: leave out episodes that cannot be read, and list them, instead of stopping at the first.
-        max_skipped: the share of episodes that may be left out so.
+        test_fraction: share of the episodes held out as split "test". A hash of an episode's id decides, so that it
+            stays in its split when other episodes come or go.
+        num_shards: number of Parquet files; None chooses by the number of episodes.
+        skip_bad: whether to leave out episodes that cannot be read, and list them, instead of stopping at the first.
+        max_skipped: share of the episodes that may be left out so.
     """
 
     test_fraction: float = 0.05
@@ -86,6 +91,10 @@ def is_held_out(episode_id: str, test_fraction: float) -> bool:
 def plan_shards(episode_ids: Sequence[str], settings: ConversionSettings) -> list[Shard]:
     """The shards of a source: a function of its episodes' ids and the settings.
 
+    Args:
+        episode_ids: ids of all episodes, in the order of the source.
+        settings: shares and number of the shards.
+
     Raises:
         ValueError: if ids repeat, or if no episode is left for training.
     """
@@ -109,24 +118,25 @@ def plan_shards(episode_ids: Sequence[str], settings: ConversionSettings) -> lis
     return shards
 
 
-def _number_of_shards(num_episodes: int, share: float, wanted: int | None) -> int:
-    if wanted is not None:
-        return min(num_episodes, max(1, round(wanted * share)))
+def _number_of_shards(num_episodes: int, share: float, num_shards: int | None) -> int:
+    if num_shards is not None:
+        return min(num_episodes, max(1, round(num_shards * share)))
     number = math.ceil(num_episodes / MIN_EPISODES_PER_SHARD)
     if number <= SHARD_MULTIPLE:
         return number
-    enough = math.ceil(num_episodes / MAX_EPISODES_PER_SHARD / SHARD_MULTIPLE)
-    return SHARD_MULTIPLE * max(1, enough)
+    multiple = math.ceil(num_episodes / MAX_EPISODES_PER_SHARD / SHARD_MULTIPLE)
+    return SHARD_MULTIPLE * max(1, multiple)
 
 
 class Conversion:
     """One conversion of a reader's episodes into a folder.
 
     Args:
-        reader: where the episodes come from; it is pickled for other processes.
+        reader: reader of the episodes; it is pickled for other processes.
         output: folder to write.
-        settings: see `ConversionSettings`.
-        description: what else determines the result (source, resizing, cameras), to recognise a conversion again.
+        settings: shares and number of the shards, and what happens to broken episodes.
+        description: values that determine the result, too (source, resizing, cameras); a conversion is recognised by
+            them.
 
     Raises:
         FileExistsError: if the folder holds anything but this very conversion.
@@ -162,12 +172,11 @@ class Conversion:
         """Write the shards that are missing or lack bad episodes, those of one job of a cluster's array.
 
         Args:
-            job: (i, n): write shards i, i + n, i + 2 n, ... only.
-            num_workers: processes.
+            job: (i, n) of the job in the array; it writes the shards i, i + n, i + 2 n, ...
+            num_workers: number of processes.
 
         Returns:
-            The statistics of all shards and the data in place, if no shard is missing any more; None if other jobs have
-            not finished theirs.
+            The statistics of all shards, with the data in place; None if other jobs have not finished theirs.
 
         Raises:
             EpisodeError: at the first episode that cannot be read, unless ``skip_bad``.
@@ -177,14 +186,14 @@ class Conversion:
         number, num_jobs = job
         if not 0 <= number < num_jobs:
             raise ValueError(f"a job i of n needs 0 <= i < n, got {number} of {num_jobs}")
-        mine = [] if self.is_published else self.shards[number::num_jobs]
-        todo = [shard for shard in mine if not self.is_done(shard) or self._statistics_of(shard).skipped]
+        shards = [] if self.is_published else self.shards[number::num_jobs]
+        shards = [shard for shard in shards if not self.is_done(shard) or self._statistics_of(shard).skipped]
         try:
-            self._write_shards(todo, num_workers)
+            self._write_shards(shards, num_workers)
         except OSError as error:
-            done = sum(map(self.is_done, self.shards))
+            num_done = sum(map(self.is_done, self.shards))
             raise OSError(
-                f"{error}; {done} of {len(self.shards)} shards are complete in {self.output}, and the same command "
+                f"{error}; {num_done} of {len(self.shards)} shards are complete in {self.output}, and the same command "
                 f"goes on from there"
             ) from error
         if not all(map(self.is_done, self.shards)):
@@ -278,7 +287,18 @@ def write_shard(
 ) -> Iterator[None]:
     """Write a shard's Parquet file and then its statistics, each under its name only when it is complete.
 
-    Yields after each episode.
+    Args:
+        shard: shard to write.
+        reader: reader of the episodes.
+        signature: cameras and action width that all episodes must have.
+        staging: folder where the conversion lies while it runs.
+        skip_bad: whether to leave out episodes that cannot be read.
+
+    Yields:
+        None after each episode.
+
+    Raises:
+        EpisodeError: at the first episode that cannot be read, unless ``skip_bad``.
     """
     statistics = EpisodeStatistics()
     target = staging / DATA / f"{shard.name}.parquet"
@@ -300,7 +320,12 @@ def write_shard(
 
 
 class ShardWriter:
-    """A Parquet file of episodes, in row groups of a few megabytes, so that memory does not grow with the file."""
+    """A Parquet file of episodes, in row groups of a few megabytes, so that memory does not grow with the file.
+
+    Args:
+        path: file to write.
+        signature: cameras and action width that all episodes must have.
+    """
 
     def __init__(self, path: Path, signature: Signature) -> None:
         import pyarrow.parquet as pq
@@ -321,6 +346,10 @@ class ShardWriter:
 
     def write(self, episode: Episode, index: int) -> None:
         """Add an episode.
+
+        Args:
+            episode: episode to add.
+            index: number of the episode in the source.
 
         Raises:
             EpisodeError: if its images are broken, or its cameras or action width differ from the other episodes'.

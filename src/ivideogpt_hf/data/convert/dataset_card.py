@@ -20,10 +20,10 @@ class DatasetText:
     """What a person has to say about a data set.
 
     Attributes:
-        title: heading; None: the folder's name.
-        summary: what it shows, in a sentence or two.
-        source: where the episodes come from, and how they were made.
-        license: identifier as the Hub knows it.
+        title: heading of the card; None takes the folder's name.
+        summary: one or two sentences about what the episodes show.
+        source: origin of the episodes, and how they were made.
+        license: identifier of the licence on the Hub.
         license_note: owner of the episodes, and what the licence covers.
     """
 
@@ -50,11 +50,11 @@ def render_dataset_card(
     """A card whose metadata names the splits, so that plain ``load_dataset`` finds them.
 
     Args:
-        folder: of the data set.
-        report: as in report.json.
-        text: the same for people.
-        sizes: bytes of each split.
-        card: what a person says.
+        folder: folder of the data set.
+        report: content of report.json.
+        text: the report for people.
+        sizes: number of bytes of each split.
+        card: text of a person about the data set; None takes the defaults.
     """
     card = card or DatasetText()
     splits = [split for split in sizes if report["splits"][split]]
@@ -74,12 +74,12 @@ def render_dataset_card(
             ]
         },
     )
-    shown = asdict(card) | {"title": card.title or folder.resolve().name}
+    words = asdict(card) | {"title": card.title or folder.resolve().name}
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
         schema_version=report["schema_version"],
         sheet=SHEET_FILE,
         report=text,
-        **shown,
+        **words,
     )

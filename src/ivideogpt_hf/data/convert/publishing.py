@@ -11,6 +11,11 @@ from .conversion import DATA, STAGING
 def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """Upload a finished conversion as one commit; an interrupted upload goes on when it is called again.
 
+    Args:
+        folder: folder of the data set.
+        repo_id: owner/name of the repository, which is created where there is none.
+        private: whether a new repository is private.
+
     Returns:
         The repository's address.
 

@@ -1,4 +1,12 @@
-"""Readers of episodes, one small module per format; `open_episodes` finds the right one by looking at the source."""
+"""Readers of episodes, one small module per format; `open_episodes` finds the right one by looking at the source.
+
+To add a format:
+
+1. write a module here, named after the format;
+2. in it, derive a class from `EpisodeReader`, or from `FileReader` where episodes are files in a folder: `name` and
+   `description`, `recognizes` (is this my format?), `_list_episodes` (their ids) and `_read` (one `Episode`);
+3. add the class to `READERS` below: `open_episodes`, ``--reader`` and error messages know it from there.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +47,10 @@ def open_episodes(
     """Open the episodes of a source.
 
     Args:
-        source: a file, a folder, or the id of a data set on the Hub (LeRobot v3.0, or this package's schema), which is
+        source: file, folder, or id of a data set on the Hub (LeRobot v3.0, or this package's schema), which is
             downloaded.
         reader: name of the reader; None finds it by looking at the source.
-        cameras: the cameras to read; None reads all.
+        cameras: names of the cameras to read; None reads all.
         size: (height, width) to resize frames to; None keeps their size.
 
     Returns:
@@ -58,10 +66,10 @@ def open_episodes(
         check_hub_id(str(source), "data set")
         path = _download(str(source), cameras)
     if reader is not None:
-        named = {kind.name: kind for kind in READERS}
-        if reader not in named:
-            raise ValueError(f"there is no reader {reader!r}; there are {sorted(named)}")
-        return named[reader](path, cameras, size)
+        readers = {kind.name: kind for kind in READERS}
+        if reader not in readers:
+            raise ValueError(f"there is no reader {reader!r}; there are {sorted(readers)}")
+        return readers[reader](path, cameras, size)
     return _recognize(path)(path, cameras, size)
 
 
@@ -69,14 +77,14 @@ def _recognize(path: Path) -> type[EpisodeReader]:
     for kind in COMPLETE_LAYOUTS:
         if kind.recognizes(path):
             return kind
-    found = [kind for kind in READERS if kind.recognizes(path)]
-    if not found:
+    kinds = [kind for kind in READERS if kind.recognizes(path)]
+    if not kinds:
         formats = "; ".join(f"{kind.name}: {kind.description}" for kind in READERS)
         raise ValueError(f"{path} holds no episodes in a format that is read: {formats}")
-    if len(found) > 1:
-        names = ", ".join(kind.name for kind in found)
+    if len(kinds) > 1:
+        names = ", ".join(kind.name for kind in kinds)
         raise ValueError(f"{path} holds several formats ({names}): name the one to read with reader=, --reader")
-    return found[0]
+    return kinds[0]
 
 
 def _download(repo_id: str, cameras: Sequence[str] | None) -> Path:

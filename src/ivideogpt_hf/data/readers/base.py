@@ -32,8 +32,13 @@ class EpisodeReader(ABC):
 
     Args:
         path: file or folder.
-        cameras: the cameras to read; None reads all.
+        cameras: names of the cameras to read; None reads all.
         size: (height, width) to resize frames to while reading; None keeps their size.
+
+    Attributes:
+        name: name of the format, as ``--reader`` takes it.
+        description: the format in words, for messages.
+        episode_ids: id of each episode, in order.
 
     Raises:
         ValueError: if there are no episodes.
@@ -126,7 +131,11 @@ class EpisodeReader(ABC):
 
 
 class FileReader(EpisodeReader):
-    """A reader of files that lie in a folder, at any depth, in natural order of their names."""
+    """A reader of files that lie in a folder, at any depth, in natural order of their names.
+
+    Attributes:
+        suffixes: endings of the files' names, in lower case.
+    """
 
     suffixes: ClassVar[tuple[str, ...]]
 
@@ -147,7 +156,7 @@ class FileReader(EpisodeReader):
 
 
 def natural_sort(paths: Any) -> list[Path]:
-    """Sorted so that episode_2 comes before episode_10."""
+    """The paths in an order in which episode_2 comes before episode_10."""
     return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
@@ -161,7 +170,11 @@ def keys_of(file: Path) -> list[str]:
 
 
 def pixels(frames: np.ndarray, camera: str) -> np.ndarray:
-    """Frames of any integer dtype, or floats in [0, 1], to (T, H, W, 3) uint8.
+    """Frames as (T, H, W, 3) uint8.
+
+    Args:
+        frames: images, of any integer dtype or as floats in [0, 1].
+        camera: name of the camera, for errors.
 
     Raises:
         ValueError: if they are not RGB or out of range.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...extras import require_packages
 from ...media.files import natural_key
-from ..episodes import Episode, Frames, decode_frames, step_rows
+from ..episodes import CameraFrames, Episode, decode_frames, step_rows
 from .base import FileReader, pixels
 
 DEMONSTRATIONS = "data"
@@ -98,10 +98,10 @@ class HDF5Reader(FileReader):
             actions=step_rows(content["policy"]["actions"][:], num_frames, "actions"),
         )
 
-    def _robonet_frames(self, group: Any, camera: str) -> Frames:
-        images, swapped = _robonet_images(group, camera)
+    def _robonet_frames(self, group: Any, camera: str) -> CameraFrames:
+        images, is_swapped = _robonet_images(group, camera)
         frames = self._decode_video(io.BytesIO(images), camera) if isinstance(images, bytes) else images
-        return np.ascontiguousarray(decode_frames(frames)[..., ::-1]) if swapped else frames
+        return np.ascontiguousarray(decode_frames(frames)[..., ::-1]) if is_swapped else frames
 
 
 def _robonet_images(group: Any, camera: str) -> tuple[Any, bool]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...extras import require_packages
-from ..episodes import Episode, Frames
+from ..episodes import CameraFrames, Episode
 from .base import EpisodeReader, natural_sort
 
 INFO_FILE = Path("meta", "info.json")
 CAMERA_PREFIX = "observation.images."
 SINGLE_CAMERA = "observation.image"
+COLUMNS = ("timestamp", "action", "next.reward", "next.success")
 
 
 class LeRobotReader(EpisodeReader):
@@ -56,9 +57,8 @@ class LeRobotReader(EpisodeReader):
         features = self._info["features"]
         keys = {_camera_name(key): key for key, value in features.items() if value["dtype"] in ("video", "image")}
         cameras = self._select_cameras(list(keys))
-        wanted = ["timestamp", "action", "next.reward", "next.success"]
-        stored = [key for key in (*wanted, *map(keys.get, cameras)) if key in features]
-        rows = self._read_rows(row, [key for key in stored if features[key]["dtype"] != "video"])
+        columns = [key for key in (*COLUMNS, *map(keys.get, cameras)) if key in features]
+        rows = self._read_rows(row, [key for key in columns if features[key]["dtype"] != "video"])
         frames = {camera: self._frames(keys[camera], row, rows) for camera in cameras}
         success = rows.get("next.success")
         rewards = rows.get("next.reward")
@@ -88,7 +88,7 @@ class LeRobotReader(EpisodeReader):
             raise ValueError(f"{file} has {len(table)} rows of it, meta/episodes says {row['length']}")
         return table.to_pydict()
 
-    def _frames(self, key: str, row: dict[str, Any], rows: dict[str, list[Any]]) -> Frames:
+    def _frames(self, key: str, row: dict[str, Any], rows: dict[str, list[Any]]) -> CameraFrames:
         if key in rows:
             return [self._image_bytes(image) for image in rows[key]]
         place = f"videos/{key}"

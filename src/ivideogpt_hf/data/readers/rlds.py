@@ -17,7 +17,7 @@ import numpy as np
 
 from ...extras import require_packages
 from ...media.files import natural_key
-from ..episodes import Episode, Frames, step_rows
+from ..episodes import CameraFrames, Episode, step_rows
 from .base import FileReader, natural_sort
 
 HEADER = struct.Struct("<QI")
@@ -28,7 +28,12 @@ INSTRUCTION_KEYS = ("language_instruction", "observation/natural_language_instru
 
 
 class Record(NamedTuple):
-    """Where a record lies."""
+    """Where a record lies.
+
+    Attributes:
+        file: file of many records.
+        number: number of the record in the file.
+    """
 
     file: Path
     number: int
@@ -103,7 +108,7 @@ class RLDSReader(FileReader):
         features = self._step_features or {}
         images = {path.split("/")[-1]: path for path, feature in features.items() if "image" in feature}
         cameras = self._select_cameras([camera for camera, path in images.items() if path in values])
-        frames: dict[str, Frames] = {camera: values[images[camera]] for camera in cameras}
+        frames: dict[str, CameraFrames] = {camera: values[images[camera]] for camera in cameras}
         num_frames = len(frames[cameras[0]])
         prefix = "steps/" if any(path.startswith("steps/") for path in features) else ""
         actions, names = _actions(values, prefix + "action", num_frames)
@@ -121,13 +126,13 @@ class RLDSReader(FileReader):
         )
 
     def _read_bair(self, values: dict[str, Any], index: int) -> Episode:
-        found = {key: match for key in values if (match := BAIR_KEY.match(key))}
-        if not found:
+        matches = [match for match in map(BAIR_KEY.match, values) if match]
+        if not matches:
             raise ValueError(
                 f"there is neither features.json nor <t>/image_<camera>/encoded as in BAIR: {sorted(values)}"
             )
-        cameras = self._select_cameras(sorted({match[2] for match in found.values()}, key=natural_key))
-        steps = sorted({int(match[1]) for match in found.values()})
+        cameras = self._select_cameras(sorted({match[2] for match in matches}, key=natural_key))
+        steps = sorted({int(match[1]) for match in matches})
         frames = {
             camera: np.stack(
                 [np.frombuffer(values[f"{t}/image_{camera}/encoded"][0], np.uint8).reshape(BAIR_SIZE) for t in steps]

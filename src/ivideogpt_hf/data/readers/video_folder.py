@@ -60,7 +60,7 @@ class VideoFolderReader(EpisodeReader):
 
     def _read_actions(self, clip: Path) -> tuple[np.ndarray | None, list[str] | None]:
         stem = clip / ACTIONS_STEM if clip.is_dir() else clip.with_suffix("")
-        file = _existing(stem)
+        file = _actions_file(stem)
         if file is not None:
             return read_actions(file).numpy(), read_action_names(file)
         table = clip.parent / f"{ACTIONS_STEM}.csv"
@@ -77,25 +77,26 @@ def _find_clips(path: Path) -> list[Path]:
     return natural_sort([*videos, *folders])
 
 
-def _existing(stem: Path) -> Path | None:
-    files = [stem.with_name(stem.name + suffix) for suffix in ACTION_SUFFIXES]
-    found = [file for file in files if file.is_file()]
-    if len(found) > 1:
-        raise ValueError(f"there is more than one file of actions: {', '.join(file.name for file in found)}")
-    return found[0] if found else None
+def _actions_file(stem: Path) -> Path | None:
+    candidates = [stem.with_name(stem.name + suffix) for suffix in ACTION_SUFFIXES]
+    files = [file for file in candidates if file.is_file()]
+    if len(files) > 1:
+        raise ValueError(f"there is more than one file of actions: {', '.join(file.name for file in files)}")
+    return files[0] if files else None
 
 
 def _rows_of(table: Path, clip: Path) -> tuple[np.ndarray, list[str]]:
     """A clip's rows of a table for all clips, and the names of its columns."""
     with table.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, skipinitialspace=True)
-        names = [name for name in rows.fieldnames or () if name != CLIP_COLUMN]
-        if CLIP_COLUMN not in (rows.fieldnames or ()) or not names:
+        reader = csv.DictReader(lines, skipinitialspace=True)
+        names = [name for name in reader.fieldnames or () if name != CLIP_COLUMN]
+        if CLIP_COLUMN not in (reader.fieldnames or ()) or not names:
             raise ValueError(
                 f"{table} must have a column {CLIP_COLUMN!r} with file names and columns of actions, it has "
-                f"{rows.fieldnames}; or put the actions of each clip into a file with its name, such as {clip.stem}.csv"
+                f"{reader.fieldnames}; or put the actions of each clip into a file with its name, such as "
+                f"{clip.stem}.csv"
             )
-        wanted = [[row[name] for name in names] for row in rows if row[CLIP_COLUMN] in (clip.name, clip.stem)]
-    if not wanted:
+        rows = [[row[name] for name in names] for row in reader if row[CLIP_COLUMN] in (clip.name, clip.stem)]
+    if not rows:
         raise ValueError(f"{table} has no rows whose {CLIP_COLUMN!r} is {clip.name}")
-    return read_actions(wanted).numpy(), names
+    return read_actions(rows).numpy(), names

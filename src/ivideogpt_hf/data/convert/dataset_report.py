@@ -20,31 +20,32 @@ SHEET_EPISODES = 6
 LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
 
 
-def write_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
+def write_dataset_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
     """Write report.json, contact_sheet.png and the data set card README.md beside the shards.
 
     Args:
         output: folder of the data set.
-        statistics: of its episodes.
-        card: what a person says of it.
+        statistics: statistics of its episodes.
+        card: text of a person about the data set; None takes the defaults.
 
     Returns:
         The report as text.
     """
     files = sorted((output / DATA).glob("*.parquet"))
-    report = summarize(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
+    report = summarize_episodes(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
     write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)
-    text = render(report)
+    text = render_report(report)
     sizes = {split: sum(f.stat().st_size for f in files if f.name.startswith(f"{split}-")) for split in (TRAIN, TEST)}
     render_dataset_card(output, report, text, sizes, card).save(output / "README.md")
     return text
 
 
-def summarize(statistics: EpisodeStatistics) -> dict[str, Any]:
+def summarize_episodes(statistics: EpisodeStatistics) -> dict[str, Any]:
     """The statistics as plain values, with what is suspicious under "warnings"."""
     lengths = np.array(sorted(statistics.lengths.elements()))
-    known = {name: number for name, number in statistics.successes.items() if name != "unknown"}
+    num_successes, num_failures = statistics.successes["true"], statistics.successes["false"]
+    num_outcomes = num_successes + num_failures
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "num_episodes": statistics.num_episodes,
@@ -56,7 +57,7 @@ def summarize(statistics: EpisodeStatistics) -> dict[str, Any]:
             "max": int(lengths.max()),
         },
         "frame_sizes": dict(sorted(statistics.sizes.items())),
-        "success_rate": known.get("true", 0) / sum(known.values()) if known else None,
+        "success_rate": num_successes / num_outcomes if num_outcomes else None,
         "rewards": _spread(statistics.rewards),
         "returns": _spread(statistics.returns),
         "actions": _actions(statistics),
@@ -114,7 +115,7 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
     return warnings
 
 
-def render(report: dict[str, Any]) -> str:
+def render_report(report: dict[str, Any]) -> str:
     """The report as text for a terminal or a card."""
     frames = report["episode_frames"]
     splits = ", ".join(f"{number} {split}" for split, number in report["splits"].items() if number)
@@ -148,12 +149,12 @@ def _count(files: list[Path], split: str) -> int:
 def _draw_sheet(output: Path, statistics: EpisodeStatistics) -> None:
     """A row for each of a few episodes spread over the data set, and for each camera."""
     reader = ParquetReader(output / DATA)
-    chosen = np.unique(np.linspace(0, len(reader) - 1, min(SHEET_EPISODES, len(reader))).round().astype(int))
+    indices = np.unique(np.linspace(0, len(reader) - 1, min(SHEET_EPISODES, len(reader))).round().astype(int))
     reach = None
     if statistics.actions.count:
         reach = np.maximum(abs(statistics.actions.low), abs(statistics.actions.high))
     strips = []
-    for index in chosen:
+    for index in indices:
         episode = reader[int(index)]
         for camera, frames in episode.frames.items():
             title = f"{episode.episode_id} {camera}"
