@@ -1,4 +1,4 @@
-"""Simulated environments for `ivideogpt collect`; each needs its package, which an extra installs."""
+"""Simulated environments, to collect data in and to plan in. Most need a package, which an extra installs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ def make_simulator(name: str, size: int) -> Simulator:
     """Make an environment that renders.
 
     Args:
-        name: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", or the id of any gymnasium environment.
+        name: name such as "metaworld/<task>", "robodesk/<task>", "pusht" or "push2d", or the id of any gymnasium
+            environment.
         size: side of the frames, in pixels.
 
     Raises:
