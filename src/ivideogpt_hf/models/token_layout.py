@@ -6,12 +6,12 @@ The sequence of a clip with C context frames and n future frames (Wu et al., 202
     |---------- prompt ---| |-block-| ...
 
 ``c`` is the full set of tokens of a context frame, ``d`` the few dynamics tokens of a future frame. ``[S2]`` is the
-*slot*: the position that starts a future frame, at which the action that causes it is added. A slot and the ``d`` after
-it are a *block*. Dynamics ids are shifted by the number of context codes. The two separators are the last two
-ids of the vocabulary.
+*slot*: the position that starts a future frame, at which the action that causes it is added. A slot and the ``d``
+after it are a *block*. Dynamics ids are shifted by the number of context codes. The two separators are the last two ids
+of the vocabulary.
 
-With `repeat_last_context`, which is not in the paper, a block ``[S2] d`` of the last context frame ends the prompt. Then
-the first future frame, too, follows a frame in dynamics tokens, most of which do not change from frame to frame.
+With `repeat_last_context`, which is not in the paper, a block ``[S2] d`` of the last context frame ends the prompt.
+Then the first future frame, too, follows a frame in dynamics tokens, most of which do not change from frame to frame.
 """
 
 from __future__ import annotations
