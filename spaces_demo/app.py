@@ -1,4 +1,4 @@
-"""The playground: drive a world model in the browser. Widgets only; see game.py and loaded.py for the rest."""
+"""The playground: drive a world model in the browser. Only the widgets are here; see game.py and worlds.py."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from game import (
     step,
     undo,
 )
-from loaded import DEFAULT, LoadingRules, Worlds
-from page import failed, message, newest, png, whole
+from page import error_message, game_message, message, moment_message, png
 from PIL import Image
 from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write, write_actions
 from torch import Tensor
+from worlds import DEFAULT, LoadingRules, Worlds
 
 from ivideogpt_hf import Sampling, read_video, side_by_side
 
@@ -43,25 +43,30 @@ except ImportError:  # not on a Space with ZeroGPU
 HERE = Path(__file__).parent
 EXPIRES_SECONDS = 1800
 DREAM_FRAMES, FUTURE_FRAMES = 15, 10
-TEMPERATURE = 0.5  # at which the embedded model is evaluated
+TEMPERATURE = 0.5  # the embedded model is evaluated at this temperature
 WORLDS = Worlds(LoadingRules.from_environment())
 
 
 @dataclass
 class Visitor:
-    """What belongs to one visitor: a game, and the checkpoint that it is played with."""
+    """One visitor.
+
+    Attributes:
+        checkpoint: name of the checkpoint that the visitor plays with.
+        game: game of the visitor; None before the first one, and after it has expired.
+    """
 
     checkpoint: str = DEFAULT
     game: Game | None = None
 
 
 def gpu(function: Any) -> Any:
-    """Runs on a GPU of ZeroGPU where that is what there is."""
+    """Have a function run on a GPU of ZeroGPU, on a Space that has it."""
     return spaces.GPU(duration=30)(function) if spaces is not None else function
 
 
 def game_of(visitor: Visitor) -> Game:
-    """The game of a visitor; one who was away for too long has none any more."""
+    """The game of a visitor. It is gone if the visitor was away for too long."""
     if visitor.game is None:
         raise gr.Error("Your game has expired. Choose a scene to begin again.")
     return visitor.game
@@ -79,33 +84,33 @@ def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> tuple
     """Start a new game from a video or an image."""
     world = WORLDS.get(visitor.checkpoint)
     visitor.game = start(world, visitor.checkpoint, context_of(world, frames, goal))
-    return whole(world, visitor.game), visitor
+    return game_message(world, visitor.game), visitor
 
 
 @gpu
 def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> tuple[str, Visitor]:
-    """Play one action; None where the model takes none."""
+    """Play one action, or None if the model takes no actions."""
     game = game_of(visitor)
     try:
         step(WORLDS.get(visitor.checkpoint), game, action, sampling_of(temperature, seed))
     except ValueError as error:
-        return failed(error), visitor
-    return newest(game), visitor
+        return error_message(error), visitor
+    return moment_message(game), visitor
 
 
 @gpu
 def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[tuple[str, Visitor]]:
-    """Frames one after the other, by random actions."""
+    """Play random actions, and show their frames one after the other."""
     world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
     actions = random_actions(world, DREAM_FRAMES, int(seed) + len(game.line))
     for _ in dream(world, game, actions, DREAM_FRAMES, sampling_of(temperature, seed)):
-        yield newest(game), visitor
+        yield moment_message(game), visitor
     yield message("idle"), visitor
 
 
 @gpu
 def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
-    """A grid of futures of the same random actions, as a video file."""
+    """Write a video file with a grid of futures of the same random actions."""
     world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
     actions = random_actions(world, FUTURE_FRAMES, int(seed) + len(game.line))
     frames = futures(world, game, actions, FUTURE_FRAMES, sampling_of(temperature, seed), int(count))
@@ -117,7 +122,7 @@ def show_futures(visitor: Visitor, count: float, temperature: float, seed: float
 
 
 def take_back(visitor: Visitor) -> tuple[str, Visitor]:
-    """Undo."""
+    """Undo one step."""
     game = game_of(visitor)
     undo(game)
     return message("cut", line=game.active, length=len(game.line)), visitor
@@ -127,17 +132,17 @@ def begin_again(visitor: Visitor) -> tuple[str, Visitor]:
     """Back to the start."""
     game = game_of(visitor)
     restart(game)
-    return whole(WORLDS.get(visitor.checkpoint), game), visitor
+    return game_message(WORLDS.get(visitor.checkpoint), game), visitor
 
 
 def branch_off(visitor: Visitor, index: int) -> tuple[str, Visitor]:
-    """Keep the line, and play another one from one of its frames on."""
+    """Start a new line from one of the active line's frames."""
     game = game_of(visitor)
     try:
         branch(game, index)
     except ValueError as error:
-        return failed(error), visitor
-    return whole(WORLDS.get(visitor.checkpoint), game), visitor
+        return error_message(error), visitor
+    return game_message(WORLDS.get(visitor.checkpoint), game), visitor
 
 
 def choose_line(visitor: Visitor, line: int) -> tuple[str, Visitor]:
@@ -154,7 +159,7 @@ def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Vi
         return begin(visitor, scene)
     except ValueError as error:
         visitor.checkpoint = previous
-        return failed(error), visitor
+        return error_message(error), visitor
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -195,9 +200,9 @@ def api_step(
     """Take one action after `reset`; returns the next frame as a picture and the predicted reward.
 
     Args:
-        action: a number per dimension, in the checkpoint's units.
-        temperature: of the sampling; 0 takes the likeliest tokens.
-        seed: the same seed and actions give the same video.
+        action: list with a number per dimension, in the checkpoint's units.
+        temperature: temperature of the sampling; 0 takes the likeliest tokens.
+        seed: seed of the sampling; the same seed and actions give the same video.
     """
     game = game_of(visitor)
     with reasons_shown():
@@ -214,12 +219,12 @@ def rollout(
     Args:
         scene: number of the scene, from 0.
         actions: one row of numbers per step, in the checkpoint's units; at most 64.
-        temperature: of the sampling; 0 takes the likeliest tokens.
-        seed: the same seed gives the same video.
+        temperature: temperature of the sampling; 0 takes the likeliest tokens.
+        seed: seed of the sampling; the same seed gives the same video.
         checkpoint: Hub id, or "default".
 
     Returns:
-        "frames": PNG pictures as data addresses, and "rewards", one of each per action.
+        A dict with "frames", a PNG picture per action as data URL, and "rewards", a number per action.
     """
     with reasons_shown():
         if not 1 <= len(actions) <= MAX_FRAMES:
@@ -233,7 +238,7 @@ def rollout(
 
 @contextlib.contextmanager
 def reasons_shown() -> Iterator[None]:
-    """Lets visitors and clients read why something was refused; other errors are not shown to them."""
+    """Show ValueErrors to visitors and clients. Gradio hides other errors from them."""
     try:
         yield
     except ValueError as error:
@@ -244,7 +249,7 @@ def reasons_shown() -> Iterator[None]:
 
 
 def build() -> gr.Blocks:
-    """The page."""
+    """Make the page."""
     starts = scenes()
     gallery = [picture(frames[-1]).resize((128, 128), Image.Resampling.NEAREST) for frames in starts]
     with gr.Blocks(title="iVideoGPT playground", fill_width=True) as page:
@@ -296,12 +301,12 @@ def build() -> gr.Blocks:
             try:
                 return begin(visitor, read_upload(file), None if goal is None else read_video([goal.convert("RGB")]))
             except ValueError as error:
-                return failed(error), visitor
+                return error_message(error), visitor
 
         def on_load(visitor: Visitor, name: str) -> tuple[str, Visitor, Any]:
-            shown, visitor = load_checkpoint(visitor, name, starts[0])
+            content, visitor = load_checkpoint(visitor, name, starts[0])
             takes_goal = WORLDS.get(visitor.checkpoint).spec.goal_conditioned
-            return shown, visitor, gr.update(visible=takes_goal)
+            return content, visitor, gr.update(visible=takes_goal)
 
         page.load(lambda visitor: begin(visitor, starts[0]), visitor, **drive)
         bus.act(on_act, [visitor, *settings], trigger_mode="multiple", **drive)
@@ -319,7 +324,7 @@ def build() -> gr.Blocks:
 
 
 def _add_files(visitor: gr.State, settings: list[Any]) -> None:
-    """Several futures in a grid, and what can be taken home."""
+    """Add a grid of futures, and files to download."""
     count = gr.Slider(1, MAX_FUTURES, 6, step=1, label="Futures of the same random actions")
     show = gr.Button("Show them", elem_id="futures")
     grid = gr.Video(show_label=False, autoplay=True, loop=True, height=240, elem_id="grid")
@@ -328,14 +333,15 @@ def _add_files(visitor: gr.State, settings: list[Any]) -> None:
         for label, save in (("Video", save_video), ("Actions", save_actions)):
             name = f"save-{label.lower()}"
             button = gr.Button(label, elem_id=name)
-            # A download button gives what it holds when it is pressed: it is pressed when the file is there.
+            # A download button gives the file that it holds when it is pressed. So this page presses it when the file
+            # has been written.
             file = gr.DownloadButton(visible="hidden", elem_id=f"{name}-file")
             saved = button.click(save, visitor, file, api_visibility="private")
             saved.success(None, js=f"() => document.querySelector('#{name}-file').click()")
 
 
 def _add_endpoints() -> None:
-    """Named calls for gradio_client; `rollout` needs no session, and is an MCP tool as well."""
+    """Add named calls for gradio_client. `rollout` needs no session, and is an MCP tool as well."""
     visitor = gr.State(Visitor())
     image, reward = gr.Image(visible=False, format="png"), gr.Number(visible=False)
     scene, checkpoint = gr.Number(0, visible=False, precision=0), gr.Textbox(DEFAULT, visible=False)
@@ -352,7 +358,7 @@ def _add_endpoints() -> None:
 
 def main() -> None:
     """Serve the page."""
-    warnings.filterwarnings("ignore", message=".*was re-anchored")  # the game goes on, which is what is wanted here
+    warnings.filterwarnings("ignore", message=".*was re-anchored")  # a game has no end, so re-anchoring is normal
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)

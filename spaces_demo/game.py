@@ -1,6 +1,6 @@
-"""What one visitor plays: lines of imagined frames that can be taken back, branched and told apart. No widgets here.
+"""The game of one visitor: lines of imagined frames, which can be taken back and branched. It knows no widgets.
 
-Everything is bounded, pickles, and belongs to one visitor.
+A game has bounds, can be pickled, and belongs to one visitor.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from torch import Tensor
 
 from ivideogpt_hf import Sampling, World, WorldState
 
-MAX_FRAMES = 64  # of a line
+MAX_FRAMES = 64  # of one line
 MAX_LINES = 3
 MAX_FUTURES = 9
 
 
 class FullError(ValueError):
-    """A bound is reached; the message says what to do."""
+    """A bound is reached. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a line, and all that is needed to go on from it.
+    """One frame of a line, and everything that is needed to continue from it.
 
     Attributes:
         frame: picture (3, H, W) uint8.
-        state: state of one world, kept by `kept`.
-        action: action (A,) that led here; None for the start, and in action-free models.
+        state: state of one world, as `to_store` returns it.
+        action: action (A,) that led to the frame; None for the start, and in action-free models.
         reward: predicted reward, or None.
         log_prob: log-probability of the frame; None for the start.
     """
@@ -44,11 +44,11 @@ class Moment:
 
 @dataclass
 class Game:
-    """Lines of moments, the last of each the newest.
+    """Lines of moments, each from the oldest to the newest.
 
     Attributes:
         checkpoint: name of the checkpoint that the states belong to.
-        context: frames (C, 3, H, W) uint8 that it began with.
+        context: frames (C, 3, H, W) uint8 at the start.
         lines: lines of moments, at least one.
         active: number of the line that is played.
     """
@@ -70,18 +70,18 @@ class Game:
 
 
 def start(world: World[Any], checkpoint: str, context: Tensor) -> Game:
-    """Begin with real frames (C, 3, H, W) uint8, for a goal-conditioned model the goal first."""
-    return Game(checkpoint, context, [[Moment(context[-1], kept(world.reset(context[None])))]])
+    """Start a game from real frames (C, 3, H, W) uint8. For a goal-conditioned model the goal is the first of them."""
+    return Game(checkpoint, context, [[Moment(context[-1], to_store(world.reset(context[None])))]])
 
 
-def kept(state: Any) -> Any:
-    """A state as games keep it: on the CPU, where it pickles, since ZeroGPU runs each call in another process. A state
-    of a served world stays on its server."""
+def to_store(state: Any) -> Any:
+    """A state as games store it. It is moved to the CPU, so that it can be pickled: ZeroGPU runs each call in another
+    process. The state of a served world stays on its server."""
     return state.to("cpu") if isinstance(state, WorldState) else state
 
 
-def at_hand(world: World[Any], state: Any) -> Any:
-    """A state that was kept, where the world can step it. The copy to the device is paid at each frame."""
+def to_step(world: World[Any], state: Any) -> Any:
+    """A stored state, moved to the device of the world. This copy is made at each frame."""
     return state.to(world.device) if isinstance(state, WorldState) else state
 
 
@@ -94,22 +94,22 @@ def step(world: World[Any], game: Game, action: Sequence[float] | None, sampling
     """
     if len(game.line) >= MAX_FRAMES:
         raise FullError(f"This line has {MAX_FRAMES} frames. Take some back, or start again.")
-    given = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
-    state = at_hand(world, game.now.state)
-    taken, state = world.step(state, None if given is None else given.to(world.device), sampling=sampling)
+    actions = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
+    state = to_step(world, game.now.state)
+    result, state = world.step(state, None if actions is None else actions.to(world.device), sampling=sampling)
     moment = Moment(
-        frame=taken.frame[0].cpu(),
-        state=kept(state),
-        action=None if given is None else given[0],
-        reward=None if taken.reward is None else float(taken.reward[0]),
-        log_prob=float(taken.log_prob[0]),
+        frame=result.frame[0].cpu(),
+        state=to_store(state),
+        action=None if actions is None else actions[0],
+        reward=None if result.reward is None else float(result.reward[0]),
+        log_prob=float(result.log_prob[0]),
     )
     game.line.append(moment)
     return moment
 
 
 def played_actions(game: Game) -> Tensor:
-    """The active line's actions (T, A), in the checkpoint's units: row t leads from frame t of the line to frame t + 1.
+    """The actions (T, A) of the active line, in the checkpoint's units. Row t leads from frame t to frame t + 1.
 
     Raises:
         ValueError: if nothing was played yet, or the model takes no actions.
@@ -129,7 +129,7 @@ def undo(game: Game) -> None:
 
 
 def branch(game: Game, index: int) -> None:
-    """Keep the active line, and play a new one from its moment ``index`` on.
+    """Start a new line from moment ``index`` of the active one, which stays as it is.
 
     Raises:
         FullError: if there are as many lines as there may be.
@@ -140,7 +140,7 @@ def branch(game: Game, index: int) -> None:
     if not 0 <= index < len(game.line):
         raise ValueError(f"The line has the frames 0 to {len(game.line) - 1}, not {index}.")
     beginning = list(game.line[: index + 1])
-    # Another stream of random numbers, or the same actions would give the same frames.
+    # The branch gets another stream of random numbers. Otherwise the same actions would give the same frames.
     last = beginning[-1]
     stream = len(game.lines)
     beginning[-1] = replace(last, state=last.state.fork(stream + 1).index([stream]))
@@ -156,7 +156,7 @@ def restart(game: Game) -> None:
 def dream(
     world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling
 ) -> Iterator[Moment]:
-    """Play by itself: (T, A) actions one after the other, or an action-free model as it likes."""
+    """Play many steps: actions (T, A) one after the other, or ``num_frames`` frames of an action-free model."""
     for i in range(num_frames):
         if len(game.line) >= MAX_FRAMES:
             return
@@ -166,15 +166,15 @@ def dream(
 def futures(
     world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling, count: int
 ) -> Tensor:
-    """Several futures of the same actions (T, A): frames (count, T, 3, H, W) uint8.
+    """Predict several futures of the same actions (T, A): frames (count, T, 3, H, W) uint8.
 
     Raises:
-        FullError: if more are asked for than are allowed.
+        FullError: if the count is not allowed.
     """
     if not 1 <= count <= MAX_FUTURES:
         raise FullError(f"1 to {MAX_FUTURES} futures can be shown, not {count}.")
     rollout = world.rollout(
-        at_hand(world, game.now.state),
+        to_step(world, game.now.state),
         None if actions is None else actions[None].to(world.device),
         num_frames=num_frames if actions is None else None,
         num_samples=count,
@@ -185,7 +185,7 @@ def futures(
 
 
 def random_actions(world: World[Any], num_frames: int, seed: int) -> Tensor | None:
-    """(T, A) actions that keep their direction for a while; None for an action-free model."""
+    """Random actions (T, A) that change every five steps; None for an action-free model."""
     spec = world.spec
     if not spec.action_dim:
         return None
@@ -196,7 +196,7 @@ def random_actions(world: World[Any], num_frames: int, seed: int) -> Tensor | No
 
 
 def bounds(world: World[Any]) -> tuple[Tensor, Tensor]:
-    """(A,) each; minus one and one, where the checkpoint does not tell."""
+    """Lower and upper bounds (A,) of actions; minus one and one where the checkpoint has none."""
     spec = world.spec
     low = spec.action_low or (-1.0,) * spec.action_dim
     high = spec.action_high or (1.0,) * spec.action_dim

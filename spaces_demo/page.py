@@ -1,4 +1,4 @@
-"""What the page is told: JSON for player.js."""
+"""Messages to the page: JSON for player.js."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ivideogpt_hf.media import encode_png
 
 
 def png(frame: Tensor) -> str:
-    """A frame (3, H, W) as a data address."""
+    """A frame (3, H, W) as a data URL."""
     return "data:image/png;base64," + base64.b64encode(encode_png(frame.movedim(0, -1).numpy())).decode()
 
 
 def describe(moment: Moment) -> dict[str, Any]:
     """A moment as the page shows it."""
-    rounded = {
+    numbers = {
         name: None if value is None else round(value, 4)
         for name, value in (("reward", moment.reward), ("log_prob", moment.log_prob))
     }
-    return {"image": png(moment.frame)} | rounded
+    return {"image": png(moment.frame)} | numbers
 
 
 def message(kind: str, **content: Any) -> str:
-    """Something for player.js; no two are equal, so that each is noticed."""
+    """A message for player.js. Each has its own id, since the page notices only changes."""
     return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
 
 
-def whole(world: World[Any], game: Game) -> str:
+def game_message(world: World[Any], game: Game) -> str:
     """Everything that the page shows of a game."""
     spec = world.spec
     low, high = (bound.tolist() for bound in bounds(world))
@@ -54,11 +54,11 @@ def whole(world: World[Any], game: Game) -> str:
     )
 
 
-def newest(game: Game) -> str:
+def moment_message(game: Game) -> str:
     """The newest moment of the active line."""
     return message("moment", line=game.active, index=len(game.line) - 1, moment=describe(game.now))
 
 
-def failed(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Why something did not work."""
     return message("error", text=str(error))

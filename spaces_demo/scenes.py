@@ -1,4 +1,4 @@
-"""Where games begin: the gallery, uploads, and what a model takes of them; and files that go back to visitors."""
+"""Starts of games, from the gallery and from uploads, and files for visitors to download."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ivideogpt_hf import EXAMPLE_EPISODE, World, read_video, write_video
 
-SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without it, those of the embedded episode
+SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without this file, starts of the embedded episode
 MAX_UPLOAD_BYTES, MAX_UPLOAD_FRAMES = 20 * 2**20, 300
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def scenes() -> list[Tensor]:
-    """Starts (T, 3, H, W) uint8."""
+    """The starts of the gallery, each (T, 3, H, W) uint8."""
     if SCENES.is_file():
         with np.load(SCENES) as file:
             return list(torch.from_numpy(file["frames"]))
@@ -30,11 +30,11 @@ def scenes() -> list[Tensor]:
 
 
 def context_of(world: World[Any], frames: Tensor, goal: Tensor | None = None) -> Tensor:
-    """The context frames (C, 3, H, W) that a model takes, of a video; an image stands still."""
+    """The context frames (C, 3, H, W) that a model takes from a video. An image is repeated."""
     spec = world.spec
-    needed = spec.num_real_context_frames
+    num_frames = spec.num_real_context_frames
     resized = spec.resize_frames(frames)
-    resized = torch.cat([resized[:1].expand(max(0, needed - len(resized)), -1, -1, -1), resized])[:needed]
+    resized = torch.cat([resized[:1].expand(max(0, num_frames - len(resized)), -1, -1, -1), resized])[:num_frames]
     if not spec.goal_conditioned:
         return resized
     goal = frames[-1:] if goal is None else goal
@@ -42,10 +42,10 @@ def context_of(world: World[Any], frames: Tensor, goal: Tensor | None = None) ->
 
 
 def read_upload(file: str) -> Tensor:
-    """An uploaded image or video, (T, 3, H, W) uint8.
+    """Read an uploaded image or video: frames (T, 3, H, W) uint8.
 
     Raises:
-        ValueError: if it is too large, or neither.
+        ValueError: if the file is too large, or neither an image nor a video.
     """
     if os.path.getsize(file) > MAX_UPLOAD_BYTES:
         raise ValueError(f"That file is larger than {MAX_UPLOAD_BYTES >> 20} MB.")
@@ -58,14 +58,14 @@ def read_upload(file: str) -> Tensor:
 
 
 def write_actions(actions: Tensor) -> str:
-    """Actions (T, A) as a JSON list of rows, in a folder of its own: what `ivideogpt predict --actions` reads."""
+    """Write actions (T, A) as a JSON list of rows, in a new folder. `ivideogpt predict --actions` reads the file."""
     path = Path(tempfile.mkdtemp()) / "actions.json"
     path.write_text(json.dumps(actions.tolist(), indent=1), encoding="utf-8")
     return str(path)
 
 
 def write(frames: Tensor, name: str) -> str:
-    """Frames (T, 3, H, W) as a file in a folder of its own."""
+    """Write frames (T, 3, H, W) as a video file, in a new folder."""
     scale = max(1, 256 // frames.shape[-1])
     return str(write_video(frames, Path(tempfile.mkdtemp()) / name, fps=5, scale=scale))
 

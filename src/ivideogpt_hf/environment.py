@@ -63,6 +63,16 @@ class WorldModelVectorEnv(VectorEnv):
     Raises:
         ValueError: if an argument does not fit the model.
         OSError: if a checkpoint cannot be read.
+
+    Example:
+        >>> from ivideogpt_hf import WorldModelVectorEnv
+        >>> envs = WorldModelVectorEnv("default", num_envs=2, horizon=15)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations.shape, observations.dtype
+        ((2, 3, 64, 64), dtype('uint8'))
+        >>> observations, rewards, terminations, truncations, infos = envs.step(envs.action_space.sample())
+        >>> rewards.shape, truncations.tolist()
+        ((2,), [False, False])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Publishing a checkpoint: weights, code, card, results and a picture, as one commit."""
+"""Publishing of a checkpoint: weights, code, card, results and a picture, as one commit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def make_env(n_envs=1, use_async_envs=False, cfg=None):
 
 @dataclass(frozen=True)
 class Publication:
-    """What goes to the Hub.
+    """A folder that is ready for upload.
 
     Attributes:
-        folder: holds it, for as long as the context manager is open.
-        files: paths in it, with their sizes in bytes.
-        card: rendered.
+        folder: folder, which is deleted when the context manager ends.
+        files: sizes in bytes of the files in it, by path.
+        card: model card.
     """
 
     folder: Path
@@ -59,14 +59,14 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
     """Put together what `publish` uploads.
 
     Args:
-        folder: a checkpoint, in either layout, or "default"; its metrics.json and episode.npz go along.
-        repo_id: where it will be.
-        card: yaml with what a person says, see `CardText`.
-        preview: a picture or video for the card; None: one is predicted from episode.npz, where there is one.
+        folder: checkpoint in either layout, or "default". Its metrics.json and episode.npz are published too.
+        repo_id: Hub id of the repository.
+        card: yaml file with the text of the card, see `CardText`.
+        preview: picture or video for the card; None: a video is predicted from episode.npz, if there is one.
 
     Raises:
         OSError: if a file is missing or cannot be read.
-        ValueError: if checkpoint or card are not what they must be.
+        ValueError: if checkpoint or card do not fit.
     """
     folder = fetch(folder)
     text = CardText.read(card)
@@ -90,18 +90,18 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             (stage / LEADERBOARD_FILE).parent.mkdir()
             (stage / LEADERBOARD_FILE).write_text(leaderboard, encoding="utf-8")
         facts = facts_of(world.vq_model, world.transformer, world.spec)
-        rendered = render_card(facts, repo_id, text, metrics, preview_name)
-        rendered.save(stage / "README.md")
+        model_card = render_card(facts, repo_id, text, metrics, preview_name)
+        model_card.save(stage / "README.md")
         files = {
             path.relative_to(stage).as_posix(): path.stat().st_size
             for path in sorted(stage.rglob("*"))
             if path.is_file()
         }
-        yield Publication(stage, files, rendered)
+        yield Publication(stage, files, model_card)
 
 
 def _draw_preview(world: WorldModel, folder: Path) -> bool:
-    """Predict the beginning of the folder's episode; whether there is one."""
+    """Predict the beginning of the folder's episode, and draw it. Returns whether there is an episode."""
     episode = folder / EPISODE_FILE
     if not episode.is_file():
         return False
@@ -127,7 +127,15 @@ def publish(
     create_pr: bool = False,
     token: str | bool | None = None,
 ) -> str:
-    """Upload what was prepared, as one commit.
+    """Upload a prepared folder as one commit.
+
+    Args:
+        publication: prepared folder.
+        repo_id: Hub id of the repository, which is created if there is none.
+        private: whether a new repository is private.
+        revision: branch to commit to.
+        create_pr: whether to open a pull request instead.
+        token: token for the Hub.
 
     Returns:
         The address of the commit, or of the pull request.

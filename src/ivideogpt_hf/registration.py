@@ -1,8 +1,8 @@
-"""Makes transformers' Auto classes and gymnasium find ours, without importing anything before somebody uses them.
+"""Registration of our classes with transformers' Auto classes and with gymnasium, when these are first used.
 
-Registering a model class means importing it, with transformers and diffusers, which takes seconds. So it waits for the
-first call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a name of ours.
-Environments are registered by name only, as soon as gymnasium is imported.
+To register a model class one has to import it, with transformers and diffusers, which takes seconds. So registration
+waits for the first call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a
+public name of this package. Environments are registered by name only, as soon as gymnasium is imported.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _register_environment(gymnasium_registration: ModuleType) -> None:
     )
 
 
-# What to do with a module once it was imported.
+# What to do with each module after its import.
 _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": lambda module: _register_on_first_call(module.AutoConfig),
     "transformers.models.auto.video_processing_auto": lambda module: _register_on_first_call(module.AutoVideoProcessor),
@@ -68,7 +68,7 @@ _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the other finders find a module, and prepares it once it has run."""
+    """Finds a module by the other finders, and prepares it after it has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -76,7 +76,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         if fullname not in _PREPARATIONS:
             return None
         finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
-        spec = next((found for finder in finders if (found := finder.find_spec(fullname, path, target))), None)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module
@@ -90,7 +90,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def register_on_first_use() -> None:
-    """Arrange for registration when an Auto class is first used or gymnasium imported, be they so already or not."""
+    """Arrange for registration when an Auto class is first used or gymnasium is imported, before or after this call."""
     sys.meta_path.insert(0, _AfterImport())
     for name, prepare in _PREPARATIONS.items():
         if name in sys.modules:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = ".partial"
+# What evaluations and trials of planning write: the identity of the run, and its results.
+RUN_FILE, RESULTS_FILE = "run.json", "results.json"
 LOCK_FILE = ".lock"
 # How systems say that a file system has no locks at all.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}

@@ -9,8 +9,8 @@ import torch
 
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.evaluation.clips import HeldOutClips
-from ivideogpt_hf.evaluation.measures import CEILING, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from ivideogpt_hf.evaluation.held_out import HeldOutClips
+from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
@@ -80,13 +80,13 @@ def test_simple_methods_are_what_they_say(finished, checkpoint, data):
         decoded.append(psnr(frames[2:], clip.frames[2:]))
     results = results_of(finished)
     assert results["per_step"][REPEAT]["mse"] == pytest.approx(torch.stack(repeated).mean(0).tolist(), abs=1e-6)
-    assert results["mean"][CEILING]["psnr"] == pytest.approx(torch.stack(decoded).mean().item(), abs=1e-4)
+    assert results["mean"][RECONSTRUCTION]["psnr"] == pytest.approx(torch.stack(decoded).mean().item(), abs=1e-4)
 
 
 def test_everything_is_measured(finished):
     results = results_of(finished)
     assert (results["num_clips"], results["num_samples_of_protocol"]) == (5, 8)
-    assert set(results["mean"]) == {"model", REPEAT, CEILING, SHUFFLED, ZERO}
+    assert set(results["mean"]) == {"model", REPEAT, RECONSTRUCTION, SHUFFLED, ZERO}
     assert all(len(values["lpips"]) == 4 for values in results["per_step"].values())
     assert set(results["best_of_samples"]) == {PREDICTED_ONLY, WITH_CONTEXT}
     assert results["rewards"]["mean_absolute_error"] > 0
@@ -134,7 +134,7 @@ def test_an_action_free_checkpoint_has_no_wrong_actions(evaluate, tmp_path):
     build_world().save_pretrained(tmp_path / "free")
     assert evaluate(tmp_path / "run", source=tmp_path / "free") == 0
     results = results_of(tmp_path / "run")
-    assert set(results["mean"]) == {"model", REPEAT, CEILING}
+    assert set(results["mean"]) == {"model", REPEAT, RECONSTRUCTION}
     assert "rewards" not in results
 
 
@@ -186,7 +186,7 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*COUNTS, "--num-context-frames", "1"), "gives 1 context frames, the checkpoint takes 2"),
+        ((*COUNTS, "--num-context-frames", "1"), "has 1 context frames, but the checkpoint takes 2"),
         (("--protocol", "vp2", "--num-clips", "5", "--num-future-frames", "4"), "take --protocol custom for another"),
         ((*COUNTS, "--num-clips", "500"), "ask for fewer with --num-clips"),
         ((*COUNTS, "--num-samples", "0"), "at least 1, got num_samples=0"),

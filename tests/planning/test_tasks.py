@@ -68,7 +68,7 @@ def test_the_expert_reaches_the_goal_of_the_plane():
     ("name", "options", "message"),
     [
         ("no/such", {}, "gymnasium cannot make"),
-        ("Pendulum-v1", {}, "cannot be planned in"),
+        ("Pendulum-v1", {}, "cannot be saved"),
         ("push2d", {"action_repeat": 0}, "action_repeat must be at least 1"),
     ],
 )

@@ -10,7 +10,7 @@ from ivideogpt_hf.planning.controllers import ModelController, ShuffledControlle
 from ivideogpt_hf.planning.objectives import PixelError, RewardSum
 from ivideogpt_hf.planning.planners import CEM
 from ivideogpt_hf.planning.tasks import make_task
-from ivideogpt_hf.planning.trials import Trial, Trials, summarize
+from ivideogpt_hf.planning.trials import Trial, Trials, summarize_trials
 from tests.conftest import build_world, hide_package, locked_elsewhere
 
 PLANNER = CEM(low=[-1.0] * 2, high=[1.0] * 2, horizon=5, num_candidates=24, num_elites=4, num_iterations=2)
@@ -88,7 +88,7 @@ def test_success_has_wilsons_interval_and_is_compared_with_the_simulator():
     def trials(name, solved):
         return [Trial(name, seed, seed < solved, 3, 1.0, 2, 0.5) for seed in range(10)]
 
-    results = summarize([*trials("model", 4), *trials("simulator", 8)])
+    results = summarize_trials([*trials("model", 4), *trials("simulator", 8)])
     z, p, n = 1.959964, 0.4, 10
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5

@@ -13,7 +13,7 @@ from tests.conftest import assert_same_frames, random_actions, random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
 import game as games  # isort: skip
-import loaded  # isort: skip
+import worlds  # isort: skip
 import page  # isort: skip
 import scenes  # isort: skip
 
@@ -152,13 +152,13 @@ def test_a_served_world_is_played_like_a_local_one(world):
 
     lines = []
     with serving(world) as (url, _):
-        for played in (world, loaded.Worlds(loaded.LoadingRules()).get(url)):
+        for played in (world, worlds.Worlds(worlds.LoadingRules()).get(url)):
             game = games.start(played, "tiny", random_frames(2))
             play(played, game)
             games.undo(game)
             games.branch(game, 1)
             play(played, game)
-            shown = json.loads(page.whole(played, game))
+            shown = json.loads(page.game_message(played, game))
             grid = games.futures(played, game, random_actions(2, 3), 2, SEEDED, 3)
             lines.append(([moment.frame for line in game.lines for moment in line], shown["actions"], grid))
     (frames, actions, grid), (served_frames, served_actions, served_grid) = lines
@@ -168,7 +168,7 @@ def test_a_served_world_is_played_like_a_local_one(world):
 
 
 def test_servers_and_folders_are_for_the_own_machine():
-    rules = loaded.LoadingRules(local=False)
+    rules = worlds.LoadingRules(local=False)
     for name in ("http://127.0.0.1:8000", "."):
         with pytest.raises(ValueError, match="only where this page runs on your own machine"):
             rules.check(name)

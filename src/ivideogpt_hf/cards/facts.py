@@ -1,4 +1,4 @@
-"""What a checkpoint is, for people to read."""
+"""Facts about a checkpoint, for people to read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..spec import WorldModelSpec
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint is.
+    """Facts about a checkpoint.
 
     Attributes:
         spec: sizes and abilities, for programs.
@@ -26,7 +26,7 @@ class Facts:
 
 
 def facts_of(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM, spec: WorldModelSpec) -> Facts:
-    """Sizes and token layout."""
+    """Collect the facts: sizes, token layout and memory."""
     layout, config = transformer.config.layout, transformer.config
     height, width = spec.frame_size
     rows, columns = vq_model.config.context_grid

@@ -1,6 +1,6 @@
-"""Model cards: facts from the checkpoint, results from its metrics file, words from a yaml file; none typed twice.
+"""Model cards: facts from the checkpoint, results from its metrics file, and text from a yaml file.
 
-The template is model_cards/template.md, and a yaml file there tells what no file of the checkpoint can.
+The template is model_cards/template.md. The yaml files beside it hold what no file of a checkpoint says.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from .text import CARDS, read_card_text
 
 TEMPLATE = CARDS / "template.md"
 PAPER = "arxiv:2405.15223"
-# Metrics in a card: what the metrics file and the Hub call them, and their labels.
+# Metrics in a card: their names in the metrics file and on the Hub, and their labels.
 METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
 
 
 @dataclass(frozen=True)
 class CardText:
-    """What a person has to say about a checkpoint.
+    """Text that a person writes about a checkpoint.
 
     Attributes:
-        title: heading.
-        summary: what the model does, in a sentence or two.
-        license: identifier as the Hub knows it.
+        title: heading of the card.
+        summary: one or two sentences on what the model does.
+        license: identifier of the licence, as on the Hub.
         license_note: owner of the weights, and what the licence covers.
-        training_data: what it was trained on, in a sentence.
-        datasets: of the training; each with "name", and optionally "id" on the Hub, "license" and "note".
-        limits: what it cannot do, beside what no such model can.
+        training_data: one sentence on the training data.
+        datasets: data sets of the training; each has a "name", and may have an "id" on the Hub, "license" and "note".
+        limits: limits of this model, besides those of all such models.
         base_model: Hub id of the checkpoint that it was fine-tuned from.
-        protocol: how the published results were measured.
+        protocol: protocol by which the published results were measured.
         published: results from elsewhere: "dataset" with "name" and "id", "source", and "rows" of a name and metrics.
     """
 
@@ -56,7 +56,7 @@ class CardText:
         """Read a yaml file.
 
         Raises:
-            FileNotFoundError: if there is none.
+            FileNotFoundError: if there is no such file.
             ValueError: if a key is missing, unknown or of the wrong kind.
         """
         return read_card_text(cls, file)
@@ -67,10 +67,10 @@ class Results:
     """Results that a card shows.
 
     Attributes:
-        rows: name and metrics of each row; the first is the model's.
-        source: where the results come from.
-        dataset: "name", and "id" on the Hub, of the data that they were measured on.
-        protocol: how they were measured.
+        rows: name and metrics of each row; the first row is the model's.
+        source: origin of the results: a publication or a command.
+        dataset: data set of the measurement, with "name" and "id" on the Hub.
+        protocol: protocol of the measurement.
     """
 
     rows: list[dict[str, Any]]
@@ -79,7 +79,7 @@ class Results:
     protocol: str | None
 
     def lines(self) -> list[tuple[str, list[str]]]:
-        """The lines of a table: label of each metric that was measured, and its value in every row."""
+        """The lines of a table: the label of each metric that was measured, and its value in every row."""
         return [
             (label, [f"{row[key]:.4g}" if key in row else "-" for row in self.rows])
             for key, label in METRICS.items()
@@ -94,12 +94,12 @@ class Results:
 def render_card(
     facts: Facts, repo_id: str, text: CardText | None, metrics: dict[str, Any], preview: str | None = None
 ) -> ModelCard:
-    """A model card. Nothing is written into the arguments.
+    """Render a model card. The arguments are not changed.
 
     Args:
-        facts: facts of the checkpoint.
-        repo_id: Hub id where the card will be.
-        text: what a person says; None: nothing, which leaves open what it was trained on and under which licence.
+        facts: facts about the checkpoint.
+        repo_id: Hub id of the repository for the card.
+        text: text that a person wrote; None: the card does not state training data and licence.
         metrics: content of the checkpoint's metrics.json; may be empty.
         preview: file name of a picture in the repository.
     """
@@ -130,10 +130,10 @@ def render_card(
 
 
 def valid_card(facts: Facts, repo_id: str, text: CardText | None) -> ModelCard:
-    """A model card without results, whose metadata the Hub takes; see `render_card`.
+    """Render a model card without results, and have the Hub check its metadata; see `render_card`.
 
     Raises:
-        ValueError: if the Hub would refuse it; says why.
+        ValueError: if the Hub would refuse the card; says why.
         OSError: if the Hub cannot be reached.
     """
     card = render_card(facts, repo_id, text, {})
@@ -142,12 +142,12 @@ def valid_card(facts: Facts, repo_id: str, text: CardText | None) -> ModelCard:
 
 
 def _task(facts: Facts) -> str:
-    """The task of the model, as the Hub calls it."""
+    """The Hub's name for the task of the model."""
     return "robotics" if facts.spec.action_dim else "image-to-video"
 
 
 def _results(text: CardText, metrics: dict[str, Any]) -> Results | None:
-    """Results from elsewhere, or those that this project measured; None without any."""
+    """Results from elsewhere, or else those in the metrics file; None if there are none."""
     if text.published:
         published = text.published
         return Results(published["rows"], published["source"], published["dataset"], text.protocol)
@@ -186,8 +186,10 @@ def _eval_results(results: Results | None, facts: Facts) -> list[EvalResult]:
 
 
 def leaderboard_results(metrics: dict[str, Any]) -> str | None:
-    """Content of a file in ``.eval_results/``, which the Hub shows beside the data set that a checkpoint was measured
-    on; None where that is not one data set on the Hub."""
+    """The content of a file in ``.eval_results/``, which the Hub shows at the page of a data set.
+
+    It is None unless the checkpoint was measured on exactly one data set, and that is on the Hub.
+    """
     evaluation = metrics.get("evaluation", {})
     dataset = _hub_dataset(evaluation)
     results = None if dataset is None else _results(CardText(""), metrics)
@@ -201,14 +203,14 @@ def leaderboard_results(metrics: dict[str, Any]) -> str | None:
 
 
 def _hub_dataset(evaluation: dict[str, Any]) -> str | None:
-    """The one data set that an evaluation was made on, if it is on the Hub."""
+    """The Hub id of the data set of an evaluation; None if it is not exactly one, on the Hub."""
     paths = {source["path"] for source in evaluation.get("data", ())}
     path = next(iter(paths), "")
     return path if len(paths) == 1 and path.count("/") == 1 and not Path(path).exists() else None
 
 
 def _training(metrics: dict[str, Any]) -> str | None:
-    """The commands and configurations that made the checkpoint, where its metrics file tells."""
+    """A sentence with the commands that made the checkpoint; None if its metrics file does not hold them."""
     if "commands" not in metrics:
         return None
     return "Made by " + ", then ".join(f"`{command}`" for command in metrics["commands"]) + "."

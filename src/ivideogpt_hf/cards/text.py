@@ -1,4 +1,4 @@
-"""What people say in cards, from yaml; and where the templates are."""
+"""Texts of cards, which people write as yaml files, and the folder of the templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..settings import fill, packaged_folder, read_yaml
 Text = TypeVar("Text")
 
 CARDS = packaged_folder("model_cards")
-# The keys of a card are spelled as the Hub spells its metadata. Cards from before that hold the British spelling.
+# The keys of a card are spelled as the Hub spells its metadata. Older cards have the British spelling.
 BRITISH_KEYS = {"licence": "license", "licence_note": "license_note"}
 
 
@@ -18,14 +18,15 @@ def read_card_text(kind: type[Text], file: Path) -> Text:
     """Fill a dataclass from the yaml file of a card.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file.
         ValueError: if a key is missing, unknown or of the wrong kind.
     """
     return fill(kind, _with_hub_spelling(read_yaml(file)), str(file))
 
 
 def _with_hub_spelling(content: Any) -> Any:
-    """The content of a card with its British keys replaced; one that stands beside its other spelling stays unknown."""
+    """The content of a card with its British keys replaced. A key that stands there in both spellings stays as it is,
+    and is then refused as unknown."""
     if isinstance(content, list):
         return [_with_hub_spelling(entry) for entry in content]
     if not isinstance(content, dict):

@@ -1,7 +1,8 @@
-"""What lies where in the folder of a checkpoint.
+"""Names and places of the files of a checkpoint.
 
-There are two layouts, with one folder per part in both. Ours is what transformers' and diffusers' classes write; the
-released one keeps the VQ model in diffusers' files and an action-conditioned transformer under ``llm.``::
+There are two layouts, each with one folder per part. Ours is what the classes of transformers and diffusers write. The
+released one has the VQ model in diffusers' files, and an action-conditioned transformer whose weights begin with
+``llm.``::
 
     ours                                            released
     model_index.json                                -
@@ -27,21 +28,21 @@ PathOrRepo = str | os.PathLike[str]
 VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "transformer", "processor"
 INDEX_FILE, CONFIG_FILE = "model_index.json", "config.json"
 PROCESSOR_FILE = "video_preprocessor_config.json"
-# In the released layout; ours have the names that transformers gives them.
+# Weights of the released layout. Weights of ours have the names that transformers gives them.
 RELEASED_VQ_WEIGHTS, RELEASED_TRANSFORMER_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
-# An episode held out from the training: frames, rewards, and actions, of which the first leads from the first frame to
-# the second.
+# An episode held out from the training, with frames, rewards and actions. The first action leads from the first frame
+# to the second.
 EPISODE_FILE = "episode.npz"
-# Commands and results of the training and evaluation.
+# Commands and results of training and evaluation.
 METRICS_FILE = "metrics.json"
-# What is downloaded of a repository: configs and safetensors, never a pickle.
+# Files that are downloaded from a repository: configs and safetensors, never a pickle.
 DOWNLOADED = (
     INDEX_FILE,
     EPISODE_FILE,
     *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
     f"{PROCESSOR_FOLDER}/*.json",
 )
-# In the configs of a checkpoint with modelling code, for `trust_remote_code=True`.
+# Entries in the configs of a checkpoint that comes with its code, for `trust_remote_code=True`.
 AUTO_CLASSES = {
     VQ_FOLDER: {
         "AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig",
@@ -53,7 +54,7 @@ AUTO_CLASSES = {
         "AutoModelForCausalLM": "modeling_ivideogpt.IVideoGPTForCausalLM",
     },
 }
-# The one property of a released checkpoint that no file in it tells.
+# Being goal-conditioned is the one property of a released checkpoint that is in none of its files.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 
 DEFAULT_FOLDER = Path(__file__).parents[1] / "default"
@@ -61,10 +62,10 @@ EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
 
 
 def config_file(folder: PathOrRepo, part: str) -> Path:
-    """The config file of a part.
+    """The path of a part's config file.
 
     Raises:
-        OSError: if there is none.
+        OSError: if there is no such file.
     """
     file = Path(folder) / part / CONFIG_FILE
     if not file.is_file():
@@ -83,7 +84,7 @@ def read_metrics(folder: PathOrRepo) -> dict[str, Any]:
 
 
 def record_evaluation(folder: PathOrRepo, results: dict[str, Any]) -> None:
-    """Put the results of an evaluation into a checkpoint's metrics file, where its card finds them."""
+    """Write the results of an evaluation into a checkpoint's metrics file, which its card is made from."""
     write_json(Path(folder) / METRICS_FILE, read_metrics(folder) | {"evaluation": results})
 
 

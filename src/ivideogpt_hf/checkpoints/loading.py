@@ -1,4 +1,4 @@
-"""Loading checkpoints, from folders and the Hub. A missing, unused or wrongly shaped weight is an error."""
+"""Loading of checkpoints from folders and the Hub. A missing, unused or wrongly shaped weight is an error."""
 
 from __future__ import annotations
 
@@ -42,8 +42,14 @@ def fetch(
     cache_dir: PathOrRepo | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a checkpoint; downloads it, safetensors and json only, if it is a Hub id. "default" is the
-    embedded one, unless there is a folder of that name.
+    """Find the local folder of a checkpoint. A Hub id is downloaded: safetensors and json files only.
+
+    Args:
+        path_or_repo_id: folder or Hub id; "default" is the embedded checkpoint, unless there is a folder of that name.
+        revision: branch, tag or commit of a Hub id.
+        token: token for the Hub.
+        cache_dir: folder of the Hub's cache.
+        local_files_only: whether only the cache is used.
 
     Raises:
         OSError: if there is no such folder or repository, access is denied, or the Hub cannot be reached.
@@ -76,7 +82,7 @@ def load_parts(
     Args:
         folder: folder of the checkpoint.
         dtype: dtype of the weights.
-        goal_conditioned: whether the first context frame is the goal; None: as the checkpoint says.
+        goal_conditioned: whether the first context frame is the goal; None: the checkpoint's own setting.
         quantization_config: quantization of the transformer's weights.
 
     Returns:
@@ -115,7 +121,8 @@ def load_transformer(
 
 
 def is_goal_conditioned(path_or_repo_id: PathOrRepo, override: bool | None) -> bool | None:
-    """What the caller says, else what a released Hub id tells; None: as the checkpoint says."""
+    """Whether the first context frame is the goal: the override, or True for released Hub ids that are known to be so.
+    None: the checkpoint's own setting."""
     return True if override is None and os.fspath(path_or_repo_id) in RELEASED_GOAL_CONDITIONED else override
 
 
@@ -129,11 +136,11 @@ def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
 def _load_strictly(
     model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype, **options: Any
 ) -> Any:
-    """Load one network, and accept nothing that does not fit. Options go to `from_pretrained`."""
+    """Load one network, and refuse weights that do not fit. Options go to `from_pretrained`."""
     config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would report is raised below
+    transformers_logging.set_verbosity_error()  # problems that it would print are raised below
     try:
         network, info = model_class.from_pretrained(
             folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -145,8 +152,8 @@ def _load_strictly(
     problems = [f"missing: {name}" for name in sorted(info["missing_keys"])]
     problems += [f"not used by this model: {name}" for name in sorted(info["unexpected_keys"])]
     problems += [
-        f"wrong shape: {name} is {tuple(found)}, the config asks for {tuple(expected)}"
-        for name, found, expected in sorted(info["mismatched_keys"])
+        f"wrong shape: {name} is {tuple(shape)}, the config asks for {tuple(expected)}"
+        for name, shape, expected in sorted(info["mismatched_keys"])
     ]
     if problems:
         raise ValueError(f"the weights in {Path(folder) / part} do not fit: " + "; ".join(problems))
@@ -154,7 +161,7 @@ def _load_strictly(
 
 
 def _check_weight_files(folder: Path) -> None:
-    """There must be readable safetensors files; transformers would report a broken one in terms of its own."""
+    """Check that there are readable safetensors files. The errors of transformers would not name a broken one."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
@@ -169,7 +176,7 @@ def _check_weight_files(folder: Path) -> None:
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of a network's weights, in float32, whatever file or device they come from."""
+    """A hash of a network's weights in float32, which does not depend on the file or device that they come from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

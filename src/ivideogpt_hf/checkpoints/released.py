@@ -1,4 +1,4 @@
-"""Writing the released layout, so that a model trained here runs in the original code."""
+"""Writing of the released layout, so that a model that was trained here runs in the original code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .layout import (
 )
 from .loading import Parts
 
-# What the original code cannot vary.
+# Values that are fixed in the original code.
 ORIGINAL_ATTENTION_HEADS = 4
 ORIGINAL_UNUSED_TOKEN_ID = 50256
 
@@ -31,8 +31,8 @@ ORIGINAL_UNUSED_TOKEN_ID = 50256
 def save_released(folder: PathOrRepo, parts: Parts) -> None:
     """Write a checkpoint in the released layout.
 
-    The processor has no place there: action statistics are folded into `action_linear`, which is exact; a reward head
-    trained on symlog keeps giving symlog.
+    This layout has no processor. Action statistics are folded into `action_linear`, which is exact. A reward head that
+    was trained on symlog still gives symlog.
 
     Raises:
         ValueError: if the original code cannot express the architecture.

@@ -1,4 +1,4 @@
-"""Saving checkpoints in our layout, with the modelling code where it is asked for."""
+"""Saving of checkpoints in our layout, with their code if that is asked for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ def save_parts(
     *,
     remote_code: bool = False,
 ) -> None:
-    """Write a checkpoint in our layout; with ``remote_code`` also the modelling code, for `trust_remote_code=True`."""
+    """Write a checkpoint in our layout.
+
+    Args:
+        folder: folder to write.
+        vq_model, transformer, processor: parts of the checkpoint.
+        remote_code: whether the code of the models is written too, for `trust_remote_code=True`.
+    """
     folder = Path(folder)
     vq_model.save_pretrained(folder / VQ_FOLDER)
     transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
@@ -47,7 +53,7 @@ def save_parts(
 
 
 def _add_remote_code(folder: Path) -> None:
-    """Copy the modelling code to the root, which is where `trust_remote_code` looks, and point the configs to it."""
+    """Copy the code of the models to the root, where `trust_remote_code` looks, and name it in the configs."""
     for file in Path(models.__file__).parent.glob("[!_]*.py"):
         shutil.copy(file, folder / file.name)
     for part, auto_map in AUTO_CLASSES.items():

@@ -1,4 +1,4 @@
-"""How commands load a checkpoint."""
+"""Options and loading of the checkpoint that a command names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT = "default"
 
 
 def checkpoint_arguments() -> list[argparse.ArgumentParser]:
-    """Parents of commands that load a checkpoint: where from, and to which device."""
+    """Parent parsers of commands that load a checkpoint: options of its origin, and options of the device."""
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("--revision", help="branch, tag or commit of a Hub checkpoint")
     source.add_argument("--token", help="Hub token for a private or gated checkpoint")
@@ -24,17 +24,18 @@ def checkpoint_arguments() -> list[argparse.ArgumentParser]:
 
 
 def be_quiet() -> None:
-    """Loading a checkpoint takes a moment: no progress bars for it."""
+    """Switch off the progress bars of transformers: loading a checkpoint takes a moment only."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
 
 
 def load_world(args: argparse.Namespace) -> WorldModel:
-    """The world model that a command's ``checkpoint`` names, or the embedded one, on its device.
+    """Load the world model that a command's ``checkpoint`` names, or else the embedded one, to the device.
 
     Raises:
-        OSError, ValueError: see `WorldModel.from_pretrained`, or if there is no such device.
+        OSError: if the checkpoint cannot be loaded, see `WorldModel.from_pretrained`.
+        ValueError: if its weights do not fit, or there is no such device.
     """
     import torch
 
@@ -44,7 +45,7 @@ def load_world(args: argparse.Namespace) -> WorldModel:
     device = args.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
-    if device == "cuda":  # one of several processes of a launcher
+    if device == "cuda":  # a launcher gives each of its processes a rank
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     if args.checkpoint in (None, DEFAULT):
         world = WorldModel.default()

@@ -14,13 +14,13 @@ LISTS = ("+", "*")
 
 
 def subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """The parsers of all commands, by name."""
+    """The parser of each command, by name."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return commands.choices
 
 
 def add_config_option(command: argparse.ArgumentParser) -> None:
-    """Add ``--config`` to a command, and ``--no-NAME`` for every flag, which a file may have set."""
+    """Add ``--config`` to a command, and ``--no-NAME`` for every flag, since a file may have set it."""
     for action in list(command._actions):
         if isinstance(action, argparse._StoreTrueAction):
             option = f"--no-{action.option_strings[0].removeprefix('--')}"
@@ -35,11 +35,11 @@ def add_config_option(command: argparse.ArgumentParser) -> None:
 
 
 def read_runs(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argparse.Namespace]:
-    """What to run, one after another: one run, or as many as the file of ``--config`` lists.
+    """Read the runs of a command line: one, or all that the file of ``--config`` lists, in their order.
 
     Args:
-        parser: the parser of all commands.
-        argv: the command and what follows it.
+        parser: parser of all commands.
+        argv: name of the command, and the words that follow it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -83,7 +83,7 @@ def _in_kebab_case(command: argparse.ArgumentParser, words: Sequence[str]) -> li
 
 
 def _read_line(command: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    """What the command line alone sets: options with their values, positionals with None."""
+    """The settings of the command line alone: options with their values, and positionals with None."""
     probe = copy.deepcopy(command)
     probe.error = command.error  # type: ignore[method-assign]
     probe.print_help = command.print_help  # type: ignore[method-assign]
@@ -101,7 +101,7 @@ def _read_line(command: argparse.ArgumentParser, words: Sequence[str]) -> dict[s
 def _join(
     words: Sequence[str], actions: Mapping[str, argparse.Action], settings: Mapping[str, Any], place: str
 ) -> list[str]:
-    """A command line of what stands on it already, and of the settings of a file."""
+    """Join the words of a command line and the settings of a file to one command line."""
     options: list[str] = []
     positionals: list[str] = []
     for name, action in actions.items():  # in the parser's order, which is that of the positionals
@@ -120,7 +120,7 @@ def _join(
 
 
 def _as_words(action: argparse.Action, value: Any, place: str) -> list[str]:
-    """The value of an option as it would be written on the command line; none for a flag."""
+    """The words that set an option to a value on the command line; an empty list for a flag."""
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f"{place} must be true or false, got {value!r}")
@@ -135,7 +135,7 @@ def _as_words(action: argparse.Action, value: Any, place: str) -> list[str]:
 
 
 def _parse(command: argparse.ArgumentParser, words: list[str], place: str) -> argparse.Namespace:
-    """What argparse makes of a run, whose errors name the file."""
+    """Parse the words of a run. Errors name the file."""
 
     def refuse(message: str) -> NoReturn:
         raise ValueError(f"{place}: {message}")

@@ -1,4 +1,4 @@
-"""``ivideogpt convert``: a checkpoint from one layout to the other."""
+"""``ivideogpt convert``: convert a checkpoint from one layout to the other."""
 
 from __future__ import annotations
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the commands to the parser of all."""
+    """Add the commands.
+
+    Args:
+        commands: subparsers of the command line.
+        common: parent parser of all commands.
+    """
     shards = argparse.ArgumentParser(add_help=False)
     shards.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
     shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
@@ -65,7 +70,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     collect.add_argument("environment", help="such as metaworld/plate-slide, robodesk/push_red, pusht or Pendulum-v1")
     collect.add_argument("output", help="folder to write")
-    collect.add_argument("--num-episodes", type=int, default=100)
+    collect.add_argument("--num-episodes", type=int, default=100, help="number of episodes (default: 100)")
     collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: 101)")
     collect.add_argument(
         "--policy", default="scripted", help="scripted, random, or package.module:function (default: scripted)"
@@ -91,7 +96,7 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     show.add_argument("source", help="what convert-data takes; with --clips a converted data set or a mixture's yaml")
     show.add_argument("--output", default="outputs/show.png", help="png, jpg, gif or mp4 (default: %(default)s)")
-    show.add_argument("--fps", type=int, default=10, help="of a gif or mp4 (default: 10)")
+    show.add_argument("--fps", type=int, default=10, help="frames per second of a gif or mp4 (default: 10)")
     show.add_argument("--episodes", type=int, nargs="+", default=[0], help="which episodes, from 0 (default: 0)")
     show.add_argument("--reader", help="name of the format, where the source holds several")
     show.add_argument("--cameras", nargs="+", help="cameras to show (default: all)")
@@ -99,21 +104,21 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     clips = show.add_argument_group("with --clips")
     clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: 16)")
     clips.add_argument("--num-context-frames", type=int, default=2, help="context frames (default: 2)")
-    clips.add_argument("--horizon", type=int, help="choose future frames at random within so many strides")
+    clips.add_argument("--horizon", type=int, help="number of strides within which future frames are chosen at random")
     clips.add_argument("--goal-conditioned", action="store_true", help="the last frame comes first, as goal")
-    clips.add_argument("--stride", type=float, help="of a single data set: frames between two kept ones (default: 1)")
+    clips.add_argument("--stride", type=float, help="of a single data set: distance of a clip's frames (default: 1)")
     clips.add_argument("--split", help="of a single data set (default: train)")
     clips.add_argument("--size", type=_size, metavar="HxW", help="resize to this (default: as stored)")
-    clips.add_argument("--augmentation", choices=("none", "weak", "strong"), default="none")
+    clips.add_argument("--augmentation", choices=("none", "weak", "strong"), default="none", help="default: none")
     clips.add_argument("--standardize", action="store_true", help="of a single data set: standardize actions")
-    clips.add_argument("--seed", type=int, default=0)
-    clips.add_argument("--epoch", type=int, default=0)
+    clips.add_argument("--seed", type=int, default=0, help="seed of the clips (default: 0)")
+    clips.add_argument("--epoch", type=int, default=0, help="number of the epoch (default: 0)")
     clips.add_argument("--root", help="folder of the mixture's data sets (default: that of its yaml)")
     show.set_defaults(run=_show)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """I/N, as an argument."""
+    """Read I/N, an argument."""
     number, _, total = text.partition("/")
     if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
         raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/8, got {text!r}")
@@ -140,7 +145,7 @@ def _collect(args: argparse.Namespace) -> None:
     from ..data.convert.collect import Behaviour, SimulatedEpisodes
 
     require_packages("datasets", purpose="a data set")
-    sys.path.insert(0, os.getcwd())  # where a policy or an environment of the user's own lies
+    sys.path.insert(0, os.getcwd())  # policies and environments of the user are imported from here
     behaviour = Behaviour(args.policy, args.noise_fraction, args.noise)
     settings = {"size": args.size, "action_repeat": args.action_repeat, "seed": args.seed}
     reader = SimulatedEpisodes(args.environment, args.num_episodes, args.num_frames, behaviour, **settings)
@@ -169,17 +174,24 @@ def _clips(args: argparse.Namespace) -> SegmentDataset:
     from ..data.clips.segments import SegmentSpec
 
     mixture = load_mixture(args.source, root=args.root)
-    single = {"stride": args.stride, "split": args.split, "cameras": args.cameras}
-    single = {name: value for name, value in single.items() if value is not None}
+    settings = {"stride": args.stride, "split": args.split, "cameras": args.cameras}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if args.standardize:
-        single["action_normalization"] = "standardize"
-    if single:
+        settings["action_normalization"] = "standardize"
+    if settings:
         if [source.path for source in mixture.sources] != [args.source]:
-            raise ValueError(f"a mixture says these for each source itself: {', '.join(single)}")
-        mixture = load_mixture(Source(args.source, **single))
+            raise ValueError(f"a mixture's own yaml sets these for each source: {', '.join(settings)}")
+        mixture = load_mixture(Source(args.source, **settings))
     segment = SegmentSpec(args.num_frames, args.num_context_frames, args.horizon, args.goal_conditioned)
-    look = {"size": args.size, "augmentation": args.augmentation, "seed": args.seed}
-    return SegmentDataset(mixture, segment, actions=None, rewards=None, **look)
+    return SegmentDataset(
+        mixture,
+        segment,
+        size=args.size,
+        augmentation=args.augmentation,
+        seed=args.seed,
+        actions=None,
+        rewards=None,
+    )
 
 
 def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[str, Any], **settings: Any) -> None:
@@ -194,8 +206,8 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
     conversion = Conversion(reader, output, ConversionSettings(**settings), description)
     statistics = conversion.run(job=args.shard, num_workers=args.num_workers)
     if statistics is None:
-        done = sum(map(conversion.is_done, conversion.shards))
-        print(f"{output}: this part is done; {done} of {len(conversion.shards)} shards are there")
+        num_done = sum(map(conversion.is_done, conversion.shards))
+        print(f"{output}: this part is done; {num_done} of {len(conversion.shards)} shards are there")
         return
     print(write_dataset_report(output, statistics, card))
     print(f"{output}: written; look at {output / 'contact_sheet.png'}")

@@ -22,7 +22,13 @@ PROTOCOL_NAMES = ("bair", "bair-act-free", "robonet", "vp2", "custom")
 def add_evaluation_commands(
     commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]
 ) -> None:
-    """Add the commands to the parser of all; ``checkpoint``: parents of those that load one."""
+    """Add the commands.
+
+    Args:
+        commands: subparsers of the command line.
+        common: parent parser of all commands.
+        checkpoint: parent parsers of commands that load a checkpoint.
+    """
     evaluate = commands.add_parser(
         "evaluate",
         parents=[common, *checkpoint],
@@ -34,23 +40,25 @@ def add_evaluation_commands(
     )
     evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
     evaluate.add_argument("data", help="data set or mixture, as for training")
-    evaluate.add_argument("--protocol", choices=PROTOCOL_NAMES, default="custom", help="default: %(default)s")
+    evaluate.add_argument(
+        "--protocol", choices=PROTOCOL_NAMES, default="custom", help="how to measure (default: %(default)s)"
+    )
     evaluate.add_argument(
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder (default: %(default)s)"
     )
     evaluate.add_argument("--root", help="folder of a mixture's data sets (default: that of its yaml)")
-    evaluate.add_argument("--split", default="test", help="default: %(default)s")
-    evaluate.add_argument("--num-clips", type=int, help="default: the protocol's, 256")
+    evaluate.add_argument("--split", default="test", help="split of the data (default: %(default)s)")
+    evaluate.add_argument("--num-clips", type=int, help="number of clips (default: the protocol's, 256)")
     evaluate.add_argument("--num-samples", type=int, help="futures of a clip (default: the protocol's, 100; custom: 8)")
-    evaluate.add_argument("--num-context-frames", type=int, help="custom: default 2")
-    evaluate.add_argument("--num-future-frames", type=int, help="custom: default 10")
-    evaluate.add_argument("--temperature", type=float, help="of the samples; custom: default 1")
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--num-context-frames", type=int, help="number of context frames (custom: default 2)")
+    evaluate.add_argument("--num-future-frames", type=int, help="number of predicted frames (custom: default 10)")
+    evaluate.add_argument("--temperature", type=float, help="temperature of the samples (custom: default 1)")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub")
     evaluate.add_argument(
         "--features",
-        help="of a Frechet distance: i3d_torchscript.pt, a file or owner/name/file on the Hub, for FVD; or 'transnet', "
-        "which needs no download but is not FVD (default: no such distance)",
+        help="features of a Frechet distance: i3d_torchscript.pt, a file or owner/name/file on the Hub, for FVD; or "
+        "'transnet', which needs no download but is not FVD (default: no such distance)",
     )
     evaluate.add_argument(
         "--shard", type=parse_shard, metavar="I/N", help="measure part I (from 0) of N of the clips only"
@@ -73,18 +81,18 @@ def add_evaluation_commands(
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import DEFAULT_FOLDER, record_evaluation
-    from ..evaluation.clips import HeldOutClips
     from ..evaluation.evaluate import Evaluation, require_evaluation_packages
+    from ..evaluation.held_out import HeldOutClips
     from ..evaluation.protocols import PROTOCOLS
-    from ..evaluation.report import as_text
+    from ..evaluation.rendering import evaluation_as_text
 
     require_evaluation_packages()
     folder = DEFAULT_FOLDER if args.checkpoint == DEFAULT else Path(args.checkpoint)
     if args.record and not folder.is_dir():
-        raise ValueError(f"--record needs a checkpoint that is a folder, {args.checkpoint} is none")
+        raise ValueError(f"--record writes into the checkpoint, which must be a folder; {args.checkpoint} is none")
     shard = args.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    free = ("num_clips", "num_samples", "num_context_frames", "num_future_frames", "temperature")
-    protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in free})
+    options = ("num_clips", "num_samples", "num_context_frames", "num_future_frames", "temperature")
+    protocol = PROTOCOLS[args.protocol].changed(**{name: getattr(args, name) for name in options})
     world = load_world(args)
     networks = _networks(args, world.device)
     clips = HeldOutClips(
@@ -101,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if results is None:
         print(f"{args.output}: this part is done; {evaluation.num_done} of {len(clips)} clips are there")
         return
-    print(as_text(results))
+    print(evaluation_as_text(results))
     print(f"\n{args.output}: look at {args.output / 'report.html'}")
     if args.record:
         record_evaluation(folder, results)
@@ -112,7 +120,7 @@ def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
     from ..metrics.lpips import LPIPS
 
     lpips = LPIPS.from_weights(args.lpips_weights).to(device)
-    return Networks(lambda one, other: lpips(one.to(device), other.to(device)), _features(args.features, device))
+    return Networks(lambda frames, truth: lpips(frames.to(device), truth.to(device)), _features(args.features, device))
 
 
 def _features(name: str | None, device: torch.device) -> VideoFeatures | None:

@@ -1,4 +1,4 @@
-"""``ivideogpt info``: what a checkpoint is, and what it costs."""
+"""``ivideogpt info``: print facts about a checkpoint, and its speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line, one entry point: ``ivideogpt predict | convert-data | ...``; imports nothing heavy at its start."""
+"""The entry point of the command line, ``ivideogpt COMMAND``. It imports nothing heavy at its start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USAGE_ERROR = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each sets ``run`` to the function that executes it."""
+    """Make the parser of all commands. Each command sets ``run`` to the function that executes it."""
     parser = argparse.ArgumentParser(prog="ivideogpt", description="iVideoGPT, the interactive world model.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -40,13 +40,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_info_command(commands, [common, model, device])
     for command in subcommands(parser).values():
-        if not command.get_default("takes_more"):  # a training command, which has its own
+        if not command.get_default("takes_more"):  # training commands have their own option
             add_config_option(command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error, told in one line, or one of the command's own."""
+    """Run one command.
+
+    Args:
+        argv: words of the command line; None: those of this process.
+
+    Returns:
+        The exit code: 0; 2 after an error, which is printed in one line; or a code of the command's own.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
     try:

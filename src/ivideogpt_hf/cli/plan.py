@@ -20,7 +20,13 @@ OBJECTIVES = ("rewards", "pixels", "lpips")
 
 
 def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]) -> None:
-    """Add ``plan``; ``checkpoint``: parents of commands that load one."""
+    """Add ``plan``.
+
+    Args:
+        commands: subparsers of the command line.
+        common: parent parser of all commands.
+        checkpoint: parent parsers of commands that load a checkpoint.
+    """
     plan = commands.add_parser(
         "plan",
         parents=[common, *checkpoint],
@@ -33,31 +39,39 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     plan.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
     plan.add_argument("--output", type=Path, default=Path("outputs/plan"), help="folder to write")
     plan.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=list(CONTROLLERS))
-    plan.add_argument("--num-instances", type=int, default=30)
-    plan.add_argument("--first-seed", type=int, default=500_000, help="of the instances (default: %(default)s)")
+    plan.add_argument("--num-instances", type=int, default=30, help="number of instances (default: %(default)s)")
+    plan.add_argument(
+        "--first-seed", type=int, default=500_000, help="seed of the first instance (default: %(default)s)"
+    )
     plan.add_argument("--num-steps", type=int, default=15, help="actions of an instance (default: %(default)s)")
     plan.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action, as in training")
     plan.add_argument("--objective", choices=OBJECTIVES, help="default: pixels where the task has a goal, else rewards")
-    plan.add_argument("--frames", choices=("all", "last"), default="last", help="that are compared with the goal")
-    plan.add_argument("--temperature", type=float, default=1.0, help="of the predictions (default: 1)")
+    plan.add_argument(
+        "--frames", choices=("all", "last"), default="last", help="frames that are compared with the goal"
+    )
+    plan.add_argument("--temperature", type=float, default=1.0, help="temperature of the predictions (default: 1)")
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
     search = plan.add_argument_group("planner")
     search.add_argument("--planner", choices=PLANNERS, default="cem", help="vp2: that benchmark's MPPI (default: cem)")
-    search.add_argument("--num-candidates", type=int, default=64, help="per iteration (default: %(default)s)")
-    search.add_argument("--num-iterations", type=int, help="default: the planner's own")
+    search.add_argument(
+        "--num-candidates", type=int, default=64, help="candidates per iteration (default: %(default)s)"
+    )
+    search.add_argument("--num-iterations", type=int, help="number of iterations (default: the planner's own)")
     search.add_argument("--horizon", type=int, default=8, help="actions of a candidate (default: %(default)s)")
-    search.add_argument("--num-elites", type=int, help="of cem and icem (default: a tenth of the candidates)")
-    search.add_argument("--std", type=float, nargs="+", help="of the noise, per action dimension or one for all")
+    search.add_argument("--num-elites", type=int, help="elites of cem and icem (default: a tenth of the candidates)")
+    search.add_argument(
+        "--std", type=float, nargs="+", help="standard deviation of the noise, per action dimension or one for all"
+    )
     search.add_argument("--gamma", type=float, help="inverse temperature of mppi")
     search.add_argument("--replan-every", type=int, default=1, help="actions of a plan to execute (default: 1)")
-    search.add_argument("--first-action-zero", action="store_true", help="as VP2 does")
+    search.add_argument("--first-action-zero", action="store_true", help="execute zeros first, as VP2 does")
     search.add_argument("--chunk-size", type=int, help="candidates to roll out at a time (default: all)")
     plan.set_defaults(run=_plan)
 
 
 def _plan(args: argparse.Namespace) -> None:
     from ..planning.tasks import make_task
-    from ..planning.trials import Trials, as_text, require_trial_packages
+    from ..planning.trials import Trials, require_trial_packages, trials_as_text
 
     require_trial_packages()
     world = load_world(args)
@@ -86,7 +100,7 @@ def _plan(args: argparse.Namespace) -> None:
     }
     results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
     task.close()
-    print(as_text(results))
+    print(trials_as_text(results))
     budget = f"{planner.num_candidates} candidates x {planner.num_iterations} iterations x {planner.horizon} actions"
     print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {args.num_steps} actions")
     print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
@@ -95,21 +109,21 @@ def _plan(args: argparse.Namespace) -> None:
 def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> Planner:
     from ..planning.planners import CEM, ICEM, MPPI, RandomShooting
 
-    given = {"num_iterations": args.num_iterations, "gamma": args.gamma, "num_elites": args.num_elites}
-    given = {name: value for name, value in given.items() if value is not None}
+    settings = {"num_iterations": args.num_iterations, "gamma": args.gamma, "num_elites": args.num_elites}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if args.std is not None:
-        given["std"] = args.std[0] if len(args.std) == 1 else args.std
+        settings["std"] = args.std[0] if len(args.std) == 1 else args.std
     if args.planner == "vp2":
-        if set(given) != {"std"} or not isinstance(given["std"], list):
+        if set(settings) != {"std"} or not isinstance(settings["std"], list):
             raise ValueError("--planner vp2 needs --std with a value per action dimension, and takes nothing else")
-        return MPPI.vp2(given["std"], args.num_candidates, args.horizon)
+        return MPPI.vp2(settings["std"], args.num_candidates, args.horizon)
     if args.planner in ("cem", "icem"):
-        given.setdefault("num_elites", max(2, args.num_candidates // 10))
+        settings.setdefault("num_elites", max(2, args.num_candidates // 10))
     kind = {"cem": CEM, "icem": ICEM, "mppi": MPPI, "random": RandomShooting}[args.planner]
     try:
-        return kind(low=low, high=high, horizon=args.horizon, num_candidates=args.num_candidates, **given)
+        return kind(low=low, high=high, horizon=args.horizon, num_candidates=args.num_candidates, **settings)
     except TypeError as error:
-        raise ValueError(f"--planner {args.planner} does not take all of --{', --'.join(given)}: {error}") from error
+        raise ValueError(f"--planner {args.planner} does not take all of --{', --'.join(settings)}: {error}") from error
 
 
 def _make_objective(args: argparse.Namespace, name: str, task: PlanningTask, world: WorldModel) -> MakeObjective:
@@ -135,12 +149,12 @@ def _controllers(
     from ..planning import controllers as kinds
 
     loop = {"replan_every": args.replan_every, "first_action_zero": args.first_action_zero}
-    modelled = loop | {"chunk_size": args.chunk_size, "temperature": args.temperature}
-    made = {
+    options = loop | {"chunk_size": args.chunk_size, "temperature": args.temperature}
+    by_name = {
         "random": kinds.RandomController(),
         "zero": kinds.ZeroController(),
-        "shuffled": kinds.ShuffledController(world, planner, make_objective, **modelled),
-        "model": kinds.ModelController(world, planner, make_objective, **modelled),
+        "shuffled": kinds.ShuffledController(world, planner, make_objective, **options),
+        "model": kinds.ModelController(world, planner, make_objective, **options),
         "simulator": kinds.SimulatorController(planner, make_objective, **loop),
     }
-    return {name: made[name] for name in args.controllers}
+    return {name: by_name[name] for name in args.controllers}

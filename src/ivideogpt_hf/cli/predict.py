@@ -1,4 +1,4 @@
-"""``ivideogpt predict``: how a video goes on."""
+"""``ivideogpt predict``: predict how a video goes on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _predict(args: argparse.Namespace) -> None:
         read_actions(video) if args.video is None else None,
         num_context_frames=spec.num_real_context_frames,
     )
-    if args.video is None:  # the episode's actions begin at its first frame, those of a file at the last context frame
+    if args.video is None:  # an episode's actions begin at its first frame, a file's at the last context frame
         actions = episode_actions[: spec.max_future_frames]
         num_frames = len(actions)
     elif args.num_frames is None and actions is None:
@@ -85,12 +85,12 @@ def _predict(args: argparse.Namespace) -> None:
         _report_error(predicted, clips[0])
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)
-    shown = "the true future and " if len(clips) > len(predicted) else ""
-    print(f"{path}: {shown}{len(predicted)} predicted, {num_frames} frames each")
+    truth = "the true future and " if len(clips) > len(predicted) else ""
+    print(f"{path}: {truth}{len(predicted)} predicted, {num_frames} frames each")
 
 
 def _report_error(predicted: Tensor, true_future: Tensor) -> None:
-    """Print how far predictions (N, T, 3, H, W) uint8 are from the truth, beside what a grey image would be."""
+    """Print the PSNR of the best of the predictions (N, T, 3, H, W) uint8, and that of a grey image."""
     from ..metrics.frames import psnr
 
     best = psnr(predicted, true_future).mean(1).max()

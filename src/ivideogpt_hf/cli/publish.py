@@ -1,4 +1,4 @@
-"""The part of the command line that publishes."""
+"""``ivideogpt publish``: upload a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "predicted picture. The card is made of facts, of the checkpoint's metrics.json, and of a yaml file like those "
         "in model_cards/.",
     )
-    publish.add_argument("folder", type=Path, help="the checkpoint; metrics.json and episode.npz in it go along")
+    publish.add_argument("folder", type=Path, help="the checkpoint; its metrics.json and episode.npz are published too")
     publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
     publish.add_argument("--card", type=Path, required=True, help="yaml: summary, licence, data, limits")
     publish.add_argument("--preview", type=Path, help="picture or video for the card (default: predicted)")
-    publish.add_argument("--private", action="store_true", help="if the repository is created")
+    publish.add_argument("--private", action="store_true", help="make a new repository private")
     publish.add_argument("--revision", help="branch to commit to (default: main)")
     publish.add_argument("--pr", action="store_true", help="open a pull request instead")
     publish.add_argument("--token", help="Hub token (default: the one you are logged in with)")

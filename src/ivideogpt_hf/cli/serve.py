@@ -18,7 +18,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def add_serving_commands(
     commands: Any, common: argparse.ArgumentParser, checkpoint: list[argparse.ArgumentParser]
 ) -> None:
-    """Add both; ``checkpoint``: parents of commands that load one."""
+    """Add the commands.
+
+    Args:
+        commands: subparsers of the command line.
+        common: parent parser of all commands.
+        checkpoint: parent parsers of commands that load a checkpoint.
+    """
     play = commands.add_parser(
         "play",
         parents=[common],
@@ -26,8 +32,10 @@ def add_serving_commands(
         description="Serve the playground, the page that is also a Hugging Face Space: drive a checkpoint with keys or "
         "buttons, undo, branch, and let it dream.",
     )
-    play.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine only")
-    play.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    play.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
+    )
+    play.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
     play.add_argument("--mcp", action="store_true", help="serve an MCP tool as well")
     play.set_defaults(run=_play)
 
@@ -40,16 +48,23 @@ def add_serving_commands(
         "being answered end.",
     )
     serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
-    serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s, for this machine only")
-    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     serve.add_argument(
-        "--serving-token", help=f"that clients must show (default: the environment variable {TOKEN_VARIABLE})"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serve.add_argument(
+        "--serving-token", help=f"token that clients must show (default: the environment variable {TOKEN_VARIABLE})"
     )
     serve.add_argument("--open", action="store_true", help="serve beyond this machine without a token")
-    serve.add_argument("--max-sessions", type=int, default=64, help="clients at a time (default: %(default)s)")
-    serve.add_argument("--max-states", type=int, default=64, help="states of a client (default: %(default)s)")
+    serve.add_argument("--max-sessions", type=int, default=64, help="sessions at a time (default: %(default)s)")
+    serve.add_argument("--max-states", type=int, default=64, help="states of a session (default: %(default)s)")
     serve.add_argument("--max-waiting", type=int, default=256, help="calls that may wait (default: %(default)s)")
-    serve.add_argument("--expires-after", type=float, default=600.0, help="seconds without calls (default: 600)")
+    serve.add_argument(
+        "--expires-after",
+        type=float,
+        default=600.0,
+        help="seconds without calls after which a session ends (default: 600)",
+    )
     serve.set_defaults(run=_serve)
 
 
@@ -57,7 +72,7 @@ def _serve(args: argparse.Namespace) -> None:
     token = args.serving_token or os.environ.get(TOKEN_VARIABLE)
     if args.host not in LOOPBACK and token is None and not args.open:
         raise ValueError(
-            f"whoever reaches {args.host} could use the model: give --serving-token, or --open if that is what you want"
+            f"anybody who reaches {args.host} could use the model: pass --serving-token, or --open to allow that"
         )
     require_packages("fastapi", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     import uvicorn

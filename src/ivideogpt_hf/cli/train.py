@@ -11,8 +11,8 @@ PACKAGES = ("accelerate", "datasets")
 
 
 def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the commands to the parser of all. Their many options are those of training/arguments.py, which is read only
-    when one of them runs."""
+    """Add the commands. Their options are the fields of training/arguments.py, which is imported only when one of them
+    runs."""
     for name, text, run in (
         ("train-vq", "train or fine-tune the VQ model", _train_vq),
         ("train", "train or fine-tune the transformer", _train),

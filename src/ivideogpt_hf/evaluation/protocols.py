@@ -1,4 +1,4 @@
-"""How checkpoints are measured: which clips, how long, how often."""
+"""How checkpoints are measured: on which clips, of what length, with how many samples."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """A way to measure video prediction.
 
     Attributes:
-        name: as on the command line.
-        num_context_frames: given frames of a clip.
-        num_future_frames: predicted frames of a clip.
-        num_clips: clips of the test split.
-        num_samples: futures for each clip.
-        temperature: of their tokens, see `Sampling`.
-        starts: "first": a clip is the beginning of an episode; "random": it may begin anywhere.
-        uses_actions: whether the model is given the actions; None: if it takes any.
-        crop_to_aspect: whether the largest centred window is cut from frames of another aspect, before resizing.
-        camera: of a data set with several, unless another one is named.
-        card: stem of the card in model_cards/ that quotes the published numbers.
+        name: name of the protocol on the command line.
+        num_context_frames: number of a clip's frames that the model sees.
+        num_future_frames: number of a clip's frames that the model predicts.
+        num_clips: number of clips from the test split.
+        num_samples: number of futures that are predicted for each clip.
+        temperature: temperature of the sampled tokens, see `Sampling`.
+        starts: place where clips begin: "first" is the beginning of an episode, "random" is anywhere in it.
+        uses_actions: True for action-conditioned models only, False for action-free models only, None for both.
+        crop_to_aspect: whether frames of another aspect ratio are cropped, to the largest centred window, before they
+            are resized.
+        camera: name of the camera, for data sets that have several, unless their mixture names one.
+        card: stem of the file in model_cards/ that quotes the published numbers.
 
     Raises:
         ValueError: if a count is below 1, or the temperature is not positive.
@@ -51,31 +52,37 @@ class Protocol:
         """Frames of a clip."""
         return self.num_context_frames + self.num_future_frames
 
-    def changed(self, **given: float | None) -> Protocol:
-        """With other counts or another temperature, where they are not None.
+    def changed(self, **changes: float | None) -> EvaluationProtocol:
+        """A copy with other counts or another temperature. A change to None is no change.
 
         Raises:
-            ValueError: if one that makes the protocol what it is would change: only clips and samples may be fewer.
+            ValueError: if a change would make it another protocol. Only the custom one may change in more than its
+                numbers of clips and samples.
         """
-        given = {name: value for name, value in given.items() if value is not None}
-        fixed = {"num_context_frames", "num_future_frames", "temperature"}
-        wrong = [name for name in sorted(fixed & set(given)) if given[name] != getattr(self, name)]
-        if wrong and self.name != CUSTOM:
+        changes = {name: value for name, value in changes.items() if value is not None}
+        definition = {"num_context_frames", "num_future_frames", "temperature"}
+        conflicts = [name for name in sorted(definition & set(changes)) if changes[name] != getattr(self, name)]
+        if conflicts and self.name != CUSTOM:
+            name = conflicts[0]
             raise ValueError(
-                f"protocol {self.name} has {wrong[0]} = {getattr(self, wrong[0])}; take --protocol {CUSTOM} for another"
+                f"protocol {self.name} has {name} = {getattr(self, name)}; take --protocol {CUSTOM} for another value"
             )
-        return replace(self, **given)
+        return replace(self, **changes)
 
 
 CUSTOM = "custom"
-# The first four are those of Wu et al. (2024): beginnings of 256 test episodes, 100 samples of each.
+# The first four are those of Wu et al. (2024): the beginnings of 256 test episodes, with 100 samples of each.
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("bair", 1, 15, uses_actions=True, camera="aux1", card="ivideogpt-bair-64-act-cond"),
-        Protocol("bair-act-free", 1, 15, uses_actions=False, camera="aux1", card="ivideogpt-bair-64-act-free"),
-        Protocol("robonet", 2, 10, uses_actions=True, crop_to_aspect=True, card="ivideogpt-robonet-64-act-cond"),
-        Protocol("vp2", 2, 10, uses_actions=True),
-        Protocol(CUSTOM, 2, 10, num_samples=8, starts="random"),
+        EvaluationProtocol("bair", 1, 15, uses_actions=True, camera="aux1", card="ivideogpt-bair-64-act-cond"),
+        EvaluationProtocol(
+            "bair-act-free", 1, 15, uses_actions=False, camera="aux1", card="ivideogpt-bair-64-act-free"
+        ),
+        EvaluationProtocol(
+            "robonet", 2, 10, uses_actions=True, crop_to_aspect=True, card="ivideogpt-robonet-64-act-cond"
+        ),
+        EvaluationProtocol("vp2", 2, 10, uses_actions=True),
+        EvaluationProtocol(CUSTOM, 2, 10, num_samples=8, starts="random"),
     )
 }

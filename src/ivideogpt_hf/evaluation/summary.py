@@ -1,4 +1,4 @@
-"""What the measurements of all clips say together."""
+"""Summaries of the measurements of all clips."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import torch
 
 from ..metrics.codes import perplexity
 from .frechet import FeatureStatistics, frechet_distance
-from .measures import CEILING, FRAME_METRICS, MODEL, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from .measures import FRAME_METRICS, MODEL, PREDICTED_ONLY, RECONSTRUCTION, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
 
 Measures = Mapping[str, np.ndarray]
 HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True, "lpips": False}
-REWARD_VARIES = 0.1  # standard deviation below which a correlation says nothing
+MIN_REWARD_STD = 0.1  # below this standard deviation of the true reward, a correlation says nothing
 DIGITS = 6
 
 
-def summarize(clips: Sequence[Measures], features: tuple[str, bool] | None, num_codes: int) -> dict[str, Any]:
-    """Everything that goes into the results.
+def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None, num_codes: int) -> dict[str, Any]:
+    """Summarize the measurements of all clips.
 
     Args:
-        clips: of `measure_clip`, at least two.
-        features: name of the Frechet distance and whether it is standardised, if features were measured.
-        num_codes: dynamics codes of the model.
+        clips: measurements of at least two clips, as `measure_clip` returns them.
+        features: name of the Frechet distance and whether it is standardised; None if no features were measured.
+        num_codes: number of the model's dynamics codes.
 
     Raises:
-        ValueError: on fewer clips.
+        ValueError: if there are fewer than two clips.
     """
     if len(clips) < 2:
         raise ValueError(f"a summary needs at least 2 clips, got {len(clips)}")
-    methods = [name for name in (MODEL, REPEAT, CEILING, SHUFFLED, ZERO) if f"{name}/mse" in clips[0]]
+    methods = [name for name in (MODEL, REPEAT, RECONSTRUCTION, SHUFFLED, ZERO) if f"{name}/mse" in clips[0]]
     moving = moving_clips(clips)
     summary: dict[str, Any] = {
         "num_moving_clips": int(moving.sum()),
@@ -57,14 +57,17 @@ def summarize(clips: Sequence[Measures], features: tuple[str, bool] | None, num_
 
 
 def moving_clips(clips: Sequence[Measures]) -> np.ndarray:
-    """(N,) bool: the half of the clips in which repeating the last frame is worst."""
+    """Mask (N,) bool of the half of the clips in which repeating the last frame is worst."""
     errors = np.array([clip[f"{REPEAT}/mse"].mean() for clip in clips])
     return errors >= np.median(errors)
 
 
 def best_of_samples(clips: Sequence[Measures], rule: str) -> dict[str, dict[str, float]]:
-    """The paper's numbers: of each clip the mean over frames, the best of the samples, per metric; then the mean of all
-    clips, with a bootstrap interval of 95 % over clips."""
+    """The paper's numbers, for each metric.
+
+    The metric is averaged over the frames of a sample, and the best sample of each clip counts. The result is the mean
+    of all clips, with a bootstrap interval of 95 % over clips.
+    """
     results = {}
     for metric in FRAME_METRICS:
         values = []
@@ -81,7 +84,7 @@ def best_of_samples(clips: Sequence[Measures], rule: str) -> dict[str, dict[str,
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of (N,) values, by percentiles of resampled means."""
+    """The 95 % interval of the mean of values (N,), by percentiles of resampled means."""
     from scipy.stats import bootstrap
 
     if np.ptp(values) == 0:
@@ -93,22 +96,26 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def frechet_distances(clips: Sequence[Measures], *, standardised: bool) -> dict[str, float]:
-    """Between all samples of all clips and the true clips, by both rules of counting."""
+    """The Frechet distance between all samples of all clips and the true clips, by both rules of counting frames."""
     distances = {}
     for rule in (PREDICTED_ONLY, WITH_CONTEXT):
         statistics = []
         for kind in ("true", "predicted"):
-            gathered = FeatureStatistics.empty(clips[0][f"features/{kind}/{rule}"].shape[1])
+            merged = FeatureStatistics.empty(clips[0][f"features/{kind}/{rule}"].shape[1])
             for clip in clips:
-                gathered = gathered.merged(FeatureStatistics.of(torch.from_numpy(clip[f"features/{kind}/{rule}"])))
-            statistics.append(gathered)
+                merged = merged.merged(FeatureStatistics.of(torch.from_numpy(clip[f"features/{kind}/{rule}"])))
+            statistics.append(merged)
         distances[rule] = round(frechet_distance(*statistics, standardised=standardised), DIGITS)
     return distances
 
 
 def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
-    """How many tokens of a predicted frame repeat those of the frame before at the same place, what share of the
-    dynamics codes is ever predicted, and their perplexity."""
+    """How a model uses its dynamics codes.
+
+    Returns:
+        "repetition": share of tokens that repeat the token at the same place of the frame before; "usage": share of
+        the codes that are ever predicted; "perplexity": their perplexity.
+    """
     tokens = [clip["tokens"] for clip in clips]
     repeated = [(clip[:, 1:] == clip[:, :-1]).mean() for clip in tokens if clip.shape[1] > 1]
     counts = np.unique(np.concatenate([clip.ravel() for clip in tokens]), return_counts=True)[1]
@@ -120,24 +127,29 @@ def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
 
 
 def action_following(clips: Sequence[Measures], moving: np.ndarray) -> dict[str, float]:
-    """Squared error with wrong actions over that with the right ones, in moving clips."""
-    chosen = [clips[i] for i in np.flatnonzero(moving)]
+    """Squared error under other actions, divided by that under the clip's own actions, in moving clips."""
+    moving_only = [clips[i] for i in np.flatnonzero(moving)]
     errors = {
-        name: np.mean([clip[f"{name}/mse"].mean(dtype=float) for clip in chosen]) for name in (MODEL, SHUFFLED, ZERO)
+        name: np.mean([clip[f"{name}/mse"].mean(dtype=float) for clip in moving_only])
+        for name in (MODEL, SHUFFLED, ZERO)
     }
     return {name: round(float(errors[name] / errors[MODEL]), 3) for name in (SHUFFLED, ZERO)}
 
 
 def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
-    """Mean absolute error of the samples' mean reward, and its correlation with the true one, of all clips and per
-    task; None where the true reward does not vary."""
+    """How well rewards are predicted, by the mean of the samples.
+
+    Returns:
+        "mean_absolute_error", "correlation" with the true reward, and "correlation_per_task". A correlation is None
+        where the true reward does not vary.
+    """
     true = [clip["rewards/true"].astype(np.float64) for clip in clips]
     predicted = [clip["rewards/predicted"].mean(0, dtype=np.float64) for clip in clips]
     tasks = np.array([str(clip["task"]) for clip in clips])
 
     def correlation(rows: np.ndarray) -> float | None:
         pair = [np.concatenate([values[i] for i in np.flatnonzero(rows)]) for values in (true, predicted)]
-        if pair[0].std() <= REWARD_VARIES or pair[1].std() == 0:
+        if pair[0].std() <= MIN_REWARD_STD or pair[1].std() == 0:
             return None
         return round(float(np.corrcoef(*pair)[0, 1]), 3)
 
@@ -149,11 +161,13 @@ def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
 
 
 def gates(summary: Mapping[str, Any]) -> dict[str, bool]:
-    """What a model must be able to before plans made in it mean anything: name -> whether it is."""
+    """Tests that a model must pass before plans made in it mean anything: name of each, and whether it passes."""
     model, repeat = (summary["per_step"][name] for name in (MODEL, REPEAT))
-    later = zip(model["lpips"][1:], repeat["lpips"][1:], strict=True)
+    later_steps = zip(model["lpips"][1:], repeat["lpips"][1:], strict=True)
     result = {
-        "LPIPS below repeating the last frame, from the second step on": all(one < other for one, other in later),
+        "LPIPS below repeating the last frame, from the second step on": all(
+            error < repeat_error for error, repeat_error in later_steps
+        ),
         "mean PSNR above repeating the last frame": summary["mean"][MODEL]["psnr"] > summary["mean"][REPEAT]["psnr"],
     }
     if "wrong_over_right_actions_on_moving_clips" in summary:
@@ -162,13 +176,13 @@ def gates(summary: Mapping[str, Any]) -> dict[str, bool]:
             ratio >= 1.3
         )
     if "rewards" in summary:
-        known = [value for value in summary["rewards"]["correlation_per_task"].values() if value is not None]
-        result["reward correlation at least 0.8 in every task where it varies"] = bool(known) and min(known) >= 0.8
+        correlations = [value for value in summary["rewards"]["correlation_per_task"].values() if value is not None]
+        result["reward correlation at least 0.8 in every task where it varies"] = min(correlations, default=0) >= 0.8
     return result
 
 
 def _means(clips: Sequence[Measures], name: str) -> dict[str, float]:
-    """Over clips, samples and predicted frames."""
+    """The mean of each metric over clips, samples and predicted frames."""
     return {
         metric: round(float(np.mean([clip[f"{name}/{metric}"].mean(dtype=float) for clip in clips])), DIGITS)
         for metric in FRAME_METRICS

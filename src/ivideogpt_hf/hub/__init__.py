@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: this is the only code that speaks to it, but for `models/pushing.py`, which is published."""
+"""The Hugging Face Hub. No other code speaks to it but `models/pushing.py`, which is published with checkpoints."""

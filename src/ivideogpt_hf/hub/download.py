@@ -1,4 +1,4 @@
-"""From the Hub: whole repositories, single files, and what lies in a repository."""
+"""Downloads from the Hub: repositories, single files, and lists of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import NOUNS, hub_errors, no_hub_id
 
-# How the Hub's files are addressed for fsspec.
+# Scheme of the Hub's files in fsspec.
 SCHEME = "hf://"
 
 
@@ -22,13 +22,13 @@ def download_repository(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Download a repository into the cache, from which it comes when the Hub cannot be reached.
+    """Download a repository into the cache. When the Hub cannot be reached, the cache is used.
 
     Args:
-        repo_id: owner/name.
-        kind: "model" or "dataset".
+        repo_id: Hub id, owner/name.
+        kind: kind of the repository: "model" or "dataset".
         patterns: names of the files to download, with wildcards; None: all.
-        revision, token, cache_dir, local_files_only: as everywhere on the Hub.
+        revision, token, cache_dir, local_files_only: arguments of `huggingface_hub.snapshot_download`.
 
     Returns:
         The local folder.
@@ -52,7 +52,7 @@ def download_repository(
 
 
 def find_file(name: str | os.PathLike[str]) -> Path:
-    """A file of this machine, or one of a model repository on the Hub, which is downloaded.
+    """Find a file on this machine, or download it from a model repository on the Hub.
 
     Args:
         name: path, or "owner/name/path" on the Hub.
@@ -86,7 +86,7 @@ def list_files(repo_id: str, kind: str) -> list[str]:
 
 
 def find_addresses(repo_id: str, pattern: str) -> list[str]:
-    """Addresses for fsspec of the files in a data set's repository that match a pattern, sorted.
+    """Sorted fsspec addresses of the files in a data set's repository that match a pattern.
 
     Raises:
         OSError: see `hub_errors`.
@@ -114,7 +114,7 @@ def check_access(repo_id: str, kind: str) -> None:
 
 
 def size_of_files(repo_id: str, suffix: str) -> int:
-    """Bytes of those files in a model repository whose names end so.
+    """Total size in bytes of the files in a model repository whose names end in ``suffix``.
 
     Raises:
         OSError: see `hub_errors`.

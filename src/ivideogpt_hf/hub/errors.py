@@ -1,4 +1,4 @@
-"""What goes wrong with the Hugging Face Hub, in one set of words for checkpoints, data sets and files."""
+"""Errors of the Hugging Face Hub, worded once for checkpoints, data sets and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-# What a repository of each of the Hub's kinds holds.
+# What each kind of repository on the Hub holds.
 NOUNS = {"model": "checkpoint", "dataset": "data set"}
 LOG_IN = "log in with `hf auth login`, or use a token"
 FORBIDDEN = (401, 403)
@@ -18,32 +18,32 @@ def check_hub_id(name: str, noun: str) -> None:
 
     Args:
         name: name under which nothing was found on this machine.
-        noun: what it should be, such as "data set".
+        noun: word for what it should be, such as "data set".
 
     Raises:
-        FileNotFoundError: if the name has not the form "owner/name".
+        FileNotFoundError: if the name does not have the form "owner/name".
     """
     if not HUB_ID.match(name):
         raise no_hub_id(name, noun)
 
 
 def no_hub_id(name: str, noun: str) -> FileNotFoundError:
-    """The error for a name that is nothing on this machine, and has not the form of a name on the Hub."""
+    """The error for a name that is neither on this machine nor has the form of a name on the Hub."""
     form = "owner/name/path" if noun == "file" else "owner/name"
     return FileNotFoundError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
 
 
 @contextmanager
 def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator[None]:
-    """Say in one way what the errors of huggingface_hub mean.
+    """Turn the errors of huggingface_hub into OSErrors that say what to do.
 
     Args:
         name: name of the repository or file that is asked for.
-        noun: what it is, such as "checkpoint".
+        noun: word for it, such as "checkpoint".
         revision: branch, tag or commit that is asked for.
 
     Raises:
-        FileNotFoundError: if the Hub has nothing of this name, or nothing that one may see.
+        FileNotFoundError: if the Hub has nothing of this name, or access is not allowed.
         OSError: if the Hub refuses or cannot be reached.
     """
     from huggingface_hub import errors

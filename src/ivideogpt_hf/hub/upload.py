@@ -1,4 +1,4 @@
-"""To the Hub: repositories, folders as one commit, and whether it takes a card."""
+"""Uploads to the Hub: new repositories, folders as one commit, and checks of cards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def create_repository(
     """Create a repository where there is none.
 
     Args:
-        repo_id: owner/name, or the name alone of one's own.
-        kind: "model" or "dataset".
+        repo_id: Hub id, owner/name; without an owner, the user's own.
+        kind: kind of the repository: "model" or "dataset".
         private: whether a new repository is private.
-        token: as everywhere on the Hub.
+        token: token for the Hub; None: the one that the user is logged in with.
 
     Returns:
-        Its id, with the owner, and its address.
+        The id of the repository, with its owner, and its address.
 
     Raises:
         OSError: see `hub_errors`.
@@ -54,10 +54,10 @@ def upload_folder(
     Args:
         folder: folder to upload.
         repo_id: id of a repository that exists.
-        kind: "model" or "dataset".
-        commit_message, revision, create_pr, token: as everywhere on the Hub.
-        ignore_patterns: names of files that stay here, with wildcards.
-        delete_patterns: names of files that are deleted there unless the folder holds them, with wildcards.
+        kind: kind of the repository: "model" or "dataset".
+        commit_message, revision, create_pr, token: arguments of `huggingface_hub.HfApi.upload_folder`.
+        ignore_patterns: names of files that are not uploaded, with wildcards.
+        delete_patterns: names of files, with wildcards, that are deleted on the Hub unless the folder holds them.
 
     Returns:
         The address of the commit, or of the pull request.
@@ -79,10 +79,10 @@ def upload_folder(
                 ignore_patterns=list(ignore_patterns),
                 delete_patterns=list(delete_patterns) or None,
             )
-        except RuntimeError as error:  # what huggingface_hub makes of a large file that does not arrive
+        except RuntimeError as error:  # huggingface_hub raises it when a large file does not arrive
             raise OSError(
-                f"the upload to {repo_id} broke off, and nothing of it is visible there ({error}); do the same again: "
-                f"only what is missing will be sent"
+                f"the upload to {repo_id} broke off, and nothing of it is visible there ({error}); try again: only "
+                f"what is missing will be sent"
             ) from error
     return commit.pr_url or commit.commit_url
 
@@ -97,7 +97,7 @@ def push_folder(
     create_pr: bool = False,
     token: str | bool | None = None,
 ) -> str:
-    """Upload a checkpoint as one commit, into a repository that is created where there is none; see `upload_folder`."""
+    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`."""
     repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
     return upload_folder(
         folder,
@@ -113,7 +113,7 @@ def push_folder(
 def upload_in_background(
     folder: str | os.PathLike[str], repo_id: str, kind: str, *, commit_message: str
 ) -> Future[str]:
-    """Begin an upload in a thread; the future gives or raises what `upload_folder` does."""
+    """Begin an upload in a thread. The future has the result or the error of `upload_folder`."""
     from huggingface_hub import HfApi
 
     return HfApi().run_as_future(upload_folder, folder, repo_id, kind, commit_message=commit_message)
@@ -123,8 +123,8 @@ def validate_card(card: RepoCard, repo_id: str) -> None:
     """Ask the Hub whether it takes a card's metadata.
 
     Raises:
-        ValueError: if it does not; says why.
-        OSError: if it cannot be reached.
+        ValueError: if the Hub refuses the metadata; says why.
+        OSError: if the Hub cannot be reached.
     """
     with hub_errors(repo_id, "card of"):
         try:

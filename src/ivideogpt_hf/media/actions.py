@@ -22,15 +22,15 @@ def read_actions(source: Any) -> Tensor:
     """Read actions.
 
     Args:
-        source: an array, tensor or nested list (T, A); or a file: npy, npz (under "actions" or "action"), csv (one row
-            per step; a first line without any number is a header) or json (list of lists).
+        source: array, tensor or nested list (T, A), or a file: npy, npz (under "actions" or "action"), csv (one row per
+            step; a first line without any number is a header) or json (a list of lists).
 
     Returns:
-        (T, A) float32.
+        Actions (T, A) float32.
 
     Raises:
         OSError: if a file is missing or corrupt.
-        ValueError: if what is there is no table of finite numbers.
+        ValueError: if the content is no table of finite numbers.
     """
     name = "actions"
     if isinstance(source, (str, os.PathLike)):
@@ -43,9 +43,9 @@ def read_actions(source: Any) -> Tensor:
         raise ValueError(f"{name} must hold a table of numbers with rows of one width: {error}") from error
     if actions.ndim != 2 or 0 in actions.shape:
         raise ValueError(f"{name} must have shape (T, A), got {tuple(actions.shape)}")
-    bad = torch.isfinite(actions).all(dim=1).logical_not().nonzero()
-    if len(bad):
-        raise ValueError(f"{name} contain NaN or infinite values, first in row {bad[0].item()}")
+    invalid_rows = torch.isfinite(actions).all(dim=1).logical_not().nonzero()
+    if len(invalid_rows):
+        raise ValueError(f"{name} contain NaN or infinite values, first in row {invalid_rows[0].item()}")
     return actions
 
 

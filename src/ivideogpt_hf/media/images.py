@@ -1,8 +1,8 @@
-"""Encoded images to pixels and back: any RGB image by Pillow, and our own PNG files several times as fast.
+"""Decoding and encoding of images: any RGB image by Pillow, and PNG files of ours several times as fast.
 
-A 64 x 64 frame is so small that Pillow spends most of its time around the decompression. Our PNG files are ordinary
-ones (RFC 2083), with one chunk of data and the same filter, Sub or Up, in every row, so that the frames of a clip can
-be unfiltered together by a cumulative sum. Any other PNG, and any other format, is decoded by Pillow.
+For a frame as small as 64 x 64, Pillow needs most of its time for other things than decompression. Our PNG files are
+ordinary ones (RFC 2083) with two restrictions: they have one chunk of data, and every row has the filter Up. So the
+rows of all frames of a clip can be added up together. Any other PNG, and any other format, is decoded by Pillow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPRESSION_LEVEL = 3
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 to PNG."""
+    """Encode an image (H, W, 3) uint8 as PNG."""
     height, width, channels = image.shape
     rows = np.empty((height, 1 + width * channels), dtype=np.uint8)
     rows[:, 0] = UP
@@ -41,10 +41,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def decode_images(images: Sequence[bytes]) -> np.ndarray:
-    """Encoded RGB images of one size to (T, H, W, 3) uint8.
+    """Decode RGB images of one size to frames (T, H, W, 3) uint8.
 
     Raises:
-        ValueError: if one is corrupt, not RGB, or of another size than the first.
+        ValueError: if an image is corrupt, not RGB, or of another size than the first.
     """
     frames = _decode_our_png(images)
     if frames is not None:
@@ -61,7 +61,7 @@ def decode_images(images: Sequence[bytes]) -> np.ndarray:
 
 
 def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
-    """Frames (T, H, W, 3), or None if one of the images is not as `encode_png` writes it."""
+    """Decode to frames (T, H, W, 3). Returns None if one of the images is not written as `encode_png` does."""
     sizes, rows = set(), []
     first = len(SIGNATURE) + HEADER.size + CHUNK.size
     for data in images:
@@ -73,7 +73,7 @@ def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
             return None
         sizes.add((height, width))
         try:
-            rows.append(zlib.decompress(memoryview(data)[first : first + length]))  # which verifies its checksum
+            rows.append(zlib.decompress(memoryview(data)[first : first + length]))  # this verifies the checksum
         except zlib.error:
             return None
     if len(sizes) != 1:
@@ -85,7 +85,7 @@ def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
     if (filtered[:, :, 0] != UP).any():
         return None
     pixels = filtered[:, :, 1:].copy()
-    for row in range(1, height):  # of all frames at once: quicker than a cumulative sum
+    for row in range(1, height):  # one row of all frames at once is faster than a cumulative sum
         pixels[:, row] += pixels[:, row - 1]
     return pixels.reshape(len(rows), height, width, 3)
 

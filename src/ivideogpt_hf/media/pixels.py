@@ -1,4 +1,4 @@
-"""Pixels: float to uint8, and sizes."""
+"""Pixels: from float to uint8, and to other sizes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ PIXELS = "frames must be integers in 0 ... 255 or floats in [0, 1]"
 
 
 def pixels_to_uint8(pixels: Tensor) -> Tensor:
-    """Pixels of any shape to uint8. Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
+    """Convert pixels of any shape to uint8.
+
+    Integers must be in 0 ... 255. Floats must be in [0, 1], and are rounded to 256 levels.
 
     Raises:
-        ValueError: on another dtype or range, NaN, or no pixels at all.
+        ValueError: if dtype or range are others, there are NaN, or there are no pixels.
     """
     if not pixels.numel():
         raise ValueError(f"frames must have pixels, got shape {tuple(pixels.shape)}")
@@ -26,14 +28,13 @@ def pixels_to_uint8(pixels: Tensor) -> Tensor:
         _check_range(pixels, 1)
         pixels = (pixels.float() * MAX_PIXEL).round()
     elif pixels.dtype != torch.uint8:
-        pixels = pixels.long()  # torch compares no unsigned integers but uint8
+        pixels = pixels.long()  # torch cannot compare other unsigned integers
         _check_range(pixels, MAX_PIXEL)
     return pixels.to(torch.uint8)
 
 
 def clamp_to_uint8(pixels: Tensor) -> Tensor:
-    """What a network decodes, floats of any shape and nominally in [0, 1], to uint8: networks overshoot a little, so
-    what lies beyond is clamped."""
+    """Convert what a network decodes, floats of any shape, to uint8. Values a little outside [0, 1] are clamped."""
     return (pixels.float().clamp(0, 1) * MAX_PIXEL).round().to(torch.uint8)
 
 
@@ -46,7 +47,7 @@ def _check_range(frames: Tensor, highest: int) -> None:
 
 
 def resize_pixels(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(T, h, w, 3) to (T, H, W, 3) uint8, as `IVideoGPTVideoProcessor` does: bilinear, antialiased."""
+    """Resize frames (T, h, w, 3) to (T, H, W, 3) uint8 as `IVideoGPTVideoProcessor` does: bilinear, antialiased."""
     # A copy: torch takes neither negative strides nor, without a warning, read-only memory.
     pixels = torch.from_numpy(frames.copy()).movedim(-1, 1)
     return resize_frames(pixels, size).movedim(1, -1).numpy()

@@ -1,4 +1,4 @@
-"""Video from files and arrays, and to files. PyAV and PIL are imported where they are used."""
+"""Reading of video from files and arrays, and writing to files. PyAV and PIL are imported where they are used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .files import natural_key, read_numpy
 from .pixels import MAX_PIXEL, pixels_to_uint8
 
-VideoSource = Any  # what `read_video` lists
+VideoSource = Any  # anything that the docstring of `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SEPARATOR_PIXELS = 2
@@ -29,22 +29,23 @@ def read_video(source: VideoSource, *, max_frames: int | None = None) -> Tensor:
     """Read a clip.
 
     Args:
-        source: one of
-            - a video file (mp4 and whatever else PyAV reads);
-            - a gif: a frame that it shows n times as long as the shortest one is n frames;
+        source: clip in one of these forms:
+            - a video file (mp4, or any other format that PyAV reads);
+            - a gif, in which a frame that is shown n times as long as the shortest one counts as n frames;
             - an npz file with the frames under "frames", "image" or "observation", or an npy file;
             - a folder of images, in natural order of their names;
             - a list of PIL images, of arrays or of tensors;
             - an array or tensor (T, H, W, 3) or (T, 3, H, W): integers in 0 ... 255, or floats in [0, 1];
             - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
-        max_frames: read no more than so many from the beginning; of a video file or a folder, no more are decoded.
+        max_frames: largest number of frames to read, from the beginning. No other frames of a video file or a folder
+            are decoded.
 
     Returns:
-        (T, 3, H, W) uint8, on the CPU.
+        Frames (T, 3, H, W) uint8, on the CPU.
 
     Raises:
         OSError: if a file is missing, empty or corrupt.
-        ValueError: if what is there is no RGB video.
+        ValueError: if the content is no RGB video.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
@@ -85,42 +86,42 @@ def _decode(file: str | io.BytesIO, name: str, max_frames: int | None) -> Tensor
 
 
 def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:
-    """Decode a video frame by frame, upright as its rotation tag says, in the order in which it is shown.
+    """Decode a video frame by frame, in the order in which it is shown, and rotated as its rotation tag says.
 
     Args:
         file: path or binary file.
-        name: what to call it in errors.
-        start: seconds of its clock at which to begin; the file is not decoded from its beginning then.
+        name: name of the file in errors.
+        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded.
 
     Yields:
-        (H, W, 3) uint8.
+        A frame (H, W, 3) uint8.
 
     Raises:
-        OSError: if it cannot be decoded or holds no frames.
+        OSError: if the file cannot be decoded or holds no frames.
     """
     import av
 
-    found = False
+    has_frames = False
     try:
         with av.open(file) as container:
             stream = container.streams.video[0]
             tolerance = 0.5 / float(stream.average_rate or 1)
             if start > 0:
-                container.seek(round(start / stream.time_base), stream=stream)  # to the key frame before
+                container.seek(round(start / stream.time_base), stream=stream)  # goes to the key frame before it
             for frame in container.decode(stream):
                 if start > 0 and frame.time < start - tolerance:
                     continue
-                found = True
+                has_frames = True
                 image = frame.to_ndarray(format="rgb24")
                 yield np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
     except (av.FFmpegError, IndexError) as error:
         raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
-    if not found:
+    if not has_frames:
         raise OSError(f"{name} holds no frames")
 
 
 def video_rate(path: Path) -> float | None:
-    """A video file's frames per second, or None where it does not say."""
+    """Number of frames per second of a video file; None if the file does not say."""
     import av
 
     with av.open(str(path)) as container:
@@ -139,7 +140,7 @@ def _read_gif(path: Path) -> Tensor:
                 durations.append(frame.info.get("duration", 0))
     except Exception as error:  # Pillow raises many kinds on a broken file
         raise OSError(f"{path} is not a readable gif, it is corrupt or incomplete: {error}") from error
-    # Writers, ours too, store frames that are alike as one that is shown longer; actions count on each of them.
+    # Gif writers store equal frames as one frame that is shown longer. Each is needed, since each action has a frame.
     shortest = min(filter(None, durations), default=1)
     repeats = [max(1, round(duration / shortest)) for duration in durations]
     return frames_from_array(np.repeat(np.stack(frames), repeats, axis=0))
@@ -192,12 +193,12 @@ def _as_tensor(frames: Any) -> Tensor:
 
 
 def frames_from_array(frames: np.ndarray | Tensor) -> Tensor:
-    """Frames (T, H, W, 3) or (T, 3, H, W) to (T, 3, H, W) uint8.
+    """Convert frames (T, H, W, 3) or (T, 3, H, W) to (T, 3, H, W) uint8.
 
-    Integers must be in 0 ... 255; floats in [0, 1], and are rounded to 256 levels.
+    Integers must be in 0 ... 255. Floats must be in [0, 1], and are rounded to 256 levels.
 
     Raises:
-        ValueError: on another shape, dtype or range, or NaN.
+        ValueError: if shape, dtype or range are others, or there are NaN.
     """
     frames = _as_tensor(frames)
     if frames.ndim != 4 or (frames.shape[-1] == 3) == (frames.shape[1] == 3):
@@ -218,10 +219,10 @@ def side_by_side(*clips: Tensor) -> Tensor:
     """Put clips (T, 3, H, W) uint8 of one size next to each other, with a white line between.
 
     Returns:
-        (T, 3, H, N * W + (N - 1) * 2) uint8, on the CPU.
+        A clip (T, 3, H, N * W + (N - 1) * 2) uint8, on the CPU.
 
     Raises:
-        ValueError: on another shape or dtype, or if the clips differ in length or size.
+        ValueError: if a clip has another shape or dtype, or the clips differ in length or size.
     """
     for clip in clips:
         _check_clip(clip)
@@ -241,17 +242,17 @@ def _check_clip(frames: Tensor) -> None:
 
 
 def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, scale: int = 1) -> Path:
-    """Write a clip as mp4 (H.264) or gif, by the suffix of the path; missing folders are made.
+    """Write a clip as mp4 (H.264) or gif, by the suffix of the path. Missing folders are made.
 
     Args:
-        frames: (T, 3, H, W) uint8.
+        frames: frames (T, 3, H, W) uint8.
         path: file to write.
-        fps: frames per second.
-        scale: enlarge each pixel to a square of this side. H.264 needs even sizes: where a side is odd even so, its
-            last line of pixels is doubled.
+        fps: number of frames per second.
+        scale: side of the square that each pixel is enlarged to. H.264 needs even sizes, so an odd side gets its last
+            line of pixels twice.
 
     Raises:
-        ValueError: on another shape or dtype, or an unknown suffix.
+        ValueError: if shape or dtype are others, or the suffix is unknown.
     """
     path = Path(path)
     _check_clip(frames)
@@ -271,10 +272,12 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, 
 def _write_gif(images: np.ndarray, path: Path, fps: int) -> None:
     from PIL import Image
 
-    # One palette for all frames: a palette of its own for each makes colours flicker.
+    # All frames share one palette. With one palette for each, colours would flicker.
     palette = Image.fromarray(images.reshape(-1, *images.shape[2:])).quantize(256)
-    first, *others = (Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
-    first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0, optimize=False)
+    first, *next_images = (
+        Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images
+    )
+    first.save(path, save_all=True, append_images=next_images, duration=round(1000 / fps), loop=0, optimize=False)
 
 
 def _write_mp4(images: np.ndarray, path: Path, fps: int) -> None:

@@ -1,4 +1,4 @@
 """Distances between frames and the use of codes, for training, evaluation and planning."""
 
-# The name of the Frechet video distance on the features of I3D, wherever results are kept or shown.
+# Name of the Frechet video distance on the features of I3D, in results, tables and cards.
 FVD = "FVD (I3D)"

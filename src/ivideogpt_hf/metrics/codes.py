@@ -1,4 +1,4 @@
-"""How a codebook is used."""
+"""Metrics of the use of a codebook."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
     """Mean squared error of pixels in [0, 1].
 
     Args:
-        predicted: (..., T, 3, H, W) uint8.
-        truth: the same, or one video (T, 3, H, W) for all.
+        predicted: predicted videos (..., T, 3, H, W) uint8.
+        truth: true videos of the same shape, or one video (T, 3, H, W) for all.
 
     Returns:
-        (..., T) float32.
+        Errors (..., T) float32.
 
     Raises:
         ValueError: if shapes or dtypes do not match.
@@ -35,17 +35,17 @@ def squared_error(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def psnr(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB; arguments and errors as of `squared_error`. At most 80 dB, by the epsilon."""
+    """Peak signal-to-noise ratio in dB, at most 80 dB. See `squared_error` for arguments and errors."""
     return psnr_of_error(squared_error(predicted, truth))
 
 
 def psnr_of_error(error: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, of mean squared errors of pixels in [0, 1], of any shape. At most 80 dB."""
+    """Peak signal-to-noise ratio in dB, at most 80 dB, from mean squared errors (of any shape) of pixels in [0, 1]."""
     return -10 * (error + PSNR_EPSILON).log10()
 
 
 def ssim(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004), by scikit-image; arguments and errors as of `squared_error`.
+    """Structural similarity (Wang et al., 2004), by scikit-image. See `squared_error` for arguments and other errors.
 
     Raises:
         ImportError: without scikit-image; names the extra.
@@ -66,26 +66,28 @@ def ssim(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def lpips(predicted: Tensor, truth: Tensor, network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Perceptual distance (Zhang et al., 2018); arguments and errors as of `squared_error`.
+    """Perceptual distance (Zhang et al., 2018). See `squared_error` for other arguments and errors.
 
     Args:
-        network: from pairs (M, 3, H, W) float in [0, 1] to (M,), such as `ivideogpt_hf.metrics.lpips.LPIPS`.
+        network: function from two batches of images (M, 3, H, W) float in [0, 1] to distances (M,), such as
+            `ivideogpt_hf.metrics.lpips.LPIPS`.
     """
     _check(predicted, truth)
     if predicted.ndim == truth.ndim:
         pairs = [(predicted.flatten(0, -4), truth.flatten(0, -4))]
-    else:  # each true frame is looked at once for all predictions of it
-        pairs = [(frames, true[None]) for frames, true in zip(predicted.flatten(0, -5).unbind(1), truth, strict=True)]
+    else:  # the network sees each true frame once for all predictions of it
+        steps = zip(predicted.flatten(0, -5).unbind(1), truth, strict=True)
+        pairs = [(frames, true_frame[None]) for frames, true_frame in steps]
     values = torch.stack([_distances(network, *pair) for pair in pairs])
     return values.T.reshape(predicted.shape[:-3])
 
 
 def _distances(network: Callable[[Tensor, Tensor], Tensor], frames: Tensor, truth: Tensor) -> Tensor:
-    """(M,) of frames (M, 3, H, W) uint8 from as many true ones, or from one, in chunks."""
-    parts = frames.split(FRAMES_PER_CHUNK)
-    truths = truth.split(FRAMES_PER_CHUNK) if len(truth) == len(frames) else [truth] * len(parts)
-    pairs = zip(parts, truths, strict=True)
-    return torch.cat([network(one.float() / 255, other.float() / 255).cpu() for one, other in pairs])
+    """Distances (M,) of frames (M, 3, H, W) uint8 from as many true frames, or from one, in chunks."""
+    chunks = frames.split(FRAMES_PER_CHUNK)
+    true_chunks = truth.split(FRAMES_PER_CHUNK) if len(truth) == len(frames) else [truth] * len(chunks)
+    pairs = zip(chunks, true_chunks, strict=True)
+    return torch.cat([network(chunk.float() / 255, true.float() / 255).cpu() for chunk, true in pairs])
 
 
 def _check(predicted: Tensor, truth: Tensor) -> None:
@@ -94,6 +96,6 @@ def _check(predicted: Tensor, truth: Tensor) -> None:
             raise ValueError(f"videos must be uint8 of shape (..., T, 3, H, W), got {video.dtype} {tuple(video.shape)}")
     if predicted.shape != truth.shape and (truth.ndim != 4 or predicted.shape[-4:] != truth.shape):
         raise ValueError(
-            f"videos must have one shape, or the truth be one video for all, got {tuple(predicted.shape)} and "
-            f"{tuple(truth.shape)}"
+            f"videos must have the same shape, or the truth must be one video (T, 3, H, W) for all, got "
+            f"{tuple(predicted.shape)} and {tuple(truth.shape)}"
         )

@@ -1,7 +1,7 @@
 """LPIPS, the perceptual distance of Zhang et al. (2018), version 0.1 on VGG16: a loss in training, a metric afterwards.
 
-Written here because the `lpips` package needs torchvision for the network alone. Its weights are not part of this
-package; `lpips_weights` says where they are looked for.
+It is written here because the `lpips` package needs torchvision, for the network alone. The weights are not part of
+this package. The docstring of `lpips_weights` says where they are looked for.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: str | os.PathLike[str] | None = None) -> LPIPS:
-        """Load it from where `lpips_weights` finds the weights.
+        """Load the network with the weights that `lpips_weights` finds.
 
         Raises:
-            OSError: if there are none, or they are not those of LPIPS on VGG16.
+            OSError: if there are no weights, or they are not those of LPIPS on VGG16.
         """
         model = cls()
-        found = lpips_weights(weights)
+        state = lpips_weights(weights)
         try:
-            model.load_state_dict(found)
+            model.load_state_dict(state)
         except RuntimeError as error:
             name = os.fspath(weights or os.environ.get(WEIGHTS_VARIABLE, "")) or "of the package lpips"
             raise OSError(f"the LPIPS weights {name} are not those of LPIPS on VGG16: {error}") from error
@@ -79,37 +79,37 @@ class LPIPS(nn.Module):
         """Distance of each image from its target.
 
         Args:
-            images: (N, 3, H, W) float in [0, 1], at least 16 pixels each side.
-            targets: the same.
+            images: images (N, 3, H, W) float in [0, 1], of at least 16 pixels each side.
+            targets: images of the same shape.
 
         Returns:
-            (N,) float, at least 0.
+            Distances (N,) float, at least 0.
         """
         with torch.no_grad():
             expected = self.features_of(targets)
         distance = images.new_zeros(len(images))
-        for stage, (map_, wanted) in enumerate(zip(self.features_of(images), expected, strict=True)):
-            weighted = F.conv2d((map_ - wanted).square(), getattr(self, f"lin{stage}").weight)
+        for stage, (features, target) in enumerate(zip(self.features_of(images), expected, strict=True)):
+            weighted = F.conv2d((features - target).square(), getattr(self, f"lin{stage}").weight)
             distance = distance + weighted.mean((1, 2, 3))
         return distance
 
 
 def lpips_weights(weights: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
-    """Find the weights of LPIPS; the first of these that applies, and nothing else in its place:
+    """Find the weights of LPIPS in the first of these places that is given. If it fails, no other one is tried:
 
     1. ``weights``: a safetensors file, or ``owner/name/file.safetensors`` on the Hub;
     2. the environment variable ``IVIDEOGPT_LPIPS_WEIGHTS``, which may hold the same;
     3. the package `lpips` with torchvision, where both are installed.
 
     Raises:
-        OSError: if none applies, or the one that does cannot be read.
+        OSError: if no place is given, or the weights cannot be read.
     """
-    named = os.fspath(weights or os.environ.get(WEIGHTS_VARIABLE, ""))
-    if named:
+    name = os.fspath(weights or os.environ.get(WEIGHTS_VARIABLE, ""))
+    if name:
         try:
-            return load_file(find_file(named))
+            return load_file(find_file(name))
         except SafetensorError as error:
-            raise OSError(f"the LPIPS weights {named} are no readable safetensors file: {error}") from error
+            raise OSError(f"the LPIPS weights {name} are no readable safetensors file: {error}") from error
     try:
         import lpips
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
@@ -121,12 +121,12 @@ def lpips_weights(weights: str | os.PathLike[str] | None = None) -> dict[str, Te
 
 
 def _from_package(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The `lpips` package's names to torchvision's: ``net.slice1.0.weight`` and ``lin0.model.1.weight``."""
-    renamed = {}
+    """Rename weights of the `lpips` package, such as ``net.slice1.0.weight`` and ``lin0.model.1.weight``."""
+    weights = {}
     for name, value in state.items():
         parts = name.split(".")
         if parts[0] == "net":
-            renamed[".".join(["features", *parts[2:]])] = value
+            weights[".".join(["features", *parts[2:]])] = value
         elif parts[0].startswith("lin") and parts[0] != "lins":
-            renamed[f"{parts[0]}.weight"] = value
-    return renamed
+            weights[f"{parts[0]}.weight"] = value
+    return weights

@@ -17,17 +17,18 @@ class IVideoGPTConfig(LlamaConfig):
 
     Args:
         num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes,
-            repeat_last_context: the token layout, see `TokenLayout`. `vocab_size` follows from it and must agree where
-            it is given.
+            repeat_last_context: arguments of the token layout, see `TokenLayout`. The default of `vocab_size` follows
+            from them, and another value is an error.
         action_dim: width A of an action; 0 for an action-free model.
-        action_conditioning: "add" adds the action to the embedding of the slot before the frame that it causes;
-            "scale_shift" does that, and also scales and shifts the hidden states that decide on that frame before every
-            layer (He et al., 2025, arXiv 2502.07825).
+        action_conditioning: way in which actions enter. "add" adds the action to the embedding of the slot before the
+            frame that it causes. "scale_shift" does the same, and before every layer also scales and shifts the hidden
+            states that decide on that frame (He et al., 2025, arXiv 2502.07825).
         predict_reward: whether there is a reward head.
-        reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at its slot.
+        reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at the last
+            token of its frame.
         goal_conditioned: whether the first context frame is the goal.
-        num_trained_frames: longest future, in frames, that the model saw in training; None where it is not known.
-            A rollout re-anchors there.
+        num_trained_frames: number of frames of the longest future that the model saw in training, after which a rollout
+            re-anchors; None where it is not known.
 
     Every other argument is one of `transformers.LlamaConfig`; the defaults are the released small model.
     """
@@ -63,10 +64,10 @@ class IVideoGPTConfig(LlamaConfig):
         self.check_geometry()
 
     def check_geometry(self) -> None:
-        """Vocabulary, positions and heads must fit the layout. Called at construction.
+        """Check that vocabulary, positions and heads fit the layout. Called at construction.
 
         Raises:
-            ValueError: naming the field that does not fit.
+            ValueError: if a field does not fit; names it.
         """
         layout = self.layout
         if self.vocab_size != layout.vocab_size:
@@ -97,7 +98,7 @@ class IVideoGPTConfig(LlamaConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers; a released config, which is a plain LlamaConfig, is completed from the files around it.
+        """As in transformers. A released config, which is a plain LlamaConfig, is completed from the files around it.
 
         Raises:
             OSError: if the weights beside a released config cannot be read.

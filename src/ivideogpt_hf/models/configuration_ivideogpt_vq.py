@@ -24,20 +24,20 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         vq_embed_dim: width of both codebooks, where it differs from `latent_channels`.
         norm_num_groups: groups of every GroupNorm.
         act_fn: activation of the residual blocks.
-        mid_block_add_attention: self-attention in the middle of the two context towers. The towers of the future
-            frames always have it.
+        mid_block_add_attention: whether the two context towers have self-attention in their middle. The towers of the
+            future frames always have it.
         num_context_codes, num_dynamics_codes: sizes of the two codebooks (`num_vq_embeddings` and
             `num_dyn_embeddings` in released configs).
         num_context_frames: context frames that a future frame attends to (`context_length` in released configs).
-        max_att_resolution: cross-attention to the context stands at feature maps with no side larger than this.
+        max_att_resolution: largest side of the feature maps that have cross-attention to the context.
         patch_size: side of the square of latents that one dynamics token stands for.
         num_attention_heads: heads of the cross-attention.
         attention_dropout: dropout of the cross-attention in training.
         commitment_cost: weight beta of the codebook-to-encoder term.
-        normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022), so
-            that they cannot shrink to where the decoder does not feel them. Released checkpoints do without.
-        repeat_last_context: whether the last context frame is coded a second time, see `TokenLayout`. Released
-            checkpoints do without.
+        normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022).
+            Otherwise they can become so small that the decoder ignores them. It is False in released checkpoints.
+        repeat_last_context: whether the last context frame is coded a second time, see `TokenLayout`. It is False in
+            released checkpoints.
     """
 
     model_type = "ivideogpt_vq"
@@ -73,10 +73,10 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         self.check_geometry()
 
     def check_geometry(self) -> None:
-        """The sizes must divide. Called at construction.
+        """Check that the sizes divide each other. Called at construction.
 
         Raises:
-            ValueError: naming the field that does not fit.
+            ValueError: if a field does not fit; names it.
         """
         if isinstance(self.resolution, (list, tuple)) and len(self.resolution) != 2:
             raise ValueError(f"resolution must be one number or (height, width), got {self.resolution}")
@@ -139,8 +139,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; also reads a released config (diffusers style) by its own names and nothing more."""
-        if "_class_name" in config_dict:  # as diffusers writes it; transformers does not
+        """As in transformers. Of a released config, which diffusers wrote, only fields of this class are read."""
+        if "_class_name" in config_dict:  # diffusers writes this field, transformers does not
             names = {*cls.__dataclass_fields__, *cls.attribute_map} - set(PreTrainedConfig.__dataclass_fields__)
             config_dict = {name: value for name, value in config_dict.items() if name in names}
             # Consumed by transformers' loader and never saved: the name under which diffusers stores weights.

@@ -27,11 +27,12 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
     """Output of `IVideoGPTForCausalLM`.
 
     Args:
-        loss: scalar float, mean cross-entropy over the labelled tokens.
-        logits: (B, L, vocab_size).
-        rewards: (B, frames that end among the input) as the head gives them, or None without a reward head.
-        reconstructed_actions: (B, frames that end among the input, A), or None without that head.
-        past_key_values, hidden_states, attentions: as in transformers.
+        loss: mean cross-entropy (scalar float) over the labelled tokens.
+        logits: logits (B, L, vocab_size).
+        rewards: outputs (B, F) of the reward head for the F frames whose last token is in the input; None without a
+            reward head.
+        reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
+        past_key_values, hidden_states, attentions: outputs of transformers.
     """
 
     rewards: Tensor | None = None
@@ -40,8 +41,14 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
 
 @dataclass(frozen=True)
 class PlacedActions:
-    """Actions (B, rows, A), the ``row`` (L,) int64 that each position belongs to, and two (L,) bool masks: positions
-    that are a slot, and those that decide on a frame (its slot, and its tokens but the last)."""
+    """Actions, and the positions that they belong to.
+
+    Attributes:
+        actions: actions (B, rows, A).
+        row: row (L,) int64 of the actions that each position belongs to.
+        is_slot: mask (L,) bool of the positions that are a slot.
+        acts: mask (L,) bool of the positions that decide on a frame: its slot, and its tokens but the last.
+    """
 
     actions: Tensor
     row: Tensor
@@ -50,19 +57,19 @@ class PlacedActions:
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that is initialised with zeros: what it adds to a checkpoint changes nothing before training."""
+    """A linear layer that is initialised with zeros. Added to a checkpoint, it changes nothing before training."""
 
 
 class ActionModulatedLayer(LlamaDecoderLayer):
-    """A LLaMA layer whose input is scaled and shifted by the action, where the action has a say: x * (1 + scale) +
-    shift."""
+    """A LLaMA layer whose input is scaled and shifted by the action, x * (1 + scale) + shift, at the positions that
+    decide on a frame."""
 
     def __init__(self, config: IVideoGPTConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.action_modulation = ZeroLinear(config.action_dim, 2 * config.hidden_size)
 
     def modulate(self, x: Tensor, actions: Tensor) -> Tensor:
-        """Scale and shift (B, L, hidden) by (B, L, A) actions."""
+        """Scale and shift hidden states (B, L, hidden) by actions (B, L, A)."""
         scale, shift = self.action_modulation(actions.to(self.action_modulation.weight.dtype)).to(x.dtype).chunk(2, -1)
         return x * (1 + scale) + shift
 
@@ -76,7 +83,7 @@ class ActionModulatedLayer(LlamaDecoderLayer):
 
 
 class ActionModulatedModel(LlamaModel):
-    """A LLaMA of such layers."""
+    """A LLaMA of `ActionModulatedLayer`."""
 
     _no_split_modules = ["ActionModulatedLayer"]  # noqa: RUF012 (transformers declares it so)
 
@@ -129,7 +136,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors only: a pickle is never read."""
+        """As in transformers, but only from safetensors: a pickle is never read."""
         return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
 
     @can_return_tuple
@@ -150,18 +157,19 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
         """Predict the next token at each position.
 
         Args:
-            input_ids: (B, L) int64 vocabulary ids; they start where `past_key_values` ends.
-            actions: (B, slots, A) float, one row for each slot among `input_ids`: the action that causes the frame
-                which the slot starts, in the units of training (see the processor). With "scale_shift" conditioning and
-                `past_key_values`, the frame that the cache ends in the middle of has a row as well, the first one.
-            labels: (B, L) int64, -100 where no loss; shifted inside, as everywhere in transformers.
-            past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: as in
+            input_ids: vocabulary ids (B, L) int64, which start where `past_key_values` ends.
+            actions: actions (B, slots, A) float in the units of training (see the processor). There is one row for each
+                slot among `input_ids`: the action that causes the frame that the slot starts. If `past_key_values` ends
+                in the middle of a frame, "scale_shift" conditioning takes a row for that frame too, before the others.
+            labels: labels (B, L) int64, -100 where there is no loss. They are shifted inside, as always in
+                transformers.
+            past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: arguments of
                 `LlamaForCausalLM`.
             cache: another name of `past_key_values`.
-            kwargs: forwarded to `LlamaModel`.
+            kwargs: further arguments of `LlamaModel`.
 
         Raises:
-            ValueError: if actions are missing, not wanted, or do not match the slots.
+            ValueError: if actions are missing, do not match the slots, or are passed to an action-free model.
         """
         cache = past_key_values if cache is None else cache
         start = cache.get_seq_length() if cache is not None else 0
@@ -246,7 +254,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
         self, input_ids: Tensor, actions: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """As in transformers. `generate(..., actions=)` takes one row for every slot of the sequence, from the first
-        on; each pass is given the rows of its own slots."""
+        on. Each pass gets the rows of the slots among its tokens."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         if actions is not None:
             stop = input_ids.shape[1]
@@ -260,8 +268,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
         return inputs
 
     def save_pretrained(self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any) -> None:
-        """As in transformers, but keys are saved as they are in memory unless `save_original_format` is set: the
-        reverse of the renaming below would write released keys for a model that never had them."""
+        """As in transformers, but keys are saved as they are in memory unless `save_original_format` is set. Otherwise
+        transformers would undo the renaming below, and write released keys for a model that never had them."""
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
 

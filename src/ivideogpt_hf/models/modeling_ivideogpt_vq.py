@@ -33,14 +33,14 @@ class IVideoGPTVQOutput(ModelOutput):
     """Output of the training forward.
 
     Args:
-        context_reconstruction: (B, C, 3, H, W) float, not clamped.
-        future_reconstruction: (B, T, 3, H, W) float, not clamped.
-        context_commitment_loss: scalar float32, codebook and commitment term of the context codes.
-        future_commitment_loss: scalar float32, the same of the dynamics codes.
-        context_tokens: (B, C, tokens_per_context_frame) int64 codes of the context.
-        future_tokens: (B, T, tokens_per_future_frame) int64 codes of the future frames.
-        context_latents: (B * C, h, w, code_dim) float, what the context codebook was given.
-        future_latents: (B, T, tokens_per_future_frame, code_dim) float, what the dynamics codebook was given.
+        context_reconstruction: context frames (B, C, 3, H, W) float, not clamped.
+        future_reconstruction: future frames (B, T, 3, H, W) float, not clamped.
+        context_commitment_loss: codebook and commitment loss (scalar float32) of the context codes.
+        future_commitment_loss: codebook and commitment loss (scalar float32) of the dynamics codes.
+        context_tokens: codes (B, C, tokens_per_context_frame) int64 of the context.
+        future_tokens: codes (B, T, tokens_per_future_frame) int64 of the future frames.
+        context_latents: latents (B * C, h, w, code_dim) float that the context codebook quantised.
+        future_latents: latents (B, T, tokens_per_future_frame, code_dim) float that the dynamics codebook quantised.
     """
 
     context_reconstruction: Tensor | None = None
@@ -58,12 +58,13 @@ class VQContext:
     """Everything about B contexts that coding and decoding future frames needs: computed once, passed on.
 
     Args:
-        tokens: (B, C, tokens_per_context_frame) int64, codes in [0, num_context_codes).
-        reconstruction: (B, C, 3, H, W) float, the decoded context, not clamped.
-        commitment_loss: scalar float32.
+        tokens: codes (B, C, tokens_per_context_frame) int64 in [0, num_context_codes).
+        reconstruction: decoded context frames (B, C, 3, H, W) float, not clamped.
+        commitment_loss: codebook and commitment loss (scalar float32).
         decoder_memory: keys and values for each cross-attention of the future decoder.
-        encoder_memory: the same for the future encoder; None when the context came from tokens.
-        latents: (B * C, h, w, code_dim) float, what was quantised; None when the context came from tokens.
+        encoder_memory: keys and values for each cross-attention of the future encoder; None if the context was rebuilt
+            from tokens.
+        latents: latents (B * C, h, w, code_dim) float that were quantised; None if the context was rebuilt from tokens.
     """
 
     tokens: Tensor
@@ -131,7 +132,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors only: a pickle is never read."""
+        """As in transformers, but only from safetensors: a pickle is never read."""
         return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -142,8 +143,8 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """Code and decode a clip.
 
         Args:
-            context_frames: (B, C, 3, H, W) float in [0, 1].
-            future_frames: (B, T, 3, H, W) float in [0, 1].
+            context_frames: context frames (B, C, 3, H, W) float in [0, 1].
+            future_frames: future frames (B, T, 3, H, W) float in [0, 1].
             return_dict: whether to return an `IVideoGPTVQOutput` (the default) or a tuple.
 
         Raises:
@@ -167,10 +168,10 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
     # -- the parts ----------------------------------------------------------------------------------------------------
 
     def encode_context(self, context_frames: Tensor) -> VQContext:
-        """Code C context frames, and prepare what their future frames attend to.
+        """Code C context frames, and compute the keys and values that future frames attend to.
 
         Args:
-            context_frames: (B, C, 3, H, W) float in [0, 1], C = config.num_context_frames.
+            context_frames: context frames (B, C, 3, H, W) float in [0, 1], C = config.num_context_frames.
 
         Raises:
             ValueError: on a wrong shape or dtype.
@@ -188,7 +189,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """Rebuild a context, for decoding only, from its codes.
 
         Args:
-            tokens: (B, C, tokens_per_context_frame) int64 in [0, num_context_codes).
+            tokens: codes (B, C, tokens_per_context_frame) int64 in [0, num_context_codes).
 
         Raises:
             ValueError: if a code is outside its range.
@@ -215,11 +216,11 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """Code future frames by what changed since the context.
 
         Args:
-            memory: `VQContext.encoder_memory` of B contexts.
-            future_frames: (B, T, 3, H, W) float in [0, 1]; any number of frames, in any order.
+            memory: keys and values of B contexts, from `VQContext.encoder_memory`.
+            future_frames: future frames (B, T, 3, H, W) float in [0, 1], any number of them, in any order.
 
         Returns:
-            (B, T, tokens_per_future_frame) int64 codes in [0, num_dynamics_codes).
+            Codes (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes).
 
         Raises:
             ValueError: on a wrong shape or dtype.
@@ -238,12 +239,12 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """Decode future frames.
 
         Args:
-            memory: `VQContext.decoder_memory` of B contexts.
-            codes: (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes); T counts all frames that belong to
-                a context, whether they follow each other or are alternatives.
+            memory: keys and values of B contexts, from `VQContext.decoder_memory`.
+            codes: codes (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes). The T frames of a context may
+                follow each other or be alternatives.
 
         Returns:
-            (B, T, 3, H, W) float, not clamped.
+            Future frames (B, T, 3, H, W) float, not clamped.
 
         Raises:
             ValueError: if a code is outside its range.
@@ -262,14 +263,14 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
 
     @torch.no_grad()
     def prompt_tokens(self, context_frames: Tensor, context: VQContext) -> Tensor:
-        """What the sequence of a clip begins with.
+        """The prompt, with which the token sequence of a clip begins.
 
         Args:
-            context_frames: (B, C, 3, H, W) float in [0, 1].
-            context: what `encode_context` made of them.
+            context_frames: context frames (B, C, 3, H, W) float in [0, 1].
+            context: result of `encode_context` for these frames.
 
         Returns:
-            (B, prompt_length) int64 vocabulary ids.
+            Vocabulary ids (B, prompt_length) int64.
         """
         separated = nn.functional.pad(context.tokens, (0, 1), value=self.config.layout.context_separator_id)
         tokens = separated.flatten(1)[:, :-1]
@@ -288,11 +289,11 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """Write clips as token sequences (see `TokenLayout`).
 
         Args:
-            frames: (B, T, 3, H, W) float in [0, 1]; the first config.num_context_frames are the context.
+            frames: frames (B, T, 3, H, W) float in [0, 1]; the first config.num_context_frames are the context.
 
         Returns:
-            tokens (B, L) int64 vocabulary ids, and labels (B, L) int64: the tokens, with -100 on the context and on the
-            first slot, which carry no loss.
+            Vocabulary ids (B, L) int64, and labels (B, L) int64. The labels are the ids, but -100 on the prompt and on
+            the first slot, which have no loss.
 
         Raises:
             ValueError: on a wrong shape, dtype or range, NaN, or fewer frames than the context.
@@ -314,13 +315,13 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
 
     @torch.no_grad()
     def detokenize(self, tokens: Tensor) -> Tensor:
-        """Decode token sequences; the inverse of `tokenize`. Separators are skipped, whatever stands there.
+        """Decode token sequences: the inverse of `tokenize`. Tokens in the places of separators are not read.
 
         Args:
-            tokens: (B, L) int64 vocabulary ids, complete frames.
+            tokens: vocabulary ids (B, L) int64 of complete frames.
 
         Returns:
-            (B, T, 3, H, W) float, not clamped.
+            Frames (B, T, 3, H, W) float, not clamped.
 
         Raises:
             ValueError: if L is no whole number of frames, or a token is outside the codes its position allows.
@@ -340,11 +341,11 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         return torch.cat([context.reconstruction, future], dim=1)
 
     def resize_context(self, num_context_frames: int) -> None:
-        """Change, in place, how many context frames the model takes.
+        """Change the number of context frames that the model takes, in place.
 
-        Fewer: the last frames' rows of every key/value position table are kept (as in the original code). More: the
-        rows of the oldest frame are copied for each new frame before it, so that the new frames are seen as the oldest
-        was until fine-tuning tells them apart.
+        With fewer frames, every key/value position table loses the rows of its first frames (as in the original code).
+        With more frames, the rows of the oldest frame are copied for each new frame before it. So the new frames look
+        like the oldest one until fine-tuning tells them apart.
 
         Raises:
             ValueError: if num_context_frames is smaller than one.

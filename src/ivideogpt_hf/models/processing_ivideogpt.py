@@ -1,4 +1,4 @@
-"""Video in, model input out; action statistics and reward units, so that they travel with a checkpoint."""
+"""The processor: it prepares video, and holds action statistics and reward units as a part of the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high",
 class IVideoGPTVideoProcessor(BaseVideoProcessor):
     """Resizes video to what a checkpoint takes, and converts actions and rewards between its units and the user's.
 
-    It is written in pure torch: unlike other video processors of transformers it does not need torchvision.
+    It is written in pure torch. Unlike other video processors of transformers, it does not need torchvision.
 
     Args:
-        size: ``{"height": H, "width": W}`` of the frames that the model takes, in pixels.
-        crop_to_aspect: whether to cut the largest centred window of the target's aspect ratio before resizing (as the
-            paper does for RoboNet) instead of squeezing the whole frame.
-        action_mean, action_std: per dimension, in environment units; the model sees (action - mean) / std. None: the
-            model sees actions as they are.
-        action_low, action_high: bounds per dimension in environment units, for planners and players; None: unknown.
-        action_names: a name per dimension, or None.
-        embodiments: for a model trained on several robots: by name the settings of each one's actions ("action_dim" and
-            any of the five above). `for_embodiment` chooses one.
-        padded_action_dim: the width that the model takes; narrower actions are padded with zeros after normalisation.
-        reward_transform: what the reward head was trained on: "identity" or "symlog" (sign(r) log(1 + |r|)).
-        kwargs: forwarded to `transformers.BaseVideoProcessor`.
+        size: size ``{"height": H, "width": W}`` of the frames that the model takes, in pixels.
+        crop_to_aspect: whether frames are cropped to the largest centred window of the target's aspect ratio before
+            they are resized (as in the paper for RoboNet). Otherwise the whole frame is squeezed.
+        action_mean, action_std: mean and standard deviation of each action dimension, in environment units. The model
+            sees (action - mean) / std. None: the model sees actions as they are.
+        action_low, action_high: bounds of each action dimension in environment units, for planners and players; None:
+            unknown.
+        action_names: name of each action dimension, or None.
+        embodiments: settings of each robot's actions, by its name, for a model that was trained on several robots. The
+            settings are "action_dim" and any of the five above. `for_embodiment` chooses a robot.
+        padded_action_dim: width of the actions that the model takes. Narrower actions are padded with zeros after
+            normalisation.
+        reward_transform: transform of the rewards that the reward head was trained on: "identity" or "symlog", which is
+            sign(r) log(1 + |r|).
+        kwargs: further arguments of `transformers.BaseVideoProcessor`.
 
     Raises:
         ValueError: if the statistics contradict each other.
@@ -91,7 +94,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"reward_transform must be 'identity' or 'symlog', got {self.reward_transform!r}")
 
     def _check_widths(self) -> None:
-        """The padded width must hold the chosen actions and those of all embodiments."""
+        """Check that the padded width holds the actions of this processor and of all embodiments."""
         widths = {"the actions described": self.action_dim}
         for name, settings in (self.embodiments or {}).items():
             unknown = set(settings) - {"action_dim", *EMBODIMENT_SETTINGS}
@@ -108,7 +111,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
                 raise ValueError(f"{name} have width {width}, more than padded_action_dim {self.padded_action_dim}")
 
     def for_embodiment(self, name: str) -> IVideoGPTVideoProcessor:
-        """A copy that takes and describes the actions of one embodiment, in its own width and units.
+        """A copy of the processor for the actions of one embodiment, with their width and units.
 
         Raises:
             ValueError: if there is no such embodiment.
@@ -131,7 +134,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     @property
     def action_dim(self) -> int | None:
-        """Width of the actions that the statistics describe, or None without any."""
+        """Width of the actions that statistics, bounds or names describe; None if there are none."""
         for values in (self.action_mean, self.action_low, self.action_names):
             if values is not None:
                 return len(values)
@@ -153,8 +156,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """What transformers calls, with the settings of the config or of the call; in kwargs are those that it always
-        passes and that mean nothing here (resample, rescale_factor, ...)."""
+        """Called by transformers with the settings of the config or of the call. It always passes some that have no
+        meaning here, as kwargs (resample, rescale_factor, ...)."""
         if do_normalize or do_center_crop:
             raise ValueError(
                 "do_normalize and do_center_crop are not supported; pixels are in [0, 1], crop_to_aspect crops"
@@ -166,7 +169,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
-        """Environment units (..., A) to what the model takes, float32 (..., padded_action_dim or A)."""
+        """Convert actions (..., A) in environment units to those that the model takes, float32 (..., padded_action_dim
+        or A)."""
         actions = actions.float()
         if self.action_mean is not None:
             actions = (actions - actions.new_tensor(self.action_mean)) / actions.new_tensor(self.action_std)
@@ -175,12 +179,12 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         return F.pad(actions, (0, self.padded_action_dim - actions.shape[-1]))
 
     def rewards_from_head(self, outputs: Tensor) -> Tensor:
-        """Outputs of the reward head to reward units, float32."""
+        """Convert outputs of the reward head to rewards, float32."""
         outputs = outputs.float()
         return outputs.sign() * outputs.abs().expm1() if self.reward_transform == "symlog" else outputs
 
     def rewards_to_head(self, rewards: Tensor) -> Tensor:
-        """Reward units to the target of the reward head, float32; the inverse of `rewards_from_head`."""
+        """Convert rewards to targets of the reward head, float32. It is the inverse of `rewards_from_head`."""
         rewards = rewards.float()
         return rewards.sign() * rewards.abs().log1p() if self.reward_transform == "symlog" else rewards
 

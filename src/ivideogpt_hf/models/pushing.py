@@ -1,7 +1,7 @@
-"""Uploading one network on its own: with a card that says what it is, as one commit.
+"""Upload of one network on its own, with a card, as one commit.
 
-This module cannot use `ivideogpt_hf.hub`: it is published with every checkpoint as remote code, which has to run where
-the package is not installed, and so imports nothing of it but its siblings.
+This module cannot use `ivideogpt_hf.hub`. It is published with checkpoints as remote code, which has to run where the
+package is not installed. So it imports nothing of the package but its siblings.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ class PushesWithCard:
         commit_message: str | None = None,
         **saving: Any,
     ) -> str:
-        """Upload weights, config and a card; a card that is there already is kept.
+        """Upload weights, config and a card. A card that is already in the repository stays.
 
         Args:
-            repo_id, private, token, revision, create_pr, commit_message: as everywhere on the Hub.
-            saving: forwarded to `save_pretrained`.
+            repo_id: Hub id of the repository, which is created if there is none.
+            private: whether a new repository is private.
+            token: token for the Hub.
+            revision: branch to commit to.
+            create_pr: whether to open a pull request instead.
+            commit_message: message of the commit.
+            saving: further arguments of `save_pretrained`.
 
         Returns:
             The address of the commit, or of the pull request.

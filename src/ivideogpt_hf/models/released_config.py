@@ -1,7 +1,7 @@
-"""What the transformer config of a released checkpoint leaves out, read from the files around it.
+"""Completion of the transformer config of a released checkpoint, from the files around it.
 
-A released `transformer/config.json` is a plain LlamaConfig: the token layout stands in `../tokenizer/config.json`, and
-the action width and the heads only in the shapes of the weights.
+A released `transformer/config.json` is a plain LlamaConfig. The token layout is in `../tokenizer/config.json`. The
+action width and the heads can be read only from the shapes of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 
-# Ids that lie outside the vocabulary, left over from the config that the original code started from.
+# Fields that the original code took over from another model. Its token ids are outside this vocabulary.
 UNUSED_KEYS = ("model_type", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path")
 
 
@@ -27,8 +27,8 @@ def complete_transformer_config(
 
     Args:
         config_dict: content of the released `transformer/config.json`.
-        path_or_repo_id, subfolder: where that file was read from.
-        hub_kwargs: forwarded to `transformers.utils.cached_file` (revision, token, cache_dir, ...).
+        path_or_repo_id, subfolder: place from which that file was read.
+        hub_kwargs: further arguments of `transformers.utils.cached_file` (revision, token, cache_dir, ...).
     """
     completed = {key: value for key, value in config_dict.items() if key not in UNUSED_KEYS}
     hub_kwargs["_raise_exceptions_for_missing_entries"] = False
@@ -49,7 +49,7 @@ def complete_transformer_config(
 
 
 def heads_from_weights(weights_file: str | os.PathLike[str]) -> dict[str, Any]:
-    """Config fields that only the weights tell: action width and heads. Reads the header, not the weights.
+    """Config fields that follow from the weights: action width and heads. Only the header of the file is read.
 
     Raises:
         OSError: if the file is no readable safetensors file.

@@ -1,4 +1,4 @@
-"""How frames get their size: the one home of it, for processor and training data alike, and quick to import."""
+"""Resizing of frames, for the processor and for training data. The module is quick to import."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Where each frame's tokens sit in the sequence: lengths, ids, positions, labels. Integers only, and their only home.
+"""Places of the tokens of each frame in the sequence: lengths, ids and positions. They are computed only here.
 
 The sequence of a clip with C context frames and n future frames (Wu et al., 2024, section 3.1)::
 
@@ -6,11 +6,12 @@ The sequence of a clip with C context frames and n future frames (Wu et al., 202
     |---------- prompt ---| |-block-| ...
 
 ``c`` is the full set of tokens of a context frame, ``d`` the few dynamics tokens of a future frame. ``[S2]`` is the
-*slot*: the position that starts a future frame and carries the action that causes it. Dynamics ids are shifted by the
-number of context codes; the two separators are the last two ids of the vocabulary.
+*slot*: the position that starts a future frame, at which the action that causes it is added. A slot and the ``d``
+after it are a *block*. Dynamics ids are shifted by the number of context codes. The two separators are the last two ids
+of the vocabulary.
 
-With `repeat_last_context`, which is not in the paper, a block ``[S2] d`` of the last context frame ends the prompt. The
-first future frame, too, then follows one in dynamics tokens, most of which stay as they are from frame to frame.
+With `repeat_last_context`, which is not in the paper, a block ``[S2] d`` of the last context frame ends the prompt.
+Then the first future frame, too, follows a frame in dynamics tokens, most of which do not change from frame to frame.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ class TokenLayout:
     """Geometry of the token sequence.
 
     Args:
-        num_context_frames: context frames C that are coded in full.
-        tokens_per_context_frame: tokens of one context frame (256 in the released checkpoints).
-        tokens_per_future_frame: dynamics tokens of one future frame (16 in the released checkpoints).
+        num_context_frames: number C of context frames, which are coded in full.
+        tokens_per_context_frame: number of tokens of one context frame (256 in the released checkpoints).
+        tokens_per_future_frame: number of dynamics tokens of one future frame (16 in the released checkpoints).
         num_context_codes: size of the context codebook.
         num_dynamics_codes: size of the dynamics codebook.
         repeat_last_context: whether the last context frame is coded a second time, as a future frame is.
 
     Raises:
-        ValueError: if any count is smaller than one.
+        ValueError: if a count is smaller than one.
     """
 
     num_context_frames: int
@@ -50,7 +51,7 @@ class TokenLayout:
 
     @property
     def vocab_size(self) -> int:
-        """Context codes, dynamics codes and the two separators."""
+        """Number of context codes, dynamics codes and the two separators."""
         return self.num_context_codes + self.num_dynamics_codes + 2
 
     @property
@@ -72,13 +73,13 @@ class TokenLayout:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of all context frames with the separators between them, and the block that repeats the last one."""
+        """Number of tokens of all context frames, the separators between them, and the block that repeats the last."""
         num_tokens = (self.tokens_per_context_frame + 1) * self.num_context_frames - 1
         return num_tokens + self.block_length if self.repeat_last_context else num_tokens
 
     @property
     def block_length(self) -> int:
-        """Tokens of one future frame together with its slot."""
+        """Number of tokens of one future frame together with its slot."""
         return self.tokens_per_future_frame + 1
 
     def sequence_length(self, num_future_frames: int) -> int:
@@ -86,7 +87,7 @@ class TokenLayout:
         return self.prompt_length + self.block_length * num_future_frames
 
     def num_future_frames(self, sequence_length: int) -> int:
-        """Future frames in a complete sequence of this length.
+        """Number of future frames in a complete sequence of this length.
 
         Raises:
             ValueError: if the length does not end on a frame border.
@@ -100,7 +101,7 @@ class TokenLayout:
         return num_frames
 
     def max_future_frames(self, num_positions: int) -> int:
-        """How many future frames fit into a model with this many positions (zero or less: not even one)."""
+        """Number of future frames that fit into a model with this many positions; zero or less if not even one fits."""
         return (num_positions - self.prompt_length) // self.block_length
 
     def context_frame_start(self, index: int) -> int:
@@ -112,15 +113,16 @@ class TokenLayout:
         return self.prompt_length + self.block_length * index
 
     def num_slots_before(self, position: int) -> int:
-        """Slots at positions smaller than ``position``."""
+        """Number of slots at positions smaller than ``position``."""
         return max(0, -((self.prompt_length - position) // self.block_length))
 
     def num_frame_ends_before(self, position: int) -> int:
-        """Future frames whose last token stands at a position smaller than ``position``."""
+        """Number of future frames whose last token is at a position smaller than ``position``."""
         return max(0, (position - self.prompt_length) // self.block_length)
 
     def acting_frames(self, start: int, stop: int) -> range:
-        """Future frames that a position in ``[start, stop)`` decides on: their slot, and their tokens but the last."""
+        """Future frames that a position in ``[start, stop)`` decides on: their slot, or one of their tokens but the
+        last."""
         num_positions = self.tokens_per_future_frame
         first = max(0, -((self.prompt_length + num_positions - 1 - start) // self.block_length))
         return range(first, self.num_slots_before(stop))
@@ -130,6 +132,6 @@ class TokenLayout:
         return range(self.slot(self.num_slots_before(start)), stop, self.block_length)
 
     def frame_end_positions(self, start: int, stop: int) -> range:
-        """Positions in ``[start, stop)`` at which a future frame's last token stands."""
+        """Positions in ``[start, stop)`` of the last tokens of future frames."""
         first = self.slot(self.num_frame_ends_before(start) + 1) - 1
         return range(first, stop, self.block_length)

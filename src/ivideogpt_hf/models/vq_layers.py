@@ -23,9 +23,14 @@ VECTORS_PER_CHUNK = 8192
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a codebook makes of vectors: ``vectors`` like the input (straight-through gradient), ``codes`` (...) int64
-    in [0, num_codes), ``loss`` scalar float32: the commitment loss, ``latents`` float32: what
-    the codes were compared with."""
+    """Vectors after quantisation by a codebook.
+
+    Attributes:
+        vectors: quantised vectors (..., dim), whose gradient goes straight through to the input.
+        codes: codes (...) int64 in [0, num_codes).
+        loss: commitment loss (scalar float32).
+        latents: vectors (..., dim) float32 that were compared with the codebook.
+    """
 
     vectors: Tensor
     codes: Tensor
@@ -43,7 +48,7 @@ class Codebook(nn.Module):
         self.normalizes = config.normalize_latents
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Quantise (..., dim) vectors. Distances and loss are computed in float32 whatever the dtype of the input."""
+        """Quantise vectors (..., dim). Distances and loss are always computed in float32."""
         with torch.autocast(vectors.device.type, enabled=False):
             encoded = F.normalize(vectors.float(), dim=-1) if self.normalizes else vectors.float()
             weight = self.embedding.weight.float()
@@ -66,7 +71,8 @@ class ContextMemory:
 
 
 class MultiheadAttention(nn.Module):
-    """Attention with the parameters of `torch.nn.MultiheadAttention`, split so that keys and values are kept."""
+    """Attention with the parameters of `torch.nn.MultiheadAttention`. Keys and values are computed apart from it, and
+    used many times."""
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -80,13 +86,13 @@ class MultiheadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def remember(self, x: Tensor) -> ContextMemory:
-        """Project (B, L, channels) to keys and values."""
+        """Project features (B, L, channels) to keys and values."""
         channels = x.shape[-1]
         key, value = F.linear(x, self.in_proj_weight[channels:], self.in_proj_bias[channels:]).chunk(2, dim=-1)
         return ContextMemory(self._heads(key), self._heads(value))
 
     def forward(self, x: Tensor, memory: ContextMemory) -> Tensor:
-        """Let (B, Q, channels) queries attend to a memory; returns (B, Q, channels)."""
+        """Let queries (B, Q, channels) attend to a memory; returns features (B, Q, channels)."""
         channels = x.shape[-1]
         query = self._heads(F.linear(x, self.in_proj_weight[:channels], self.in_proj_bias[:channels]))
         dropout = self.dropout if self.training else 0.0
@@ -118,8 +124,8 @@ class ContextCrossAttention(nn.Module):
         self.att = MultiheadAttention(channels, config.num_attention_heads, config.attention_dropout)
 
     def initial_positions(self) -> Tensor:
-        """(h * w, channels): sines and cosines of rows and of columns (Vaswani et al., 2017), for a position table to
-        begin with. They are as strong as the normed features that they are added to, so that places matter."""
+        """Initial values (h * w, channels) of a position table: sines and cosines of rows and of columns (Vaswani et
+        al., 2017). They are as large as the normed features that they are added to, so that places matter."""
         channels = self.q_pos_emb.shape[1]
         quarter = (channels + 3) // 4
         frequencies = torch.pi / 2 ** torch.linspace(0, 4, quarter)
@@ -165,13 +171,13 @@ def _map_size(config: IVideoGPTVQConfig, num_halvings: int) -> tuple[int, int]:
 
 
 class Tower(nn.Module):
-    """What the encoder and the decoder share: a chain of blocks, each optionally followed by cross-attention."""
+    """Common part of encoder and decoder: a chain of blocks, some of which are followed by cross-attention."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Any]
 
     def _add_attention(self, stages: Sequence[tuple[int, tuple[int, int]]], config: IVideoGPTVQConfig) -> None:
-        """Put a cross-attention after each stage, given as (channels, map size), that is small enough."""
+        """Add a cross-attention after each stage, (channels, map size), whose map is small enough."""
         blocks, self.attention_after = [], {}
         for stage, (channels, size) in enumerate(stages):
             if max(size) <= config.max_att_resolution:

@@ -1,4 +1,4 @@
-"""What acts in a planning benchmark: the world model, and what it must be compared with."""
+"""Controllers, which act in a planning benchmark: the world model, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .policy import PlannerPolicy
 from .replanning import Replanner, derived_seed
 from .tasks import PlanningTask
 
-# An objective for an instance with this goal (3, H, W) uint8, or None.
+# A function from the goal (3, H, W) uint8 of an instance, or None, to its objective.
 MakeObjective = Callable[[Tensor | None], Objective]
 
 
@@ -26,7 +26,12 @@ class Controller(ABC):
 
     @abstractmethod
     def reset(self, task: PlanningTask, seed: int) -> None:
-        """An instance begins."""
+        """Begin an instance.
+
+        Args:
+            task: task in which the instance has begun.
+            seed: seed of the controller.
+        """
 
     @abstractmethod
     def act(self, frame: Tensor) -> Tensor:
@@ -39,7 +44,7 @@ class Controller(ABC):
 
 
 class RandomController(Controller):
-    """Uniform between the bounds."""
+    """Acts at random, uniformly between the bounds."""
 
     def reset(self, task: PlanningTask, seed: int) -> None:
         self._low, self._high = (torch.tensor(bound) for bound in task.bounds)
@@ -50,7 +55,7 @@ class RandomController(Controller):
 
 
 class ZeroController(Controller):
-    """Does nothing."""
+    """Takes actions of zeros."""
 
     def reset(self, task: PlanningTask, seed: int) -> None:
         self._zeros = torch.zeros(len(task.bounds[0]))
@@ -105,8 +110,8 @@ class ModelController(Controller):
 
 
 class ShuffledPolicy(PlannerPolicy):
-    """Everything is the same, but each candidate gets the cost of another one: what is left when a model does not
-    follow actions."""
+    """A `PlannerPolicy` in which each candidate gets the cost of another one: how well planning works when a model
+    does not follow actions."""
 
     def _make_cost(self) -> Cost:
         cost = super()._make_cost()
@@ -119,16 +124,16 @@ class ShuffledPolicy(PlannerPolicy):
 
 
 class ShuffledController(ModelController):
-    """Plans in a world model that is given the actions of another candidate."""
+    """Plans in a world model that predicts each candidate by the actions of another one."""
 
     policy_type = ShuffledPolicy
 
 
 class SimulatorController(Controller):
-    """Plans in the environment itself, with the same planner and objective: the ceiling.
+    """Plans in the environment itself, with the same planner and objective: the best that a model could reach.
 
     Args:
-        planner, make_objective, replan_every, first_action_zero: as of `ModelController`.
+        planner, make_objective, replan_every, first_action_zero: arguments of `ModelController`.
     """
 
     def __init__(
@@ -157,7 +162,7 @@ class SimulatorController(Controller):
 
 
 def simulated_cost(task: PlanningTask, objective: Objective) -> Cost:
-    """Costs (1, N) of candidates (1, N, H, A) from where a task stands, by what really happens."""
+    """A cost (1, N) of candidates (1, N, H, A), by what the simulator does with them from its current state."""
 
     def cost(actions: Tensor) -> Tensor:
         imagined = task.imagine(actions[0], objective.decode_steps if "frames" in objective.outputs else None)

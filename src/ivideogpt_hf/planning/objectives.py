@@ -16,7 +16,7 @@ from torch import Tensor
 from ..world.results import Rollout
 
 FrameChoice = Literal["all", "last"]
-# FrameChoice are given to networks in chunks of so many.
+# The number of frames that a network is given at a time.
 FRAMES_PER_CHUNK = 256
 
 
@@ -30,7 +30,7 @@ class Objective(Protocol):
 
     @property
     def decode_steps(self) -> FrameChoice | None:
-        """FrameChoice that are read: "all", the "last" one, or None for none."""
+        """Frames that are read: "all", the "last" one, or None for none."""
         ...
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Objective(Protocol):
 
 
 def _chosen(rollout: Rollout, frames: FrameChoice) -> Tensor:
-    """FrameChoice (B, N, 1 or H, 3, H, W)."""
+    """The frames (B, N, 1 or H, 3, H, W) that an objective reads."""
     return rollout.frames[:, :, -1:] if frames == "last" else rollout.frames
 
 
@@ -105,7 +105,9 @@ class PerceptualError:
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
         frames = _chosen(rollout, self.frames)
         goal = _check_goal(self.goal, frames).expand_as(frames)
-        return _in_chunks(lambda one, other: self.lpips(one.float() / 255, other.float() / 255), frames, goal).mean(2)
+        return _in_chunks(
+            lambda images, goals: self.lpips(images.float() / 255, goals.float() / 255), frames, goal
+        ).mean(2)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,16 @@ class FeatureError:
     Args:
         goal: goal images (B, 3, H, W) uint8.
         encode: function from frames (M, 3, H, W) uint8 to features (M, D).
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import FeatureError
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE)
+        >>> def mean_colour(frames):
+        ...     return frames.float().mean((2, 3))
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), FeatureError(frames[3:4], mean_colour))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     goal: Tensor
@@ -195,6 +207,14 @@ class TerminalValue:
     Args:
         value: function from frames (M, 3, H, W) uint8 to values (M,).
         discount: weight of each step over the one before, in (0, 1].
+
+    Example:
+        >>> from ivideogpt_hf.planning.objectives import RewardSum, TerminalValue, WeightedSum
+        >>> def brightness(frames):  # a learned value function takes its place
+        ...     return frames.float().mean((1, 2, 3))
+        >>> returns = WeightedSum([(1.0, RewardSum(0.99)), (1.0, TerminalValue(brightness, 0.99))])
+        >>> sorted(returns.outputs), returns.decode_steps
+        (['frames', 'rewards'], 'last')
     """
 
     value: Callable[[Tensor], Tensor]
@@ -234,6 +254,19 @@ class WeightedSum:
 
     Args:
         terms: pairs (weight, objective).
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import ActionPenalty, RewardSum, Uncertainty, WeightedSum
+        >>> world = WorldModel.default()
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=world.spec.num_context_frames)[None])
+        >>> objective = WeightedSum([(1.0, RewardSum()), (0.01, ActionPenalty()), (0.1, Uncertainty())])
+        >>> candidates = read_actions(EXAMPLE_EPISODE)[1:3].expand(1, 4, -1, -1)  # (B, N, H, A)
+        >>> RolloutCost(world, state, objective)(candidates).shape
+        torch.Size([1, 4])
+        >>> objective.decode_steps is None  # none of the three looks at frames
+        True
     """
 
     terms: Sequence[tuple[float, Objective]]

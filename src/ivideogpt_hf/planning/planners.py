@@ -1,6 +1,6 @@
-"""Planners that sample action sequences and look at nothing but their costs.
+"""Planners that sample action sequences. They see nothing but the costs of these, where lower is better.
 
-Lower costs are better. All work on B problems at once, each with N candidates of H actions.
+Each planner solves B problems at once, each with N candidates of H actions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# From candidates (B, N, H, A) to their costs (B, N).
+# A function from candidates (B, N, H, A) to their costs (B, N).
 Cost = Callable[[Tensor], Tensor]
 
 
@@ -20,11 +20,11 @@ class Plan:
     """What a planner decided.
 
     Attributes:
-        actions: (B, H, A), to execute from the first on.
-        cost: (B,), of the best candidate that was tried.
-        mean, std: (B, H, A), the distribution that was left; the mean can start the next plan.
-        costs: (B, N), of the last iteration's candidates.
-        num_evaluations: candidates that were evaluated for each problem.
+        actions: actions (B, H, A) to execute, from the first on.
+        cost: cost (B,) of the best candidate that was tried.
+        mean, std: mean and standard deviation (B, H, A) of the last distribution; the mean can start the next plan.
+        costs: costs (B, N) of the last iteration's candidates.
+        num_evaluations: number of candidates that were evaluated for each problem.
     """
 
     actions: Tensor
@@ -35,7 +35,7 @@ class Plan:
     num_evaluations: int
 
     def shifted(self) -> Tensor:
-        """(B, H, A): the mean one step later, its last action repeated; starts the next plan."""
+        """The mean (B, H, A) one step later, with its last action repeated: a start for the next plan."""
         return torch.cat([self.mean[:, 1:], self.mean[:, -1:]], dim=1)
 
 
@@ -44,12 +44,13 @@ class Planner:
     """What all planners have in common.
 
     Args:
-        low, high: bounds of each action dimension (A values).
-        horizon: H, actions of a candidate.
-        num_candidates: N, per iteration.
-        num_iterations: how often candidates are drawn.
-        std: of the first iteration's noise, one or A values; None: a quarter of the range between the bounds.
-        keep_best: carry the best candidate over to the next iteration.
+        low, high: bounds of each action dimension, A values each.
+        horizon: number H of actions in a candidate.
+        num_candidates: number N of candidates in an iteration.
+        num_iterations: number of iterations.
+        std: standard deviation of the first iteration's noise, one or A values; None: a quarter of the range between
+            the bounds.
+        keep_best: whether the best candidate is carried over to the next iteration.
 
     Raises:
         ValueError: if a value is out of range, or a lower bound is not below the upper one.
@@ -66,9 +67,11 @@ class Planner:
     def __post_init__(self) -> None:
         if len(self.low) != len(self.high) or not len(self.low):
             raise ValueError(f"low and high must have as many values as an action, got {self.low} and {self.high}")
-        bad = [i for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)) if not low < high]
-        if bad:
-            raise ValueError(f"low must be below high in every dimension; not so in {bad}: {self.low} and {self.high}")
+        dimensions = [i for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)) if not low < high]
+        if dimensions:
+            raise ValueError(
+                f"low must be below high in every dimension, but not in {dimensions}: got {self.low} and {self.high}"
+            )
         for name in ("horizon", "num_candidates", "num_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -93,14 +96,14 @@ class Planner:
         """Look for actions of low cost.
 
         Args:
-            cost: of candidates; called once per iteration.
-            batch_size: B.
-            warm_start: (B, H, A), mean of the first iteration, such as `Plan.shifted` of the plan before; None: the
+            cost: function from candidates to their costs, which is called once per iteration.
+            batch_size: number B of problems.
+            warm_start: mean (B, H, A) of the first iteration, such as `Plan.shifted` of the plan before; None: the
                 middle between the bounds.
-            proposals: (B, K, H, A), candidates of the first iteration that somebody else suggests, such as a policy; in
+            proposals: candidates (B, K, H, A) for the first iteration from elsewhere, such as a policy. They take the
                 place of K random ones.
-            generator: of the noise, on the device.
-            device: where to plan.
+            generator: generator of the noise, on the device.
+            device: device to plan on.
 
         Raises:
             ValueError: if an argument has another shape, or the cost returns NaN or another shape.
@@ -120,8 +123,9 @@ class Planner:
         state = _Search(mean, std, low, high, generator)
         carried = None if proposals is None else proposals.to(mean)
         for iteration in range(self.num_iterations):
-            drawn = self._draw(state, iteration, 0 if carried is None else carried.shape[1])
-            candidates = drawn if carried is None else torch.cat([carried, drawn], dim=1)
+            candidates = self._draw(state, iteration, 0 if carried is None else carried.shape[1])
+            if carried is not None:
+                candidates = torch.cat([carried, candidates], dim=1)
             candidates = torch.minimum(torch.maximum(candidates, low), high)
             costs = _checked_costs(cost(candidates), candidates)
             state.note(candidates, costs)
@@ -137,21 +141,21 @@ class Planner:
         return search.mean[:, None] + search.std[:, None] * search.noise(count)
 
     def _update(self, search: _Search, candidates: Tensor, costs: Tensor, iteration: int) -> None:
-        """Fit the distribution to what was seen."""
+        """Fit the distribution to the candidates and their costs."""
         raise NotImplementedError
 
     def _carry(self, search: _Search, candidates: Tensor, costs: Tensor) -> Tensor | None:
-        """Candidates that the next iteration begins with."""
+        """Candidates (B, K, H, A) that are carried over to the next iteration."""
         return search.best[:, None] if self.keep_best else None
 
     def _choose(self, search: _Search) -> Tensor:
-        """The actions to execute."""
+        """The actions (B, H, A) to execute."""
         return search.mean
 
 
 @dataclass
 class _Search:
-    """Where a search stands."""
+    """State of a search."""
 
     mean: Tensor
     std: Tensor
@@ -163,34 +167,34 @@ class _Search:
     num_evaluations: int = 0
 
     def noise(self, count: int) -> Tensor:
-        """Standard normal (B, count, H, A)."""
+        """Standard normal noise (B, count, H, A)."""
         batch_size, *rest = self.mean.shape
         return torch.randn(batch_size, count, *rest, generator=self.generator, device=self.mean.device)
 
     def note(self, candidates: Tensor, costs: Tensor) -> None:
         """Remember the best candidate."""
         cost, index = costs.min(dim=1)
-        chosen = _take(candidates, index[:, None])[:, 0]
+        best = _take(candidates, index[:, None])[:, 0]
         if self.num_evaluations:
-            better = cost < self.best_cost
-            chosen = torch.where(better[:, None, None], chosen, self.best)
+            is_better = cost < self.best_cost
+            best = torch.where(is_better[:, None, None], best, self.best)
             cost = torch.minimum(cost, self.best_cost)
-        self.best, self.best_cost = chosen, cost
+        self.best, self.best_cost = best, cost
         self.num_evaluations += candidates.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShooting(Planner):
-    """The best of candidates that are uniform between the bounds; a warm start counts as one of them."""
+    """Draws candidates uniformly between the bounds and takes the best. A warm start counts as one candidate."""
 
     def _draw(self, search: _Search, iteration: int, num_carried: int) -> Tensor:
         count = max(1, self.num_candidates - num_carried)
         shape = (len(search.mean), count, *search.mean.shape[1:])
         uniform = torch.rand(shape, generator=search.generator, device=search.mean.device)
-        drawn = search.low + (search.high - search.low) * uniform
+        candidates = search.low + (search.high - search.low) * uniform
         if iteration == 0:
-            drawn[:, 0] = search.mean
-        return drawn
+            candidates[:, 0] = search.mean
+        return candidates
 
     def _update(self, search: _Search, candidates: Tensor, costs: Tensor, iteration: int) -> None:
         search.mean = search.best
@@ -201,13 +205,27 @@ class RandomShooting(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Planner):
-    """The cross-entropy method (Rubinstein, 1999): the distribution is fitted to the best candidates.
+    """The cross-entropy method (Rubinstein, 1999). The distribution is fitted to the best candidates, the elites.
 
     Args:
-        num_elites: to how many.
-        momentum: share of the old distribution that is kept.
-        bounded_std: keep the standard deviation below half of the distance to the nearest bound (Chua et al., 2018).
-        executes: "mean" of the last distribution, or the "best" candidate.
+        num_elites: number of elites.
+        momentum: weight of the old distribution in the new one, in [0, 1).
+        bounded_std: whether the standard deviation stays below half of the distance to the nearest bound (Chua et al.,
+            2018).
+        executes: actions of the plan: the "mean" of the last distribution, or the "best" candidate.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import CEM
+        >>> planner = CEM(low=[-1.0, -1.0], high=[1.0, 1.0], horizon=3, num_candidates=64, num_elites=8)
+        >>> target = torch.tensor([0.5, -0.25])
+        >>> def distance_from_target(candidates):
+        ...     return (candidates - target).square().sum((2, 3))
+        >>> plan = planner.plan(distance_from_target, generator=torch.Generator().manual_seed(0))
+        >>> plan.actions.shape, plan.num_evaluations
+        (torch.Size([1, 3, 2]), 320)
+        >>> bool((plan.actions - target).abs().max() < 0.2)
+        True
     """
 
     num_iterations: int = 5
@@ -240,9 +258,8 @@ class CEM(Planner):
 
     def _update(self, search: _Search, candidates: Tensor, costs: Tensor, iteration: int) -> None:
         elites = _take(candidates, costs.topk(self.num_elites, dim=1, largest=False).indices)
-        keep = self.momentum
-        search.mean = keep * search.mean + (1 - keep) * elites.mean(1)
-        search.std = keep * search.std + (1 - keep) * elites.std(1, correction=0)
+        search.mean = self.momentum * search.mean + (1 - self.momentum) * elites.mean(1)
+        search.std = self.momentum * search.std + (1 - self.momentum) * elites.std(1, correction=0)
 
     def _choose(self, search: _Search) -> Tensor:
         return search.mean if self.executes == "mean" else search.best
@@ -250,13 +267,16 @@ class CEM(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class ICEM(CEM):
-    """The improved cross-entropy method (Pinneri et al., 2020): noise that is correlated in time, elites that are kept,
-    fewer candidates from iteration to iteration, and the mean among the last ones.
+    """The improved cross-entropy method (Pinneri et al., 2020).
+
+    It differs from `CEM` in four points. Its noise is correlated in time. Some elites are carried over to the next
+    iteration. Each iteration has fewer candidates than the one before. The mean is one of the last candidates.
 
     Args:
-        noise_exponent: of the power spectrum 1 / f^exponent; 0 is white, 2 is brown.
-        kept_fraction: of the elites that begin the next iteration.
-        decay: candidates of an iteration over those of the next; at least twice the elites are drawn.
+        noise_exponent: exponent of the noise's power spectrum 1 / f^exponent; 0 is white noise, 2 is brown.
+        kept_fraction: share of the elites that the next iteration begins with.
+        decay: number of candidates of an iteration, divided by that of the next. There are always twice as many
+            candidates as elites, or more.
     """
 
     num_iterations: int = 4
@@ -267,11 +287,12 @@ class ICEM(CEM):
     decay: float = 1.25
 
     def _draw(self, search: _Search, iteration: int, num_carried: int) -> Tensor:
-        wanted = max(2 * self.num_elites, int(self.num_candidates / self.decay**iteration))
-        drawn = search.mean[:, None] + search.std[:, None] * self._noise(search, max(1, wanted - num_carried))
+        num_candidates = max(2 * self.num_elites, int(self.num_candidates / self.decay**iteration))
+        noise = self._noise(search, max(1, num_candidates - num_carried))
+        candidates = search.mean[:, None] + search.std[:, None] * noise
         if iteration == self.num_iterations - 1:
-            drawn[:, -1] = search.mean
-        return drawn
+            candidates[:, -1] = search.mean
+        return candidates
 
     def _noise(self, search: _Search, count: int) -> Tensor:
         return colored_noise(search.noise(count), self.noise_exponent)
@@ -283,13 +304,14 @@ class ICEM(CEM):
 
 @dataclass(frozen=True, kw_only=True)
 class MPPI(Planner):
-    """Model predictive path integral control (Williams et al., 2016): the mean of all candidates, weighted by
-    exp(-gamma * cost).
+    """Model predictive path integral control (Williams et al., 2016). The new mean is the mean of all candidates,
+    weighted by exp(-gamma * cost).
 
     Args:
-        gamma: inverse temperature, on costs as they are.
-        noise_filter: beta of e_0 = s n_0, e_t = beta e_(t-1) + (1 - beta) s n_t, with n white; 0 is white noise.
-        adapts_std: fit the standard deviation too, with the same weights.
+        gamma: inverse temperature; costs are not normalised.
+        noise_filter: strength beta of the noise's correlation in time: e_0 = s n_0 and
+            e_t = beta e_(t-1) + (1 - beta) s n_t, with white noise n of standard deviation s; 0 is white noise.
+        adapts_std: whether the standard deviation is fitted too, with the same weights.
     """
 
     gamma: float = 1.0
@@ -306,9 +328,17 @@ class MPPI(Planner):
 
     @classmethod
     def vp2(cls, std: Sequence[float], num_candidates: int = 200, horizon: int = 10) -> MPPI:
-        """As the published scores of the VP2 benchmark were made (Tian et al., 2023): one iteration, costs that are
-        sums over time and pixels of 64 x 64 frames in [0, 1]. Its standard deviations: (0.5, 0.5, 0.5, 0) in robosuite,
-        (0.5, 0.5, 0.5, 0.1, 0.1) in RoboDesk."""
+        """The planner of the published scores of the VP2 benchmark (Tian et al., 2023).
+
+        It has one iteration. It expects costs that are summed over time and over the pixels, in [0, 1], of 64 x 64
+        frames.
+
+        Args:
+            std: standard deviation of each action dimension; (0.5, 0.5, 0.5, 0) in VP2's robosuite tasks and
+                (0.5, 0.5, 0.5, 0.1, 0.1) in its RoboDesk tasks.
+            num_candidates: number of candidates.
+            horizon: number of actions in a candidate.
+        """
         return cls(
             low=[-1.0] * len(std),
             high=[1.0] * len(std),
@@ -346,7 +376,7 @@ def colored_noise(white: Tensor, exponent: float) -> Tensor:
     frequencies[0] = 1 / horizon  # the mean is as strong as the slowest wave
     scale = frequencies ** (-exponent / 2)
     colored = torch.fft.irfft(torch.fft.rfft(white, dim=-2) * scale[:, None], n=horizon, dim=-2)
-    # Of the variance of white noise, each frequency but the first and, for even horizons, the last holds two parts.
+    # A real signal's spectrum has each frequency twice, but for the first and, with even lengths, the last.
     parts = torch.full_like(scale, 2.0)
     parts[0] = 1.0
     if horizon % 2 == 0:
@@ -355,7 +385,7 @@ def colored_noise(white: Tensor, exponent: float) -> Tensor:
 
 
 def _take(candidates: Tensor, indices: Tensor) -> Tensor:
-    """The chosen (B, K) of candidates (B, N, H, A)."""
+    """Candidates (B, K, H, A) at indices (B, K), of candidates (B, N, H, A)."""
     return candidates.gather(1, indices[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
 
 

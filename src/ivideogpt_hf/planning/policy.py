@@ -44,6 +44,16 @@ class PlannerPolicy(nn.Module):
     Raises:
         ValueError: if the planner's actions do not fit the model, it plans too short, a goal is missing, or the
             temperature is not positive.
+
+    Example:
+        >>> from ivideogpt_hf import CEM, EXAMPLE_EPISODE, PlannerPolicy, WorldModel, read_video
+        >>> from ivideogpt_hf.planning.objectives import RewardSum
+        >>> world = WorldModel.default()
+        >>> low, high = world.spec.action_low, world.spec.action_high
+        >>> planner = CEM(low=low, high=high, horizon=2, num_candidates=8, num_iterations=2, num_elites=2)
+        >>> policy = PlannerPolicy(world, planner, RewardSum())
+        >>> policy.select_action(read_video(EXAMPLE_EPISODE, max_frames=1)).shape
+        torch.Size([1, 4])
     """
 
     def __init__(
@@ -83,12 +93,12 @@ class PlannerPolicy(nn.Module):
 
     @property
     def num_plans(self) -> int:
-        """Made in this episode."""
+        """Number of plans in this episode."""
         return self._replanner.num_plans
 
     @property
     def last_plan(self) -> Plan | None:
-        """What was decided last in this episode."""
+        """The last plan in this episode; None before the first."""
         return self._replanner.last_plan
 
     @torch.no_grad()
@@ -132,7 +142,7 @@ class PlannerPolicy(nn.Module):
         return self.world.spec.resize_frames(pixels_to_uint8(frame))
 
     def _make_cost(self) -> Cost:
-        """Of futures from what was seen last."""
+        """Cost of the futures that follow the last frames."""
         frames = list(self._frames) if self.goal is None else [self.goal, *self._frames]
         seed = derived_seed(self.seed, self.num_plans)
         return RolloutCost(

@@ -1,4 +1,4 @@
-"""A world model as stable-worldmodel's solvers want theirs: something that costs candidates."""
+"""Interface to stable-worldmodel: a world model as its solvers take one, an object that gives candidates a cost."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from .objectives import Objective, PixelError
 class CostableWorldModel:
     """A `Costable` of stable-worldmodel 0.1, to pass to its solvers.
 
-    Those expand one observation for all candidates; here it is coded once, and once for all iterations of a solver.
+    The solvers expand one observation for all candidates. Here it is coded once, for all iterations of a solver.
 
     Args:
-        world: an action-conditioned world model.
-        make_objective: from goal images (B, 3, H, W) uint8 to what is to be reached; the default looks at the pixels of
-            the last frame.
-        options: of `RolloutCost`.
+        world: action-conditioned world model.
+        make_objective: function from goal images (B, 3, H, W) uint8 to an objective; the default compares the pixels
+            of the last frame.
+        options: further arguments of `RolloutCost`.
     """
 
     def __init__(
         self, world: World[Any], make_objective: Callable[[Tensor], Objective] = PixelError, **options: Any
     ) -> None:
         self.world, self.make_objective, self.options = world, make_objective, options
-        self._seen: tuple[Tensor, State] | None = None
+        self._last_context: tuple[Tensor, State] | None = None
 
     def get_cost(self, info_dict: Mapping[str, Any], action_candidates: Tensor) -> Tensor:
-        """Costs (B, S) of candidates (B, S, H, A); lower is better.
+        """Costs (B, S) of candidates; lower is better.
 
         Args:
-            info_dict: "pixels" and "goal", each (B, S, T, 3, H, W), uint8 or float in [0, 1], the same for all S; the
-                last frames count. The first is repeated where there are too few for the context.
-            action_candidates: in environment units.
+            info_dict: images "pixels" and "goal", each (B, S, T, 3, H, W), uint8 or float in [0, 1], the same for all
+                S. The last frames are used. The first is repeated where there are too few for the context.
+            action_candidates: candidates (B, S, H, A) in environment units.
 
         Raises:
-            ValueError: if an image is missing, out of range, or sizes do not fit.
+            ValueError: if an image is missing or out of range, or sizes do not fit.
         """
         frames, goal = (self._images(info_dict, name) for name in ("pixels", "goal"))
         cost = RolloutCost(self.world, self._state(frames), self.make_objective(goal[:, -1]), **self.options)
@@ -54,13 +54,13 @@ class CostableWorldModel:
         length = self.world.spec.num_context_frames
         missing = max(0, length - frames.shape[1])
         context = torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -length:]], dim=1)
-        if self._seen is None or not self._seen[0].equal(context):
-            self._seen = context, self.world.reset(context)
-        return self._seen[1]
+        if self._last_context is None or not self._last_context[0].equal(context):
+            self._last_context = context, self.world.reset(context)
+        return self._last_context[1]
 
     def _images(self, info_dict: Mapping[str, Any], name: str) -> Tensor:
         if name not in info_dict:
-            raise ValueError(f"info_dict holds no {name!r}, but {sorted(info_dict)}")
+            raise ValueError(f"info_dict must hold {name!r}, got the keys {sorted(info_dict)}")
         images = torch.as_tensor(info_dict[name])
         if images.ndim != 6 or images.shape[3] != 3:
             raise ValueError(f"{name} must be (B, S, T, 3, H, W), got {tuple(images.shape)}")

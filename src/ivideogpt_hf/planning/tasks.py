@@ -1,6 +1,6 @@
-"""Tasks to plan for: environments with fixed instances, each with a start, perhaps a goal image, and a test of success.
+"""Tasks to plan for: environments whose instances have a start, perhaps a goal image, and a test of success.
 
-Instances belong to seeds. Those of RoboDesk follow VP2 (Tian et al., 2023), with starts and goals of our own.
+Each seed has one instance. Those of RoboDesk follow VP2 (Tian et al., 2023), but with other starts and goals.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from torch import Tensor
 from ..simulators import Simulator, Transition, make_simulator
 from .objectives import FrameChoice
 
-# A start that is so many steps before the goal.
+# The number of steps from the start to the goal.
 ROBODESK_STEPS_BEFORE, PUSHT_STEPS_BEFORE = 10, 25
-PUSHT_WARM_UP = 20  # steps, after which the disc is near the block
-PUSHT_PIXELS, PUSHT_ANGLE = 20.0, np.pi / 9  # how far from the goal the block may be
-LONGEST_EPISODE = 60  # steps of an expert, in which a goal must be found
+PUSHT_WARM_UP = 20  # number of steps after which the disc is near the block
+PUSHT_PIXELS, PUSHT_ANGLE = 20.0, np.pi / 9  # largest distance of the block from the goal in a success
+LONGEST_EPISODE = 60  # number of steps that the expert has to solve a task
 ATTEMPTS = 50
-SEED_STEP = 1_000_003  # to the next attempt at an instance
+SEED_STEP = 1_000_003  # difference between the seeds of two attempts at an instance
 
 
 @dataclass(frozen=True)
 class Imagined:
-    """What a simulator says of action sequences.
+    """What action sequences lead to in a simulator.
 
     Attributes:
-        frames: (N, 1 or H, 3, H, W) uint8, or None.
-        rewards: (N, H) float32.
+        frames: frames (N, 1 or H, 3, H, W) uint8, or None.
+        rewards: rewards (N, H) float32.
     """
 
     frames: Tensor | None
@@ -38,19 +38,19 @@ class Imagined:
 
 
 class PlanningTask:
-    """An environment whose instances begin by a seed.
+    """An environment with one instance per seed.
 
     Args:
-        name: of the environment, see `make_simulator`.
-        size: side of the frames.
-        action_repeat: simulator steps per action.
+        name: name of the environment, see `make_simulator`.
+        size: side of the frames, in pixels.
+        action_repeat: number of simulator steps per action.
 
     Attributes:
-        goal: (3, H, W) uint8 of the instance that was begun last, or None.
+        goal: goal image (3, H, W) uint8 of the instance that was begun last, or None.
 
     Raises:
         ImportError: if the environment's package is missing; names the extra.
-        ValueError: if there is no such environment, or its state cannot be kept.
+        ValueError: if there is no such environment, or its state cannot be saved.
     """
 
     goal: Tensor | None
@@ -65,7 +65,7 @@ class PlanningTask:
 
     @property
     def bounds(self) -> tuple[list[float], list[float]]:
-        """Of actions."""
+        """Lower and upper bounds of an action, A values each."""
         return self.simulator.action_low.tolist(), self.simulator.action_high.tolist()
 
     def reset(self, seed: int) -> Tensor:
@@ -75,30 +75,35 @@ class PlanningTask:
         return self.frame()
 
     def frame(self) -> Tensor:
-        """(3, H, W) uint8."""
+        """The frame (3, H, W) uint8 that shows the current state."""
         return _as_frame(self.simulator.render())
 
     def step(self, action: Tensor) -> Transition:
-        """Take an action (A,); success by the task's own test."""
+        """Take an action (A,), which is clipped to the bounds. Success is decided by the task's own test."""
         clipped = np.clip(action.numpy(), self.simulator.action_low, self.simulator.action_high)
         return self.simulator.step_repeatedly(clipped, self.action_repeat)
 
     def imagine(self, actions: Tensor, frames: FrameChoice | None) -> Imagined:
-        """Try action sequences (N, H, A) from here, and come back."""
+        """Try action sequences (N, H, A) from the current state, and return to it.
+
+        Args:
+            actions: action sequences (N, H, A).
+            frames: frames that are rendered: "all", the "last" one of each sequence, or None for none.
+        """
         start = self.simulator.get_state()
         rewards = torch.zeros(actions.shape[:2])
-        seen = []
+        videos = []
         for number, sequence in enumerate(actions):
             self.simulator.set_state(start)
-            shown = []
+            video = []
             for step, action in enumerate(sequence):
                 rewards[number, step] = self.step(action).reward
                 if frames == "all" or (frames == "last" and step == len(sequence) - 1):
-                    shown.append(self.frame())
+                    video.append(self.frame())
             if frames is not None:
-                seen.append(torch.stack(shown))
+                videos.append(torch.stack(video))
         self.simulator.set_state(start)
-        return Imagined(torch.stack(seen) if seen else None, rewards)
+        return Imagined(torch.stack(videos) if videos else None, rewards)
 
     def close(self) -> None:
         """Free the renderer."""
@@ -106,7 +111,7 @@ class PlanningTask:
 
 
 class ReachableGoalTask(PlanningTask):
-    """A task whose goal is what a scripted expert made of the start, so many steps later."""
+    """A task whose goal is a state that a scripted expert reached from the start."""
 
     def reset(self, seed: int) -> Tensor:
         for attempt in range(ATTEMPTS):
@@ -116,11 +121,11 @@ class ReachableGoalTask(PlanningTask):
         raise ValueError(f"the expert of {self.name} found no goal from the seed {seed} in {ATTEMPTS} episodes")
 
     def _find_goal(self) -> bool:
-        """Let the expert play, keep a goal, and return to the start; whether there is one."""
+        """Let the expert act, set the goal, and return to the start. Returns whether the expert found a goal."""
         raise NotImplementedError
 
     def _play(self, num_steps: int) -> tuple[list[Any], Transition]:
-        """Let the expert act until it succeeds or the episode ends: all states, and the last transition."""
+        """Let the expert act until it succeeds or the episode ends. Returns all states and the last transition."""
         states = [self.simulator.get_state()]
         for _ in range(num_steps):
             transition = self.step(torch.from_numpy(np.asarray(self.simulator.expert_action(), dtype=np.float32)))
@@ -131,7 +136,8 @@ class ReachableGoalTask(PlanningTask):
 
 
 class RoboDeskTask(ReachableGoalTask):
-    """VP2's: the goal is what a solved episode ends with, the start some steps before. Success at any time counts."""
+    """A RoboDesk task as in VP2. The goal is the end of an episode that the expert solved. The start is some steps
+    before it. Success at any time counts."""
 
     def _find_goal(self) -> bool:
         states, last = self._play(LONGEST_EPISODE)
@@ -143,7 +149,8 @@ class RoboDeskTask(ReachableGoalTask):
 
 
 class PushTTask(ReachableGoalTask):
-    """The block is to be where the expert pushes it within 25 steps: at most 20 of 512 pixels and 20 degrees away."""
+    """Push-T with a goal that the expert reaches in 25 steps. The block must be within 20 of 512 pixels, and 20
+    degrees, of where the expert pushed it."""
 
     def _find_goal(self) -> bool:
         self.goal = None
@@ -158,7 +165,7 @@ class PushTTask(ReachableGoalTask):
         return True
 
     def _block(self) -> np.ndarray:
-        """x, y and angle."""
+        """Pose (3,) of the block: x, y and angle."""
         return np.array(self.simulator.observation[2:5])
 
     def step(self, action: Tensor) -> Transition:
@@ -168,15 +175,15 @@ class PushTTask(ReachableGoalTask):
 
 
 def make_task(name: str, size: int, action_repeat: int = 1) -> PlanningTask:
-    """A task by the name of its environment: arguments and errors as of `PlanningTask`."""
+    """Make a task by the name of its environment; see `PlanningTask` for arguments and errors."""
     family = name.partition("/")[0]
     kind = {"robodesk": RoboDeskTask, "pusht": PushTTask}.get(family, PlanningTask)
     return kind(name, size, action_repeat)
 
 
-def _near(one: np.ndarray, other: np.ndarray) -> bool:
-    turned = (one[2] - other[2] + np.pi) % (2 * np.pi) - np.pi
-    return bool(np.linalg.norm(one[:2] - other[:2]) < PUSHT_PIXELS and abs(turned) < PUSHT_ANGLE)
+def _near(pose: np.ndarray, goal: np.ndarray) -> bool:
+    angle = (pose[2] - goal[2] + np.pi) % (2 * np.pi) - np.pi
+    return bool(np.linalg.norm(pose[:2] - goal[:2]) < PUSHT_PIXELS and abs(angle) < PUSHT_ANGLE)
 
 
 def _as_frame(image: np.ndarray) -> Tensor:

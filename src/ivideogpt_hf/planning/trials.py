@@ -1,10 +1,10 @@
-"""Trials of controllers in the same instances of a task, and what they say together."""
+"""Trials of controllers in the same instances of a task, and their summary."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,24 @@ from torch import Tensor
 
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
-from ..run_folder import claim, lock, write_json
+from ..run_folder import RESULTS_FILE, RUN_FILE, claim, lock, write_json
 from .controllers import Controller
 from .replanning import derived_seed
 from .tasks import PlanningTask
 
-RUN_FILE, TRIALS_FILE, RESULTS_FILE = "run.json", "trials.jsonl", "results.json"
-CEILING = "simulator"
-NUM_VIDEOS = 3
+TRIALS_FILE = "trials.jsonl"
+SIMULATOR = "simulator"  # name of the controller that the others are compared with
+NUM_INSTANCES_DRAWN = 3
+# Columns of the table for a terminal: heading and width.
+COLUMNS = {
+    "success": 9,
+    "95 % interval": 16,
+    "of simulator": 14,
+    "reward": 11,
+    "steps": 8,
+    "seconds": 10,
+    "plans/s": 9,
+}
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,13 @@ class Trial:
     """One controller in one instance.
 
     Attributes:
-        controller: its name.
-        seed: of the instance.
+        controller: name of the controller.
+        seed: seed of the instance.
         success: whether the task was solved after any action.
-        num_steps: actions until then, or all.
-        reward: their sum.
-        num_plans: made on the way.
-        seconds: spent on deciding.
+        num_steps: number of actions until the task was solved or the trial ended.
+        reward: sum of the rewards.
+        num_plans: number of plans that the controller made.
+        seconds: time that the controller took for its decisions.
     """
 
     controller: str
@@ -48,23 +58,23 @@ class Trial:
 
 
 def require_trial_packages() -> None:
-    """Raise ImportError unless trials can be summed up, which happens after hours of them."""
+    """Raise ImportError unless trials can be summarized: better now than after hours of trials."""
     require_packages("scipy", purpose="an interval of success rates")
 
 
 class Trials:
-    """Runs what is missing, and keeps each trial as it ends: after a kill, the same call goes on.
+    """A series of trials, in a folder. Each trial is written as it ends, so that the same call goes on after a kill.
 
     Args:
-        task: where.
-        controllers: who, by name.
-        seeds: of the instances, the same for everyone.
-        num_steps: actions of a trial; it ends before, if the task is solved.
+        task: task in which the controllers act.
+        controllers: controllers by name.
+        seeds: seeds of the instances, the same for all controllers.
+        num_steps: number of actions in a trial. A trial ends earlier if the task is solved.
         output: folder to write.
-        description: what else determines the results, to recognise the run again.
+        description: settings that determine the results, by which the run is recognised.
 
     Raises:
-        ImportError: without scipy, which the results' intervals need; names the extra.
+        ImportError: if scipy is missing, which the results' intervals need; names the extra.
         FileExistsError: if the folder holds other trials.
     """
 
@@ -84,14 +94,14 @@ class Trials:
         self.description = claim(self.output, RUN_FILE, run, noun="series of trials")
 
     def done(self) -> list[Trial]:
-        """What has been run; a line that a kill cut off is none."""
+        """The trials that were run. A line that a kill cut off is left out."""
         file = self.output / TRIALS_FILE
         if not file.is_file():
             return []
         return [Trial(**content) for line in file.read_text(encoding="utf-8").splitlines() for content in _parsed(line)]
 
     def run(self) -> dict[str, Any]:
-        """Run what is missing; returns the results, which are also written as results.json.
+        """Run the trials that are missing. Returns the results, which are also written as results.json.
 
         Raises:
             BlockingIOError: if another process runs the same trials.
@@ -102,14 +112,14 @@ class Trials:
     def _run_missing(self) -> dict[str, Any]:
         from tqdm import tqdm
 
-        done = {(trial.controller, trial.seed) for trial in self.done()}
-        missing = [(name, seed) for seed in self.seeds for name in self.controllers if (name, seed) not in done]
+        finished = {(trial.controller, trial.seed) for trial in self.done()}
+        missing = [(name, seed) for seed in self.seeds for name in self.controllers if (name, seed) not in finished]
         for name, seed in tqdm(missing, desc="trials", unit="trial"):
             trial = self._run(name, seed)
             with (self.output / TRIALS_FILE).open("a", encoding="utf-8") as file:
                 file.write(f"\n{json.dumps(asdict(trial))}")
-        wanted = [trial for trial in self.done() if trial.controller in self.controllers and trial.seed in self.seeds]
-        results = {**self.description, "num_instances": len(self.seeds), "controllers": summarize(wanted)}
+        trials = [trial for trial in self.done() if trial.controller in self.controllers and trial.seed in self.seeds]
+        results = {**self.description, "num_instances": len(self.seeds), "controllers": summarize_trials(trials)}
         write_json(self.output / RESULTS_FILE, results)
         return results
 
@@ -128,7 +138,7 @@ class Trials:
             frames.append(frame)
             if transition.done:
                 break
-        if seed in self.seeds[:NUM_VIDEOS]:
+        if seed in self.seeds[:NUM_INSTANCES_DRAWN]:
             self._draw(name, seed, torch.stack(frames))
         return Trial(name, seed, success, num_steps, reward, controller.num_plans, seconds)
 
@@ -138,46 +148,53 @@ class Trials:
         write_video(side_by_side(frames, *goal), self.output / "videos" / f"{name}-{seed}.gif", fps=5, scale=scale)
 
 
-def summarize(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Of each controller: success rate with Wilson's interval of 95 %, share of the simulator's rate, and cost."""
+def summarize_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Summarize the trials of each controller: success rate with Wilson's interval of 95 %, the rate as a share of the
+    simulator's, rewards, steps and time."""
     from scipy.stats import binomtest
 
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(trial.controller for trial in trials):
-        own = [trial for trial in trials if trial.controller == name]
-        solved, seconds = sum(trial.success for trial in own), sum(trial.seconds for trial in own)
-        interval = binomtest(solved, len(own)).proportion_ci(method="wilson")
-        plans = sum(trial.num_plans for trial in own)
+        rows = [trial for trial in trials if trial.controller == name]
+        num_trials, num_successes = len(rows), sum(trial.success for trial in rows)
+        interval = binomtest(num_successes, num_trials).proportion_ci(method="wilson")
+        num_plans, seconds = sum(trial.num_plans for trial in rows), sum(trial.seconds for trial in rows)
         results[name] = {
-            "num_trials": len(own),
-            "success_rate": round(solved / len(own), 4),
+            "num_trials": num_trials,
+            "success_rate": round(num_successes / num_trials, 4),
             "low": round(float(interval.low), 4),
             "high": round(float(interval.high), 4),
-            "mean_reward": round(sum(trial.reward for trial in own) / len(own), 4),
-            "mean_num_steps": round(sum(trial.num_steps for trial in own) / len(own), 2),
+            "mean_reward": round(sum(trial.reward for trial in rows) / num_trials, 4),
+            "mean_num_steps": round(sum(trial.num_steps for trial in rows) / num_trials, 2),
             "seconds": round(seconds, 1),
-            "plans_per_second": round(plans / seconds, 3) if plans else None,
+            "plans_per_second": round(num_plans / seconds, 3) if num_plans else None,
         }
-    ceiling = results.get(CEILING, {}).get("success_rate")
+    simulator_rate = results.get(SIMULATOR, {}).get("success_rate")
     for values in results.values():
-        values["of_simulator"] = round(values["success_rate"] / ceiling, 4) if ceiling else None
+        values["of_simulator"] = round(values["success_rate"] / simulator_rate, 4) if simulator_rate else None
     return results
 
 
-def as_text(results: Mapping[str, Any]) -> str:
-    """A table for a terminal; seconds are what all trials spent on deciding."""
-    headings = ("success", 9), ("95 % interval", 16), ("of simulator", 14), ("reward", 11), ("steps", 8)
-    headings += ("seconds", 10), ("plans/s", 9)
-    lines = ["controller  " + "".join(heading.rjust(width) for heading, width in headings)]
+def trials_as_text(results: Mapping[str, Any]) -> str:
+    """The results as a table for a terminal. Seconds are the time that the decisions of all trials took."""
+    lines = [_line("controller", COLUMNS)]
     for name, values in results["controllers"].items():
-        interval = f"[{values['low']:.2f}, {values['high']:.2f}]"
-        share = "-" if values["of_simulator"] is None else f"{values['of_simulator']:.2f}"
-        speed = "-" if values["plans_per_second"] is None else f"{values['plans_per_second']:.2f}"
-        lines.append(
-            f"{name:12}{values['success_rate']:9.2f}{interval:>16}{share:>14}{values['mean_reward']:11.2f}"
-            f"{values['mean_num_steps']:8.1f}{values['seconds']:10.1f}{speed:>9}"
-        )
+        share, speed = values["of_simulator"], values["plans_per_second"]
+        cells = [
+            f"{values['success_rate']:.2f}",
+            f"[{values['low']:.2f}, {values['high']:.2f}]",
+            "-" if share is None else f"{share:.2f}",
+            f"{values['mean_reward']:.2f}",
+            f"{values['mean_num_steps']:.1f}",
+            f"{values['seconds']:.1f}",
+            "-" if speed is None else f"{speed:.2f}",
+        ]
+        lines.append(_line(name, cells))
     return "\n".join(lines)
+
+
+def _line(name: str, cells: Iterable[str]) -> str:
+    return name.ljust(12) + "".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
 
 
 def _parsed(line: str) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A world model as VP2's planning code wants its video predictors (Tian et al., 2023)."""
+"""Interface to VP2 (Tian et al., 2023): a world model as its planning code takes a video predictor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..world.protocol import World
 
 
 class VP2Predictor:
-    """What VP2 gets where its configuration names a model.
+    """A video predictor, to be named in VP2's configuration.
 
-    Its planner repeats one context for all candidates; here it is coded once. Frames are (H, W, 3) floats in [0, 1] and
-    the last context frame comes back in front of the predicted ones, as in VP2's code (its README says otherwise).
+    VP2's planner repeats one context for all candidates. Here it is coded once. Frames are (H, W, 3) floats in [0, 1].
+    The last context frame comes back in front of the predicted ones: so does VP2's code, though its README says
+    otherwise.
 
     Args:
-        world: an action-conditioned world model.
-        sampling: how to draw; None: `Sampling()`, one sample per candidate.
-        chunk_size: candidates that are rolled out at a time; None: all.
+        world: action-conditioned world model.
+        sampling: distribution that tokens are drawn from, with one sample per candidate; None: `Sampling()`.
+        chunk_size: number of candidates that are rolled out at a time; None: all.
 
     Raises:
         ValueError: if the model is action-free.
@@ -36,19 +37,19 @@ class VP2Predictor:
 
     @property
     def num_context(self) -> int:
-        """Context frames of each row of a batch."""
+        """Number of context frames in each row of a batch."""
         return self.world.spec.num_context_frames
 
     def __call__(self, batch: Mapping[str, Any], grad_enabled: bool = False) -> dict[str, Any]:
         """Predict.
 
         Args:
-            batch: "video" (N, num_context, H, W, 3) in [0, 1] and "actions" (N, num_context - 1 + T, A); the actions
-                between context frames come first, and have no influence.
-            grad_enabled: must be false.
+            batch: arrays "video" (N, num_context, H, W, 3) in [0, 1] and "actions" (N, num_context - 1 + T, A). The
+                actions between context frames come first, and have no influence.
+            grad_enabled: gradients, which are not available: must be False.
 
         Returns:
-            "rgb": array (N, 1 + T, H, W, 3) float32.
+            A dict with "rgb": array (N, 1 + T, H, W, 3) float32.
 
         Raises:
             ValueError: if sizes or ranges do not fit, or gradients are asked for.
@@ -69,8 +70,8 @@ class VP2Predictor:
         chunks = candidates.split(self.chunk_size or candidates.shape[1], dim=1)
         rollouts = [self.world.rollout(state, chunk, sampling=self.sampling, outputs=("frames",)) for chunk in chunks]
         predicted = torch.cat([rollout.frames for rollout in rollouts], dim=1).flatten(0, 1).cpu()
-        both = torch.cat([frames[:, -1:], predicted], dim=1).movedim(2, -1)
-        return {"rgb": (both.float() / 255).numpy()}
+        video = torch.cat([frames[:, -1:], predicted], dim=1).movedim(2, -1)
+        return {"rgb": (video.float() / 255).numpy()}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""

@@ -1,4 +1,4 @@
-"""One thread that owns the model: what waits while it is busy is stepped together."""
+"""One thread that owns the model. Steps that wait while it is busy are taken together, as one batch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ MAX_BATCH_ROWS = 64
 
 
 class OverloadedError(Exception):
-    """More waits than the server takes on."""
+    """Too many calls wait."""
 
 
 @dataclass(eq=False)
 class StepJob:
-    """One step of one client's worlds; jobs of one ``kind`` can be taken together.
+    """One step of one client's worlds. Jobs of one ``kind`` can be done together.
 
     Args:
         state: state of the client's B worlds.
         actions: actions (B, A), or None.
-        options: how to step; the seed is one for all rows, or one per row.
+        options: options of the step; the seed is one number for all rows, or one for each row.
+        future: future of the result.
     """
 
     state: WorldState
@@ -42,7 +43,7 @@ class StepJob:
 
     @property
     def kind(self) -> RolloutOptions:
-        """All but the seed: what rows must have in common to be stepped together."""
+        """The options without the seed, which rows must have in common to be stepped together."""
         return replace(self.options, sampling=replace(self.options.sampling, seed=None))
 
 
@@ -55,13 +56,14 @@ class OtherJob:
 
 
 class Batcher:
-    """Runs jobs in the order in which they come, steps together with all others that wait and that they can be joined
-    with. The result of a step does not depend on its company.
+    """Runs jobs in the order in which they come.
+
+    A step is taken together with the waiting steps of the same kind. Its result does not depend on them.
 
     Args:
         world: model that is stepped.
         max_waiting: number of jobs that may wait; more are refused.
-        on_batch: function that is told how many rows were stepped together.
+        on_batch: function that is called with the number of rows of each batch.
 
     Raises (from `submit`):
         OverloadedError: if too many jobs wait, or the batcher was closed.
@@ -80,16 +82,16 @@ class Batcher:
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that are not begun."""
+        """Number of jobs that have not begun."""
         return len(self._waiting)
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is anyone to do the jobs."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def submit(self, job: StepJob | OtherJob) -> Future:
-        """Have a job done; returns its future."""
+        """Add a job to the queue; returns its future."""
         with self._changed:
             if self._closed or len(self._waiting) >= self.max_waiting:
                 raise OverloadedError(f"{len(self._waiting)} calls wait already")
@@ -98,7 +100,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Do what waits, and stop."""
+        """Finish the waiting jobs, and stop."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -111,7 +113,7 @@ class Batcher:
                 if not self._waiting:
                     return
                 jobs = self._take()
-            # Whoever gave up waiting is left out.
+            # A client that gave up waiting has cancelled its future.
             jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if jobs and isinstance(jobs[0], StepJob):
                 self._step(jobs)
@@ -119,7 +121,7 @@ class Batcher:
                 _finish(jobs[0], jobs[0].call)
 
     def _take(self) -> list[StepJob | OtherJob]:
-        """The first job, and all that can be done with it."""
+        """Take the first job from the queue, and all others that can be done together with it."""
         first = self._waiting.popleft()
         jobs = [first]
         if isinstance(first, StepJob):
@@ -137,7 +139,7 @@ class Batcher:
             return
         try:
             results = self._step_together(jobs)
-        except Exception:  # somebody's input does not fit: everyone hears of their own only
+        except Exception:  # an input of one job is wrong: step each alone, so that only that job gets the error
             for job in jobs:
                 _finish(job, lambda job=job: self._step_alone(job))
             return
@@ -182,5 +184,5 @@ def _finish(job: StepJob | OtherJob, call: Callable[[], Any]) -> None:
 
 
 def _row_seeds(job: StepJob) -> list[int]:
-    """One seed per row, as `Sampling` takes what the job has."""
+    """The seeds of a job's rows."""
     return job.options.sampling.row_seeds(job.state.batch_size, torch.device("cpu")).tolist()

@@ -1,4 +1,4 @@
-"""A world that somebody else serves."""
+"""A client for a world that another process serves."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ class RemoteWorldModel:
         decode_steps, names = options.steps_to_decode(num_frames), options.outputs - {"frames"}
         frame = self.last_frame(state) if callable(actions) else None
         steps: list[Step] = []
-        taken: list[Tensor] = []
+        actions_taken: list[Tensor] = []
         reanchored_at = []
         for i in range(num_frames):
             action = None if actions is None or callable(actions) else actions[:, i]
@@ -261,14 +261,14 @@ class RemoteWorldModel:
             frame = step.frame
             steps.append(step if i in decode_steps else replace(step, frame=None))
             if action is not None:
-                taken.append(action.float())
+                actions_taken.append(action.float())
             if on_step is not None and on_step(i, steps[-1]):
                 break
         decoded = [number for number, step in enumerate(steps) if step.frame is not None]
         rollout = Rollout.of_steps(
             steps,
             frames=torch.stack([steps[number].frame for number in decoded], dim=1) if decoded else None,
-            actions=torch.stack(taken, dim=1) if taken else None,
+            actions=torch.stack(actions_taken, dim=1) if actions_taken else None,
             decoded_steps=tuple(decoded),
             reanchored_at=reanchored_at,
             state=None,
@@ -287,7 +287,7 @@ class RemoteWorldModel:
         """The number under which the server knows a state.
 
         Raises:
-            LostSessionError: if it was lost: the same number may be another state in the session of today.
+            LostSessionError: if the state is of an earlier session. Its number may be another state's in this one.
         """
         if state.session != self._session:
             raise LostSessionError("the state was lost when the server was restarted: reset the world again")
@@ -300,7 +300,7 @@ class RemoteWorldModel:
         return self._state_of(self._call("cat", states=[self._number_of(state) for state in states]))
 
     def _call(self, call: str, **fields: Any) -> dict[str, Any]:
-        # A list that threads and finalizers append to: what is taken here is what is deleted.
+        # Threads and finalizers append to this list. Only what was copied here is deleted.
         forgotten = self._forgotten[:]
         del self._forgotten[: len(forgotten)]
         numbers = [number for session, number in forgotten if session == self._session]
@@ -338,9 +338,9 @@ def _for_all_steps(sampling: Sampling, num_candidates: int) -> Sampling:
 def _as_message(sampling: Sampling) -> dict[str, Any]:
     fields = asdict(sampling)
     not_served = {"restrict_to_codes": True, "num_guesses": 0}
-    different = [name for name, value in not_served.items() if fields.pop(name) != value]
-    if different:
-        raise ValueError(f"a served world model takes no {', '.join(different)}")
+    refused = [name for name, value in not_served.items() if fields.pop(name) != value]
+    if refused:
+        raise ValueError(f"a served world model takes no {', '.join(refused)}")
     if not isinstance(fields["seed"], (int, type(None))):
         fields["seed"] = list(fields["seed"])
     return fields

@@ -1,4 +1,4 @@
-"""A request that is too large is refused before it is read."""
+"""A limit on the size of requests. Larger ones are refused before they are read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ TOO_LARGE = 413
 
 
 class LimitBody:
-    """ASGI middleware: refuses bodies above ``max_bytes`` with status 413, by their announced length, or when more has
-    come than was allowed."""
+    """ASGI middleware that refuses bodies above ``max_bytes`` with status 413.
+
+    It goes by the length that the request announces, and counts what arrives.
+
+    Args:
+        app: application that answers the other requests.
+        max_bytes: largest size of a body.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes

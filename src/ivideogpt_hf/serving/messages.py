@@ -14,25 +14,25 @@ from torch import Tensor
 from ..decoding.sampling import Sampling
 from ..media.images import decode_images, encode_png
 
-MAX_ROWS = 256
-# Of all frames that one answer may hold, and of the steps of a rollout.
+MAX_ROWS = 256  # number of worlds in a state, and of futures in a rollout
+# The number of frames in one answer, and the number of steps of a rollout.
 MAX_FRAMES, MAX_STEPS = 2048, 256
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Png = Annotated[str, Field(description="base64 of a PNG or JPEG file")]
-# Nearly all of int64: OpenAPI documents state bounds as floats, and its own would be rounded outwards.
+# Nearly all of int64. OpenAPI states bounds as floats, and the bounds of int64 would be rounded to beyond it.
 Seed = Annotated[int, Field(ge=-9 * 10**18, le=9 * 10**18)]
 Outputs = list[Literal["frames", "rewards", "tokens"]]
 
 
 class Message(BaseModel):
-    """No message has fields that it does not know."""
+    """A message in which unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class SamplingMessage(Message):
-    """`ivideogpt_hf.Sampling`; the seed is one for all rows, or one per row."""
+    """An `ivideogpt_hf.Sampling`. The seed is one number for all rows, or a list with one for each row."""
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = 100
@@ -41,7 +41,7 @@ class SamplingMessage(Message):
     common_random_numbers: bool = False
 
     def sampling(self) -> Sampling:
-        """As the world model takes it."""
+        """The `Sampling` that the world model takes."""
         return Sampling(**self.model_dump())
 
 
@@ -53,7 +53,8 @@ class ResetCall(Message):
 
 
 class StepCall(Message):
-    """Take one action in every world of a state. ``replace``: forget that state, to which there is then no way back."""
+    """Take one action in every world of a state. With ``replace`` the state is forgotten, and the new one takes its
+    place."""
 
     call: Literal["step"] = "step"
     state: int
@@ -65,7 +66,8 @@ class StepCall(Message):
 
 
 class RolloutCall(Message):
-    """Predict futures of a state: ``actions`` (B, T, A) or (B, N, T, A), or ``num_frames`` of an action-free model."""
+    """Predict futures of a state, by ``actions`` (B, T, A) or (B, N, T, A). An action-free model takes ``num_frames``
+    instead."""
 
     call: Literal["rollout"] = "rollout"
     state: int
@@ -102,7 +104,7 @@ class CatCall(Message):
 
 
 class ShowCall(Message):
-    """The last frame of every world of a state."""
+    """Show the last frame of every world of a state."""
 
     call: Literal["show"] = "show"
     state: int
@@ -122,8 +124,8 @@ Call = Annotated[
 ]
 
 
-class Stated(BaseModel):
-    """A state, as a number within its session; ``num_frames`` is the number of frames since its context, of each
+class StateAnswer(BaseModel):
+    """A state: its number within the session, and ``num_frames``, the number of frames since the context of each
     row."""
 
     state: int
@@ -131,14 +133,14 @@ class Stated(BaseModel):
     num_frames: list[int]
 
 
-class Shown(BaseModel):
+class FramesAnswer(BaseModel):
     """The last frame of every world of a state."""
 
     frames: list[Png]
 
 
-class Stepped(Stated):
-    """What one action led to; B entries each, None where it was not asked for."""
+class StepAnswer(StateAnswer):
+    """What one action led to. Each list has B entries, or is None if it was not asked for."""
 
     frames: list[Png] | None
     rewards: list[float] | None
@@ -146,8 +148,8 @@ class Stepped(Stated):
     log_probs: list[float]
 
 
-class RolledOut(BaseModel):
-    """Predicted futures; ``shape`` is (B, T) or (B, N, T), and everything else flat in that order."""
+class RolloutAnswer(BaseModel):
+    """Predicted futures. The ``shape`` is (B, T) or (B, N, T), and the lists are flat in that order."""
 
     shape: list[int]
     frames: list[Png] | None
@@ -158,18 +160,18 @@ class RolledOut(BaseModel):
     reanchored_at: list[int]
 
 
-Answer = Stated | RolledOut | Shown
+Answer = StateAnswer | RolloutAnswer | FramesAnswer
 
 
 class OpenedSession(BaseModel):
-    """A client's states live in a session; without calls it ends after so many seconds."""
+    """A session, in which a client's states live. It ends after ``expires_after`` seconds without a call."""
 
     session: str
     expires_after: float
 
 
 class ServedSpec(BaseModel):
-    """`ivideogpt_hf.world.state.WorldModelSpec`, and what is served."""
+    """An `ivideogpt_hf.WorldModelSpec`, and the name of the checkpoint that is served."""
 
     checkpoint: str
     frame_size: Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -186,16 +188,16 @@ class ServedSpec(BaseModel):
 
 
 def frames_to_text(frames: Tensor) -> list[Png]:
-    """Frames (N, 3, H, W) uint8 as text."""
+    """Write frames (N, 3, H, W) uint8 as text."""
     images = frames.movedim(1, -1).cpu().numpy()
     return [base64.b64encode(encode_png(np.ascontiguousarray(image))).decode() for image in images]
 
 
 def text_to_frames(texts: list[Png]) -> Tensor:
-    """Text as frames (N, 3, H, W) uint8.
+    """Read frames (N, 3, H, W) uint8 from text.
 
     Raises:
-        ValueError: if one is no base64 of an RGB image, or they differ in size.
+        ValueError: if a text is no base64 of an RGB image, or the frames differ in size.
     """
     try:
         images = decode_images([base64.b64decode(text, validate=True) for text in texts])

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Counts and times of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class ServerMetrics:
-    """Counts of one server."""
+    """Counts and times of one server."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -26,7 +26,7 @@ class ServerMetrics:
         self._refused = Counter("ivideogpt_refused", "calls refused", ["status"], registry=self._registry)
 
     def watch(self, sessions: Sessions, batcher: Batcher) -> None:
-        """Show how full a server is."""
+        """Add the numbers of sessions, states and waiting calls, which are read whenever Prometheus asks."""
         for name, text, value in (
             ("ivideogpt_sessions", "open sessions", lambda: len(sessions)),
             ("ivideogpt_states", "states kept for clients", lambda: sessions.num_states),
@@ -35,15 +35,15 @@ class ServerMetrics:
             Gauge(name, text, registry=self._registry).set_function(value)
 
     def time(self, call: str) -> AbstractContextManager[None]:
-        """Count a call, and how long it takes."""
+        """Count a call and measure its time, around a block."""
         return self._seconds.labels(call).time()
 
     def note_batch(self, num_rows: int) -> None:
-        """So many worlds were stepped together."""
+        """Count a batch of worlds that were stepped together."""
         self._rows.observe(num_rows)
 
     def note_refused(self, status: int) -> None:
-        """A call was refused."""
+        """Count a call that was refused."""
         self._refused.labels(str(status)).inc()
 
     def render(self) -> bytes:

@@ -32,14 +32,14 @@ CALLS = TypeAdapter(messages.Call)
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What a server takes on.
+    """Limits of a server.
 
     Args:
         max_sessions: number of sessions at a time.
         max_states: number of states of a session.
         expires_after: seconds without a call after which a session is forgotten.
         max_waiting: number of calls that may wait for the model; more get status 429.
-        max_bytes: size of a request.
+        max_bytes: largest size of a request.
     """
 
     max_sessions: int = 64
@@ -54,8 +54,8 @@ class Service:
 
     Args:
         world: model that answers.
-        limits: what the server takes on.
-        metrics: counts of what happens.
+        limits: limits of the server.
+        metrics: counts and times of the calls.
     """
 
     def __init__(self, world: WorldModel, limits: ServerLimits, metrics: ServerMetrics) -> None:
@@ -77,7 +77,8 @@ class Service:
         """Answer a call within a session.
 
         Raises:
-            NoSessionError, NoStateError, TooManyError, OverloadedError: see there.
+            NoSessionError, NoStateError, TooManyError: see `Sessions`.
+            OverloadedError: if too many calls wait for the model.
             ValueError, IndexError: if the call does not fit the model.
         """
         self.sessions.begin_call(session)
@@ -90,11 +91,11 @@ class Service:
     async def _run(self, call: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self.batcher.submit(OtherJob(call)))
 
-    def _stated(self, session: str, state: WorldState) -> messages.Stated:
+    def _state_answer(self, session: str, state: WorldState) -> messages.StateAnswer:
         number = self.sessions.put(session, state)
-        return messages.Stated(state=number, num_rows=state.batch_size, num_frames=list(state.num_frames))
+        return messages.StateAnswer(state=number, num_rows=state.batch_size, num_frames=list(state.num_frames))
 
-    async def _reset(self, session: str, call: messages.ResetCall) -> messages.Stated:
+    async def _reset(self, session: str, call: messages.ResetCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         lengths = {len(clip) for clip in call.frames}
         if lengths != {self.world.spec.num_context_frames}:
@@ -103,9 +104,9 @@ class Service:
             )
         frames = messages.text_to_frames([frame for clip in call.frames for frame in clip])
         frames = frames.unflatten(0, (len(call.frames), -1))
-        return self._stated(session, await self._run(lambda: self.world.reset(frames)))
+        return self._state_answer(session, await self._run(lambda: self.world.reset(frames)))
 
-    async def _step(self, session: str, call: messages.StepCall) -> messages.Stepped:
+    async def _step(self, session: str, call: messages.StepCall) -> messages.StepAnswer:
         state = self.sessions.get(session, call.state)
         if not call.replace:
             self.sessions.check_room(session)
@@ -113,7 +114,7 @@ class Service:
         options = RolloutOptions(call.sampling.sampling(), call.outputs, "all", call.horizon_policy)
         step, after = await asyncio.wrap_future(self.batcher.submit(StepJob(state, actions, options)))
         number = self.sessions.put(session, after, replacing=call.state if call.replace else None)
-        return messages.Stepped(
+        return messages.StepAnswer(
             state=number,
             num_rows=after.batch_size,
             num_frames=list(after.num_frames),
@@ -123,7 +124,7 @@ class Service:
             log_probs=step.log_prob.tolist(),
         )
 
-    async def _rollout(self, session: str, call: messages.RolloutCall) -> messages.RolledOut:
+    async def _rollout(self, session: str, call: messages.RolloutCall) -> messages.RolloutAnswer:
         state = self.sessions.get(session, call.state)
         actions = None if call.actions is None else _tensor(call.actions)
         _check_size(state, actions, call)
@@ -140,7 +141,7 @@ class Service:
             )
         )
         frames = None if rollout.frames is None else rollout.frames.flatten(0, -4)
-        return messages.RolledOut(
+        return messages.RolloutAnswer(
             shape=list(rollout.log_probs.shape),
             frames=None if frames is None else messages.frames_to_text(frames),
             decoded_steps=list(rollout.decoded_steps),
@@ -150,7 +151,7 @@ class Service:
             reanchored_at=list(rollout.reanchored_at),
         )
 
-    async def _fork(self, session: str, call: messages.ForkCall) -> messages.Stated:
+    async def _fork(self, session: str, call: messages.ForkCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         state = self.sessions.get(session, call.state)
         if state.batch_size * call.num_branches > messages.MAX_ROWS:
@@ -158,43 +159,43 @@ class Service:
                 f"a state holds {messages.MAX_ROWS} worlds at most, these would be "
                 f"{state.batch_size * call.num_branches}"
             )
-        return self._stated(session, await self._run(lambda: state.fork(call.num_branches)))
+        return self._state_answer(session, await self._run(lambda: state.fork(call.num_branches)))
 
-    async def _index(self, session: str, call: messages.IndexCall) -> messages.Stated:
+    async def _index(self, session: str, call: messages.IndexCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         state = self.sessions.get(session, call.state)
-        return self._stated(session, await self._run(lambda: state.index(call.rows)))
+        return self._state_answer(session, await self._run(lambda: state.index(call.rows)))
 
-    async def _cat(self, session: str, call: messages.CatCall) -> messages.Stated:
+    async def _cat(self, session: str, call: messages.CatCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         states = [self.sessions.get(session, number) for number in call.states]
         num_rows = sum(state.batch_size for state in states)
         if num_rows > messages.MAX_ROWS:
             raise ValueError(f"a state holds {messages.MAX_ROWS} worlds at most, these would be {num_rows}")
-        return self._stated(session, await self._run(lambda: WorldState.cat(states)))
+        return self._state_answer(session, await self._run(lambda: WorldState.cat(states)))
 
-    async def _show(self, session: str, call: messages.ShowCall) -> messages.Shown:
+    async def _show(self, session: str, call: messages.ShowCall) -> messages.FramesAnswer:
         state = self.sessions.get(session, call.state)
         frames = await self._run(lambda: self.world.last_frame(state))
-        return messages.Shown(frames=messages.frames_to_text(frames))
+        return messages.FramesAnswer(frames=messages.frames_to_text(frames))
 
-    async def _observe(self, session: str, call: messages.ObserveCall) -> messages.Stated:
+    async def _observe(self, session: str, call: messages.ObserveCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         state, frames = self.sessions.get(session, call.state), messages.text_to_frames(call.frames)
         actions = torch.zeros(state.batch_size, self.world.spec.action_dim) if self.world.spec.action_dim else None
-        return self._stated(session, await self._run(lambda: self.world.observe(state, actions, frames)))
+        return self._state_answer(session, await self._run(lambda: self.world.observe(state, actions, frames)))
 
 
 def create_app(
     world: WorldModel, name: str, *, token: str | None = None, limits: ServerLimits | None = None
 ) -> FastAPI:
-    """The application.
+    """Make the web application.
 
     Args:
         world: model that answers.
         name: name of the checkpoint, for clients to see.
         token: token that clients must show as ``Authorization: Bearer TOKEN``; None: nobody is asked.
-        limits: what the server takes on; None: `ServerLimits()`.
+        limits: limits of the server; None: `ServerLimits()`.
     """
     limits = limits or ServerLimits()
     metrics = ServerMetrics()
@@ -232,7 +233,7 @@ def create_app(
 
     @app.get("/v1/spec", **guarded)
     async def spec() -> messages.ServedSpec:
-        """Sizes of what goes in and comes out."""
+        """Sizes of frames and actions, and abilities of the model."""
         return messages.ServedSpec(checkpoint=name, **asdict(world.spec))
 
     @app.post("/v1/sessions", status_code=201, **guarded)
@@ -254,7 +255,7 @@ def create_app(
 
     @app.websocket("/v1/sessions/{session}/stream")
     async def stream(socket: WebSocket, session: str) -> None:
-        """The same calls, one message each, with a field "call"; an answer or {"error", "status"} for each."""
+        """The same calls, each as one message with a field "call". Each gets an answer or {"error", "status"}."""
         if not _is_allowed(socket.headers.get("authorization"), token):
             await socket.close(POLICY_VIOLATION, "a token is needed")
             return
@@ -267,45 +268,45 @@ def create_app(
 
 
 def _add_calls(app: FastAPI, service: Service, guarded: dict[str, Any]) -> None:
-    """What can be done within a session."""
+    """Add the calls of a session."""
 
     @app.post("/v1/sessions/{session}/reset", **guarded)
-    async def reset(session: str, call: messages.ResetCall) -> messages.Stated:
+    async def reset(session: str, call: messages.ResetCall) -> messages.StateAnswer:
         """Start worlds from frames."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/step", **guarded)
-    async def step(session: str, call: messages.StepCall) -> messages.Stepped:
+    async def step(session: str, call: messages.StepCall) -> messages.StepAnswer:
         """Take one action in every world of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/rollout", **guarded)
-    async def rollout(session: str, call: messages.RolloutCall) -> messages.RolledOut:
+    async def rollout(session: str, call: messages.RolloutCall) -> messages.RolloutAnswer:
         """Predict futures of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/fork", **guarded)
-    async def fork(session: str, call: messages.ForkCall) -> messages.Stated:
+    async def fork(session: str, call: messages.ForkCall) -> messages.StateAnswer:
         """Branch every world of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/index", **guarded)
-    async def index(session: str, call: messages.IndexCall) -> messages.Stated:
+    async def index(session: str, call: messages.IndexCall) -> messages.StateAnswer:
         """Choose worlds of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/cat", **guarded)
-    async def cat(session: str, call: messages.CatCall) -> messages.Stated:
+    async def cat(session: str, call: messages.CatCall) -> messages.StateAnswer:
         """Join states, row after row."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/show", **guarded)
-    async def show(session: str, call: messages.ShowCall) -> messages.Shown:
+    async def show(session: str, call: messages.ShowCall) -> messages.FramesAnswer:
         """The last frame of every world of a state."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/observe", **guarded)
-    async def observe(session: str, call: messages.ObserveCall) -> messages.Stated:
+    async def observe(session: str, call: messages.ObserveCall) -> messages.StateAnswer:
         """Re-anchor every world on the real frame that followed."""
         return await service.answer(session, call)
 
@@ -317,10 +318,10 @@ _RESPONSES = {
         401: "The token is missing or wrong.",
         404: "There is no such session or state, or the session has expired.",
         413: "The request is too large.",
-        429: "Too much is kept or waits; try later.",
+        429: "Too many sessions, states or waiting calls; try later.",
     }.items()
 }
-# What an error is for a client.
+# The HTTP status of each kind of error.
 _STATUS: dict[type[Exception], int] = {
     NoSessionError: 404,
     NoStateError: 404,
@@ -348,7 +349,7 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
         return JSONResponse({"detail": _describe(error), "lost": isinstance(error, NoSessionError)}, status, headers)
 
     async def describe(request: Request, error: RequestValidationError) -> JSONResponse:
-        # FastAPI's own answer repeats the input, which need not be JSON: a NaN is none.
+        # FastAPI's own answer repeats the input, which may hold a NaN and then cannot be written as JSON.
         return JSONResponse({"detail": _problems(error)}, 422)
 
     for kind in _STATUS:
@@ -386,7 +387,7 @@ def _tensor(values: list[Any]) -> Tensor:
     """Nested lists of numbers as float32.
 
     Raises:
-        ValueError: if they are no regular table of numbers.
+        ValueError: if they are no table of numbers.
     """
     try:
         return torch.tensor(values, dtype=torch.float32)
@@ -395,7 +396,7 @@ def _tensor(values: list[Any]) -> Tensor:
 
 
 def _check_size(state: WorldState, actions: Tensor | None, call: messages.RolloutCall) -> None:
-    """A rollout must not be larger than what one answer may hold."""
+    """Refuse a rollout that is larger than one answer may be."""
     steps = call.num_frames or 0 if actions is None else actions.shape[-2] if actions.ndim > 1 else 0
     candidates = actions.shape[1] if actions is not None and actions.ndim == 4 else call.num_samples or 1
     if state.batch_size * candidates > messages.MAX_ROWS or state.batch_size * candidates * steps > messages.MAX_FRAMES:

@@ -1,4 +1,4 @@
-"""Sessions: what each client keeps on the server, within limits, until it has been quiet for too long."""
+"""Sessions: the states of each client, within limits, until the client has been quiet for too long."""
 
 from __future__ import annotations
 
@@ -26,22 +26,29 @@ class TooManyError(Exception):
 
 @dataclass
 class Session:
-    """States by number, and when it was last used."""
+    """The states of one client.
+
+    Attributes:
+        last_used: time of the last call.
+        states: states by number.
+        numbers: numbers for new states.
+        num_calls: number of calls that are being answered.
+    """
 
     last_used: float
     states: dict[int, WorldState] = field(default_factory=dict)
     numbers: itertools.count = field(default_factory=itertools.count)
-    calls: int = 0  # that are being answered
+    num_calls: int = 0
 
 
 class Sessions:
     """All sessions of a server. Every method may be called from any thread.
 
     Args:
-        max_sessions: at a time.
-        max_states: of one session.
+        max_sessions: number of sessions at a time.
+        max_states: number of states of one session.
         expires_after: seconds without a call after which a session is forgotten.
-        now: a clock.
+        now: clock that gives the time in seconds.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class Sessions:
 
     @property
     def num_states(self) -> int:
-        """Of all sessions."""
+        """Number of states in all sessions."""
         with self._lock:
             return sum(len(session.states) for session in self._sessions.values())
 
@@ -69,7 +76,7 @@ class Sessions:
         """Begin a session; its name cannot be guessed.
 
         Raises:
-            TooManyError: if the server has as many as it takes.
+            TooManyError: if the server has as many sessions as it may.
         """
         self.expire()
         with self._lock:
@@ -83,45 +90,48 @@ class Sessions:
         """End a session.
 
         Raises:
-            NoSessionError: if there is none of this name.
+            NoSessionError: if there is no such session.
         """
         with self._lock:
             if self._sessions.pop(name, None) is None:
                 raise NoSessionError(name)
 
     def expire(self) -> int:
-        """Forget sessions that have been quiet for too long, unless a call of theirs is being answered; how many."""
+        """Forget the sessions that have been quiet for too long, unless a call of theirs is being answered. Returns
+        their number."""
         with self._lock:
             limit = self._now() - self.expires_after
-            old = [name for name, s in self._sessions.items() if s.last_used < limit and not s.calls]
-            for name in old:
+            expired = [
+                name for name, session in self._sessions.items() if session.last_used < limit and not session.num_calls
+            ]
+            for name in expired:
                 del self._sessions[name]
-            return len(old)
+            return len(expired)
 
     def begin_call(self, name: str) -> None:
-        """A session is used, and does not expire until `end_call`.
+        """Mark a session as used. It does not expire until `end_call`.
 
         Raises:
-            NoSessionError: if there is none of this name.
+            NoSessionError: if there is no such session.
         """
         with self._lock:
             session = self._find(name)
-            session.calls += 1
+            session.num_calls += 1
             session.last_used = self._now()
 
     def end_call(self, name: str) -> None:
-        """The call is answered."""
+        """Mark a call as answered."""
         with self._lock:
             session = self._sessions.get(name)
             if session is not None:
-                session.calls -= 1
+                session.num_calls -= 1
                 session.last_used = self._now()
 
     def get(self, name: str, state: int) -> WorldState:
-        """A state.
+        """Get a state by its number.
 
         Raises:
-            NoSessionError, NoStateError: if there is none.
+            NoSessionError, NoStateError: if there is no such session or state.
         """
         with self._lock:
             states = self._find(name).states
@@ -130,21 +140,21 @@ class Sessions:
             return states[state]
 
     def check_room(self, name: str) -> None:
-        """Whether one more state may be kept.
+        """Check that a session has room for one more state.
 
         Raises:
             NoSessionError: if there is no such session.
-            TooManyError: if it has as many states as it may.
+            TooManyError: if the session has as many states as it may.
         """
         with self._lock:
             self._check_room(self._find(name))
 
     def put(self, name: str, state: WorldState, *, replacing: int | None = None) -> int:
-        """Keep a state, perhaps in place of another one; returns its number.
+        """Store a state, perhaps in place of another one; returns its number.
 
         Raises:
             NoSessionError: if the session has ended meanwhile.
-            TooManyError: if it has as many states as it may.
+            TooManyError: if the session has as many states as it may.
         """
         with self._lock:
             session = self._find(name)
@@ -156,7 +166,7 @@ class Sessions:
             return number
 
     def drop(self, name: str, states: list[int]) -> None:
-        """Forget states; those that are not there are forgotten already.
+        """Forget states. Numbers of states that are not there are ignored.
 
         Raises:
             NoSessionError: if there is no such session.

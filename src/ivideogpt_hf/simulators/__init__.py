@@ -1,10 +1,10 @@
-"""Simulated environments for `ivideogpt collect`; each needs its package, which an extra installs.
+"""Simulated environments, to collect data in and to plan in. Most need a package, which an extra installs.
 
 To add an environment:
 
 1. write a module here, named after the environment;
 2. in it, derive a class from `Simulator`, and require the environment's package with the name of its extra;
-3. add its name to `make_simulator` below: `ivideogpt collect` knows it from there.
+3. add its name to `make_simulator` below: `ivideogpt collect` and `ivideogpt plan` know it from there.
 """
 
 from __future__ import annotations

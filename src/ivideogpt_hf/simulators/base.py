@@ -1,4 +1,4 @@
-"""What collection needs of an environment: frames, rewards, bounds of actions, and perhaps a scripted expert."""
+"""The interface of simulators: frames, rewards, bounds of actions, and perhaps a scripted expert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Transition:
     """What one action led to.
 
     Attributes:
-        reward: what the action earned.
+        reward: reward of the action.
         success: whether the task counts as solved in this state; None where the environment does not say.
         done: whether the episode is over.
     """
@@ -28,9 +28,9 @@ class Transition:
 
 
 def choose_renderer() -> None:
-    """Have MuJoCo render off screen by EGL where there is no screen, unless MUJOCO_GL says otherwise.
+    """Have MuJoCo render off screen by EGL where there is no screen, unless MUJOCO_GL is set.
 
-    MuJoCo reads the variable when it is imported, so this comes first.
+    MuJoCo reads the variable when it is imported. So this has to be called before.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")
@@ -40,11 +40,11 @@ class Simulator(ABC):
     """An environment that renders, with continuous actions.
 
     Attributes:
-        task: what is to be done, as text.
-        action_low, action_high: (A,) float32 bounds.
-        action_names: a name per dimension, or None.
-        observation: the environment's own observation after the last reset or step, for policies written in Python.
-        goal: (H, W, 3) uint8, what the world is to look like at the end of this episode; None where there is none.
+        task: description of the task, as text.
+        action_low, action_high: bounds (A,) float32 of actions.
+        action_names: name of each action dimension, or None.
+        observation: observation of the environment itself after the last reset or step, for policies written in Python.
+        goal: image (H, W, 3) uint8 of how the episode should end; None in tasks without a goal image.
     """
 
     task: str
@@ -56,15 +56,17 @@ class Simulator(ABC):
 
     @abstractmethod
     def reset(self, seed: int) -> None:
-        """Begin the episode that belongs to a seed, always the same."""
+        """Begin the episode of a seed, which is always the same."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Transition:
         """Take an action (A,) within the bounds."""
 
     def step_repeatedly(self, action: np.ndarray, times: int) -> Transition:
-        """Take an action several times, unless the episode ends before: rewards are summed, and the task counts as
-        solved if it was after any of them."""
+        """Take an action several times, unless the episode ends before.
+
+        Rewards are summed. The task counts as solved if it was solved after any of the steps.
+        """
         reward, success = 0.0, None
         for _ in range(times):
             transition = self.step(action)
@@ -76,10 +78,10 @@ class Simulator(ABC):
 
     @abstractmethod
     def render(self) -> np.ndarray:
-        """What the world looks like now, (H, W, 3) uint8."""
+        """Draw the current state as an image (H, W, 3) uint8."""
 
     def expert_action(self) -> np.ndarray:
-        """What the scripted expert does in this state, (A,), not clipped.
+        """The action (A,) of the scripted expert in the current state, not clipped.
 
         Raises:
             ValueError: if there is no expert for this environment.
@@ -87,20 +89,20 @@ class Simulator(ABC):
         raise ValueError(f"there is no scripted expert for {self.task!r}; use the policy 'random' or one of your own")
 
     def get_state(self) -> Any:
-        """Everything that the episode's future depends on, to return to by `set_state`.
+        """Everything that the episode's future depends on, for `set_state`.
 
         Raises:
-            ValueError: if this environment cannot.
+            ValueError: if this environment cannot save its state.
         """
-        raise ValueError(f"the state of {self.task!r} cannot be kept, so that it cannot be planned in")
+        raise ValueError(f"the state of {self.task!r} cannot be saved, which planning needs")
 
     def set_state(self, state: Any) -> None:
         """Return to a state of this episode.
 
         Raises:
-            ValueError: if this environment cannot.
+            ValueError: if this environment cannot save its state.
         """
-        raise ValueError(f"the state of {self.task!r} cannot be kept, so that it cannot be planned in")
+        raise ValueError(f"the state of {self.task!r} cannot be saved, which planning needs")
 
     @abstractmethod
     def close(self) -> None:

@@ -14,10 +14,10 @@ from .base import Simulator, Transition
 class GymnasiumSimulator(Simulator):
     """An environment by its gymnasium id, as ``gymnasium.make(id, render_mode="rgb_array")`` makes it.
 
-    ``info["is_success"]`` or ``info["success"]`` tells success, where there is one of them.
+    Success is ``info["is_success"]`` or ``info["success"]``, if the environment gives one of them.
 
     Args:
-        environment_id: such as "Pendulum-v1", or "package:Name-v0" to import a package that registers it.
+        environment_id: id such as "Pendulum-v1", or "package:Name-v0" to import a package that registers it.
         size: side of the frames, in pixels; rendered frames are resized to it.
         options: further arguments of ``gymnasium.make``.
 

@@ -1,4 +1,4 @@
-"""Meta-world V3 tasks, rendered off screen without shadows: ten times as fast, and close to the stock picture."""
+"""Meta-world V3 tasks. Rendering off screen without shadows is ten times as fast, and close to the stock picture."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OVERSAMPLING = 2  # in place of the renderer's multisampling: boxes of 2 x 2 pix
 class MetaWorldSimulator(Simulator):
     """A Meta-world V3 task, such as "plate-slide" or "plate-slide-v3", with its scripted expert.
 
-    The camera is that of the original's demonstrations: "corner", whose rows are flipped, since it hangs upside down.
-    An episode never ends by itself. Success is the environment's own.
+    The camera is "corner", as in the original's demonstrations. It hangs upside down, so its rows are flipped. An
+    episode never ends by itself. Success is decided by the environment.
 
     Args:
         task: name of the task.
@@ -41,8 +41,8 @@ class MetaWorldSimulator(Simulator):
 
         name = task if task.endswith("-v3") else f"{task}-v3"
         if f"{name}-goal-observable" not in ENVIRONMENTS:
-            known = sorted(key.removesuffix("-v3-goal-observable") for key in ENVIRONMENTS)
-            raise ValueError(f"Meta-world has no task {task!r}; it has {', '.join(known)}")
+            tasks = sorted(key.removesuffix("-v3-goal-observable") for key in ENVIRONMENTS)
+            raise ValueError(f"Meta-world has no task {task!r}; it has {', '.join(tasks)}")
         self.task = name.removesuffix("-v3").replace("-", " ")
         self.size = size
         self._make = lambda seed: ENVIRONMENTS[f"{name}-goal-observable"](seed=seed)
@@ -84,17 +84,19 @@ class MetaWorldSimulator(Simulator):
 
     def get_state(self) -> Any:
         environment = self._environment
-        return mujoco_state.keep(environment, environment.model, environment.data), np.copy(self.observation)
+        return mujoco_state.save(environment, environment.model, environment.data), np.copy(self.observation)
 
     def set_state(self, state: Any) -> None:
         environment = self._environment
-        kept, observation = state
-        mujoco_state.restore(kept, environment, environment.model, environment.data)
+        simulation, observation = state
+        mujoco_state.restore(simulation, environment, environment.model, environment.data)
         self.observation = observation.copy()
 
     def expert_action(self) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the action will be clipped, which the caller does
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # it warns of actions beyond the bounds, which the caller clips
             return np.asarray(self._policy.get_action(self.observation), dtype=np.float32)
 
     def close(self) -> None:

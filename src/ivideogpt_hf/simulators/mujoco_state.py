@@ -1,4 +1,4 @@
-"""Keeping and restoring the state of environments on MuJoCo, exactly."""
+"""Saving and restoring the exact state of environments on MuJoCo."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
+PLAIN_TYPES = (bool, int, float, str, np.ndarray, np.generic, type(None))
 
 
 @dataclass(frozen=True)
 class MujocoState:
-    """Of the simulation, and of the Python object around it."""
+    """State of an environment.
+
+    Attributes:
+        integration: state of the simulation, as MuJoCo integrates it.
+        attributes: attributes of the Python object around it that are plain values.
+    """
 
     integration: np.ndarray
     attributes: dict[str, Any]
 
 
-def keep(environment: Any, model: Any, data: Any) -> MujocoState:
-    """Copy all that the future depends on: positions, velocities, activations, warm starts, controls, and the
+def save(environment: Any, model: Any, data: Any) -> MujocoState:
+    """Copy everything that the future depends on: positions, velocities, activations, warm starts, controls, and the
     environment's attributes that are plain values."""
     import mujoco
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.empty(mujoco.mj_stateSize(model, kind))
     mujoco.mj_getState(model, data, integration, kind)
-    plain = {name: copy.deepcopy(value) for name, value in vars(environment).items() if _is_plain(value)}
-    return MujocoState(integration, plain)
+    attributes = {name: copy.deepcopy(value) for name, value in vars(environment).items() if _is_plain(value)}
+    return MujocoState(integration, attributes)
 
 
 def restore(state: MujocoState, environment: Any, model: Any, data: Any) -> None:
-    """Put everything back, and compute what follows from it."""
+    """Restore a state, and compute what follows from it."""
     import mujoco
 
     mujoco.mj_setState(model, data, state.integration, mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_forward(model, data)
-    # The forward pass warms the solver up anew; the next step must begin as the kept one did.
+    # The forward pass changes the solver's warm start. The next step must begin with the saved one.
     mujoco.mj_setState(model, data, state.integration, mujoco.mjtState.mjSTATE_INTEGRATION)
     vars(environment).update(copy.deepcopy(state.attributes))
 
@@ -47,4 +52,4 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return isinstance(value, PLAIN)
+    return isinstance(value, PLAIN_TYPES)

@@ -1,4 +1,5 @@
-"""A disc pushes a puck over a square table, seen from above: no physics engine, no renderer, microseconds a step."""
+"""A disc pushes a puck over a square table, seen from above. There is no physics engine, and a step takes
+microseconds."""
 
 from __future__ import annotations
 
@@ -6,21 +7,21 @@ import numpy as np
 
 from .base import Simulator, Transition
 
-AGENT_RADIUS, PUCK_RADIUS = 0.07, 0.1  # of a table with sides of 1
-REACH = 0.05  # of an action of 1 along one axis
+AGENT_RADIUS, PUCK_RADIUS = 0.07, 0.1  # the table has sides of 1
+REACH = 0.05  # way of the disc by an action of 1 along one axis
 SUBSTEPS = 8
 SUCCESS_DISTANCE = 0.05
-LEAST_MOVED = 0.15  # how far the puck must go
-LONGEST_PUSH = 12  # steps, in which a goal can be reached
+MIN_GOAL_DISTANCE = 0.15  # from the puck's start
+LONGEST_PUSH = 12  # largest number of steps from the start to the goal
 BACKGROUND, PUCK, AGENT = np.array([236, 232, 222.0]), np.array([40, 90, 200.0]), np.array([215, 60, 50.0])
 
 
 class Push2DSimulator(Simulator):
-    """Pushing in the plane. Contact is quasi-static: the puck moves only while it is pushed, along the line between the
-    centres, and walls stop both.
+    """Pushing in the plane. The puck moves only while it is pushed, along the line between the two centres. Walls stop
+    both.
 
-    Every seed has a goal: where a scripted push from its start leaves the puck. The reward is minus the puck's distance
-    from there; success is a distance below 0.05, and does not end the episode.
+    The goal of each seed is the place where a scripted push from the start leaves the puck. The reward is minus the
+    puck's distance from the goal. Success is a distance below 0.05, and does not end the episode.
 
     Args:
         size: side of the frames, in pixels.
@@ -39,12 +40,12 @@ class Push2DSimulator(Simulator):
             puck = generator.uniform(0.3, 0.7, 2)
             angle, distance = generator.uniform(0, 2 * np.pi), generator.uniform(0.2, 0.3)
             agent = puck - distance * np.array([np.cos(angle), np.sin(angle)])
-            # The puck's way is not exactly that of the disc's first look at it.
+            # The push does not go exactly through the puck's centre, so that goals do not all lie straight ahead.
             heading = angle + generator.uniform(-0.25, 0.25)
             start = self.observation = np.concatenate([_inside(agent, AGENT_RADIUS), puck])
             for _ in range(generator.integers(LONGEST_PUSH // 2, LONGEST_PUSH + 1)):
                 self._move(np.array([np.cos(heading), np.sin(heading)]))
-            if np.linalg.norm(self.observation[2:] - puck) >= LEAST_MOVED:
+            if np.linalg.norm(self.observation[2:] - puck) >= MIN_GOAL_DISTANCE:
                 break
         self.goal_position, self.goal = self.observation[2:], self.render()
         self.observation = start
@@ -71,7 +72,7 @@ class Push2DSimulator(Simulator):
         self.observation = np.concatenate([agent, puck])
 
     def render(self) -> np.ndarray:
-        """Discs with smooth edges of one pixel."""
+        """Draw both discs, with smooth edges of one pixel."""
         places = (np.arange(self.size) + 0.5) / self.size
         image = np.broadcast_to(BACKGROUND, (self.size, self.size, 3))
         discs = ((self.observation[2:], PUCK_RADIUS, PUCK), (self.observation[:2], AGENT_RADIUS, AGENT))
@@ -108,7 +109,7 @@ class Push2DSimulator(Simulator):
         self.observation = state.copy()
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is no renderer."""
 
 
 def _inside(position: np.ndarray, radius: float) -> np.ndarray:

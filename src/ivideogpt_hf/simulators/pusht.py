@@ -11,20 +11,21 @@ from ..media.pixels import resize_pixels
 from .gymnasium import GymnasiumSimulator
 
 ENVIRONMENT = "gym_pusht/PushT-v0"
-LEAST_RENDERED = 96  # pixels; in smaller pictures the environment's lines would have no thickness
+MIN_RENDERED_SIZE = 96  # pixels; in smaller pictures the environment's lines would have no thickness
 GOAL = (256.0, 256.0, np.pi / 4)  # x, y and angle of the block
 CENTRE_OF_MASS = 45.0  # from the block's origin down its stem
-DETOUR_RADIUS = 115.0  # of a circle around the block's centre on which the disc hardly touches it
+DETOUR_RADIUS = 115.0  # radius of a circle around the block's centre, on which the disc hardly touches the block
 MOTION = ("angle", "position", "velocity", "angular_velocity")  # in this order: turning a body moves its origin
 STRIDE = 45.0  # how far ahead of the disc its target is set
-LARGEST_OFFSET, OFFSET_PER_RADIAN = 45.0, 60.0  # of the push from the block's centre, which turns it
+LARGEST_OFFSET, OFFSET_PER_RADIAN = 45.0, 60.0  # distance of the push from the block's centre, which turns the block
 
 
 class PushTSimulator(GymnasiumSimulator):
-    """Push-T. Actions are where the disc is to go, absolute: 0 to 512, x to the right and y downwards.
+    """Push-T. An action is the place that the disc moves to: x to the right and y downwards, each from 0 to 512.
 
-    The reward is the share of the goal that the block covers, over 0.95; success is a cover above 0.95, and it ends the
-    episode, as does the environment's limit of 300 steps. Frames do not show the action, unlike the environment's own.
+    The reward is the share of the goal that the block covers, divided by 0.95. Success is a share above 0.95. It ends
+    the episode, as does the environment's limit of 300 steps. Frames do not show the action, unlike the environment's
+    own.
 
     Args:
         size: side of the frames, in pixels.
@@ -37,15 +38,16 @@ class PushTSimulator(GymnasiumSimulator):
 
     def __init__(self, size: int) -> None:
         require_packages("gym_pusht", purpose="Push-T")  # its import registers the environment
-        rendered = size * -(-LEAST_RENDERED // size)  # the least multiple that is large enough
+        rendered = size * -(-MIN_RENDERED_SIZE // size)  # the least multiple that is large enough
         super().__init__(ENVIRONMENT, size, observation_width=rendered, observation_height=rendered)
         self.task = "push the T onto the goal"
 
     def render(self) -> np.ndarray:
-        # Not render(): it marks the last action, even that of the episode before.
+        # The environment's render() also marks the last action, even that of the episode before.
         pixels = self._environment.unwrapped._render(visualize=False)
-        same = pixels.shape[0] == self.size
-        return pixels if same else resize_pixels(pixels[None], (self.size, self.size))[0]
+        if pixels.shape[0] == self.size:
+            return pixels
+        return resize_pixels(pixels[None], (self.size, self.size))[0]
 
     def get_state(self) -> Any:
         environment = self._environment.unwrapped
@@ -53,7 +55,7 @@ class PushTSimulator(GymnasiumSimulator):
         return bodies, self._environment._elapsed_steps, self.observation.copy()
 
     def set_state(self, state: Any) -> None:
-        """The bodies' motion is restored; what the physics engine remembers of their contacts is not."""
+        """Restore the bodies' motion. The contacts that the physics engine remembers are not restored."""
         environment = self._environment.unwrapped
         bodies, self._environment._elapsed_steps, observation = state
         for body, motion in zip((environment.agent, environment.block), bodies, strict=True):

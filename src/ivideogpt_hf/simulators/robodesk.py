@@ -1,4 +1,4 @@
-"""RoboDesk tasks as visual planning (VP2) uses them, rendered off screen without shadows: twenty times as fast."""
+"""RoboDesk tasks as visual planning (VP2) uses them. Rendering off screen without shadows is twenty times as fast."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..extras import require_packages
 from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
-ACTION_REPEAT = 50  # of 20 ms: an action lasts a second
-LEAST_RENDERED = 120  # pixels; the crop box belongs to a picture of this size
+ACTION_REPEAT = 50  # steps of 20 ms: an action lasts a second
+MIN_RENDERED_SIZE = 120  # pixels; the crop box belongs to a picture of this size
 CROP_BOX = (16.75, 25.0, 105.0, 88.75)  # left, top, right, bottom
 FLOOR_HEIGHT = 0.6  # a block below this has left the table
-# What a full action moves the hand by is 8 cm: with this gain the hand is where it should be after one action.
-GAIN, LEAST_ACTION = 12.0, 0.1
+# A full action moves the hand by 8 cm. With this gain the hand is where it should be after one action.
+GAIN, MIN_ACTION = 12.0, 0.1
 FINGER_LENGTH = 0.05  # from the environment's "end effector" to the fingertips
-TABLE_HEIGHT, TABLE_EDGE = 0.76, 0.575  # its top, and where it begins as seen from the robot
+TABLE_HEIGHT, TABLE_EDGE = 0.76, 0.575  # z of its top, and y of its edge on the side of the robot
 BLOCK_HALF_SIZES = {"flat_block": (0.08, 0.035, 0.015), "upright_block": (0.023, 0.023, 0.09)}
 
 
@@ -49,13 +49,15 @@ class RoboDeskSimulator(Simulator):
 
     def __init__(self, task: str, size: int) -> None:
         choose_renderer()
-        with contextlib.redirect_stderr(io.StringIO()):  # gym's advice to use gymnasium, which is not ours to take
+        with contextlib.redirect_stderr(io.StringIO()):  # gym advises to use gymnasium, but robodesk needs gym
             require_packages("robodesk", purpose="RoboDesk")
         import mujoco
         from robodesk import RoboDesk
 
-        corrected = type("CorrectedRoboDesk", (_Corrections, RoboDesk), {})
-        self._environment = corrected(task, "dense", action_repeat=ACTION_REPEAT, episode_length=0, image_size=size)
+        environment_class = type("CorrectedRoboDesk", (_Corrections, RoboDesk), {})
+        self._environment = environment_class(
+            task, "dense", action_repeat=ACTION_REPEAT, episode_length=0, image_size=size
+        )
         if task not in self._environment.all_tasks:
             raise ValueError(f"RoboDesk has no task {task!r}; it has {', '.join(sorted(self._environment.all_tasks))}")
         self._mujoco = mujoco
@@ -91,14 +93,14 @@ class RoboDeskSimulator(Simulator):
     def get_state(self) -> Any:
         environment = self._environment
         physics, kinematics = environment.physics, environment.physics_copy
-        kept = mujoco_state.keep(environment, physics.model.ptr, physics.data.ptr)
-        return kept, kinematics.get_state(), self._expert._is_folded
+        simulation = mujoco_state.save(environment, physics.model.ptr, physics.data.ptr)
+        return simulation, kinematics.get_state(), self._expert._is_folded
 
     def set_state(self, state: Any) -> None:
         environment = self._environment
         physics, kinematics = environment.physics, environment.physics_copy
-        kept, positions, self._expert._is_folded = state
-        mujoco_state.restore(kept, environment, physics.model.ptr, physics.data.ptr)
+        simulation, positions, self._expert._is_folded = state
+        mujoco_state.restore(simulation, environment, physics.model.ptr, physics.data.ptr)
         with kinematics.reset_context():  # inverse kinematics begin where they ended
             kinematics.set_state(positions)
         self.observation = environment._get_obs()
@@ -122,13 +124,13 @@ class RoboDeskSimulator(Simulator):
 
 
 class _Corrections:
-    """What is wrong or slow in ``robodesk.RoboDesk``, to be put before it in the order of base classes."""
+    """Corrections of what is wrong or slow in ``robodesk.RoboDesk``, a base class to stand before it."""
 
     renderer: Any = None
 
     def set_up_renderer(self, mujoco: Any) -> None:
-        """Make the renderer that all frames come from; the original makes one for every frame."""
-        side = max(LEAST_RENDERED, self.image_size)
+        """Make the renderer of all frames. The original makes one for every frame."""
+        side = max(MIN_RENDERED_SIZE, self.image_size)
         model = self.physics.model.ptr
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = side
@@ -138,10 +140,10 @@ class _Corrections:
         self._camera = mujoco.MjvCamera()
         self._camera.distance, self._camera.azimuth, self._camera.elevation = 1.8, 90, -60
         self._camera.lookat[:] = 0, 0.535, 1.1
-        self._crop_box = [edge * side / LEAST_RENDERED for edge in CROP_BOX]
+        self._crop_box = [edge * side / MIN_RENDERED_SIZE for edge in CROP_BOX]
 
     def render(self, mode: str = "rgb_array", resize: bool = True) -> np.ndarray:
-        """(H, W, 3) uint8; resize: the crop at the size of the frames."""
+        """Draw the current state, (H, W, 3) uint8; with ``resize``, cropped and at the size of the frames."""
         self.renderer.update_scene(self.physics.data.ptr, camera=self._camera)
         pixels = self.renderer.render()
         if not resize:
@@ -150,13 +152,14 @@ class _Corrections:
         return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, box=self._crop_box))
 
     def reset(self) -> dict[str, np.ndarray]:
-        """As the original, but it keeps views of the blocks' positions, so that to it no block ever moves."""
+        """Reset as the original does, and copy the blocks' positions. The original stores views of them, so that no
+        block ever seems to move."""
         observation = super().reset()
         self.original_pos = {block: position.copy() for block, position in self.original_pos.items()}
         return observation
 
     def _get_obs(self) -> dict[str, np.ndarray]:
-        # The original returns velocities for positions, and a view of the hand's position.
+        # The original returns velocities in place of positions, and a view of the hand's position.
         observation = super()._get_obs()
         observation["qpos_objects"] = self.physics.data.qpos[self.num_joints :].copy()
         observation["end_effector"] = observation["end_effector"].copy()
@@ -168,13 +171,13 @@ class _Corrections:
 
 
 class _Expert:
-    """Proportional controllers: the fingertips go to a point that follows from where hand and object are.
+    """Proportional controllers: the fingertips move to a point that depends on the places of hand and object.
 
     The robot stands at y = 0.1 and looks along y; z is up; lengths in metres. Each method returns an action (5,),
     not clipped.
 
     Args:
-        data: the simulation's named data, which it reads whenever it is asked for an action.
+        data: named data of the simulation, which is read at each action.
     """
 
     def __init__(self, data: Any) -> None:
@@ -193,7 +196,7 @@ class _Expert:
         """Move the fingertips towards a point, on a straight line, with the gripper closed."""
         action = GAIN * (np.array(point) - self._tip)
         largest = np.abs(action).max()
-        action *= np.clip(largest, LEAST_ACTION, 1) / max(largest, 1e-6)
+        action *= np.clip(largest, MIN_ACTION, 1) / max(largest, 1e-6)
         return np.array([*action, 0, -1], dtype=np.float32)
 
     def push_button(self, colour: str) -> np.ndarray:
@@ -237,16 +240,18 @@ class _Expert:
     def sweep_off_table(self, name: str) -> np.ndarray:
         """Go to the left of a standing block, topple it to the right, and sweep it off that side of the table."""
         tip, (centre, extent) = self._tip, self._block(name)
-        left = centre[0] - extent[0]
+        left_side = centre[0] - extent[0]
         height = 0.83 if centre[2] > 0.82 else TABLE_HEIGHT  # standing or lying
         if tip[2] < 0.79 and tip[1] < TABLE_EDGE + 0.045:  # below the edge of the table
-            return self._move_to(left - 0.07, tip[1] - 0.03, 0.92)
-        if tip[0] > left + 0.03 and tip[1] > centre[1] - extent[1] - 0.02:  # too far to the right: out to the front
+            return self._move_to(left_side - 0.07, tip[1] - 0.03, 0.92)
+        if (
+            tip[0] > left_side + 0.03 and tip[1] > centre[1] - extent[1] - 0.02
+        ):  # too far to the right: out to the front
             return self._move_to(tip[0] - 0.1, centre[1] - 0.2, max(tip[2], height))
-        if tip[0] > left and tip[1] < centre[1] - 0.05:
-            return self._move_to(left - 0.07, centre[1] - 0.15, height + 0.02)
+        if tip[0] > left_side and tip[1] < centre[1] - 0.05:
+            return self._move_to(left_side - 0.07, centre[1] - 0.15, height + 0.02)
         if tip[2] - height > 0.06 or tip[1] < centre[1]:
-            return self._move_to(left - 0.04, centre[1] + 0.03, height)
+            return self._move_to(left_side - 0.04, centre[1] + 0.03, height)
         return self._move_to(tip[0] + 0.3, centre[1], height)
 
     def drag_off_table(self, name: str) -> np.ndarray:

@@ -102,6 +102,7 @@ def imagine(
         ValueError: if the policy's actions do not fit the world, or the horizon ends and the policy is "error".
 
     Example:
+        >>> import torch
         >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, imagine, read_video
         >>> world = WorldModel.default()
         >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])

@@ -166,6 +166,7 @@ class WorldState:
             ValueError: if num_branches is smaller than one.
 
         Example:
+            >>> import torch
             >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video
             >>> world = WorldModel.default()
             >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])

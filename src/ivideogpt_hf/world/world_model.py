@@ -49,6 +49,7 @@ class WorldModel:
         ValueError: if the parts do not fit each other.
 
     Example:
+        >>> import torch
         >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video
         >>> world = WorldModel.default()  # or WorldModel.from_pretrained("thuml/ivideogpt-bair-64-act-cond")
         >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])

@@ -1,4 +1,4 @@
-"""The clips that checkpoints are measured on."""
+"""Held-out clips: what checkpoints are measured on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.clips.mixture import Mixture, load_mixture
 from ..data.clips.segments import SegmentSpec
 from ..data.clips.store import open_store
 from ..spec import first_action
-from .protocols import Protocol
+from .protocols import EvaluationProtocol
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class HeldOutClip:
     """A clip that no model was trained on.
 
     Attributes:
-        frames: (C + T, 3, H, W) uint8.
-        actions: (T, A) float32 in environment units, those from the last context frame on; None without actions.
-        rewards: (T,) float32, or None.
+        frames: frames (C + T, 3, H, W) uint8.
+        actions: actions (T, A) float32 in environment units, of which the first leads from the last context frame to
+            the first future frame; None without actions.
+        rewards: rewards (T,) float32, or None.
         source: name of the data set.
-        task: what is done, as the data set tells it, or else its name.
+        task: name of the task as the data set gives it, or else the name of the data set.
     """
 
     frames: Tensor
@@ -36,16 +37,16 @@ class HeldOutClip:
 
 
 class HeldOutClips(Sequence[HeldOutClip]):
-    """Clips of a protocol, in turns from all data sets of a mixture, each a pure function of (seed, index).
+    """The clips of a protocol. The data sets of a mixture take turns, and each clip depends on seed and index alone.
 
     Args:
-        mixture: what `load_mixture` takes.
-        protocol: how many clips, and which.
-        size: (height, width) of the frames.
-        root: see `load_mixture`.
-        split: of every data set.
-        goal_conditioned: whether a clip's last frame comes first, as goal.
-        seed: which clips, where they begin anywhere.
+        mixture: mixture, or its name, as `load_mixture` takes it.
+        protocol: protocol that says how many clips there are, and where they begin.
+        size: size (height, width) of the frames.
+        root: folder of the data sets, see `load_mixture`.
+        split: split of every data set that clips are taken from.
+        goal_conditioned: whether a clip's last frame also comes first, as the goal.
+        seed: seed of the places where clips begin, for protocols whose clips begin anywhere.
 
     Raises:
         FileNotFoundError: if a data set or its split is not there.
@@ -55,7 +56,7 @@ class HeldOutClips(Sequence[HeldOutClip]):
     def __init__(
         self,
         mixture: str | Mixture,
-        protocol: Protocol,
+        protocol: EvaluationProtocol,
         size: tuple[int, int],
         *,
         root: str | None = None,
@@ -74,7 +75,7 @@ class HeldOutClips(Sequence[HeldOutClip]):
         )
         self.datasets = []
         for source in loaded.sources:
-            # Models take environment units: what they were trained on is theirs to know.
+            # Checkpoints take actions in environment units, and normalise by their own statistics.
             source = replace(source, split=split, action_normalization="none")
             if source.cameras is None and len(open_store(source.path, split).cameras) > 1 and protocol.camera:
                 source = replace(source, cameras=[protocol.camera])
@@ -94,8 +95,8 @@ class HeldOutClips(Sequence[HeldOutClip]):
         places = [place for turn in turns for place in turn if place is not None]
         if len(places) < protocol.num_clips:
             raise ValueError(
-                f"protocol {protocol.name} takes {protocol.num_clips} clips, the split {split} gives {len(places)}; "
-                f"ask for fewer with --num-clips"
+                f"protocol {protocol.name} takes {protocol.num_clips} clips, but the split {split} has only "
+                f"{len(places)}; ask for fewer with --num-clips"
             )
         self._places = places[: protocol.num_clips]
 

@@ -1,4 +1,4 @@
-"""Results as tables, curves, and a page to look at."""
+"""Results of an evaluation as tables, curves and a page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..run_folder import write_text
 from .measures import PREDICTED_ONLY, WITH_CONTEXT
 
 CURVES_FILE, PAGE_FILE = "curves.png", "report.html"
-SHOWN = ("psnr", "ssim", "lpips")
-ARROWS = {"psnr": "PSNR (dB), more is better", "ssim": "SSIM, more is better", "lpips": "LPIPS (VGG), less is better"}
+SHOWN_METRICS = ("psnr", "ssim", "lpips")
+LABELS = {"psnr": "PSNR (dB), more is better", "ssim": "SSIM, more is better", "lpips": "LPIPS (VGG), less is better"}
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
@@ -28,44 +28,46 @@ Row = Sequence[str]
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """All tables: title -> rows of text, the first one the heading."""
-    samples, full = results["num_samples"], results["num_samples_of_protocol"]
-    best = f"Best of {samples} samples" + (f" (the protocol has {full})" if samples != full else "")
-    found: dict[str, list[Row]] = {best: _best_table(results)}
+    """All tables, by title: rows of text, of which the first is the heading."""
+    num_samples, num_published = results["num_samples"], results["num_samples_of_protocol"]
+    title = f"Best of {num_samples} samples" + (
+        f" (the protocol has {num_published})" if num_samples != num_published else ""
+    )
+    by_title: dict[str, list[Row]] = {title: _best_table(results)}
     methods = results["per_step"]
     steps = range(1, len(next(iter(methods.values()))["mse"]) + 1)
-    for metric in SHOWN:
+    for metric in SHOWN_METRICS:
         rows = [["mean over samples, by predicted frame", *map(str, steps), "mean"]]
         for name, values in methods.items():
             rows.append([name, *(_number(metric, v) for v in (*values[metric], results["mean"][name][metric]))])
-        found[ARROWS[metric]] = rows
-    moving = [["", *(metric.upper() for metric in SHOWN)]]
+        by_title[LABELS[metric]] = rows
+    moving = [["", *(metric.upper() for metric in SHOWN_METRICS)]]
     for name, values in results["mean_of_moving_clips"].items():
-        moving.append([name, *(_number(metric, values[metric]) for metric in SHOWN)])
-    found[f"The {results['num_moving_clips']} clips that move most"] = moving
+        moving.append([name, *(_number(metric, values[metric]) for metric in SHOWN_METRICS)])
+    by_title[f"The {results['num_moving_clips']} clips that move most"] = moving
     tokens = results["tokens"]
-    other = [
+    rows = [
         ["", ""],
         ["tokens that repeat the frame before", f"{tokens['repetition']:.1%}"],
         ["dynamics codes in use", f"{tokens['usage']:.1%}"],
         ["perplexity of the dynamics codes", f"{tokens['perplexity']:.1f}"],
     ]
     ratios = results.get("wrong_over_right_actions_on_moving_clips", {})
-    other += [[f"squared error over that of the model, moving clips: {name}", f"{r:.2f}"] for name, r in ratios.items()]
-    found["Tokens and actions"] = other
+    rows += [[f"squared error over that of the model, moving clips: {name}", f"{r:.2f}"] for name, r in ratios.items()]
+    by_title["Tokens and actions"] = rows
     if "rewards" in results:
-        found["Rewards"] = _reward_table(results["rewards"])
-    return found
+        by_title["Rewards"] = _reward_table(results["rewards"])
+    return by_title
 
 
 def _best_table(results: Mapping[str, Any]) -> list[Row]:
     """The paper's numbers, by both ways of counting."""
     frechet = results.get("frechet", {})
-    rows: list[Row] = [["", *frechet, *(metric.upper() for metric in SHOWN)]]
+    rows: list[Row] = [["", *frechet, *(metric.upper() for metric in SHOWN_METRICS)]]
     for rule in (PREDICTED_ONLY, WITH_CONTEXT):
         best = results["best_of_samples"][rule]
         cells = [f"{distance[rule]:.2f}" for distance in frechet.values()]
-        for metric in SHOWN:
+        for metric in SHOWN_METRICS:
             value, low, high = (_number(metric, best[metric][key]) for key in ("value", "low", "high"))
             cells.append(f"{value} [{low}, {high}]")
         rows.append([rule, *cells])
@@ -83,7 +85,7 @@ def _number(metric: str, value: float) -> str:
     return f"{value:.2f}" if metric == "psnr" else f"{value:.4f}"
 
 
-def as_text(results: Mapping[str, Any]) -> str:
+def evaluation_as_text(results: Mapping[str, Any]) -> str:
     """All tables and gates, for a terminal."""
     parts = []
     for title, rows in tables(results).items():
@@ -94,31 +96,31 @@ def as_text(results: Mapping[str, Any]) -> str:
             if any(row)
         ]
         parts.append("\n".join([title, *(line.rstrip() for line in lines)]))
-    parts.append("\n".join(f"{'yes' if kept else 'NO '}  {name}" for name, kept in results["gates"].items()))
+    parts.append("\n".join(f"{'yes' if passes else 'NO '}  {gate}" for gate, passes in results["gates"].items()))
     return "\n\n".join(parts)
 
 
 def draw_curves(results: Mapping[str, Any], path: Path) -> None:
-    """Each metric by predicted frame, of each method."""
+    """Draw each metric by predicted frame, with a line for each method."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+    for axis, metric in zip(figure.subplots(1, len(SHOWN_METRICS)), SHOWN_METRICS, strict=True):
         for name, values in results["per_step"].items():
             axis.plot(range(1, len(values[metric]) + 1), values[metric], marker=".", label=name)
-        axis.set(title=ARROWS[metric], xlabel="predicted frame")
+        axis.set(title=LABELS[metric], xlabel="predicted frame")
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def write_report(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) -> None:
+def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) -> None:
     """Write curves.png and report.html.
 
     Args:
-        folder: of the evaluation.
-        results: as in results.json.
-        videos: names of files in its folder videos/.
+        folder: folder of the evaluation.
+        results: content of its results.json.
+        videos: names of the files in its folder videos/.
     """
     draw_curves(results, folder / CURVES_FILE)
     escape = html.escape
@@ -131,7 +133,7 @@ def write_report(folder: Path, results: Mapping[str, Any], videos: Sequence[str]
         f"Made by <code>{escape(results['command'])}</code>.</p>",
         "<ul>"
         + "".join(
-            f"<li>{'yes' if kept else '<b>no</b>'}: {escape(gate)}</li>" for gate, kept in results["gates"].items()
+            f"<li>{'yes' if passes else '<b>no</b>'}: {escape(gate)}</li>" for gate, passes in results["gates"].items()
         )
         + "</ul>",
         f'<img src="{CURVES_FILE}" alt="curves by predicted frame">',

@@ -1,4 +1,4 @@
-"""Which worlds visitors may play in, and those that are loaded."""
+"""Loaded worlds, and the rules for what visitors may load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class LoadingRules:
 
     @classmethod
     def from_environment(cls) -> LoadingRules:
-        """IVIDEOGPT_DEMO_CHECKPOINTS (ids, with commas between) and IVIDEOGPT_DEMO_MAX_MB; nothing local on a Space."""
+        """Rules from IVIDEOGPT_DEMO_CHECKPOINTS (ids, separated by commas) and IVIDEOGPT_DEMO_MAX_MB. On a Space,
+        nothing local may be loaded."""
         names = os.environ.get("IVIDEOGPT_DEMO_CHECKPOINTS", "")
         return cls(
             allowed=tuple(name.strip() for name in names.split(",") if name.strip()),
@@ -43,10 +44,10 @@ class LoadingRules:
         )
 
     def check(self, name: str) -> None:
-        """Refuse what may not be loaded, before anything is downloaded.
+        """Check that a world may be loaded, before anything is downloaded.
 
         Raises:
-            ValueError: with the reason.
+            ValueError: if it may not; says why.
         """
         if name == DEFAULT:
             return
@@ -72,7 +73,12 @@ def is_address(name: str) -> bool:
 
 
 class Worlds:
-    """Loaded worlds, the least recently used one forgotten first. Weights only: no visitor's things are here."""
+    """Loaded worlds. The least recently used one is forgotten first. Nothing here belongs to a visitor.
+
+    Args:
+        rules: rules for what may be loaded.
+        device: device of the worlds; None: a GPU if there is one.
+    """
 
     def __init__(self, rules: LoadingRules, device: str | None = None) -> None:
         self.rules = rules
@@ -81,10 +87,10 @@ class Worlds:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> World[Any]:
-        """Load one, or take it from those that are.
+        """Get a world by its name, and load it if necessary.
 
         Raises:
-            ValueError: if it may not be loaded, or is no checkpoint.
+            ValueError: if it may not be loaded, or there is no such checkpoint.
         """
         name = name.strip() or DEFAULT
         with self._lock:
