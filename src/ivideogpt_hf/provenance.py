@@ -15,6 +15,6 @@ def describe_command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def describe_versions(*more: str) -> dict[str, str]:
-    """Versions of the packages that results depend on, and of ``more``."""
-    return {name: version(name) for name in (*PACKAGES, *more)}
+def describe_versions(*packages: str) -> dict[str, str]:
+    """Versions of the packages that results depend on, and of ``packages``."""
+    return {name: version(name) for name in (*PACKAGES, *packages)}

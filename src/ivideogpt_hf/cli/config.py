@@ -47,9 +47,9 @@ def read_runs(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argp
     """
     command = subcommands(parser).get(argv[0]) if argv else None
     if command is None or command.get_default("takes_more"):
-        args, args.more = parser.parse_known_args(argv)
-        if args.more and command is None:
-            parser.error(f"unrecognized arguments: {' '.join(args.more)}")
+        args, args.unparsed = parser.parse_known_args(argv)
+        if args.unparsed and command is None:
+            parser.error(f"unrecognized arguments: {' '.join(args.unparsed)}")
         return [args]
     words = _in_kebab_case(command, argv[1:])
     line = _read_line(command, words)

@@ -33,7 +33,7 @@ def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> Non
 def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> tuple[Any, ...]:
     from ..training.arguments import parse
 
-    overrides = ["--help"] if args.options else args.more
+    overrides = ["--help"] if args.options else args.unparsed
     return parse(kinds, args.config, overrides, f"ivideogpt {command}")
 
 
