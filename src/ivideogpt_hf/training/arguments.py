@@ -230,7 +230,7 @@ class WorldModelArguments:
     )
 
     def __post_init__(self) -> None:
-        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        _require_vq_model(self.vq_model)
         require(
             (self.transformer is None) != (self.transformer_config is None),
             "give either transformer (a checkpoint to start from) or transformer_config (a new model)",
@@ -271,7 +271,7 @@ class TokenizeArguments:
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "output_dir is missing: where to write the tokens?")
-        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        _require_vq_model(self.vq_model)
         for name in ("num_passes", "batch_size"):
             require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("clips_per_pass", "validation_clips"):
@@ -283,6 +283,10 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with a message unless a condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def _require_vq_model(vq_model: str | None) -> None:
+    require(vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
 
 
 def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str], command: str) -> tuple[T, ...]:
