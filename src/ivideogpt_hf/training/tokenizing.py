@@ -43,6 +43,17 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     Raises:
         ValueError, OSError: if arguments, data or weights do not fit, the folder holds other tokens, or another process
             writes it.
+
+    Example:
+        The embedded checkpoint's VQ model makes the tokens.
+
+        >>> from ivideogpt_hf.data.clips.tokens import TokenDataset
+        >>> tokenize(
+        ...     TokenizeArguments(output_dir="my-tokens", vq_model="default", actions=True),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ... )
+        >>> len(TokenDataset("my-tokens", "train"))
+        9
     """
     accelerator = start_processes(settings.mixed_precision, settings.num_processes)
     with only_writer(accelerator, Path(settings.output_dir)):

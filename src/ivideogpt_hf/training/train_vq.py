@@ -56,6 +56,26 @@ def train_vq(
 
     Raises:
         ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
+
+    Example:
+        >>> from ivideogpt_hf import IVideoGPTVQModel
+        >>> train_vq(
+        ...     RunArguments(output_dir="my-vq", num_updates=2, tracker="none"),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ...     OptimizationArguments(batch_size=2, warmup_updates=0),
+        ...     VQArguments(
+        ...         vq_config={
+        ...             "resolution": 16,
+        ...             "block_out_channels": [32, 32],
+        ...             "layers_per_block": 1,
+        ...             "latent_channels": 8,
+        ...             "patch_size": 4,
+        ...         },
+        ...         perceptual_weight=0,  # LPIPS needs weights of its own
+        ...     ),
+        ... )
+        >>> IVideoGPTVQModel.from_pretrained("my-vq", subfolder="tokenizer").config.frame_size
+        (16, 16)
     """
     accelerator = start_run(run)
     with only_writer(accelerator, Path(run.output_dir)):

@@ -50,7 +50,29 @@ def train_world_model(
         Raises:
             ImportError: without peft, if adapters are asked for; names the extra.
             ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
-    @EXAMPLE@"""
+
+    Example:
+        The embedded checkpoint's VQ model makes the tokens; the transformer is a new one.
+
+        >>> from ivideogpt_hf import WorldModel
+        >>> train_world_model(
+        ...     RunArguments(output_dir="my-world", num_updates=2, tracker="none"),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ...     OptimizationArguments(batch_size=2, warmup_updates=0),
+        ...     WorldModelArguments(
+        ...         vq_model="default",
+        ...         transformer_config={
+        ...             "hidden_size": 32,
+        ...             "intermediate_size": 48,
+        ...             "num_hidden_layers": 2,
+        ...             "num_attention_heads": 4,
+        ...         },
+        ...         actions=True,
+        ...     ),
+        ... )
+        >>> WorldModel.from_pretrained("my-world").spec.action_dim
+        3
+    """
     if model.lora_rank:
         require_packages("peft", purpose="LoRA")
     accelerator = start_run(run)
