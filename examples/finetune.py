@@ -25,7 +25,7 @@ from ivideogpt_hf.training.train_world_model import train_world_model
 
 @torch.inference_mode()
 def measure(world, data, num_clips=8, num_samples=4):
-    """What a world model makes of held-out clips."""
+    """How well a world model predicts the first held-out clips: the mean over `num_samples` futures of each."""
     num_context, num_future = world.spec.num_context_frames, world.spec.max_future_frames
     segment = SegmentSpec(num_context + num_future, num_context)
     dataset = SegmentDataset(data, segment, actions=True, rewards=True)
@@ -54,7 +54,7 @@ def main():
     args = parser.parse_args()
     held_out = Source(args.data, split="test")
     world = WorldModel.default() if args.checkpoint == "default" else WorldModel.from_pretrained(args.checkpoint)
-    before = measure(world, held_out)
+    metrics_before = measure(world, held_out)
     num_context, num_future = world.spec.num_context_frames, world.spec.max_future_frames
     train_world_model(
         RunArguments(
@@ -74,10 +74,10 @@ def main():
             vq_model=args.checkpoint, transformer=args.checkpoint, actions=True, rewards=True, lora_rank=16
         ),
     )
-    after = measure(WorldModel.from_pretrained(args.output), held_out)
+    metrics_after = measure(WorldModel.from_pretrained(args.output), held_out)
     print(f"\n{'held-out clips':40s}{'before':>10s}{'after':>10s}")
-    for name, value in before.items():
-        print(f"{name:40s}{value:10.3f}{after[name]:10.3f}")
+    for name, value in metrics_before.items():
+        print(f"{name:40s}{value:10.3f}{metrics_after[name]:10.3f}")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from ivideogpt_hf.checkpoints.layout import TRANSFORMER_FOLDER
 from ivideogpt_hf.checkpoints.loading import load_processor, load_vq_model
 from ivideogpt_hf.training.arguments import parse
 from ivideogpt_hf.training.callbacks import Metrics
-from ivideogpt_hf.training.clips import load, training_clips
 from ivideogpt_hf.training.launch import start_run
 from ivideogpt_hf.training.loop import Loop, Phase
+from ivideogpt_hf.training.open_data import make_loader, open_clips
 from ivideogpt_hf.training.optimizers import make_optimizer, make_scheduler
 from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS, WorldModelLosses
 
@@ -30,7 +30,7 @@ def main(config: str, output: Path) -> None:
     run, data, optimization, model = parse(WORLD_MODEL_ARGUMENTS, config, [], "fsdp_program")
     accelerator = start_run(run)
     vq_model = load_vq_model(model.vq_model).requires_grad_(requires_grad=False)
-    clips = training_clips(data, vq_model.config.frame_size, run.seed, actions=model.actions, rewards=model.rewards)
+    clips = open_clips(data, vq_model.config.frame_size, run.seed, actions=model.actions, rewards=model.rewards)
     transformer = IVideoGPTForCausalLM.from_pretrained(
         Path(model.transformer) / TRANSFORMER_FOLDER, distributed_config=DistributedConfig(fsdp_size=2)
     ).train()
@@ -44,8 +44,8 @@ def main(config: str, output: Path) -> None:
     Loop(
         accelerator,
         phases=[Phase("transformer", transformer, accelerator.prepare(optimizer), scheduler, loss)],
-        loader=load(clips, optimization.batch_size // accelerator.num_processes, accelerator),
-        source_names=[source.name for source in clips.mixture.sources],
+        loader=make_loader(clips.training, optimization.batch_size // accelerator.num_processes, accelerator),
+        source_names=clips.source_names,
         num_updates=run.num_updates,
         max_grad_norm=optimization.max_grad_norm,
         output_dir=output,

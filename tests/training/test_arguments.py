@@ -1,12 +1,16 @@
 """What a yaml file and the command line set, and how they say what is wrong."""
 
+import ast
+import collections
 import dataclasses
+import inspect
 import re
 from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
+from ivideogpt_hf.training import arguments
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
@@ -288,3 +292,26 @@ def test_every_option_is_listed_in_one_spelling(command, capsys):
         for item in dataclasses.fields(kind):
             assert f"--{item.name.replace('_', '-')}" in listed
     assert not re.findall(r"--\w+_\w+", listed)
+
+
+def test_no_help_text_is_written_twice():
+    """What two commands can set is described once, in the source: otherwise one of the texts would be forgotten."""
+    tree = ast.parse(inspect.getsource(arguments))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "described"]
+    texts = [call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)]
+    assert len(texts) > 60
+    assert [text for text, count in collections.Counter(texts).items() if count > 1] == []
+
+
+def test_options_that_tokenize_shares_with_training_are_those_of_training():
+    shared = {
+        "vq_model": WorldModelArguments,
+        "repeat_last_context": WorldModelArguments,
+        "goal_conditioned": WorldModelArguments,
+        "mixed_precision": RunArguments,
+        "num_processes": RunArguments,
+    }
+    fields = {kind: {item.name: item for item in dataclasses.fields(kind)} for kind in MINIMAL}
+    for name, kind in shared.items():
+        ours, theirs = fields[TokenizeArguments][name], fields[kind][name]
+        assert (ours.metadata, ours.default, ours.type) == (theirs.metadata, theirs.default, theirs.type)

@@ -18,7 +18,7 @@ from ivideogpt_hf.cli.config import read_runs, subcommands
 from ivideogpt_hf.cli.main import build_parser
 from ivideogpt_hf.data.clips.mixture import load_mixture
 from ivideogpt_hf.training.arguments import parse
-from ivideogpt_hf.training.transformer import make_transformer
+from ivideogpt_hf.training.networks import make_transformer
 
 pytest.importorskip("accelerate")
 

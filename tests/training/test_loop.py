@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from ivideogpt_hf.training.arguments import DataArguments, VQArguments
-from ivideogpt_hf.training.clips import load, training_clips
 from ivideogpt_hf.training.loop import Callback, Loop, NonFiniteLossError, Phase
+from ivideogpt_hf.training.open_data import make_loader, open_clips
 from ivideogpt_hf.training.optimizers import make_scheduler
 from ivideogpt_hf.training.run_checkpoints import checkpoints_in, problem_of
 from ivideogpt_hf.training.train_vq import VQLosses
@@ -46,9 +46,9 @@ def make_loop(folder, tmp_path):
         model, optimizer = accelerator.prepare(model, optimizer)
         losses = VQLosses(VQArguments(vq_config={}, perceptual_weight=0.0), None, None, model)
         phase = Phase("vq", model, optimizer, scheduler, lambda *inputs: losses.generator(model, *inputs))
-        clips = training_clips(DataArguments(str(folder), num_frames=4, augmentation="none"), (16, 16), 0)
+        clips = open_clips(DataArguments(str(folder), num_frames=4, augmentation="none"), (16, 16), 0)
         defaults = {"num_updates": 3, "max_grad_norm": 1.0, "output_dir": tmp_path}
-        return Loop(accelerator, [phase], load(clips, 2, accelerator), ["arm"], **defaults | settings)
+        return Loop(accelerator, [phase], make_loader(clips.training, 2, accelerator), ["arm"], **defaults | settings)
 
     return make
 

@@ -8,12 +8,12 @@ from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.training.losses import (
     MAX_ADAPTIVE_WEIGHT,
     Discriminator,
-    absolute_error,
     adaptive_weight,
     hinge_loss,
     motion_weights,
     perceptual_loss,
-    squared_error,
+    weighted_absolute_error,
+    weighted_squared_error,
 )
 
 
@@ -48,7 +48,7 @@ def test_without_a_weight_all_pixels_count_alike():
 def test_absolute_error_is_a_weighted_mean():
     reconstruction, frames = clips(2, 3, 3, 4, 4), clips(2, 3, 3, 4, 4, seed=1)
     weights = clips(2, 1, 1, 4, 4, seed=2)
-    plain = absolute_error(reconstruction, frames, torch.ones(()))
+    plain = weighted_absolute_error(reconstruction, frames, torch.ones(()))
     torch.testing.assert_close(plain, nn.functional.l1_loss(reconstruction, frames))
     expected = sum(
         (reconstruction[b, t, c] - frames[b, t, c]).abs().mul(weights[b, 0, 0]).mean()
@@ -56,16 +56,16 @@ def test_absolute_error_is_a_weighted_mean():
         for t in range(3)
         for c in range(3)
     )
-    torch.testing.assert_close(absolute_error(reconstruction, frames, weights), expected / 18)
+    torch.testing.assert_close(weighted_absolute_error(reconstruction, frames, weights), expected / 18)
 
 
 def test_squared_error_is_a_weighted_mean():
     reconstruction, frames = clips(2, 3, 3, 4, 4), clips(2, 3, 3, 4, 4, seed=1)
-    plain = squared_error(reconstruction, frames, torch.ones(()))
+    plain = weighted_squared_error(reconstruction, frames, torch.ones(()))
     torch.testing.assert_close(plain, nn.functional.mse_loss(reconstruction, frames))
     halves = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1, 1)
     first = nn.functional.mse_loss(reconstruction[0], frames[0])
-    torch.testing.assert_close(squared_error(reconstruction, frames, halves), first)
+    torch.testing.assert_close(weighted_squared_error(reconstruction, frames, halves), first)
 
 
 def test_perceptual_loss_is_the_mean_over_context_plus_the_mean_over_future(lpips):

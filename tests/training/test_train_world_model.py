@@ -16,9 +16,10 @@ from ivideogpt_hf.training.arguments import (
     TokenizeArguments,
     WorldModelArguments,
 )
+from ivideogpt_hf.training.export import merge_adapters
+from ivideogpt_hf.training.networks import add_lora, make_transformer
 from ivideogpt_hf.training.tokenizing import tokenize
 from ivideogpt_hf.training.train_world_model import WorldModelLosses, train_world_model
-from ivideogpt_hf.training.transformer import add_lora, make_transformer, merged
 from tests.conftest import build_transformer, build_vq_model, build_world, hide_package, random_frames
 from tests.data.files import make_dataset
 from tests.training.conftest import run
@@ -281,7 +282,7 @@ def test_adapters_are_merged_and_saved_with_the_action_input(folder, checkpoints
     whole = WorldModel.from_pretrained(tmp_path / "out").transformer
     assert not whole.action_linear.weight.equal(before.action_linear.weight)
     assert whole.model.embed_tokens.weight.equal(before.model.embed_tokens.weight)
-    adapted = merged(peft.PeftModel.from_pretrained(copy.deepcopy(before), tmp_path / "out/adapter"))
+    adapted = merge_adapters(peft.PeftModel.from_pretrained(copy.deepcopy(before), tmp_path / "out/adapter"))
     tokens = torch.randint(0, 24, (1, LAYOUT.prompt_length))
     torch.testing.assert_close(adapted(tokens).logits, whole.eval()(tokens).logits)
 

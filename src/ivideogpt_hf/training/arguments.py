@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -31,34 +31,49 @@ def described(text: str, *, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def same_as(kind: type, name: str) -> Any:
+    """A field with the help text and the default of another dataclass's field.
+
+    A base class would put the fields of both classes into another order, in which their options are listed.
+    """
+    (other,) = [item for item in fields(kind) if item.name == name]
+    return described(other.metadata["help"], default=other.default)
+
+
 @dataclass
 class RunArguments:
     """Where a training runs, what it writes, and when."""
 
     output_dir: str = described("folder for checkpoints, metrics and the finished model", default="")
-    num_updates: int = described("optimiser updates in all", default=0)
-    resume: str | None = described("'latest', or a folder of the output's checkpoints/, to go on from", default=None)
-    seed: int = described("of weights, data order and dropout", default=0)
+    num_updates: int = described("number of optimiser updates", default=0)
+    resume: str | None = described(
+        "checkpoint to go on from: 'latest', or a folder of the output's checkpoints/", default=None
+    )
+    seed: int = described("seed of weights, data order and dropout", default=0)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = described(
-        "by default what the Accelerate config says", default=None
+        "precision of the arithmetic; null: what the Accelerate config says", default=None
     )
     compile: bool = described("torch.compile the model", default=False)
     gradient_checkpointing: bool = described(
         "compute activations again in the backward pass to save memory", default=False
     )
-    num_processes: int | None = described("refuse to start with any other number of processes", default=None)
+    num_processes: int | None = described(
+        "number of processes that must run; with any other, refuse to start", default=None
+    )
     log_every: int = described("updates between two entries of the metrics", default=50)
     validate_every: int = described("updates between two validations; 0: never", default=500)
-    num_validation_batches: int = described("batches in a validation", default=8)
+    num_validation_batches: int = described("number of batches in a validation", default=8)
     sample_every: int = described("updates between two sample videos; 0: never", default=0)
     save_every: int = described("updates between two checkpoints; the last one is always written", default=500)
-    keep_checkpoints: int = described("how many of the last checkpoints stay; the best stays as well", default=2)
+    keep_checkpoints: int = described("number of the last checkpoints to keep; the best one is kept as well", default=2)
     tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
-        "where metrics go beside the file", default="trackio"
+        "tracker that gets the metrics, which are in a file as well", default="trackio"
     )
-    run_name: str | None = described("of the run in the tracker; the output folder's name by default", default=None)
+    run_name: str | None = described(
+        "name of the run in the tracker; null: the name of the output folder", default=None
+    )
     push_to_hub: str | None = described(
-        "repository on the Hub that checkpoints are uploaded to, as they come", default=None
+        "repository on the Hub that gets every checkpoint, during the training", default=None
     )
     hub_private: bool = described("make that repository private", default=False)
 
@@ -77,14 +92,14 @@ class DataArguments:
     """Clips, as `ivideogpt_hf.data.clips.loader.load_clips` takes them."""
 
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
-    data_root: str | None = described("where the paths in a mixture's yaml begin", default=None)
+    data_root: str | None = described("folder in which the paths of a mixture's yaml begin", default=None)
     validation_split: str | None = described(
         "split of every source to validate on; null: no validation", default="test"
     )
     num_frames: int = described("frames of a clip", default=16)
-    num_context_frames: int = described("how many of them are context", default=2)
+    num_context_frames: int = described("context frames of a clip, which are its first ones", default=2)
     augmentation: Literal["none", "weak", "strong"] = described(
-        "crop and colour change, one draw per clip", default="weak"
+        "strength of the change of crop and colour, which is drawn once per clip", default="weak"
     )
     crop_to_aspect: bool = described(
         "without augmentation, cut to the frame size's aspect before resizing", default=False
@@ -93,7 +108,7 @@ class DataArguments:
         "what happens to episodes shorter than a clip", default="shrink"
     )
     streaming: bool = described("read Parquet as needed instead of memory-mapping all of it", default=False)
-    num_workers: int = described("processes that prepare clips", default=0)
+    num_workers: int = described("number of processes that prepare clips", default=0)
 
     def __post_init__(self) -> None:
         check_clip(self.num_frames, self.num_context_frames)
@@ -106,13 +121,13 @@ class OptimizationArguments:
 
     batch_size: int = described("clips of one update, over all processes", default=16)
     micro_batch_size: int | None = described(
-        "clips that one process takes at a time; by default its whole share", default=None
+        "clips that one process takes at a time; null: all of its share", default=None
     )
-    learning_rate: float = described("after warm-up", default=1e-4)
-    schedule: Literal["constant", "cosine"] = described("of the learning rate after warm-up", default="constant")
-    warmup_updates: int = described("over which the rate rises linearly", default=500)
-    weight_decay: float = described("of AdamW; not on biases, norms and embeddings", default=0.0)
-    max_grad_norm: float = described("to which the gradient is clipped", default=1.0)
+    learning_rate: float = described("learning rate after warm-up", default=1e-4)
+    schedule: Literal["constant", "cosine"] = described("course of the learning rate after warm-up", default="constant")
+    warmup_updates: int = described("number of updates over which the learning rate rises linearly", default=500)
+    weight_decay: float = described("weight decay of AdamW; not on biases, norms and embeddings", default=0.0)
+    max_grad_norm: float = described("norm to which the gradient is clipped", default=1.0)
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, f"batch_size must be at least 1, got {self.batch_size}")
@@ -134,22 +149,24 @@ class VQArguments:
     vq_config: Settings | None = described(  # noqa: RUF009
         "fields of IVideoGPTVQConfig, for a new model", default=None
     )
-    horizon: int | None = described("choose future frames at random within so many strides", default=None)
-    commitment_weight: float = described("of both commitment losses", default=1.0)
-    perceptual_weight: float = described("of LPIPS; 0: without", default=1.0)
+    horizon: int | None = described(
+        "strides within which future frames are chosen at random; null: consecutive frames", default=None
+    )
+    commitment_weight: float = described("weight of both commitment losses", default=1.0)
+    perceptual_weight: float = described("weight of LPIPS; 0: without it", default=1.0)
     perceptual_frames: int | None = described(
-        "frames of a clip that LPIPS looks at, at random; null: all", default=None
+        "number of frames of a clip that LPIPS looks at, chosen at random; null: all", default=None
     )
     lpips_weights: str | None = described(
-        "file, or owner/name/file.safetensors on the Hub; see the README", default=None
+        "weights of LPIPS: a file, or owner/name/file.safetensors on the Hub; see the README", default=None
     )
-    motion_weight: float = described("how much more pixels count that change within the clip", default=0.0)
+    motion_weight: float = described("extra weight of pixels that change within the clip", default=0.0)
     squared_weight: float = described(
-        "of the squared error, beside the absolute one: small things are learnt sooner", default=0.0
+        "weight of the squared error, beside the absolute one; small things are learnt sooner", default=0.0
     )
-    adversarial_weight: float = described("of the adversarial loss, times the adaptive weight", default=0.8)
+    adversarial_weight: float = described("weight of the adversarial loss, times the adaptive weight", default=0.8)
     adversarial_start: int | None = described("update from which there is a discriminator; null: never", default=None)
-    discriminator_learning_rate: float = described("of its own AdamW", default=1e-4)
+    discriminator_learning_rate: float = described("learning rate of the discriminator", default=1e-4)
     freeze_codebooks: bool = described("train everything but the codes", default=False)
     restart_dead_codes: int = described("updates between restarts of codes that were not used; 0: never", default=0)
     restart_until: float = described(
@@ -183,7 +200,7 @@ class WorldModelArguments:
 
     vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
     repeat_last_context: bool | None = described(
-        "let it code the last context frame twice, see TokenLayout; null: as it does", default=None
+        "code the last context frame twice, see TokenLayout; null: as the checkpoint says", default=None
     )
     transformer: str | None = described("folder or Hub id of a checkpoint to start from", default=None)
     transformer_config: Settings | None = described(  # noqa: RUF009
@@ -192,24 +209,28 @@ class WorldModelArguments:
     tokens: str | None = described("folder that `ivideogpt tokenize` wrote, in place of data", default=None)
     actions: bool = described("condition on actions", default=False)
     action_conditioning: Literal["add", "scale_shift"] | None = described(
-        "how; null: as the checkpoint to start from, else 'add'", default=None
+        "how actions enter; null: as in the checkpoint to start from, else 'add'", default=None
     )
     rewards: bool = described("predict rewards", default=False)
-    reward_transform: Literal["symlog", "identity"] = described("of the reward head's target", default="symlog")
-    reward_weight: float = described("of the reward head's mean squared error", default=1.0)
+    reward_transform: Literal["symlog", "identity"] = described(
+        "transform of the reward head's target", default="symlog"
+    )
+    reward_weight: float = described("weight of the reward head's mean squared error", default=1.0)
     reconstruct_actions: bool = described("predict the actions too", default=False)
-    action_reconstruction_weight: float = described("of that mean squared error", default=1.0)
+    action_reconstruction_weight: float = described("weight of the predicted actions' mean squared error", default=1.0)
     goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
-    attention_dropout: float | None = described("in training; null: as the config says", default=None)
+    attention_dropout: float | None = described(
+        "dropout of attention in training; null: as the config says", default=None
+    )
     token_noise: float = described("share of input tokens replaced by others, as a rollout's errors will", default=0.0)
     lora_rank: int = described("rank of LoRA adapters on all linear layers; 0: train all weights", default=0)
-    lora_alpha: float | None = described("their scale; twice the rank by default", default=None)
+    lora_alpha: float | None = described("scale of the LoRA adapters; null: twice the rank", default=None)
     sample_frames: int | None = described(
-        "future frames of the sample videos; as many as trained by default", default=None
+        "future frames of the sample videos; null: as many as in a clip", default=None
     )
 
     def __post_init__(self) -> None:
-        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        _require_vq_model(self.vq_model)
         require(
             (self.transformer is None) != (self.transformer_config is None),
             "give either transformer (a checkpoint to start from) or transformer_config (a new model)",
@@ -228,27 +249,29 @@ class WorldModelArguments:
 
 @dataclass
 class TokenizeArguments:
-    """What `ivideogpt tokenize` writes."""
+    """What `ivideogpt tokenize` writes. Options that a training has too are told there."""
 
-    output_dir: str = described("folder to write", default="")
-    vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
-    repeat_last_context: bool | None = described(
-        "let it code the last context frame twice, see TokenLayout; null: as it does", default=None
+    output_dir: str = described("folder for the tokens", default="")
+    vq_model: str | None = same_as(WorldModelArguments, "vq_model")
+    repeat_last_context: bool | None = same_as(WorldModelArguments, "repeat_last_context")
+    num_passes: int = described(
+        "number of passes over the data; with augmentation each sees other crops and colours", default=1
     )
-    num_passes: int = described("passes over the data; with augmentation each sees other crops and colours", default=1)
     clips_per_pass: int | None = described("clips of a pass, drawn without replacement; null: every clip", default=None)
-    validation_clips: int | None = described("clips of the validation split, likewise", default=None)
+    validation_clips: int | None = described(
+        "clips of the validation split, drawn without replacement; null: every clip", default=None
+    )
     batch_size: int = described("clips coded at a time by one process", default=16)
     actions: bool = described("keep actions", default=False)
     rewards: bool = described("keep rewards", default=False)
-    goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = described("as in training", default=None)
-    num_processes: int | None = described("refuse to start with any other number of processes", default=None)
-    seed: int = described("of the order of clips and of the augmentation", default=0)
+    goal_conditioned: bool = same_as(WorldModelArguments, "goal_conditioned")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = same_as(RunArguments, "mixed_precision")
+    num_processes: int | None = same_as(RunArguments, "num_processes")
+    seed: int = described("seed of the order of clips and of the augmentation", default=0)
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "output_dir is missing: where to write the tokens?")
-        require(self.vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+        _require_vq_model(self.vq_model)
         for name in ("num_passes", "batch_size"):
             require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("clips_per_pass", "validation_clips"):
@@ -262,14 +285,22 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_vq_model(vq_model: str | None) -> None:
+    require(vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+
+
 def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str], command: str) -> tuple[T, ...]:
     """Fill dataclasses from a yaml file and from what the command line says, which wins.
 
     Args:
-        kinds: the dataclasses, whose fields have different names.
-        config: the yaml file, or None.
-        overrides: such as ``["--learning-rate", "1e-4", "--compile", "false", "--micro-batch-size", "null"]``.
-        command: name to show in the help.
+        kinds: dataclasses to fill, whose fields have different names.
+        config: path of the yaml file; None: no file.
+        overrides: options of the command line, such as ``["--learning-rate", "1e-4", "--compile", "false"]``; the value
+            ``"null"`` stands for None.
+        command: name of the command, for its help.
+
+    Returns:
+        The filled dataclasses, in the order of ``kinds``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -291,17 +322,17 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         else:
             options.append(option)
     parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
-    for action in parser._actions:  # both spellings are read, one is shown
+    for action in parser._actions:  # the help shows one of the spellings that are read
         action.option_strings = [option for option in action.option_strings if "_" not in option]
-    from_file: list[str] = []
+    file_options: list[str] = []
     for key, value in settings.items():
         if value is not None:
-            from_file.append(f"--{key}={_as_text(value, types[key])}")
+            file_options.append(f"--{key}={_as_text(value, types[key])}")
             continue
         require(key in types and type(None) in get_args(types[key]), f"{key} cannot be null")
         parser.set_defaults(**{key: None})
     try:
-        return parser.parse_args_into_dataclasses([*from_file, *options], look_for_args_file=False)
+        return parser.parse_args_into_dataclasses([*file_options, *options], look_for_args_file=False)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
 

@@ -30,7 +30,12 @@ CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
 
 
 def is_due(loop: Loop, every: int) -> bool:
-    """Whether something that happens every so many updates happens after this one, or the run ends with it."""
+    """Whether something is due after this update: its turn has come, or the run ends.
+
+    Args:
+        loop: loop that has just done an update.
+        every: number of updates between two turns.
+    """
     return loop.update % every == 0 or loop.update == loop.num_updates
 
 
@@ -39,9 +44,9 @@ class Metrics(Callback):
     """Means of the metrics since the last entry, over all processes: to a JSON-lines file, the trackers and the bar.
 
     Attributes:
-        accelerator: the processes, over which means are taken.
-        every: updates between two entries.
-        batch_size: clips of an update, over all processes.
+        accelerator: processes over which means are taken.
+        every: number of updates between two entries.
+        batch_size: number of clips of an update, over all processes.
     """
 
     accelerator: Accelerator
@@ -49,7 +54,7 @@ class Metrics(Callback):
     batch_size: int
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
-    _since: float = 0.0
+    _start_time: float = 0.0
     _updates: int = 0
     _bar: tqdm | None = None
 
@@ -63,7 +68,7 @@ class Metrics(Callback):
             smoothing=0.05,
             disable=not loop.accelerator.is_main_process,
         )
-        self._since = time.perf_counter()
+        self._start_time = time.perf_counter()
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         self._bar.update()
@@ -89,14 +94,14 @@ class Metrics(Callback):
         names = sorted(self._sums)
         means = torch.stack([self._sums[name] / self._counts[name] for name in names])
         means = loop.accelerator.reduce(means, "mean").tolist()
-        seconds = time.perf_counter() - self._since
+        seconds = time.perf_counter() - self._start_time
         entry = dict(zip(names, means, strict=True))
         entry |= {"clips_per_second": self._updates * self.batch_size / seconds, "epoch": loop.loader.epoch}
         if loop.accelerator.device.type == "cuda":
             entry["max_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         write_entry(loop, entry)
         self._bar.set_postfix({"loss": f"{entry['loss']:.4f}", "clips/s": f"{entry['clips_per_second']:.1f}"})
-        self._sums, self._counts, self._updates, self._since = {}, {}, 0, time.perf_counter()
+        self._sums, self._counts, self._updates, self._start_time = {}, {}, 0, time.perf_counter()
 
     def close(self) -> None:
         if self._bar is not None:
@@ -112,7 +117,12 @@ def write_entry(loop: Loop, entry: dict[str, float]) -> None:
 
 
 def drop_entries_after(file: Path, update: int) -> None:
-    """Remove what a run wrote after the checkpoint from which it now goes on."""
+    """Remove the entries that a run wrote after the checkpoint from which it now goes on.
+
+    Args:
+        file: metrics file, which need not exist.
+        update: number of updates of that checkpoint.
+    """
     if not file.exists():
         return
     lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
@@ -121,11 +131,11 @@ def drop_entries_after(file: Path, update: int) -> None:
 
 @dataclass
 class Validation(Callback):
-    """Measures on held-out clips; among what it gives is "validation/loss".
+    """Measures on held-out clips; its entry holds "validation/loss".
 
     Attributes:
-        every: updates between two validations.
-        measure: gives means over this process's share of the validation clips.
+        every: number of updates between two validations.
+        measure: function that gives means over this process's share of the validation clips, among them "loss".
     """
 
     every: int
@@ -134,9 +144,9 @@ class Validation(Callback):
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if not is_due(loop, self.every):
             return
-        measured = self.measure()
-        names = sorted(measured)
-        values = torch.stack([measured[name].float().to(loop.accelerator.device) for name in names])
+        means = self.measure()
+        names = sorted(means)
+        values = torch.stack([means[name].float().to(loop.accelerator.device) for name in names])
         values = loop.accelerator.reduce(values, "mean").tolist()
         loop.validation = {f"validation/{name}": value for name, value in zip(names, values, strict=True)}
         write_entry(loop, loop.validation)
@@ -144,11 +154,11 @@ class Validation(Callback):
 
 @dataclass
 class Samples(Callback):
-    """Writes a moving picture of held-out clips beside what the model makes of them.
+    """Writes sample videos.
 
     Attributes:
-        every: updates between two of them.
-        draw: gives frames (T, 3, H, W) uint8 on the main process; called on every process.
+        every: number of updates between two videos.
+        draw: function that gives frames (T, 3, H, W) uint8 on the main process; called on every process.
     """
 
     every: int
@@ -168,47 +178,47 @@ class Checkpoints(Callback):
     """Saves what is needed to go on, and the best model.
 
     Attributes:
-        every: updates between two checkpoints; there is one at the end and after a signal, too.
-        num_kept: how many of the last ones stay.
-        export: writes the model to a folder; called on every process.
+        every: number of updates between two checkpoints. There is one at the end and after a signal, too.
+        max_checkpoints: number of the last checkpoints to keep.
+        export: function that writes the model to a folder; called on every process.
     """
 
     every: int
-    num_kept: int
+    max_checkpoints: int
     export: Callable[[Path], None]
-    _best: float = float("inf")
+    _lowest_loss: float = float("inf")
 
     def on_start(self, loop: Loop) -> None:
         if loop.accelerator.is_main_process:
             recover_folder(loop.output_dir / BEST)
         loop.accelerator.wait_for_everyone()
-        entries = loop.output_dir / BEST / "validation.json"
-        if entries.is_file():
-            best = json.loads(entries.read_text(encoding="utf-8"))
-            if best["update"] <= loop.update:
-                self._best = best["validation/loss"]
+        file = loop.output_dir / BEST / "validation.json"
+        if file.is_file():
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            if entry["update"] <= loop.update:
+                self._lowest_loss = entry["validation/loss"]
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
-        if loop.validation and loop.validation["validation/loss"] < self._best:
-            self._best = loop.validation["validation/loss"]
+        if loop.validation and loop.validation["validation/loss"] < self._lowest_loss:
+            self._lowest_loss = loop.validation["validation/loss"]
             self._export_best(loop)
         if is_due(loop, self.every) or loop.interrupted:
             folder = loop.output_dir / CHECKPOINTS
             state = loop.state_dict() | {"validation_loss": loop.validation.get("validation/loss")}
             run_checkpoints.save(loop.accelerator, folder, loop.update, state)
             if loop.accelerator.is_main_process:
-                run_checkpoints.rotate(folder, self.num_kept)
+                run_checkpoints.rotate(folder, self.max_checkpoints)
 
     def _export_best(self, loop: Loop) -> None:
-        aside, target = loop.output_dir / f"{BEST}{PARTIAL}", loop.output_dir / BEST
+        partial_folder, target = loop.output_dir / f"{BEST}{PARTIAL}", loop.output_dir / BEST
         if loop.accelerator.is_main_process:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(partial_folder, ignore_errors=True)
         loop.accelerator.wait_for_everyone()
-        self.export(aside)
+        self.export(partial_folder)
         if loop.accelerator.is_main_process:
             entry = {"update": loop.update} | loop.validation
-            (aside / "validation.json").write_text(as_json(entry), encoding="utf-8")
-            replace_folder(target, aside)
+            (partial_folder / "validation.json").write_text(as_json(entry), encoding="utf-8")
+            replace_folder(target, partial_folder)
         loop.accelerator.wait_for_everyone()
 
 
@@ -217,10 +227,10 @@ class Uploads(Callback):
     """Uploads the model to the Hub with every checkpoint, in the background; a failed upload does not stop a training.
 
     Attributes:
-        every: updates between two uploads.
-        repo_id: where to.
+        every: number of updates between two uploads.
+        repo_id: id of the repository on the Hub.
         private: whether a new repository is private.
-        export: see `Checkpoints`.
+        export: function that writes the model to a folder; called on every process.
     """
 
     every: int
@@ -230,7 +240,11 @@ class Uploads(Callback):
     _pending: Future | None = None
 
     def on_start(self, loop: Loop) -> None:
-        """Create the repository now: a wrong name or token is told before the training, not after it."""
+        """Create the repository now, so that a wrong name or token shows before the training and not after it.
+
+        Raises:
+            OSError: if the repository cannot be created.
+        """
         if not loop.accelerator.is_main_process:
             return
         try:

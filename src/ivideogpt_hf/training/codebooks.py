@@ -27,13 +27,13 @@ class Codebooks(Callback):
     """Counts which codes are used, reports it, and restarts those that are not.
 
     Attributes:
-        accelerator: the processes, whose counts are added.
-        model: the bare model.
-        optimizer: whose momentum of a restarted code is forgotten.
-        seed: of the vectors that unused codes are moved to.
-        log_every: updates between two reports.
-        restart_every: updates between two restarts; 0: never.
-        restart_until: update after which none restarts.
+        accelerator: processes whose counts are added.
+        model: VQ model before Accelerate distributed it.
+        optimizer: optimiser of the model, which forgets the momentum of a restarted code.
+        seed: seed of the choice of vectors that unused codes are moved to.
+        log_every: number of updates between two reports.
+        restart_every: number of updates between two restarts; 0: never.
+        restart_until: update after which no code restarts.
     """
 
     accelerator: Accelerator
@@ -43,25 +43,30 @@ class Codebooks(Callback):
     log_every: int
     restart_every: int
     restart_until: int
-    _logged: dict[str, Tensor] = field(default_factory=dict)
-    _used: dict[str, Tensor] = field(default_factory=dict)
+    _counts_since_report: dict[str, Tensor] = field(default_factory=dict)
+    _counts_since_restart: dict[str, Tensor] = field(default_factory=dict)
     _latents: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._books = {"context": self.model.quantize, "dynamics": self.model.dynamics_quantize}
-        for counts in (self._logged, self._used):
+        for counts in (self._counts_since_report, self._counts_since_restart):
             counts.update({name: torch.zeros(len(book.embedding.weight)) for name, book in self._books.items()})
 
     def record(self, output: IVideoGPTVQOutput, update: int) -> None:
-        """Count the codes of a training batch, or a part of it, after so many updates."""
+        """Count the codes of a training batch, or of a part of it.
+
+        Args:
+            output: output of the model for the batch.
+            update: number of updates done before this one.
+        """
         if self._is_due(update + 1):
             batch_size = len(output.context_tokens)
             for name, latents in (("context", output.context_latents), ("dynamics", output.future_latents)):
                 self._latents.setdefault(name, []).append(latents.detach().float().unflatten(0, (batch_size, -1)))
         for name, codes in (("context", output.context_tokens), ("dynamics", output.future_tokens)):
-            counts = codes.flatten().bincount(minlength=len(self._used[name])).to("cpu", torch.float32)
-            self._used[name] += counts
-            self._logged[name] += counts
+            counts = codes.flatten().bincount(minlength=len(self._counts_since_restart[name])).to("cpu", torch.float32)
+            self._counts_since_restart[name] += counts
+            self._counts_since_report[name] += counts
 
     def _is_due(self, update: int) -> bool:
         return bool(self.restart_every) and update % self.restart_every == 0 and update <= self.restart_until
@@ -76,35 +81,35 @@ class Codebooks(Callback):
 
     def _report(self, loop: Loop) -> None:
         entry = {}
-        for name, counts in self._logged.items():
+        for name, counts in self._counts_since_report.items():
             counts = self._over_processes(counts)
-            used = int((counts > 0).sum())
-            entry[f"codebook/{name}_usage"] = used / len(counts)
+            num_used = int((counts > 0).sum())
+            entry[f"codebook/{name}_usage"] = num_used / len(counts)
             entry[f"codebook/{name}_perplexity"] = perplexity(counts)
-            entry[f"codebook/{name}_dead"] = len(counts) - used
-            if used < max(2, COLLAPSED_SHARE * len(counts)):
+            entry[f"codebook/{name}_dead"] = len(counts) - num_used
+            if num_used < max(2, COLLAPSED_SHARE * len(counts)):
                 logger.warning(
-                    f"the {name} codebook has collapsed: {used} of {len(counts)} codes were used since the last entry; "
-                    f"set restart_dead_codes, or take a smaller codebook"
+                    f"the {name} codebook has collapsed: {num_used} of {len(counts)} codes were used since the last "
+                    f"entry; set restart_dead_codes, or take a smaller codebook"
                 )
-            self._logged[name].zero_()
+            self._counts_since_report[name].zero_()
         write_entry(loop, entry)
 
     @torch.no_grad()
     def _restart(self, name: str, update: int) -> None:
         """Move each unused code onto a vector that the encoder just made, the same on any number of processes."""
         weight = self._books[name].embedding.weight
-        unused = torch.nonzero(self._over_processes(self._used[name]) == 0)[:, 0].to(weight.device)
-        self._used[name].zero_()
+        indices = torch.nonzero(self._over_processes(self._counts_since_restart[name]) == 0)[:, 0].to(weight.device)
+        self._counts_since_restart[name].zero_()
         # Clip i of a batch is clip i // processes of process i % processes: this puts them back in order.
         clips = self.accelerator.gather(torch.cat(self._latents[name]).contiguous())
         vectors = clips.unflatten(0, (self.accelerator.num_processes, -1)).transpose(0, 1).flatten(0, -2)
         generator = torch.Generator().manual_seed(hash_seed("restart", self.seed, update, name) % 2**63)
-        chosen = torch.randint(len(vectors), (len(unused),), generator=generator)
-        weight[unused] = vectors[chosen.to(vectors.device)].to(weight.dtype)
+        choice = torch.randint(len(vectors), (len(indices),), generator=generator)
+        weight[indices] = vectors[choice.to(vectors.device)].to(weight.dtype)
         for value in self.optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                value[unused] = 0
+                value[indices] = 0
 
     def _over_processes(self, counts: Tensor) -> Tensor:
         return self.accelerator.reduce(counts.to(self.accelerator.device), "sum").cpu()
@@ -112,10 +117,13 @@ class Codebooks(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             kind: {name: self._over_processes(values).tolist() for name, values in counts.items()}
-            for kind, counts in (("logged", self._logged), ("used", self._used))
+            for kind, counts in (("logged", self._counts_since_report), ("used", self._counts_since_restart))
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:  # the saved counts are those of all processes together
-            for counts, saved in ((self._logged, state["logged"]), (self._used, state["used"])):
-                counts.update({name: torch.tensor(values) for name, values in saved.items()})
+            for counts, values_by_name in (
+                (self._counts_since_report, state["logged"]),
+                (self._counts_since_restart, state["used"]),
+            ):
+                counts.update({name: torch.tensor(values) for name, values in values_by_name.items()})

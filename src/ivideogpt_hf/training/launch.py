@@ -18,24 +18,36 @@ from ..run_folder import lock
 from .arguments import RunArguments
 
 
-def start_processes(mixed_precision: str | None, num_processes: int | None, **options: Any) -> Accelerator:
+def start_processes(
+    mixed_precision: str | None,
+    num_processes: int | None,
+    *,
+    tracker: str | None = None,
+    project_dir: str | None = None,
+) -> Accelerator:
     """Join the other processes of a run.
 
-    Launchers can fall back to single processes without a word: each of them would train on all clips and overwrite the
+    Launchers can fall back to single processes without a word. Each of them would train on all clips and overwrite the
     others' files.
+
+    Args:
+        mixed_precision: precision of the arithmetic; None: what the Accelerate config says.
+        num_processes: number of processes that must run; None: as many as do.
+        tracker: name of the tracker that gets the metrics; None: no tracker.
+        project_dir: folder of a tracker that writes files.
 
     Raises:
         ValueError: if there are not as many processes as the launcher or the configuration says.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision, **options)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        # torch has joined them even so, through a store in the first: it must not end while another one still joins.
+    accelerator = Accelerator(mixed_precision=mixed_precision, log_with=tracker, project_dir=project_dir)
+    num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != num_launched:
+        # torch has joined the processes nevertheless, through a store in the first one, which must outlive the joining.
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         raise ValueError(
-            f"{launched} processes were launched (WORLD_SIZE), but each trains alone: on a CPU, set the environment "
-            f"variable ACCELERATE_USE_CPU=true for torchrun or `accelerate launch --multi_gpu`"
+            f"{num_launched} processes were launched (WORLD_SIZE), but each trains alone: on a CPU, set the "
+            f"environment variable ACCELERATE_USE_CPU=true for torchrun or `accelerate launch --multi_gpu`"
         )
     if num_processes is not None and accelerator.num_processes != num_processes:
         raise ValueError(
@@ -50,39 +62,49 @@ def start_processes(mixed_precision: str | None, num_processes: int | None, **op
 def only_writer(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     """Let the processes of this run write a folder, and no other run at the same time.
 
+    Args:
+        accelerator: processes of this run.
+        folder: folder to write.
+
     Raises:
         OSError: on every process, if another run writes the folder, or it cannot be written.
     """
     with ExitStack() as stack:
-        answer = [None]
+        message = [None]
         if accelerator.is_main_process:
             try:
                 stack.enter_context(lock(folder))
             except OSError as error:
-                answer[0] = str(error)
-        broadcast_object_list(answer)
-        if answer[0] is not None:
-            raise OSError(answer[0])
+                message[0] = str(error)
+        broadcast_object_list(message)
+        if message[0] is not None:
+            raise OSError(message[0])
         yield
 
 
 def start_run(run: RunArguments) -> Accelerator:
-    """`start_processes` with the trackers of a run, and every random generator seeded by process."""
-    tracker = [] if run.tracker == "none" else [run.tracker]
-    if tracker and find_spec(run.tracker) is None:
-        raise ImportError(f"tracker {run.tracker} is not installed: pip install {run.tracker}, or set tracker to none")
-    accelerator = start_processes(
-        run.mixed_precision,
-        run.num_processes,
-        log_with=tracker or None,
-        project_dir=run.output_dir,
-    )
+    """`start_processes` with the tracker of a run, and every random generator seeded by process.
+
+    Raises:
+        ImportError: if the tracker is not installed.
+        ValueError: see `start_processes`.
+    """
+    tracker = None if run.tracker == "none" else run.tracker
+    if tracker is not None and find_spec(tracker) is None:
+        raise ImportError(f"tracker {tracker} is not installed: pip install {tracker}, or set tracker to none")
+    accelerator = start_processes(run.mixed_precision, run.num_processes, tracker=tracker, project_dir=run.output_dir)
     set_seed(run.seed, device_specific=True)
     return accelerator
 
 
 def start_trackers(accelerator: Accelerator, run: RunArguments, configuration: dict[str, Any]) -> None:
-    """Open the tracker, or go on in the run of the same output folder."""
+    """Open the tracker, or go on in the tracker's run of the same output folder.
+
+    Args:
+        accelerator: processes of the run.
+        run: settings of the run, which name the tracker.
+        configuration: arguments of the training, for the tracker to show.
+    """
     name = run.run_name or Path(run.output_dir).resolve().name
     identity = hashlib.sha256(os.fspath(Path(run.output_dir).resolve()).encode()).hexdigest()[:8]
     accelerator.init_trackers(

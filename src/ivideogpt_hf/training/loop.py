@@ -34,7 +34,7 @@ class Loss:
     Attributes:
         value: scalar to minimise, a mean over the clips.
         metrics: scalars to report, detached.
-        carry: anything that the next phase of the same update can use.
+        carry: data for the next phase of the same update, of any kind.
     """
 
     value: Tensor
@@ -47,12 +47,13 @@ class Phase:
     """One optimiser's part of every update, such as the generator's and then the discriminator's.
 
     Attributes:
-        name: prefix of its gradient norm and rate among the metrics.
-        model: prepared by Accelerate.
-        optimizer: prepared by Accelerate, over the model's parameters.
-        scheduler: of the bare optimiser, since the rate must not depend on the number of processes.
-        loss: called with a batch on the device, the carry of the phase before it, and the number of updates done.
-        first_update: from which it takes part.
+        name: prefix of the phase's gradient norm and learning rate among the metrics.
+        model: model, prepared by Accelerate.
+        optimizer: optimiser of the model's parameters, prepared by Accelerate.
+        scheduler: schedule of the learning rate. Accelerate does not prepare it, since the rate must not depend on the
+            number of processes.
+        loss: loss function of a batch on the device, the carry of the phase before, and the number of updates done.
+        first_update: update from which the phase takes part.
     """
 
     name: str
@@ -86,11 +87,11 @@ class Callback:
         """At the end, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it: JSON."""
+        """What a checkpoint must hold of the callback, as JSON."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put that back."""
+        """Put back what `state_dict` gave."""
 
 
 @dataclass
@@ -98,19 +99,19 @@ class Loop:
     """Updates weights until a number of updates is reached, or a signal asks to stop.
 
     Attributes:
-        accelerator: which processes take part, and at which precision.
-        phases: what an update consists of.
-        loader: gives this process's share of a global batch.
-        source_names: of the numbers under "source" in a batch.
-        num_updates: when to end.
-        micro_batch_size: clips that go through the model at a time; None: the whole share. It changes the memory that
-            is needed, not the result.
-        max_grad_norm: to which each phase's gradient is clipped.
-        callbacks: what else happens.
-        output_dir: where a batch with a non-finite loss is written.
-        update: updates done.
+        accelerator: processes that take part, and their precision.
+        phases: parts of an update, in their order.
+        loader: loader of this process's share of every batch.
+        source_names: names of the sources, by their numbers under "source" in a batch.
+        num_updates: number of updates at which the loop ends.
+        max_grad_norm: norm to which each phase's gradient is clipped.
+        output_dir: folder in which a batch with a non-finite loss is written.
+        micro_batch_size: number of clips that go through the model at a time; None: all of the share. It changes the
+            memory that is needed, not the result.
+        callbacks: callbacks, in the order in which they are called.
+        update: number of updates done.
         interrupted: whether a signal asked to stop before the end.
-        validation: what the last validation gave, if it was after the last update.
+        validation: entry of the last validation, if it was after the last update.
     """
 
     accelerator: Accelerator
@@ -153,7 +154,7 @@ class Loop:
                         break
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that Accelerate does not save: JSON."""
+        """Everything that Accelerate does not save, as JSON."""
         return {
             "update": self.update,
             "loader": self.loader.state_dict(),
@@ -164,8 +165,11 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another loop stood.
 
+        Args:
+            state: what that loop's `state_dict` gave.
+
         Raises:
-            ValueError: if its data differ.
+            ValueError: if the data of the two loops differ.
         """
         self.loader.load_state_dict(state["loader"])
         for phase, scheduler_state in zip(self.phases, state["schedulers"], strict=True):
@@ -219,27 +223,27 @@ class Loop:
         return losses
 
     def _clip_gradient(self, phase: Phase) -> Tensor:
-        """Returns its norm before, also of a sharded one."""
+        """Clip the gradient of a phase, which may be sharded; returns its norm before."""
         norm = self.accelerator.clip_grad_norm_(phase.model.parameters(), self.max_grad_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
 
     def _check_finite(self, losses: list[Loss], norm: Tensor, parts: list[Batch]) -> None:
-        bad = [part for loss, part in zip(losses, parts, strict=True) if not torch.isfinite(loss.value)]
-        what = "loss" if bad else "gradient"
-        # With a scaler, a gradient may overflow: then the update is skipped and the scale is lowered.
-        if not bad and self.accelerator.scaler is None and not torch.isfinite(norm):
-            bad = [{key: torch.cat([part[key] for part in parts]) for key in parts[0]}]
-        if not self._any(bool(bad)):
+        bad_parts = [part for loss, part in zip(losses, parts, strict=True) if not torch.isfinite(loss.value)]
+        noun = "loss" if bad_parts else "gradient"
+        # With a scaler, a gradient may overflow: the scaler then skips the update and lowers its scale.
+        if not bad_parts and self.accelerator.scaler is None and not torch.isfinite(norm):
+            bad_parts = [{key: torch.cat([part[key] for part in parts]) for key in parts[0]}]
+        if not self._any(bool(bad_parts)):
             return
         update, rank = self.update + 1, self.accelerator.process_index
-        if not bad:
+        if not bad_parts:
             raise NonFiniteLossError(f"update {update} failed on another process, whose message says more")
         file = self.output_dir / f"non_finite_update_{update}_rank_{rank}.safetensors"
-        tensors = {key: value.cpu().contiguous() for key, value in bad[0].items()}
+        tensors = {key: value.cpu().contiguous() for key, value in bad_parts[0].items()}
         sources = [self.source_names[number] for number in tensors["source"].tolist()]
         save_file(tensors, file, metadata={"sources": json.dumps(sources)})
         raise NonFiniteLossError(
-            f"the {what} of update {update} is not finite; its batch, from {', '.join(sorted(set(sources)))}, is in "
+            f"the {noun} of update {update} is not finite; its batch, from {', '.join(sorted(set(sources)))}, is in "
             f"{file}. Look at it; a lower learning_rate or bf16 instead of fp16 often helps"
         )
 
@@ -251,7 +255,7 @@ class Loop:
 
 
 def _split(batch: Batch, size: int | None) -> list[Batch]:
-    """Parts of at most ``size`` clips. All parts must be equal, so that their mean is the batch's."""
+    """Split a batch into parts of ``size`` clips, which must divide it: the mean over equal parts is the batch's."""
     total = len(batch["source"])
     if size is None or size >= total:
         return [batch]
@@ -261,7 +265,7 @@ def _split(batch: Batch, size: int | None) -> list[Batch]:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # How torch's allocator and oneDNN say it on a CPU.
+    # On a CPU, torch's allocator and oneDNN raise a RuntimeError with one of these texts.
     return any(text in str(error) for text in ("can't allocate memory", "could not create a primitive"))
 
 
@@ -272,7 +276,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """SIGTERM and SIGINT ask to stop after the update; a second SIGINT interrupts as usual."""
+    """Let SIGTERM and SIGINT ask to stop after the update. A second SIGINT interrupts as usual."""
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -280,9 +284,9 @@ def _stop_signals() -> Iterator[_Stop]:
             raise KeyboardInterrupt
         stop.requested = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

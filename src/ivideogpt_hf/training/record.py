@@ -13,19 +13,24 @@ TRAINING_FILE = "training.json"
 
 
 def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]]) -> dict[str, Any]:
-    """All that can be said before a training: its command, every resolved argument, the data, the versions."""
-    resolved: dict[str, Any] = {}
+    """All that can be said before a training: its command, every argument, the data, the versions.
+
+    Args:
+        arguments: dataclasses of arguments, as `parse` fills them.
+        data: description of the data, as `SegmentDataset.describe` gives it.
+    """
+    settings: dict[str, Any] = {}
     for part in arguments:
-        resolved |= asdict(part)
+        settings |= asdict(part)
     return {
         "command": describe_command(),
-        "arguments": resolved,
+        "arguments": settings,
         "data": data,
         "versions": describe_versions("accelerate"),
     }
 
 
 def write_training(folder: Path, training: dict[str, Any]) -> None:
-    """Put it into a folder."""
+    """Write what `describe_training` gave into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / TRAINING_FILE, training)

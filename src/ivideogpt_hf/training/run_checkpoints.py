@@ -22,32 +22,42 @@ STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Complete-looking checkpoints, oldest first."""
-    found = folder.glob(f"{PREFIX}*")
-    return sorted(path for path in found if path.is_dir() and path.suffix != PARTIAL)
+    """Checkpoints in a folder that have their final names, oldest first; their content is not checked."""
+    paths = folder.glob(f"{PREFIX}*")
+    return sorted(path for path in paths if path.is_dir() and path.suffix != PARTIAL)
 
 
 def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, Any]) -> Path:
-    """Write weights, optimisers and random states of all processes, and ``state``.
+    """Write a checkpoint: weights, optimisers and random states of all processes, and a state.
+
+    Args:
+        accelerator: processes of the run.
+        folder: folder of the run's checkpoints.
+        update: number of updates done.
+        state: state that Accelerate does not save, as JSON.
+
+    Returns:
+        Folder of the checkpoint.
 
     Raises:
         OSError: if it cannot be written, such as on a full disk. Earlier checkpoints are untouched.
     """
     target = folder / f"{PREFIX}{update:08d}"
-    aside = target.with_name(target.name + PARTIAL)
+    partial_folder = target.with_name(target.name + PARTIAL)
     if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
-        accelerator.save_state(str(aside))
+        accelerator.save_state(str(partial_folder))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (aside / STATE_FILE).write_text(as_json(state), encoding="utf-8")
-            _seal(aside)
-            replace_folder(target, aside)  # there is a target where a run was resumed from an earlier one
+            (partial_folder / STATE_FILE).write_text(as_json(state), encoding="utf-8")
+            _seal(partial_folder)
+            # There is a target already where a run was resumed from an earlier checkpoint.
+            replace_folder(target, partial_folder)
     except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
         raise OSError(
             f"the checkpoint {target} could not be written, those before it are untouched: {error}"
         ) from error
@@ -56,7 +66,7 @@ def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, A
 
 
 def _seal(folder: Path) -> None:
-    """Write the manifest."""
+    """Write the manifest, which tells a complete checkpoint from a damaged one."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
     (folder / MANIFEST_FILE).write_text(as_json(manifest), encoding="utf-8")
@@ -82,25 +92,26 @@ def problem_of(checkpoint: Path) -> str | None:
 
 
 def choose(accelerator: Accelerator, folder: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from, the same on all processes; None: there is none yet.
+    """The checkpoint to go on from, the same on all processes; None if there is none yet.
 
     Args:
-        folder: the run's checkpoints.
-        resume: "latest", which skips broken ones and says so, or the path of one.
+        accelerator: processes of the run.
+        folder: folder of the run's checkpoints.
+        resume: path of a checkpoint, or "latest", which skips broken checkpoints with a warning.
 
     Raises:
-        OSError: if the one that was named is broken, or all are.
+        OSError: if the named checkpoint is broken, or all are.
     """
-    answer: list[Any] = [None, None]
+    path_and_message: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            answer[0] = _choose(folder, resume)
+            path_and_message[0] = _choose(folder, resume)
         except OSError as error:
-            answer[1] = str(error)
-    broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise OSError(answer[1])
-    return answer[0]
+            path_and_message[1] = str(error)
+    broadcast_object_list(path_and_message)
+    if path_and_message[1] is not None:
+        raise OSError(path_and_message[1])
+    return path_and_message[0]
 
 
 def _choose(folder: Path, resume: str) -> Path | None:
@@ -109,8 +120,8 @@ def _choose(folder: Path, resume: str) -> Path | None:
         if problem is not None:
             raise OSError(f"the checkpoint {resume} cannot be used: {problem}")
         return Path(resume)
-    for partial in folder.glob(f"{PREFIX}*{PARTIAL}"):
-        logger.warning(f"skipped the checkpoint {partial}: it was not written to its end")
+    for path in folder.glob(f"{PREFIX}*{PARTIAL}"):
+        logger.warning(f"skipped the checkpoint {path}: it was not written to its end")
     candidates = checkpoints_in(folder)
     for checkpoint in reversed(candidates):
         problem = problem_of(checkpoint)
@@ -123,10 +134,14 @@ def _choose(folder: Path, resume: str) -> Path | None:
 
 
 def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
-    """Put weights, optimisers and random states back; returns the ``state`` that was saved with them.
+    """Put weights, optimisers and random states back; returns the state that was saved with them.
+
+    Args:
+        accelerator: processes of the run, with the prepared models and optimisers.
+        checkpoint: folder of the checkpoint.
 
     Raises:
-        ValueError: if it is of another model.
+        ValueError: if the checkpoint is of another model.
     """
     try:
         accelerator.load_state(str(checkpoint))
@@ -135,14 +150,19 @@ def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
 
 
-def rotate(folder: Path, num_kept: int) -> None:
-    """Delete all but the last checkpoints and the one with the lowest validation loss."""
+def rotate(folder: Path, max_checkpoints: int) -> None:
+    """Delete all but the last checkpoints and the one with the lowest validation loss.
+
+    Args:
+        folder: folder of the run's checkpoints.
+        max_checkpoints: number of the last checkpoints to keep.
+    """
     checkpoints = checkpoints_in(folder)
     losses = {path: _validation_loss(path) for path in checkpoints}
-    validated = [path for path, loss in losses.items() if loss is not None]
-    kept = {*checkpoints[-num_kept:], *([min(validated, key=losses.__getitem__)] if validated else [])}
-    for path in checkpoints:
-        if path not in kept:
+    losses = {path: loss for path, loss in losses.items() if loss is not None}
+    best = min(losses, key=losses.__getitem__) if losses else None
+    for path in checkpoints[:-max_checkpoints]:
+        if path != best:
             shutil.rmtree(path)
     for path in folder.glob(f"{PREFIX}*{PARTIAL}"):
         shutil.rmtree(path)

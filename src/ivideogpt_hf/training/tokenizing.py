@@ -19,8 +19,9 @@ from ..data.clips.tokens import COLUMNS, TOKENS_FILE, TOKENS_VERSION, write_toke
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..run_folder import claim, write_json
 from .arguments import DataArguments, TokenizeArguments
-from .clips import load_tokenizer, training_clips, validation_clips
 from .launch import only_writer, start_processes
+from .networks import load_frozen_vq_model
+from .open_data import TrainingData, open_clips
 from .record import describe_training
 
 logger = get_logger(__name__)
@@ -31,12 +32,28 @@ SETTINGS_FILE = "settings.partial.json"
 
 
 def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
-    """Code the clips of a data set or mixture. What is written does not depend on the number of processes, and after a
-    kill the same command goes on where it stopped.
+    """Code the clips of a data set or mixture, and write their tokens to a folder.
+
+    What is written does not depend on the number of processes. After a kill, the same command goes on where it stopped.
+
+    Args:
+        settings: settings of what is written, and where.
+        data: settings of the clips, and where they come from.
 
     Raises:
         ValueError, OSError: if arguments, data or weights do not fit, the folder holds other tokens, or another process
             writes it.
+
+    Example:
+        The embedded checkpoint's VQ model makes the tokens.
+
+        >>> from ivideogpt_hf.data.clips.tokens import TokenDataset
+        >>> tokenize(
+        ...     TokenizeArguments(output_dir="my-tokens", vq_model="default", actions=True),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ... )
+        >>> len(TokenDataset("my-tokens", "train"))
+        9
     """
     accelerator = start_processes(settings.mixed_precision, settings.num_processes)
     with only_writer(accelerator, Path(settings.output_dir)):
@@ -44,30 +61,30 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
 
 
 def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataArguments) -> None:
-    vq_model = load_tokenizer(settings)
+    vq_model = load_frozen_vq_model(settings.vq_model, settings.repeat_last_context)
     data = replace(data, num_context_frames=vq_model.config.num_context_frames)
-    size = vq_model.config.frame_size
-    wanted = {
-        "goal_conditioned": settings.goal_conditioned,
-        "actions": settings.actions,
-        "rewards": settings.rewards,
-    }
-    clips = {"train": training_clips(data, size, settings.seed, **wanted)}
-    if data.validation_split is not None:
-        clips["validation"] = validation_clips(data, size, **wanted)
-    record = _describe(settings, data, vq_model, clips["train"])
+    clips = open_clips(
+        data,
+        vq_model.config.frame_size,
+        settings.seed,
+        goal_conditioned=settings.goal_conditioned,
+        actions=settings.actions,
+        rewards=settings.rewards,
+    )
+    record = _describe(settings, data, vq_model, clips)
     folder = Path(settings.output_dir)
     if accelerator.is_main_process:
         _claim(folder, record)
     accelerator.wait_for_everyone()
     vq_model.to(accelerator.device, memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
-    for split, dataset in clips.items():
-        passes = (settings.num_passes, settings.clips_per_pass) if split == "train" else (1, settings.validation_clips)
-        shards = _plan(folder / "data", split, dataset, *passes)
-        mine = [
-            shard for shard in shards[accelerator.process_index :: accelerator.num_processes] if not shard[0].exists()
-        ]
-        bar = tqdm(mine, desc=split, unit="shard", disable=not accelerator.is_main_process)
+    splits = {"train": (clips.training, settings.num_passes, settings.clips_per_pass)}
+    if clips.validation is not None:
+        splits["validation"] = (clips.validation, 1, settings.validation_clips)
+    for split, (dataset, num_passes, clips_per_pass) in splits.items():
+        shards = _plan(folder / "data", split, dataset, num_passes, clips_per_pass)
+        process_shards = shards[accelerator.process_index :: accelerator.num_processes]
+        shards_left = [shard for shard in process_shards if not shard[0].exists()]
+        bar = tqdm(shards_left, desc=split, unit="shard", disable=not accelerator.is_main_process)
         for file, keys in bar:
             write_tokens(file, _code(accelerator, vq_model, dataset, keys, settings.batch_size, data.num_workers))
     accelerator.wait_for_everyone()
@@ -77,36 +94,40 @@ def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataA
 
 
 def _describe(
-    settings: TokenizeArguments, data: DataArguments, vq_model: IVideoGPTVQModel, clips: SegmentDataset
+    settings: TokenizeArguments, data: DataArguments, vq_model: IVideoGPTVQModel, clips: TrainingData
 ) -> dict[str, Any]:
+    """What a data set of tokens says of its making."""
     return {
         "version": TOKENS_VERSION,
         "vq_model_hash": weights_hash(vq_model),
         "layout": asdict(vq_model.config.layout),
-        "segment": asdict(clips.segment),
-        "processor": clips.processor_settings(),
+        "segment": asdict(clips.training.segment),
+        "processor": clips.processor_settings,
         "action_dim": clips.action_dim,
-        "sources": [source.name for source in clips.mixture.sources],
-        "training": describe_training((settings, data), clips.describe()),
+        "sources": clips.source_names,
+        "training": describe_training((settings, data), clips.description),
     }
 
 
 def _claim(folder: Path, record: dict[str, Any]) -> None:
-    """Say in the folder what is being written there, unless something else is. Until all is written, the file that says
-    so has another name."""
-    finished = folder / TOKENS_FILE
-    file = TOKENS_FILE if finished.is_file() else SETTINGS_FILE
-    claim(folder, file, record, noun="data set of tokens", identity_of=_what_matters)
+    """Say in the folder what is written there. The file that says so has another name until all is written.
+
+    Raises:
+        FileExistsError: if the folder holds anything else.
+    """
+    tokens_file = folder / TOKENS_FILE
+    file = TOKENS_FILE if tokens_file.is_file() else SETTINGS_FILE
+    claim(folder, file, record, noun="data set of tokens", identity_of=_identity_of)
     write_json(folder / SETTINGS_FILE, record)
-    finished.unlink(missing_ok=True)
+    tokens_file.unlink(missing_ok=True)
     (folder / "data").mkdir(exist_ok=True)
 
 
-def _what_matters(record: dict[str, Any]) -> dict[str, Any]:
-    """What the tokens depend on, of what is known of their making."""
-    irrelevant = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
+def _identity_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that the tokens depend on."""
+    ignored_names = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
     arguments = record["training"]["arguments"]
-    settings = {name: value for name, value in arguments.items() if name not in irrelevant}
+    settings = {name: value for name, value in arguments.items() if name not in ignored_names}
     content = {name: record[name] for name in ("vq_model_hash", "segment", "processor")}
     return settings | content | {"data": record["training"]["data"]}
 
@@ -114,7 +135,7 @@ def _what_matters(record: dict[str, Any]) -> dict[str, Any]:
 def _plan(
     folder: Path, split: str, dataset: SegmentDataset, num_passes: int, clips_per_pass: int | None
 ) -> list[tuple[Path, list[ClipKey]]]:
-    """The files to write, each with the clips in it; a pass is the beginning of an epoch."""
+    """The files to write, each with the clips in it. A pass over the data is the beginning of an epoch."""
     shards = []
     for epoch in range(num_passes):
         order = dataset.order(epoch)
@@ -134,13 +155,14 @@ def _code(
     batch_size: int,
     num_workers: int,
 ) -> list[Clip]:
+    """The clips of some keys, with tokens in place of frames."""
     chunks = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
-    coded = []
+    clips = []
     for batch in DataLoader(dataset, batch_sampler=chunks, num_workers=num_workers):
         frames = batch["frames"].to(accelerator.device, non_blocking=True)
         with accelerator.autocast():
             batch["tokens"], _ = vq_model.tokenize(frames.float() / 255)
         batch["tokens"] = batch["tokens"].cpu()
-        kept = [name for name in COLUMNS if name in batch]
-        coded += [{name: batch[name][row] for name in kept} for row in range(len(frames))]
-    return coded
+        columns = [name for name in COLUMNS if name in batch]
+        clips += [{name: batch[name][row] for name in columns} for row in range(len(frames))]
+    return clips

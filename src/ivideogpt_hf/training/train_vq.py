@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,28 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..checkpoints.layout import VQ_FOLDER
-from ..checkpoints.loading import fetch, load_vq_model
-from ..data.clips.loader import ClipLoader
 from ..media.pixels import clamp_to_uint8
 from ..metrics.frames import psnr_of_error
 from ..metrics.lpips import LPIPS
-from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
-from ..settings import check_keys
 from ..spec import split_clip
 from .arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
-from .clips import load, load_validation, training_clips, validation_clips
 from .codebooks import Codebooks
 from .launch import only_writer, start_run
 from .loop import Batch, Loss
 from .losses import (
     Discriminator,
-    absolute_error,
     adaptive_weight,
     hinge_loss,
     motion_weights,
     perceptual_loss,
-    squared_error,
+    weighted_absolute_error,
+    weighted_squared_error,
 )
+from .networks import make_vq_model
+from .open_data import TrainingData, make_loader, make_validation_loader, open_clips
 from .record import describe_training
-from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
+from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
 
 VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
 
@@ -46,13 +43,39 @@ VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
 def train_vq(
     run: RunArguments, data: DataArguments, optimization: OptimizationArguments, vq: VQArguments
 ) -> int | None:
-    """Train or fine-tune a VQ model; the output folder then holds it as ``tokenizer/``.
+    """Train or fine-tune a VQ model. The output folder then holds it as ``tokenizer/``.
+
+    Args:
+        run: settings of the run: where it writes, how long it trains, what it reports.
+        data: settings of the clips, and where they come from.
+        optimization: settings of the optimiser.
+        vq: settings of the VQ model and its losses.
 
     Returns:
         None, or the exit code of a run that a signal asked to stop.
 
     Raises:
         ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
+
+    Example:
+        >>> from ivideogpt_hf import IVideoGPTVQModel
+        >>> train_vq(
+        ...     RunArguments(output_dir="my-vq", num_updates=2, tracker="none"),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ...     OptimizationArguments(batch_size=2, warmup_updates=0),
+        ...     VQArguments(
+        ...         vq_config={
+        ...             "resolution": 16,
+        ...             "block_out_channels": [32, 32],
+        ...             "layers_per_block": 1,
+        ...             "latent_channels": 8,
+        ...             "patch_size": 4,
+        ...         },
+        ...         perceptual_weight=0,  # LPIPS needs weights of its own
+        ...     ),
+        ... )
+        >>> IVideoGPTVQModel.from_pretrained("my-vq", subfolder="tokenizer").config.frame_size
+        (16, 16)
     """
     accelerator = start_run(run)
     with only_writer(accelerator, Path(run.output_dir)):
@@ -66,14 +89,14 @@ def _train(
     optimization: OptimizationArguments,
     vq: VQArguments,
 ) -> int | None:
-    share = check_run(run, optimization, accelerator.num_processes)
-    model = _make_model(vq, data)
-    # Before the data are read, which may take long: that there are no weights shows here.
+    batch_share = check_run(run, optimization, accelerator.num_processes)
+    model = make_vq_model(vq, data.num_context_frames)
+    # Data may take long to read: missing LPIPS weights show before.
     lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
     if run.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    clips = training_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
-    loader = load(clips, share, accelerator, data.num_workers)
+    training_data = open_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
+    loader = make_loader(training_data.training, batch_share, accelerator, data.num_workers)
 
     discriminator = Discriminator().to(accelerator.device) if vq.adversarial_start is not None else None
     losses = VQLosses(vq, lpips, discriminator, model)
@@ -89,42 +112,32 @@ def _train(
     )
     losses.codebooks = codebooks
     if discriminator is not None:
-        own = {"first_update": vq.adversarial_start, "learning_rate": vq.discriminator_learning_rate}
         phases.append(
-            make_phase(accelerator, "discriminator", discriminator, losses.discriminate, run, optimization, **own)
+            make_phase(
+                accelerator,
+                "discriminator",
+                discriminator,
+                losses.discriminate,
+                run,
+                optimization,
+                learning_rate=vq.discriminator_learning_rate,
+                first_update=vq.adversarial_start,
+            )
         )
-
-    measure = draw = None
-    if data.validation_split is not None:
-        held_out = validation_clips(data, model.config.frame_size, horizon=vq.horizon)
-        validation = load_validation(held_out, share, accelerator)
-        measure = partial(_validate, validation, run.num_validation_batches, accelerator, model, losses)
-        draw = partial(_draw, validation, accelerator, model)
-    task = Task(
+    task = VQTask(
+        accelerator=accelerator,
         phases=phases,
+        source_names=training_data.source_names,
         loader=loader,
-        source_names=[source.name for source in clips.mixture.sources],
-        measure=measure,
-        draw=draw,
-        save=partial(_save, accelerator, phases[0].model),
-        training=describe_training((run, data, optimization, vq), clips.describe()),
+        validation_loader=make_validation_loader(training_data, batch_share, accelerator),
+        num_validation_batches=run.num_validation_batches,
+        description=describe_training((run, data, optimization, vq), training_data.description),
         callbacks=[codebooks],
+        model=model,
+        losses=losses,
+        data=training_data,
     )
     return run_training(accelerator, run, optimization, task)
-
-
-def _make_model(vq: VQArguments, data: DataArguments) -> IVideoGPTVQModel:
-    if vq.vq_model is not None:
-        model = load_vq_model(fetch(vq.vq_model))
-        if model.config.num_context_frames != data.num_context_frames:
-            model.resize_context(data.num_context_frames)
-    else:
-        check_keys(vq.vq_config, [item.name for item in fields(IVideoGPTVQConfig)], "vq_config")
-        model = IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config | {"num_context_frames": data.num_context_frames}))
-    if vq.freeze_codebooks:
-        model.quantize.requires_grad_(requires_grad=False)
-        model.dynamics_quantize.requires_grad_(requires_grad=False)
-    return model
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -134,10 +147,14 @@ class VQLosses:
     """What the generator and the discriminator minimise (Wu et al., 2024, and Esser et al., 2021).
 
     Args:
-        vq: the weights of the terms.
-        lpips: the perceptual distance; None: without.
-        discriminator: the bare one, which the generator's loss looks through; None: without.
-        model: the bare VQ model.
+        vq: settings of the VQ model, with the weights of the terms.
+        lpips: perceptual distance; None: without it.
+        discriminator: discriminator before Accelerate distributed it, which the generator's loss looks through; None:
+            without it.
+        model: VQ model before Accelerate distributed it.
+
+    Attributes:
+        codebooks: counts of the codes in use, which training batches are recorded in; None: nothing is recorded.
     """
 
     def __init__(
@@ -154,12 +171,12 @@ class VQLosses:
         total, reconstruction, metrics = self.reconstruct(model, frames, update)
         start = self.vq.adversarial_start
         if start is not None and update >= start:
-            fooled, metrics["adaptive_weight"] = self._adversarial(total, reconstruction, metrics["perceptual"])
-            total = total + fooled
-            metrics["adversarial"] = fooled
+            adversarial, metrics["adaptive_weight"] = self._adversarial(total, reconstruction, metrics["perceptual"])
+            total = total + adversarial
+            metrics["adversarial"] = adversarial
         metrics["loss"] = total
-        reported = {name: value.detach() for name, value in metrics.items()}
-        return Loss(total, reported, carry=(frames, reconstruction.detach()))
+        detached_metrics = {name: value.detach() for name, value in metrics.items()}
+        return Loss(total, detached_metrics, carry=(frames, reconstruction.detach()))
 
     def reconstruct(
         self, model: nn.Module, frames: Tensor, update: int = 0
@@ -171,21 +188,21 @@ class VQLosses:
             self.codebooks.record(output, update)
         weights = motion_weights(frames, self.vq.motion_weight)
         terms = {
-            "context_l1": absolute_error(output.context_reconstruction.float(), context, weights),
-            "future_l1": absolute_error(output.future_reconstruction.float(), future, weights),
+            "context_l1": weighted_absolute_error(output.context_reconstruction.float(), context, weights),
+            "future_l1": weighted_absolute_error(output.future_reconstruction.float(), future, weights),
             "context_commitment": output.context_commitment_loss,
             "future_commitment": output.future_commitment_loss,
         }
         commitment = terms["context_commitment"] + terms["future_commitment"]
         total = terms["context_l1"] + terms["future_l1"] + self.vq.commitment_weight * commitment
         if self.vq.squared_weight:
-            terms["context_l2"] = squared_error(output.context_reconstruction.float(), context, weights)
-            terms["future_l2"] = squared_error(output.future_reconstruction.float(), future, weights)
+            terms["context_l2"] = weighted_squared_error(output.context_reconstruction.float(), context, weights)
+            terms["future_l2"] = weighted_squared_error(output.future_reconstruction.float(), future, weights)
             total = total + self.vq.squared_weight * (terms["context_l2"] + terms["future_l2"])
         reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1).float()
         if self.lpips is not None:
-            chosen = self.vq.perceptual_frames if model.training else None
-            distance = perceptual_loss(self.lpips, reconstruction, frames, self.num_context_frames, chosen)
+            num_frames = self.vq.perceptual_frames if model.training else None
+            distance = perceptual_loss(self.lpips, reconstruction, frames, self.num_context_frames, num_frames)
             terms["perceptual"] = distance
             total = total + self.vq.perceptual_weight * distance
         return total, reconstruction, terms
@@ -204,9 +221,9 @@ class VQLosses:
     def _adversarial(self, total: Tensor, reconstruction: Tensor, perceptual: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's adversarial term, weighted, and the adaptive weight."""
         with _frozen(self.discriminator):
-            fooled = -self.discriminator(reconstruction.flatten(0, 1)).mean()
-        adaptive = adaptive_weight(perceptual, fooled, self.last_layers)
-        return self.vq.adversarial_weight * adaptive * fooled, adaptive
+            loss = -self.discriminator(reconstruction.flatten(0, 1)).mean()
+        weight = adaptive_weight(perceptual, loss, self.last_layers)
+        return self.vq.adversarial_weight * weight * loss, weight
 
     def discriminate(self, discriminator: nn.Module, _batch: Batch, carry: tuple[Tensor, Tensor], _update: int) -> Loss:
         """The discriminator's loss on the frames that the generator was just trained on."""
@@ -217,7 +234,7 @@ class VQLosses:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients go through a module, not into it."""
+    """Let gradients go through a module, not into it."""
     module.requires_grad_(requires_grad=False)
     try:
         yield
@@ -228,31 +245,39 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 # -- validation and output --------------------------------------------------------------------------------------------
 
 
-def _validate(
-    loader: ClipLoader, num_batches: int, accelerator: Accelerator, model: IVideoGPTVQModel, losses: VQLosses
-) -> dict[str, Tensor]:
-    model.eval()
-    try:
-        return mean_over_batches(loader, num_batches, accelerator, partial(losses.measure, model))
-    finally:
-        model.train()
+@dataclass(kw_only=True)
+class VQTask(Task):
+    """A VQ model in training.
 
+    Attributes:
+        model: VQ model before Accelerate distributed it, which shares the weights of the phase's model.
+        losses: losses of the VQ model.
+        data: clips, one of which sample videos show.
+    """
 
-@torch.no_grad()
-def _draw(loader: ClipLoader, accelerator: Accelerator, model: IVideoGPTVQModel) -> Tensor:
-    """The first validation clip above its reconstruction, (T, 3, 2H, W) uint8."""
-    frames = loader.dataset[0]["frames"][None].to(accelerator.device).float() / 255
-    context, future, _ = split_clip(frames, num_context_frames=model.config.num_context_frames)
-    model.eval()
-    try:
-        output = model(context, future)
-    finally:
-        model.train()
-    reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
-    return clamp_to_uint8(torch.cat([frames, reconstruction], dim=3)[0]).cpu()
+    model: IVideoGPTVQModel
+    losses: VQLosses
+    data: TrainingData
 
+    def measure(self) -> dict[str, Tensor]:
+        with in_eval_mode(self.model):
+            return self.mean_over_validation(partial(self.losses.measure, self.model))
 
-def _save(accelerator: Accelerator, model: nn.Module, folder: Path) -> None:
-    weights = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder / VQ_FOLDER, state_dict=weights)
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """The first validation clip above its reconstruction, (T, 3, 2H, W) uint8."""
+        clip = self.data.first_validation_clip()
+        frames = clip["frames"][None].to(self.accelerator.device).float() / 255
+        context, future, _ = split_clip(frames, num_context_frames=self.model.config.num_context_frames)
+        with in_eval_mode(self.model):
+            output = self.model(context, future)
+        reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
+        return clamp_to_uint8(torch.cat([frames, reconstruction], dim=3)[0]).cpu()
+
+    def save(self, folder: Path) -> None:
+        """Write the VQ model as a checkpoint holds it."""
+        distributed_model = self.phases[0].model
+        weights = self.accelerator.get_state_dict(distributed_model)
+        if self.accelerator.is_main_process:
+            unwrapped_model = self.accelerator.unwrap_model(distributed_model)
+            unwrapped_model.save_pretrained(folder / VQ_FOLDER, state_dict=weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,6 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ..checkpoints.loading import weights_hash
-from ..data.clips.dataset import ClipKey, SegmentDataset
-from ..data.clips.loader import ClipLoader
-from ..data.clips.tokens import TokenDataset
 from ..decoding.sampling import Sampling
 from ..extras import require_packages
 from ..media.pixels import clamp_to_uint8
@@ -26,12 +22,13 @@ from ..models.token_layout import TokenLayout
 from ..spec import first_action, split_clip
 from ..world.world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
-from .clips import load, load_tokenizer, load_validation, training_clips, validation_clips
+from .export import gather_transformer, has_adapters
 from .launch import only_writer, start_run
 from .loop import Batch, Loss
+from .networks import add_lora, load_frozen_vq_model, make_transformer
+from .open_data import TrainingData, make_loader, make_validation_loader, open_clips, open_tokens
 from .record import describe_training
-from .trainer import Task, check_run, make_phase, mean_over_batches, run_training
-from .transformer import add_lora, is_adapted, make_transformer, whole_transformer
+from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
 
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
 
@@ -39,7 +36,13 @@ WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, Wor
 def train_world_model(
     run: RunArguments, data: DataArguments, optimization: OptimizationArguments, model: WorldModelArguments
 ) -> int | None:
-    """Train or fine-tune a transformer; the output folder is then a checkpoint that `WorldModel.from_pretrained` reads.
+    """Train or fine-tune a transformer. The output folder is then a checkpoint for `WorldModel.from_pretrained`.
+
+    Args:
+        run: settings of the run: where it writes, how long it trains, what it reports.
+        data: settings of the clips, and where they come from.
+        optimization: settings of the optimiser.
+        model: settings of the transformer and its losses.
 
     Returns:
         None, or the exit code of a run that a signal asked to stop.
@@ -47,6 +50,28 @@ def train_world_model(
     Raises:
         ImportError: without peft, if adapters are asked for; names the extra.
         ValueError, OSError: if arguments, data or weights do not fit, or another process writes the output folder.
+
+    Example:
+        The embedded checkpoint's VQ model makes the tokens; the transformer is a new one.
+
+        >>> from ivideogpt_hf import WorldModel
+        >>> train_world_model(
+        ...     RunArguments(output_dir="my-world", num_updates=2, tracker="none"),
+        ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
+        ...     OptimizationArguments(batch_size=2, warmup_updates=0),
+        ...     WorldModelArguments(
+        ...         vq_model="default",
+        ...         transformer_config={
+        ...             "hidden_size": 32,
+        ...             "intermediate_size": 48,
+        ...             "num_hidden_layers": 2,
+        ...             "num_attention_heads": 4,
+        ...         },
+        ...         actions=True,
+        ...     ),
+        ... )
+        >>> WorldModel.from_pretrained("my-world").spec.action_dim
+        3
     """
     if model.lora_rank:
         require_packages("peft", purpose="LoRA")
@@ -62,13 +87,13 @@ def _train(
     optimization: OptimizationArguments,
     model: WorldModelArguments,
 ) -> int | None:
-    share = check_run(run, optimization, accelerator.num_processes)
-    vq_model = load_tokenizer(model).to(accelerator.device)
-    clips, held_out, described = _open_data(run, data, model, vq_model)
-    processor = IVideoGPTVideoProcessor(
-        **clips.processor | {"size": _size(vq_model), "reward_transform": model.reward_transform}
+    batch_share = check_run(run, optimization, accelerator.num_processes)
+    vq_model = load_frozen_vq_model(model.vq_model, model.repeat_last_context).to(accelerator.device)
+    training_data = _open_data(run, data, model, vq_model)
+    processor = _make_processor(training_data, vq_model, model)
+    transformer = make_transformer(
+        model, vq_model.config.layout, training_data.action_dim, training_data.num_future_frames
     )
-    transformer = make_transformer(model, vq_model.config.layout, clips.action_dim, clips.num_future_frames)
     if run.gradient_checkpointing:
         transformer.activation_checkpointing_enable()
     if model.lora_rank:
@@ -80,112 +105,48 @@ def _train(
 
     losses = WorldModelLosses(model, vq_model, processor)
     phase = make_phase(accelerator, "transformer", transformer, losses.loss, run, optimization)
-    measure = draw = None
-    if held_out is not None:
-        validation = load_validation(held_out.dataset, share, accelerator)
-        measure = partial(_validate, validation, run.num_validation_batches, accelerator, transformer, losses)
-        draw = partial(_draw, held_out.dataset, accelerator, phase.model, losses, model.sample_frames)
-    task = Task(
+    task = WorldModelTask(
+        accelerator=accelerator,
         phases=[phase],
-        loader=load(clips.dataset, share, accelerator, data.num_workers),
-        source_names=clips.source_names,
-        measure=measure,
-        draw=draw,
-        save=partial(_save, accelerator, phase.model, vq_model, processor),
-        training=describe_training((run, data, optimization, model), described)
+        source_names=training_data.source_names,
+        loader=make_loader(training_data.training, batch_share, accelerator, data.num_workers),
+        validation_loader=make_validation_loader(training_data, batch_share, accelerator),
+        num_validation_batches=run.num_validation_batches,
+        description=describe_training((run, data, optimization, model), training_data.description)
         | {"vq_model_hash": weights_hash(vq_model)},
+        transformer=transformer,
+        losses=losses,
+        data=training_data,
+        num_sample_frames=model.sample_frames,
     )
     return run_training(accelerator, run, optimization, task)
 
 
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Clips to train or validate on, coded or not.
-
-    Attributes:
-        dataset: of frames or of tokens.
-        processor: settings that describe their actions.
-        action_dim: their width; None without.
-        num_future_frames: of each clip.
-        source_names: of the numbers under "source".
-    """
-
-    dataset: SegmentDataset | TokenDataset
-    processor: dict[str, Any]
-    action_dim: int | None
-    num_future_frames: int
-    source_names: list[str]
-
-
 def _open_data(
     run: RunArguments, data: DataArguments, model: WorldModelArguments, vq_model: IVideoGPTVQModel
-) -> tuple[Clips, Clips | None, Any]:
-    """Training clips, validation clips if there are any, and a description of the data."""
+) -> TrainingData:
     require(
         (data.data is None) != (model.tokens is None),
         "give either data (clips, coded at every update) or tokens (a folder that `ivideogpt tokenize` wrote)",
     )
     if model.tokens is not None:
-        dataset = TokenDataset(model.tokens, "train", seed=run.seed)
-        _check_tokens(dataset, model, vq_model)
-        clips = partial(
-            Clips,
-            processor=dataset.made["processor"],
-            action_dim=dataset.made["action_dim"] if model.actions else None,
-            num_future_frames=dataset.segment.num_future_frames,
-            source_names=dataset.made["sources"],
-        )
-        has_validation = dataset.made["training"]["arguments"]["validation_split"] is not None
-        held_out = clips(TokenDataset(model.tokens, "validation")) if has_validation else None
-        return clips(dataset), held_out, dataset.made["training"]
-
-    data = replace(data, num_context_frames=vq_model.config.num_context_frames)
-    options = {"goal_conditioned": model.goal_conditioned, "actions": model.actions, "rewards": model.rewards}
-    size = vq_model.config.frame_size
-    dataset = training_clips(data, size, run.seed, **options)
-    clips = partial(
-        Clips,
-        processor=dataset.processor_settings(),
-        action_dim=dataset.action_dim,
-        num_future_frames=dataset.segment.num_future_frames,
-        source_names=[source.name for source in dataset.mixture.sources],
-    )
-    held_out = None if data.validation_split is None else clips(validation_clips(data, size, **options))
-    return clips(dataset), held_out, dataset.describe()
-
-
-def _check_tokens(dataset: TokenDataset, model: WorldModelArguments, vq_model: IVideoGPTVQModel) -> None:
-    made = dataset.made
-    require(
-        made["vq_model_hash"] == weights_hash(vq_model),
-        f"the tokens in {model.tokens} were made by another VQ model than {model.vq_model}: they would mean nothing to "
-        f"it. Name the one that made them ({made['training']['arguments']['vq_model']}), or write them anew with "
-        f"`ivideogpt tokenize`",
-    )
-    repeats = vq_model.config.repeat_last_context
-    require(
-        made["layout"]["repeat_last_context"] == repeats,
-        f"the tokens in {model.tokens} were written with repeat_last_context "
-        f"{made['layout']['repeat_last_context']}, and {model.vq_model} has {repeats}: say so here as well",
-    )
-    for name in ("actions", "rewards"):
-        require(
-            not getattr(model, name) or made["training"]["arguments"][name],
-            f"the tokens in {model.tokens} were written without {name}: write them anew with {name}",
-        )
-    require(
-        made["segment"]["goal_conditioned"] == model.goal_conditioned,
-        f"goal_conditioned is {model.goal_conditioned}, but the tokens in {model.tokens} were written with "
-        f"{made['segment']['goal_conditioned']}",
+        return open_tokens(model, vq_model, run.seed)
+    return open_clips(
+        replace(data, num_context_frames=vq_model.config.num_context_frames),
+        vq_model.config.frame_size,
+        run.seed,
+        goal_conditioned=model.goal_conditioned,
+        actions=model.actions,
+        rewards=model.rewards,
     )
 
 
-def _size(vq_model: IVideoGPTVQModel) -> dict[str, int]:
+def _make_processor(
+    data: TrainingData, vq_model: IVideoGPTVQModel, model: WorldModelArguments
+) -> IVideoGPTVideoProcessor:
     height, width = vq_model.config.frame_size
-    return {"height": height, "width": width}
+    settings = {"size": {"height": height, "width": width}, "reward_transform": model.reward_transform}
+    return IVideoGPTVideoProcessor(**data.processor_settings | settings)
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -195,9 +156,9 @@ class WorldModelLosses:
     """Cross-entropy of the future's tokens, error of rewards and of reconstructed actions (Wu et al., 2024, section 3).
 
     Args:
-        model: the weights of the terms.
-        vq_model: makes tokens of clips that are not coded yet; frozen, on the device.
-        processor: turns rewards into the reward head's targets.
+        model: settings of the world model, with the weights of the terms.
+        vq_model: frozen VQ model, on the device, which codes clips of frames.
+        processor: processor that turns rewards into the reward head's targets.
     """
 
     def __init__(
@@ -214,7 +175,7 @@ class WorldModelLosses:
         return tokens
 
     def loss(self, transformer: nn.Module, batch: Batch, _carry: Any, _update: int) -> Loss:
-        """The loss of a training batch."""
+        """The loss of a training batch; see `Phase`."""
         tokens = self.tokens_of(batch)
         inputs = _with_noise(tokens, self.layout, self.model.token_noise) if self.model.token_noise else tokens
         total, terms = self.terms(transformer, tokens, inputs, batch)
@@ -223,14 +184,20 @@ class WorldModelLosses:
     def terms(
         self, transformer: nn.Module, tokens: Tensor, inputs: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum and its terms, for inputs (B, L) that may differ from the tokens (B, L) to predict.
+        """The weighted sum of the terms, and the terms with the sum among them as "loss".
 
-        Row t of a clip's actions and rewards belongs to the step from its frame t to t + 1: those from the last context
-        frame on condition, and reward, the future frames.
+        Row t of a clip's actions and rewards belongs to the step from its frame t to t + 1. The rows from the last
+        context frame on condition, and reward, the future frames.
+
+        Args:
+            transformer: transformer to train or to measure.
+            tokens: (B, L) int64 vocabulary ids to predict.
+            inputs: (B, L) int64 vocabulary ids that the transformer sees, which may differ from the tokens.
+            batch: batch of the clips, with their actions and rewards.
         """
         first = first_action(self.layout.num_context_frames)
         actions = batch["actions"][:, first:] if self.model.actions else None
-        num_predicted = tokens.shape[1] - self.layout.prompt_length  # what stands before carries no loss
+        num_predicted = tokens.shape[1] - self.layout.prompt_length  # the prompt carries no loss
         labels = tokens[:, -num_predicted:].clone()
         labels[:, 0] = IGNORED_LABEL
         output = transformer(
@@ -239,8 +206,8 @@ class WorldModelLosses:
         terms = {"cross_entropy": output.loss}
         total = output.loss
         if self.model.rewards:
-            wanted = self.processor.rewards_to_head(batch["rewards"][:, first:])
-            terms["reward_mse"] = F.mse_loss(output.rewards.float(), wanted)
+            targets = self.processor.rewards_to_head(batch["rewards"][:, first:])
+            terms["reward_mse"] = F.mse_loss(output.rewards.float(), targets)
             total = total + self.model.reward_weight * terms["reward_mse"]
         if self.model.reconstruct_actions:
             mask = batch["action_mask"][:, None].expand_as(actions)
@@ -252,55 +219,71 @@ class WorldModelLosses:
 
 def _with_noise(tokens: Tensor, layout: TokenLayout, share: float) -> Tensor:
     """Replace a share of the dynamics tokens by those that other clips of the batch have there."""
-    wrong = torch.rand(tokens.shape, device=tokens.device) < share
-    wrong[:, : layout.prompt_length] = False
-    return torch.where(wrong, tokens.roll(1, dims=0), tokens)
+    mask = torch.rand(tokens.shape, device=tokens.device) < share
+    mask[:, : layout.prompt_length] = False
+    return torch.where(mask, tokens.roll(1, dims=0), tokens)
 
 
 # -- validation and output --------------------------------------------------------------------------------------------
 
 
-def _validate(
-    loader: ClipLoader, num_batches: int, accelerator: Accelerator, transformer: nn.Module, losses: WorldModelLosses
-) -> dict[str, Tensor]:
-    def measure(batch: Batch) -> dict[str, Tensor]:
-        tokens = losses.tokens_of(batch)
-        return losses.terms(transformer, tokens, tokens, batch)[1]
+@dataclass(kw_only=True)
+class WorldModelTask(Task):
+    """A transformer in training.
 
-    transformer.eval()
-    try:
-        return mean_over_batches(loader, num_batches, accelerator, measure)
-    finally:
-        transformer.train()
+    Attributes:
+        transformer: transformer before Accelerate distributed it, which shares the weights of the phase's model.
+        losses: losses of the transformer, with the VQ model and the processor that belong to it.
+        data: clips, one of which sample videos show.
+        num_sample_frames: number of future frames in a sample video; None: as many as a clip has.
+    """
 
+    transformer: nn.Module
+    losses: WorldModelLosses
+    data: TrainingData
+    num_sample_frames: int | None
 
-def _draw(
-    dataset: SegmentDataset | TokenDataset,
-    accelerator: Accelerator,
-    transformer: nn.Module,
-    losses: WorldModelLosses,
-    num_frames: int | None,
-) -> Tensor | None:
-    """The first validation clip above one sampled future of its context, (T, 3, 2H, W) uint8; on the main process."""
-    whole = whole_transformer(accelerator, transformer)
-    if whole is None:
-        return None
-    clip = dataset[ClipKey(0, *dataset.order(0).locate(0))]
-    frames = clip.get("frames")
-    if frames is None:
-        decoded = losses.vq_model.detokenize(clip["tokens"][None].to(accelerator.device))[0]
-        frames = clamp_to_uint8(decoded).cpu()
-    context, truth, actions = split_clip(
-        frames,
-        clip["actions"] if losses.model.actions else None,
-        num_context_frames=losses.layout.num_context_frames,
-        num_future_frames=num_frames,
-    )
-    world = WorldModel(losses.vq_model, whole.to(accelerator.device), losses.processor)
-    if actions is not None:
-        actions = _in_environment_units(actions, losses.processor)[None]
-    rollout = world.rollout(context[None], actions, num_frames=len(truth), sampling=Sampling(seed=0))
-    return torch.cat([truth, rollout.frames[0].cpu()], dim=2)
+    def measure(self) -> dict[str, Tensor]:
+        def measure_batch(batch: Batch) -> dict[str, Tensor]:
+            tokens = self.losses.tokens_of(batch)
+            return self.losses.terms(self.transformer, tokens, tokens, batch)[1]
+
+        with in_eval_mode(self.transformer):
+            return self.mean_over_validation(measure_batch)
+
+    def draw(self) -> Tensor | None:
+        """The first validation clip above one sampled future of its context, (T, 3, 2H, W) uint8; None on the other
+        processes than the main one."""
+        transformer = gather_transformer(self.accelerator, self.phases[0].model)
+        if transformer is None:
+            return None
+        losses, clip = self.losses, self.data.first_validation_clip()
+        frames = clip.get("frames")
+        if frames is None:
+            pixels = losses.vq_model.detokenize(clip["tokens"][None].to(self.accelerator.device))[0]
+            frames = clamp_to_uint8(pixels).cpu()
+        context, future, actions = split_clip(
+            frames,
+            clip["actions"] if losses.model.actions else None,
+            num_context_frames=losses.layout.num_context_frames,
+            num_future_frames=self.num_sample_frames,
+        )
+        world = WorldModel(losses.vq_model, transformer.to(self.accelerator.device), losses.processor)
+        if actions is not None:
+            actions = _in_environment_units(actions, losses.processor)[None]
+        rollout = world.rollout(context[None], actions, num_frames=len(future), sampling=Sampling(seed=0))
+        return torch.cat([future, rollout.frames[0].cpu()], dim=2)
+
+    def save(self, folder: Path) -> None:
+        """Write a complete checkpoint. Adapters are merged into it, and saved beside it as well."""
+        distributed_model = self.phases[0].model
+        transformer = gather_transformer(self.accelerator, distributed_model)
+        if transformer is None:
+            return
+        unwrapped_model = self.accelerator.unwrap_model(distributed_model)
+        if has_adapters(unwrapped_model):
+            unwrapped_model.save_pretrained(folder / "adapter")
+        WorldModel(self.losses.vq_model, transformer, self.losses.processor).save_pretrained(folder)
 
 
 def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -> Tensor:
@@ -309,20 +292,3 @@ def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -
         return actions
     mean, std = actions.new_tensor(processor.action_mean), actions.new_tensor(processor.action_std)
     return actions * std + mean
-
-
-def _save(
-    accelerator: Accelerator,
-    transformer: nn.Module,
-    vq_model: IVideoGPTVQModel,
-    processor: IVideoGPTVideoProcessor,
-    folder: Path,
-) -> None:
-    """A complete checkpoint; adapters are merged into it, and saved beside it as well."""
-    whole = whole_transformer(accelerator, transformer)
-    if whole is None:
-        return
-    bare = accelerator.unwrap_model(transformer)
-    if is_adapted(bare):
-        bare.save_pretrained(folder / "adapter")
-    WorldModel(vq_model, whole, processor).save_pretrained(folder)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +32,70 @@ logger = get_logger(__name__)
 INTERRUPTED = 75
 
 
-@dataclass
-class Task:
-    """What is trained, as the step files give it.
+@dataclass(kw_only=True)
+class Task(ABC):
+    """What is trained, and on what. A subclass says how the model is measured, drawn and saved.
 
     Attributes:
-        phases: of an update.
-        loader: of training clips.
-        source_names: of the loader's sources.
-        measure: see `Validation`; None: there is nothing to validate on.
-        draw: see `Samples`; None: nothing to draw.
-        save: writes the model to a folder; called on every process.
-        training: see `describe_training`.
-        callbacks: that belong to this training.
+        accelerator: processes of the run.
+        phases: parts of an update, one for each optimiser.
+        source_names: names of the sources, by their numbers under "source" in a batch.
+        loader: loader of training clips.
+        validation_loader: loader of validation clips; None without any, and then nothing is measured or drawn.
+        num_validation_batches: number of batches in a validation.
+        description: what a checkpoint says of its making; see `describe_training`.
+        callbacks: callbacks that belong to this training only.
     """
 
+    accelerator: Accelerator
     phases: Sequence[Phase]
-    loader: ClipLoader
     source_names: Sequence[str]
-    measure: Callable[[], dict[str, Tensor]] | None
-    draw: Callable[[], Tensor | None] | None
-    save: Callable[[Path], None]
-    training: dict[str, Any]
+    loader: ClipLoader
+    validation_loader: ClipLoader | None
+    num_validation_batches: int
+    description: dict[str, Any]
     callbacks: Sequence[Callback] = ()
+
+    @abstractmethod
+    def measure(self) -> dict[str, Tensor]:
+        """Means over this process's share of the validation batches, among them "loss"."""
+
+    @abstractmethod
+    def draw(self) -> Tensor | None:
+        """Frames (T, 3, H, W) uint8 of a sample video, on the main process at least; called on every process."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model to a folder; called on every process."""
+
+    def mean_over_validation(self, measure: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Means of what ``measure`` gives for the first validation batches, which are always the same ones."""
+        loader = self.validation_loader
+        loader.load_state_dict(loader.state_dict() | {"epoch": 0, "batch": 0})
+        entries = []
+        with torch.no_grad(), self.accelerator.autocast():
+            for batch in islice(loader, self.num_validation_batches):
+                entries.append(measure({key: value.to(self.accelerator.device) for key, value in batch.items()}))
+        return {name: torch.stack([entry[name].float() for entry in entries]).mean() for name in entries[0]}
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout, until the model trains on."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def check_run(run: RunArguments, optimization: OptimizationArguments, num_processes: int) -> int:
     """Check what can be checked before any data is read.
+
+    Args:
+        run: settings of the run.
+        optimization: settings of the optimiser.
+        num_processes: number of processes that run.
 
     Returns:
         This process's share of a batch.
@@ -63,8 +104,8 @@ def check_run(run: RunArguments, optimization: OptimizationArguments, num_proces
         ValueError: if the batch does not divide, or the output folder holds another run.
     """
     batch, micro = optimization.batch_size, optimization.micro_batch_size
-    share, rest = divmod(batch, num_processes)
-    require(not rest and share > 0, f"batch_size {batch} must be a multiple of the {num_processes} processes")
+    share, remainder = divmod(batch, num_processes)
+    require(not remainder and share > 0, f"batch_size {batch} must be a multiple of the {num_processes} processes")
     require(
         micro is None or share % micro == 0,
         f"micro_batch_size {micro} must divide the {share} clips of a process (batch_size {batch} / {num_processes})",
@@ -89,24 +130,50 @@ def make_phase(
     loss: Callable[[nn.Module, Batch, Any, int], Loss],
     run: RunArguments,
     optimization: OptimizationArguments,
-    **changes: Any,
+    *,
+    learning_rate: float | None = None,
+    first_update: int = 0,
 ) -> Phase:
-    """Distribute a model and give it an optimiser. ``loss`` is called with the distributed model in front of what
-    `Phase` says; ``changes`` are other arguments of `Phase`, and a ``learning_rate`` of its own."""
-    rate = changes.pop("learning_rate", optimization.learning_rate)
-    num_updates = run.num_updates - changes.get("first_update", 0)
+    """Distribute a model and give it an optimiser.
+
+    Args:
+        accelerator: processes that train the model.
+        name: prefix of the phase's gradient norm and learning rate among the metrics.
+        model: model to train.
+        loss: loss function of the distributed model, a batch, the carry of the phase before, and the number of updates
+            done.
+        run: settings of the run.
+        optimization: settings of the optimiser.
+        learning_rate: learning rate after warm-up; None: that of ``optimization``.
+        first_update: update from which the phase takes part; its schedule begins there.
+    """
     if run.compile:
         model.compile()
+    rate = optimization.learning_rate if learning_rate is None else learning_rate
     optimizer = make_optimizer(model, rate, optimization.weight_decay)
+    num_updates = run.num_updates - first_update
     scheduler = make_scheduler(optimizer, optimization.schedule, optimization.warmup_updates, num_updates)
-    distributed, optimizer = accelerator.prepare(model.train(), optimizer)
-    return Phase(name, distributed, optimizer, scheduler, lambda *inputs: loss(distributed, *inputs), **changes)
+    distributed_model, optimizer = accelerator.prepare(model.train(), optimizer)
+    return Phase(
+        name=name,
+        model=distributed_model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        loss=partial(loss, distributed_model),
+        first_update=first_update,
+    )
 
 
 def run_training(
     accelerator: Accelerator, run: RunArguments, optimization: OptimizationArguments, task: Task
 ) -> int | None:
     """Train, and write the finished model to the output folder.
+
+    Args:
+        accelerator: processes that train.
+        run: settings of the run.
+        optimization: settings of the optimiser.
+        task: what is trained.
 
     Returns:
         None, or the exit code of a run that a signal asked to stop.
@@ -117,23 +184,23 @@ def run_training(
     """
     output_dir = Path(run.output_dir)
     loop = Loop(
-        accelerator,
-        task.phases,
-        task.loader,
-        task.source_names,
-        run.num_updates,
-        optimization.max_grad_norm,
-        output_dir,
-        optimization.micro_batch_size,
+        accelerator=accelerator,
+        phases=task.phases,
+        loader=task.loader,
+        source_names=task.source_names,
+        num_updates=run.num_updates,
+        max_grad_norm=optimization.max_grad_norm,
+        output_dir=output_dir,
+        micro_batch_size=optimization.micro_batch_size,
         callbacks=_callbacks(accelerator, run, optimization, task),
     )
     set_seed(run.seed, device_specific=True)
     if run.resume is not None:
         _resume(accelerator, run, loop)
     if accelerator.is_main_process:
-        write_training(output_dir, task.training)
+        write_training(output_dir, task.description)
     accelerator.wait_for_everyone()
-    start_trackers(accelerator, run, task.training["arguments"])
+    start_trackers(accelerator, run, task.description["arguments"])
     loop.run()
     if loop.interrupted:
         logger.warning(f"stopped by a signal after update {loop.update}; go on with --resume latest")
@@ -146,15 +213,16 @@ def run_training(
 def _callbacks(
     accelerator: Accelerator, run: RunArguments, optimization: OptimizationArguments, task: Task
 ) -> list[Callback]:
-    """In the order in which they are called: a checkpoint comes last, so that it holds the state of the others."""
+    """Callbacks in the order in which they are called. A checkpoint comes last, so that it holds the others' state."""
 
     def export(folder: Path) -> None:
         _export(accelerator, folder, task)
 
     callbacks = [Metrics(accelerator, run.log_every, optimization.batch_size), *task.callbacks]
-    if task.measure is not None and run.validate_every:
+    has_validation = task.validation_loader is not None
+    if has_validation and run.validate_every:
         callbacks.append(Validation(run.validate_every, task.measure))
-    if task.draw is not None and run.sample_every:
+    if has_validation and run.sample_every:
         callbacks.append(Samples(run.sample_every, task.draw))
     callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export))
     if run.push_to_hub is not None:
@@ -172,25 +240,11 @@ def _resume(accelerator: Accelerator, run: RunArguments, loop: Loop) -> None:
 
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:
-    """The model with what is known of its making."""
+    """Write the model, and what is known of its making."""
     task.save(folder)
     if accelerator.is_main_process:
-        write_training(folder, task.training)
-        log = Path(task.training["arguments"]["output_dir"]) / TRAINING_LOG_FILE
+        write_training(folder, task.description)
+        log = Path(task.description["arguments"]["output_dir"]) / TRAINING_LOG_FILE
         if folder != log.parent and log.exists():
             (folder / TRAINING_LOG_FILE).write_bytes(log.read_bytes())
     accelerator.wait_for_everyone()
-
-
-def mean_over_batches(
-    loader: ClipLoader, num_batches: int, accelerator: Accelerator, measure: Callable[[Batch], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Means of what ``measure`` gives for the first batches of a validation loader, always the same ones."""
-    loader.load_state_dict(loader.state_dict() | {"epoch": 0, "batch": 0})
-    measured = []
-    with torch.no_grad(), accelerator.autocast():
-        for number, batch in enumerate(loader):
-            if number == num_batches:
-                break
-            measured.append(measure({key: value.to(accelerator.device) for key, value in batch.items()}))
-    return {name: torch.stack([entry[name].float() for entry in measured]).mean() for name in measured[0]}

@@ -1,25 +1,65 @@
-"""The transformer to train: new, or grown from a checkpoint; with or without adapters."""
+"""Networks that a training starts from: new, from a checkpoint, or grown from one by what it lacks."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 
-from ..checkpoints.loading import fetch, load_transformer
+from ..checkpoints.loading import fetch, load_transformer, load_vq_model
 from ..extras import require_packages
 from ..models.configuration_ivideogpt import IVideoGPTConfig
+from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.token_layout import TokenLayout
 from ..settings import check_keys
-from .arguments import WorldModelArguments, require
+from .arguments import VQArguments, WorldModelArguments, require
 
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
 NEW_PARTS = ("action_linear", "action_modulation", "reward_linear", "action_recon_linear")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def make_vq_model(vq: VQArguments, num_context_frames: int) -> IVideoGPTVQModel:
+    """A new VQ model, or that of a checkpoint, to train.
+
+    Args:
+        vq: settings of the VQ model.
+        num_context_frames: number of context frames of the clips, to which a checkpoint's model is resized.
+
+    Raises:
+        ValueError: if the config has unknown fields, or weights do not fit.
+        OSError: if the checkpoint cannot be read.
+    """
+    if vq.vq_model is not None:
+        model = load_vq_model(fetch(vq.vq_model))
+        if model.config.num_context_frames != num_context_frames:
+            model.resize_context(num_context_frames)
+    else:
+        check_keys(vq.vq_config, [item.name for item in fields(IVideoGPTVQConfig)], "vq_config")
+        model = IVideoGPTVQModel(IVideoGPTVQConfig(**vq.vq_config | {"num_context_frames": num_context_frames}))
+    if vq.freeze_codebooks:
+        model.quantize.requires_grad_(requires_grad=False)
+        model.dynamics_quantize.requires_grad_(requires_grad=False)
+    return model
+
+
+def load_frozen_vq_model(path_or_repo_id: str, repeat_last_context: bool | None = None) -> IVideoGPTVQModel:
+    """The VQ model that makes the tokens of a transformer's training, frozen.
+
+    Args:
+        path_or_repo_id: folder or Hub id of the checkpoint.
+        repeat_last_context: whether the model codes the last context frame twice; None: as the checkpoint says.
+
+    Raises:
+        OSError, ValueError: if the checkpoint cannot be read.
+    """
+    vq_model = load_vq_model(fetch(path_or_repo_id)).requires_grad_(requires_grad=False)
+    if repeat_last_context is not None:
+        vq_model.config.repeat_last_context = repeat_last_context
+    return vq_model
 
 
 def make_transformer(
@@ -28,22 +68,22 @@ def make_transformer(
     """A new transformer, or that of a checkpoint with whatever conditioning and heads it lacks.
 
     Args:
-        model: what is asked for.
-        layout: of the VQ model.
-        action_dim: width of the data's actions; None without.
-        num_future_frames: of the clips.
+        model: settings of the transformer.
+        layout: token layout of the VQ model.
+        action_dim: width of the data's actions; None without actions.
+        num_future_frames: number of future frames in a clip.
 
     Raises:
-        ValueError: if the checkpoint does not fit the VQ model, the actions or what is asked for.
-        OSError: if it cannot be read.
+        ValueError: if the checkpoint does not fit the VQ model, the actions or the settings.
+        OSError: if the checkpoint cannot be read.
     """
-    before = None if model.transformer is None else load_transformer(fetch(model.transformer))
-    if before is None:
+    checkpoint = None if model.transformer is None else load_transformer(fetch(model.transformer))
+    if checkpoint is None:
         check_keys(model.transformer_config, [item.name for item in fields(IVideoGPTConfig)], "transformer_config")
         settings: dict[str, Any] = dict(model.transformer_config) | asdict(layout)
     else:
-        _check_fit(before.config, model, layout, action_dim)
-        settings = before.config.to_dict() | asdict(layout)
+        _check_checkpoint(checkpoint.config, model, layout, action_dim)
+        settings = checkpoint.config.to_dict() | asdict(layout)
     settings |= {
         "action_dim": action_dim or 0,
         "predict_reward": model.rewards,
@@ -63,20 +103,21 @@ def make_transformer(
         f"has room for {room}: set it to {layout.sequence_length(num_future_frames)} or more, or lower num_frames",
     )
     transformer = IVideoGPTForCausalLM(config)
-    if before is not None:
-        missing, unexpected = transformer.load_state_dict(before.state_dict(), strict=False)
-        strange = [name for name in missing if not any(part in name.split(".") for part in NEW_PARTS)]
-        require(not strange and not unexpected, f"weights do not fit: {strange + unexpected}")
+    if checkpoint is not None:
+        result = transformer.load_state_dict(checkpoint.state_dict(), strict=False)
+        problems = [name for name in result.missing_keys if not any(part in name.split(".") for part in NEW_PARTS)]
+        problems += result.unexpected_keys
+        require(not problems, f"weights do not fit: {problems}")
     return transformer
 
 
-def _check_fit(
+def _check_checkpoint(
     config: IVideoGPTConfig, model: WorldModelArguments, layout: TokenLayout, action_dim: int | None
 ) -> None:
-    # What any transformer can continue, however it was trained.
-    free = {"num_context_frames": layout.num_context_frames, "repeat_last_context": layout.repeat_last_context}
+    # Any transformer can continue any number of context frames, whichever it was trained on.
+    context = {"num_context_frames": layout.num_context_frames, "repeat_last_context": layout.repeat_last_context}
     require(
-        replace(config.layout, **free) == layout,
+        replace(config.layout, **context) == layout,
         f"the transformer {model.transformer} continues other tokens than the VQ model {model.vq_model} makes: "
         f"{config.layout} against {layout}",
     )
@@ -99,8 +140,13 @@ def _check_fit(
 
 
 def add_lora(transformer: IVideoGPTForCausalLM, rank: int, alpha: float | None) -> nn.Module:
-    """Freeze the transformer and add LoRA adapters (Hu et al., 2022); action input and heads train in full, and are
-    saved with the adapters.
+    """Freeze a transformer and add LoRA adapters (Hu et al., 2022). Action input and heads train in full, and are saved
+    with the adapters.
+
+    Args:
+        transformer: transformer to adapt.
+        rank: rank of the adapters.
+        alpha: scale of the adapters; None: twice the rank.
 
     Raises:
         ImportError: without peft; names the extra.
@@ -119,27 +165,3 @@ def add_lora(transformer: IVideoGPTForCausalLM, rank: int, alpha: float | None) 
             task_type="CAUSAL_LM",
         ),
     )
-
-
-def is_adapted(transformer: nn.Module) -> bool:
-    """Whether it has adapters."""
-    return hasattr(transformer, "peft_config")
-
-
-def merged(transformer: nn.Module) -> IVideoGPTForCausalLM:
-    """A copy without adapters, whose weights hold what they add."""
-    return copy.deepcopy(transformer).merge_and_unload()
-
-
-def whole_transformer(accelerator: Accelerator, transformer: nn.Module) -> IVideoGPTForCausalLM | None:
-    """A copy, in eval mode, of a transformer that may be distributed, sharded or adapted: on the main process, None on
-    the others. Every process must call this."""
-    weights = accelerator.get_state_dict(transformer)
-    if not accelerator.is_main_process:
-        return None
-    bare = accelerator.unwrap_model(transformer)
-    if is_adapted(bare):
-        return merged(bare).eval()
-    whole = IVideoGPTForCausalLM(bare.config)
-    whole.load_state_dict(weights)
-    return whole.eval()
