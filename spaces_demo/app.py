@@ -14,8 +14,8 @@ from typing import Any
 import gradio as gr
 import torch
 from game import (
-    MAX_FRAMES,
     MAX_FUTURES,
+    MAX_LINE_FRAMES,
     Game,
     branch,
     dream,
@@ -37,7 +37,7 @@ from ivideogpt_hf import Sampling, read_video, side_by_side
 
 try:
     import spaces
-except ImportError:  # not on a Space with ZeroGPU
+except ImportError:  # only Spaces with ZeroGPU have this package
     spaces = None
 
 HERE = Path(__file__).parent
@@ -129,7 +129,7 @@ def take_back(visitor: Visitor) -> tuple[str, Visitor]:
 
 
 def begin_again(visitor: Visitor) -> tuple[str, Visitor]:
-    """Back to the start."""
+    """Go back to the start."""
     game = game_of(visitor)
     restart(game)
     return game_message(WORLDS.get(visitor.checkpoint), game), visitor
@@ -227,8 +227,8 @@ def rollout(
         A dict with "frames", a PNG picture per action as data URL, and "rewards", a number per action.
     """
     with reasons_shown():
-        if not 1 <= len(actions) <= MAX_FRAMES:
-            raise ValueError(f"1 to {MAX_FRAMES} actions can be taken, not {len(actions)}.")
+        if not 1 <= len(actions) <= MAX_LINE_FRAMES:
+            raise ValueError(f"1 to {MAX_LINE_FRAMES} actions can be taken, not {len(actions)}.")
         world = WORLDS.get(checkpoint)
         frames = context_of(world, scenes()[int(scene) % len(scenes())])
         predicted = world.rollout(frames[None], torch.tensor(actions)[None], sampling=sampling_of(temperature, seed))

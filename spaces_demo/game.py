@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ivideogpt_hf import Sampling, World, WorldState
 
-MAX_FRAMES = 64  # of one line
+MAX_LINE_FRAMES = 64  # largest number of frames in a line
 MAX_LINES = 3
 MAX_FUTURES = 9
 
@@ -92,8 +92,8 @@ def step(world: World[Any], game: Game, action: Sequence[float] | None, sampling
         FullError: if the line is as long as it may be.
         ValueError: if the action does not fit the model.
     """
-    if len(game.line) >= MAX_FRAMES:
-        raise FullError(f"This line has {MAX_FRAMES} frames. Take some back, or start again.")
+    if len(game.line) >= MAX_LINE_FRAMES:
+        raise FullError(f"This line has {MAX_LINE_FRAMES} frames. Take some back, or start again.")
     actions = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
     state = to_step(world, game.now.state)
     result, state = world.step(state, None if actions is None else actions.to(world.device), sampling=sampling)
@@ -149,7 +149,7 @@ def branch(game: Game, index: int) -> None:
 
 
 def restart(game: Game) -> None:
-    """Back to the start, with one line."""
+    """Go back to the start, with one line."""
     game.lines, game.active = [[game.lines[0][0]]], 0
 
 
@@ -158,7 +158,7 @@ def dream(
 ) -> Iterator[Moment]:
     """Play many steps: actions (T, A) one after the other, or ``num_frames`` frames of an action-free model."""
     for i in range(num_frames):
-        if len(game.line) >= MAX_FRAMES:
+        if len(game.line) >= MAX_LINE_FRAMES:
             return
         yield step(world, game, None if actions is None else actions[i].tolist(), sampling)
 

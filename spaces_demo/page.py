@@ -19,7 +19,7 @@ def png(frame: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(encode_png(frame.movedim(0, -1).numpy())).decode()
 
 
-def describe(moment: Moment) -> dict[str, Any]:
+def describe_moment(moment: Moment) -> dict[str, Any]:
     """A moment as the page shows it."""
     numbers = {
         name: None if value is None else round(value, 4)
@@ -34,7 +34,7 @@ def message(kind: str, **content: Any) -> str:
 
 
 def game_message(world: World[Any], game: Game) -> str:
-    """Everything that the page shows of a game."""
+    """A message with everything that the page shows of a game."""
     spec = world.spec
     low, high = (bound.tolist() for bound in bounds(world))
     return message(
@@ -49,16 +49,16 @@ def game_message(world: World[Any], game: Game) -> str:
         },
         has_reward=spec.has_reward,
         goal=png(game.context[0]) if spec.goal_conditioned else None,
-        lines=[[describe(moment) for moment in line] for line in game.lines],
+        lines=[[describe_moment(moment) for moment in line] for line in game.lines],
         active=game.active,
     )
 
 
 def moment_message(game: Game) -> str:
-    """The newest moment of the active line."""
-    return message("moment", line=game.active, index=len(game.line) - 1, moment=describe(game.now))
+    """A message with the newest moment of the active line."""
+    return message("moment", line=game.active, index=len(game.line) - 1, moment=describe_moment(game.now))
 
 
 def error_message(error: Exception) -> str:
-    """Why something did not work."""
+    """A message that says why something did not work."""
     return message("error", text=str(error))

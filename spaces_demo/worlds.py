@@ -20,7 +20,7 @@ MAX_LOADED = 2
 
 @dataclass(frozen=True)
 class LoadingRules:
-    """Which checkpoints visitors may load.
+    """Rules for the checkpoints that visitors may load.
 
     Attributes:
         allowed: Hub ids that may be loaded; empty: all.

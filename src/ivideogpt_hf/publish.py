@@ -25,8 +25,8 @@ from .world.world_model import WorldModel
 PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
 LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
 
-# What LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
-ENVIRONMENT = '''"""The world model in this repository as a gymnasium vector environment, for LeRobot's EnvHub."""
+# Code that LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
+ENVIRONMENT_CODE = '''"""The world model in this repository as a gymnasium vector environment, for LeRobot's EnvHub."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
         else:
             preview_name = PREVIEW_FILE if _draw_preview(world, stage) else None
         if world.spec.action_dim and (stage / EPISODE_FILE).is_file():
-            (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT, encoding="utf-8")
+            (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT_CODE, encoding="utf-8")
         metrics = read_metrics(stage)
         leaderboard = leaderboard_results(metrics)
         if leaderboard is not None:

@@ -59,7 +59,7 @@ def _register_environment(gymnasium_registration: ModuleType) -> None:
     )
 
 
-# What to do with each module after its import.
+# Functions that prepare a module after its import.
 _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": lambda module: _register_on_first_call(module.AutoConfig),
     "transformers.models.auto.video_processing_auto": lambda module: _register_on_first_call(module.AutoVideoProcessor),

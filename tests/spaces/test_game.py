@@ -102,7 +102,7 @@ def test_a_game_survives_being_pickled(world, game):
 
 
 def test_lines_and_their_number_are_bounded(world, game, monkeypatch):
-    monkeypatch.setattr(games, "MAX_FRAMES", 3)
+    monkeypatch.setattr(games, "MAX_LINE_FRAMES", 3)
     play(world, game, ACTIONS[:2])
     with pytest.raises(games.FullError, match="has 3 frames"):
         games.step(world, game, ACTIONS[0], SEEDED)
@@ -115,7 +115,7 @@ def test_lines_and_their_number_are_bounded(world, game, monkeypatch):
 
 
 def test_it_dreams_until_the_line_is_full(world, game, monkeypatch):
-    monkeypatch.setattr(games, "MAX_FRAMES", 4)
+    monkeypatch.setattr(games, "MAX_LINE_FRAMES", 4)
     actions = games.random_actions(world, 8, seed=0)
     assert len(list(games.dream(world, game, actions, 8, SEEDED))) == 3
 

@@ -104,7 +104,7 @@ def _join(
     """Join the words of a command line and the settings of a file to one command line."""
     options: list[str] = []
     positionals: list[str] = []
-    for name, action in actions.items():  # in the parser's order, which is that of the positionals
+    for name, action in actions.items():  # the parser's order is that of the positionals
         if settings.get(name) is None:
             continue
         values = _as_words(action, settings[name], f"{place}: {name}")
@@ -112,7 +112,7 @@ def _join(
             positionals += values
         elif action.nargs in LISTS:
             options += [action.option_strings[0], *values]
-        else:  # in one word, so that a value may begin with a dash; a flag has no value
+        else:  # one word, so that a value may begin with a dash; a flag has no value
             options.append("=".join([action.option_strings[0], *values]) if settings[name] is not False else "")
     end = words.index("--") if "--" in words else len(words)
     positionals = [*words[end + 1 :], *positionals]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..extras import require_packages
 
-PACKAGES = ("accelerate", "datasets")
+TRAINING_PACKAGES = ("accelerate", "datasets")
 
 
 def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -38,21 +38,21 @@ def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> t
 
 
 def _train_vq(args: argparse.Namespace) -> int | None:
-    require_packages(*PACKAGES, purpose="training")
+    require_packages(*TRAINING_PACKAGES, purpose="training")
     from ..training.train_vq import VQ_ARGUMENTS, train_vq
 
     return train_vq(*_parse(args, VQ_ARGUMENTS, "train-vq"))
 
 
 def _train(args: argparse.Namespace) -> int | None:
-    require_packages(*PACKAGES, purpose="training")
+    require_packages(*TRAINING_PACKAGES, purpose="training")
     from ..training.train_world_model import WORLD_MODEL_ARGUMENTS, train_world_model
 
     return train_world_model(*_parse(args, WORLD_MODEL_ARGUMENTS, "train"))
 
 
 def _tokenize(args: argparse.Namespace) -> None:
-    require_packages(*PACKAGES, purpose="training")
+    require_packages(*TRAINING_PACKAGES, purpose="training")
     from ..training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
 
     tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))

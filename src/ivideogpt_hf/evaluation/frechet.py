@@ -64,7 +64,7 @@ class FeatureStatistics:
         return self.scatter / self.count
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to continue later."""
+        """Count, mean and scatter, from which the statistics can be built again."""
         return {"count": self.count, "mean": self.mean, "scatter": self.scatter}
 
 

@@ -41,7 +41,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts of a clip.
+    """Predictions of a model for a clip.
 
     Attributes:
         reconstruction: frames (C + T, 3, H, W) uint8 of the clip, coded and decoded, with nothing predicted.

@@ -1,4 +1,4 @@
-"""How checkpoints are measured: on which clips, of what length, with how many samples."""
+"""Protocols of evaluations: which clips are predicted, of what length, and with how many samples."""
 
 from __future__ import annotations
 

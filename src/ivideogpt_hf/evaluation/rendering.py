@@ -86,7 +86,7 @@ def _number(metric: str, value: float) -> str:
 
 
 def evaluation_as_text(results: Mapping[str, Any]) -> str:
-    """All tables and gates, for a terminal."""
+    """The results of an evaluation as text for a terminal: all tables and gates."""
     parts = []
     for title, rows in tables(results).items():
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

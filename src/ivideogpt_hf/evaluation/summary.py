@@ -110,7 +110,7 @@ def frechet_distances(clips: Sequence[Measures], *, standardised: bool) -> dict[
 
 
 def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
-    """How a model uses its dynamics codes.
+    """Measure the use of the dynamics codes.
 
     Returns:
         "repetition": share of tokens that repeat the token at the same place of the frame before; "usage": share of
@@ -137,7 +137,7 @@ def action_following(clips: Sequence[Measures], moving: np.ndarray) -> dict[str,
 
 
 def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
-    """How well rewards are predicted, by the mean of the samples.
+    """Measure the quality of the predicted rewards, as the mean of the samples.
 
     Returns:
         "mean_absolute_error", "correlation" with the true reward, and "correlation_per_task". A correlation is None

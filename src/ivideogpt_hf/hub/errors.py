@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-# What each kind of repository on the Hub holds.
+# Words for the content of each kind of repository.
 NOUNS = {"model": "checkpoint", "dataset": "data set"}
 LOG_IN = "log in with `hf auth login`, or use a token"
 FORBIDDEN = (401, 403)

@@ -95,7 +95,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """(height, width) of a frame in pixels."""
+        """Size (height, width) of a frame, in pixels."""
         if isinstance(self.resolution, int):
             return self.resolution, self.resolution
         height, width = self.resolution
@@ -103,7 +103,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @property
     def downsampling(self) -> int:
-        """Pixels per latent along one side."""
+        """Number of pixels per latent, along one side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     @property
@@ -113,13 +113,13 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @property
     def context_grid(self) -> tuple[int, int]:
-        """(rows, columns) of the tokens of a context frame."""
+        """Grid (rows, columns) of the tokens of a context frame."""
         height, width = self.frame_size
         return height // self.downsampling, width // self.downsampling
 
     @property
     def dynamics_grid(self) -> tuple[int, int]:
-        """(rows, columns) of the tokens of a future frame."""
+        """Grid (rows, columns) of the tokens of a future frame."""
         rows, columns = self.context_grid
         return rows // self.patch_size, columns // self.patch_size
 

@@ -55,7 +55,7 @@ class IVideoGPTVQOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class VQContext:
-    """Everything about B contexts that coding and decoding future frames needs: computed once, passed on.
+    """B coded contexts, with everything that coding and decoding their future frames needs. It is computed once.
 
     Args:
         tokens: codes (B, C, tokens_per_context_frame) int64 in [0, num_context_codes).

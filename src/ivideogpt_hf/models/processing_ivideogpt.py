@@ -129,7 +129,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """(height, width) of the frames that the model takes."""
+        """Size (height, width) of the frames that the model takes."""
         return self.size["height"], self.size["width"]
 
     @property

@@ -100,7 +100,7 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
-# Of the waves in new position tables, beside features of unit variance.
+# Amplitude of the waves in new position tables, which are added to features of unit variance.
 POSITION_STRENGTH = 2.0
 
 
@@ -109,7 +109,7 @@ class ContextCrossAttention(nn.Module):
 
     Args:
         channels: channels of both maps.
-        size: (height, width) of both maps.
+        size: size (height, width) of both maps.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], config: IVideoGPTVQConfig) -> None:

@@ -1,4 +1,4 @@
-"""What predicted futures are worth, as costs: lower is better.
+"""Objectives: the costs of predicted futures, where lower is better.
 
 An objective says which outputs of a rollout it reads and which frames must be decoded for it, so that nothing else is
 computed. Sizes: B problems, N candidates, H steps.

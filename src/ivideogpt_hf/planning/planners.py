@@ -17,7 +17,7 @@ Cost = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a planner decided.
+    """Result of a planner.
 
     Attributes:
         actions: actions (B, H, A) to execute, from the first on.
@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Planner:
-    """What all planners have in common.
+    """Base class of planners.
 
     Args:
         low, high: bounds of each action dimension, A values each.

@@ -26,7 +26,7 @@ SEED_STEP = 1_000_003  # difference between the seeds of two attempts at an inst
 
 @dataclass(frozen=True)
 class Imagined:
-    """What action sequences lead to in a simulator.
+    """Results of action sequences in a simulator.
 
     Attributes:
         frames: frames (N, 1 or H, 3, H, W) uint8, or None.

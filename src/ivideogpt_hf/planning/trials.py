@@ -23,7 +23,7 @@ TRIALS_FILE = "trials.jsonl"
 SIMULATOR = "simulator"  # name of the controller that the others are compared with
 NUM_INSTANCES_DRAWN = 3
 # Columns of the table for a terminal: heading and width.
-COLUMNS = {
+TABLE_COLUMNS = {
     "success": 9,
     "95 % interval": 16,
     "of simulator": 14,
@@ -177,7 +177,7 @@ def summarize_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
 
 def trials_as_text(results: Mapping[str, Any]) -> str:
     """The results as a table for a terminal. Seconds are the time that the decisions of all trials took."""
-    lines = [_line("controller", COLUMNS)]
+    lines = [_line("controller", TABLE_COLUMNS)]
     for name, values in results["controllers"].items():
         share, speed = values["of_simulator"], values["plans_per_second"]
         cells = [
@@ -194,7 +194,9 @@ def trials_as_text(results: Mapping[str, Any]) -> str:
 
 
 def _line(name: str, cells: Iterable[str]) -> str:
-    return name.ljust(12) + "".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True))
+    return name.ljust(12) + "".join(
+        cell.rjust(width) for cell, width in zip(cells, TABLE_COLUMNS.values(), strict=True)
+    )
 
 
 def _parsed(line: str) -> Iterator[dict[str, Any]]:

@@ -238,7 +238,7 @@ class RemoteWorldModel:
         options: RolloutOptions,
         on_step: OnStep | None,
     ) -> Rollout:
-        """What the server's own loop does, where somebody here looks at each step."""
+        """Do what a rollout does on the server, with one call per step, since the caller looks at each step."""
         decode_steps, names = options.steps_to_decode(num_frames), options.outputs - {"frames"}
         frame = self.last_frame(state) if callable(actions) else None
         steps: list[Step] = []

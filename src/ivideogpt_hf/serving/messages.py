@@ -1,4 +1,4 @@
-"""What client and server say to each other: JSON, with frames as PNG (RFC 2083) in base64."""
+"""Messages between client and server: JSON, with frames as PNG (RFC 2083) in base64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..media.images import decode_images, encode_png
 
 MAX_ROWS = 256  # number of worlds in a state, and of futures in a rollout
 # The number of frames in one answer, and the number of steps of a rollout.
-MAX_FRAMES, MAX_STEPS = 2048, 256
+MAX_ANSWER_FRAMES, MAX_STEPS = 2048, 256
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Png = Annotated[str, Field(description="base64 of a PNG or JPEG file")]
@@ -140,7 +140,7 @@ class FramesAnswer(BaseModel):
 
 
 class StepAnswer(StateAnswer):
-    """What one action led to. Each list has B entries, or is None if it was not asked for."""
+    """Result of one action. Each list has B entries, or is None if it was not asked for."""
 
     frames: list[Png] | None
     rewards: list[float] | None

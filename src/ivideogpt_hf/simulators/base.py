@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Transition:
-    """What one action led to.
+    """Result of one action.
 
     Attributes:
         reward: reward of the action.

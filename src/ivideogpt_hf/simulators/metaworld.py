@@ -12,7 +12,7 @@ from . import mujoco_state
 from .base import Simulator, Transition, choose_renderer
 
 CAMERA = "corner"
-OVERSAMPLING = 2  # in place of the renderer's multisampling: boxes of 2 x 2 pixels are averaged
+OVERSAMPLING = 2  # boxes of 2 x 2 pixels are averaged, in place of the renderer's multisampling
 
 
 class MetaWorldSimulator(Simulator):
@@ -84,12 +84,12 @@ class MetaWorldSimulator(Simulator):
 
     def get_state(self) -> Any:
         environment = self._environment
-        return mujoco_state.save(environment, environment.model, environment.data), np.copy(self.observation)
+        return mujoco_state.save_state(environment, environment.model, environment.data), np.copy(self.observation)
 
     def set_state(self, state: Any) -> None:
         environment = self._environment
         simulation, observation = state
-        mujoco_state.restore(simulation, environment, environment.model, environment.data)
+        mujoco_state.restore_state(simulation, environment, environment.model, environment.data)
         self.observation = observation.copy()
 
     def expert_action(self) -> np.ndarray:

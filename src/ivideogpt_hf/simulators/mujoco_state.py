@@ -24,7 +24,7 @@ class MujocoState:
     attributes: dict[str, Any]
 
 
-def save(environment: Any, model: Any, data: Any) -> MujocoState:
+def save_state(environment: Any, model: Any, data: Any) -> MujocoState:
     """Copy everything that the future depends on: positions, velocities, activations, warm starts, controls, and the
     environment's attributes that are plain values."""
     import mujoco
@@ -36,7 +36,7 @@ def save(environment: Any, model: Any, data: Any) -> MujocoState:
     return MujocoState(integration, attributes)
 
 
-def restore(state: MujocoState, environment: Any, model: Any, data: Any) -> None:
+def restore_state(state: MujocoState, environment: Any, model: Any, data: Any) -> None:
     """Restore a state, and compute what follows from it."""
     import mujoco
 

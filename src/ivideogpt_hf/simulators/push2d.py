@@ -11,7 +11,7 @@ AGENT_RADIUS, PUCK_RADIUS = 0.07, 0.1  # the table has sides of 1
 REACH = 0.05  # way of the disc by an action of 1 along one axis
 SUBSTEPS = 8
 SUCCESS_DISTANCE = 0.05
-MIN_GOAL_DISTANCE = 0.15  # from the puck's start
+MIN_GOAL_DISTANCE = 0.15  # smallest distance from the puck's start to the goal
 LONGEST_PUSH = 12  # largest number of steps from the start to the goal
 BACKGROUND, PUCK, AGENT = np.array([236, 232, 222.0]), np.array([40, 90, 200.0]), np.array([215, 60, 50.0])
 

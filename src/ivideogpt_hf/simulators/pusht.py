@@ -10,13 +10,13 @@ from ..extras import require_packages
 from ..media.pixels import resize_pixels
 from .gymnasium import GymnasiumSimulator
 
-ENVIRONMENT = "gym_pusht/PushT-v0"
+ENVIRONMENT_ID = "gym_pusht/PushT-v0"
 MIN_RENDERED_SIZE = 96  # pixels; in smaller pictures the environment's lines would have no thickness
 GOAL = (256.0, 256.0, np.pi / 4)  # x, y and angle of the block
-CENTRE_OF_MASS = 45.0  # from the block's origin down its stem
+CENTRE_OF_MASS = 45.0  # distance from the block's origin, down its stem
 DETOUR_RADIUS = 115.0  # radius of a circle around the block's centre, on which the disc hardly touches the block
 MOTION = ("angle", "position", "velocity", "angular_velocity")  # in this order: turning a body moves its origin
-STRIDE = 45.0  # how far ahead of the disc its target is set
+STRIDE = 45.0  # distance from the disc to its next target
 LARGEST_OFFSET, OFFSET_PER_RADIAN = 45.0, 60.0  # distance of the push from the block's centre, which turns the block
 
 
@@ -39,7 +39,7 @@ class PushTSimulator(GymnasiumSimulator):
     def __init__(self, size: int) -> None:
         require_packages("gym_pusht", purpose="Push-T")  # its import registers the environment
         rendered = size * -(-MIN_RENDERED_SIZE // size)  # the least multiple that is large enough
-        super().__init__(ENVIRONMENT, size, observation_width=rendered, observation_height=rendered)
+        super().__init__(ENVIRONMENT_ID, size, observation_width=rendered, observation_height=rendered)
         self.task = "push the T onto the goal"
 
     def render(self) -> np.ndarray:

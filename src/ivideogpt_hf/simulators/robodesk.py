@@ -20,7 +20,7 @@ CROP_BOX = (16.75, 25.0, 105.0, 88.75)  # left, top, right, bottom
 FLOOR_HEIGHT = 0.6  # a block below this has left the table
 # A full action moves the hand by 8 cm. With this gain the hand is where it should be after one action.
 GAIN, MIN_ACTION = 12.0, 0.1
-FINGER_LENGTH = 0.05  # from the environment's "end effector" to the fingertips
+FINGER_LENGTH = 0.05  # distance from the environment's "end effector" to the fingertips
 TABLE_HEIGHT, TABLE_EDGE = 0.76, 0.575  # z of its top, and y of its edge on the side of the robot
 BLOCK_HALF_SIZES = {"flat_block": (0.08, 0.035, 0.015), "upright_block": (0.023, 0.023, 0.09)}
 
@@ -93,14 +93,14 @@ class RoboDeskSimulator(Simulator):
     def get_state(self) -> Any:
         environment = self._environment
         physics, kinematics = environment.physics, environment.physics_copy
-        simulation = mujoco_state.save(environment, physics.model.ptr, physics.data.ptr)
+        simulation = mujoco_state.save_state(environment, physics.model.ptr, physics.data.ptr)
         return simulation, kinematics.get_state(), self._expert._is_folded
 
     def set_state(self, state: Any) -> None:
         environment = self._environment
         physics, kinematics = environment.physics, environment.physics_copy
         simulation, positions, self._expert._is_folded = state
-        mujoco_state.restore(simulation, environment, physics.model.ptr, physics.data.ptr)
+        mujoco_state.restore_state(simulation, environment, physics.model.ptr, physics.data.ptr)
         with kinematics.reset_context():  # inverse kinematics begin where they ended
             kinematics.set_state(positions)
         self.observation = environment._get_obs()
@@ -208,7 +208,7 @@ class _Expert:
     def open_slide(self) -> np.ndarray:
         """Go to the left of the handle, around its front, then push to the right."""
         tip, (x, y, z) = self._tip, self._data.site_xpos["slide_handle"]
-        if tip[0] > x - 0.015:  # not on the left: back off first, so as not to push the handle to the left
+        if tip[0] > x - 0.015:  # here a move to the left would push the handle along: back off first
             return self._move_to(tip[0], 0.66, z) if tip[1] > 0.72 else self._move_to(x - 0.09, 0.71, z)
         if abs(tip[2] - z) > 0.06 or tip[1] < y - 0.03:
             return self._move_to(x - 0.06, y + 0.02, z)

@@ -1,4 +1,4 @@
-"""What a checkpoint is, and what its frames cost on this device."""
+"""Facts about a checkpoint, and the time and memory that its frames take on a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .clock import now
 from .world_model import WorldModel
 
 TIMED_FRAMES = 3
-# Candidates and guesses of the rollouts that `benchmark` times.
+# Numbers of candidates and of guesses of the rollouts that `benchmark` times.
 WORKLOADS = ((1, 0), (1, 3), (8, 0), (64, 0))
 
 
@@ -28,16 +28,15 @@ def describe(world: WorldModel) -> str:
 
 
 def benchmark(world: WorldModel) -> str:
-    """A table of what rollouts cost on the world model's device, from the frames of the embedded example."""
+    """A table of the time and memory that rollouts from the embedded example take, on the world model's device."""
     spec = world.spec
     num_frames = min(10, spec.max_future_frames)
     context = spec.resize_frames(read_video(EXAMPLE_EPISODE, max_frames=spec.num_context_frames))[None]
-    columns = ("candidates", "guesses", "right", "frames/s", "tokens/s", "prefill s", "decode s", "VQ s", "cache MB")
-    lines = ["  ".join(columns)]
+    lines: list[str] = []
     for num_candidates, num_guesses in WORKLOADS:
         actions = torch.zeros(1, num_frames, spec.action_dim) if spec.action_dim else None
         for _ in range(2):  # the first one warms up
-            measured = world.rollout(
+            statistics = world.rollout(
                 context,
                 actions,
                 num_frames=num_frames,
@@ -45,14 +44,19 @@ def benchmark(world: WorldModel) -> str:
                 sampling=Sampling(seed=0, num_guesses=num_guesses),
                 outputs=("frames", "rewards", "statistics"),
             ).statistics
-        values = (
-            *(f"{num_candidates}", f"{num_guesses}"),
-            "-" if measured.acceptance is None else f"{measured.acceptance:.0%}",
-            *(f"{rate:.1f}" for rate in (measured.frames_per_second, measured.tokens_per_second)),
-            *(f"{part:.3f}" for part in (measured.prefill_seconds, measured.decode_seconds, measured.vq_seconds)),
-            f"{measured.cache_bytes / 2**20:.1f}",
-        )
-        lines.append("  ".join(f"{value:>{len(name)}}" for name, value in zip(columns, values, strict=True)))
+        cells = {
+            "candidates": f"{num_candidates}",
+            "guesses": f"{num_guesses}",
+            "right": "-" if statistics.acceptance is None else f"{statistics.acceptance:.0%}",
+            "frames/s": f"{statistics.frames_per_second:.1f}",
+            "tokens/s": f"{statistics.tokens_per_second:.1f}",
+            "prefill s": f"{statistics.prefill_seconds:.3f}",
+            "decode s": f"{statistics.decode_seconds:.3f}",
+            "VQ s": f"{statistics.vq_seconds:.3f}",
+            "cache MB": f"{statistics.cache_bytes / 2**20:.1f}",
+        }
+        lines = lines or ["  ".join(cells)]
+        lines.append("  ".join(cell.rjust(len(heading)) for heading, cell in cells.items()))
     return "\n".join([f"{num_frames} frames from one context, {world.device}, {world.transformer.dtype}:", *lines])
 
 
