@@ -48,6 +48,8 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
         The embedded checkpoint's VQ model makes the tokens.
 
         >>> from ivideogpt_hf.data.clips.tokens import TokenDataset
+        >>> from ivideogpt_hf.training.arguments import DataArguments, TokenizeArguments
+        >>> from ivideogpt_hf.training.tokenizing import tokenize
         >>> tokenize(
         ...     TokenizeArguments(output_dir="my-tokens", vq_model="default", actions=True),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),

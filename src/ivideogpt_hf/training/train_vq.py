@@ -59,6 +59,8 @@ def train_vq(
 
     Example:
         >>> from ivideogpt_hf import IVideoGPTVQModel
+        >>> from ivideogpt_hf.training.arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
+        >>> from ivideogpt_hf.training.train_vq import train_vq
         >>> train_vq(
         ...     RunArguments(output_dir="my-vq", num_updates=2, tracker="none"),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),

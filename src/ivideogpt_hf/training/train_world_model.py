@@ -55,6 +55,13 @@ def train_world_model(
         The embedded checkpoint's VQ model makes the tokens; the transformer is a new one.
 
         >>> from ivideogpt_hf import WorldModel
+        >>> from ivideogpt_hf.training.arguments import (
+        ...     DataArguments,
+        ...     OptimizationArguments,
+        ...     RunArguments,
+        ...     WorldModelArguments,
+        ... )
+        >>> from ivideogpt_hf.training.train_world_model import train_world_model
         >>> train_world_model(
         ...     RunArguments(output_dir="my-world", num_updates=2, tracker="none"),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
