@@ -18,7 +18,7 @@ from .augment import AUGMENTATIONS, AugmentationName, transform_clip
 from .mixture import Mixture, Source, load_mixture
 from .order import SequentialOrder, ShuffledOrder, SourcePattern, SourceWindows, StreamedOrder, hash_seed
 from .segments import SegmentSpec, between_frames, check_choice, choose_frames, count_starts, fitting_stride
-from .store import EpisodeStore, open_store
+from .store import EpisodeStore, ParquetStore, open_store
 
 Clip = dict[str, Any]
 
@@ -31,7 +31,7 @@ class ClipKey(NamedTuple):
     window: int
 
 
-class SegmentDataset(torch.utils.data.Dataset):
+class SegmentDataset(torch.utils.data.Dataset[Clip]):
     """Clips of a mixture, each a pure function of (seed, epoch, index).
 
     ``dataset[epoch, index]`` or ``dataset[index]`` (epoch 0) is a dict with
@@ -122,7 +122,8 @@ class SegmentDataset(torch.utils.data.Dataset):
     def set_up_streaming(self, max_groups: int) -> None:
         """Tell the stores which columns are needed and how many row groups of each are in use at a time."""
         for source in self.sources:
-            source.store.keep(source.columns(), max_groups)
+            if isinstance(source.store, ParquetStore):
+                source.store.keep(source.columns(), max_groups)
 
     def __len__(self) -> int:
         """Clips in an epoch: it ends when the first source has given each of its clips once."""
@@ -224,12 +225,13 @@ class SourceClips:
     def columns(self) -> list[str]:
         """The columns that clips are made of."""
         names = [FRAMES_PREFIX + camera for camera in self.cameras]
-        return names + ["actions"] * self._dataset.with_actions + ["rewards"] * self._dataset.with_rewards
+        chosen = {"actions": self._dataset.with_actions, "rewards": self._dataset.with_rewards}
+        return names + [name for name, is_chosen in chosen.items() if is_chosen]
 
     @cached_property
     def action_dim(self) -> int:
         """Width of the aggregated actions."""
-        width = self.store.actions(int(np.flatnonzero(self._starts)[0])).shape[1]
+        width = self._actions(int(np.flatnonzero(self._starts)[0])).shape[1]
         return width * self.stride if self._concatenates else width
 
     @cached_property
@@ -245,11 +247,13 @@ class SourceClips:
             return mean, std
         moments = Moments()
         for episode in np.flatnonzero(self._starts):
-            length, rows = int(self.store.num_frames[episode]), self.store.actions(int(episode))
+            length, rows = int(self.store.num_frames[episode]), self._actions(int(episode))
             stride = fitting_stride(self.stride, length, self._dataset.segment)
             if stride > 1:
                 rows = between_frames(rows, np.arange(0, length, stride), stride, self.spec.action_aggregation)
             moments.add(rows)
+        if moments.mean is None:
+            raise ValueError(f"{self.store.name} has no actions")
         std = np.where(moments.is_constant, 1, moments.std)
         return moments.mean.astype(np.float32), std.astype(np.float32)
 
@@ -292,14 +296,20 @@ class SourceClips:
         clip: Clip = {"frames": frames, "source": self.number, "episode": episode}
         clip["frame_indices"] = torch.from_numpy(indices)
         if dataset.with_actions:
-            rows = self._between(self.store.actions(episode), indices, stride, self.spec.action_aggregation)
+            rows = self._between(self._actions(episode), indices, stride, self.spec.action_aggregation)
             clip["actions"], clip["action_mask"] = self._prepare_actions(rows)
         if dataset.with_rewards:
-            rewards = self.store.rewards(episode)
-            if rewards is None:
-                raise ValueError(f"episode {episode} of {self.store.name} has no rewards")
+            rewards = self._present("rewards", self.store.rewards(episode), episode)
             clip["rewards"] = torch.from_numpy(self._between(rewards[:, None], indices, stride, "sum")[:, 0].copy())
         return clip
+
+    def _actions(self, episode: int) -> np.ndarray:
+        return self._present("actions", self.store.actions(episode), episode)
+
+    def _present(self, name: str, values: np.ndarray | None, episode: int) -> np.ndarray:
+        if values is None:
+            raise ValueError(f"episode {episode} of {self.store.name} has no {name}")
+        return values
 
     def _find(self, window: int) -> tuple[int, int]:
         episode = int(np.searchsorted(self.windows.cumulative, window, side="right")) - 1
@@ -324,6 +334,6 @@ class SourceClips:
             mean, std = self.normalization
             first = int(self._dataset.segment.goal_conditioned)  # the goal's row stays zero
             rows[first:] = (rows[first:] - mean) / std
-        width = self._dataset.action_dim
+        width = self._dataset.action_dim or rows.shape[1]
         mask = torch.arange(width) < rows.shape[1]
         return torch.from_numpy(np.pad(rows, ((0, 0), (0, width - rows.shape[1])))), mask

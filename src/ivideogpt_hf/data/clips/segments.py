@@ -126,7 +126,7 @@ def between_frames(rows: np.ndarray, frames: np.ndarray, stride: int, how: Actio
         stride: frames between two kept ones.
         how: "sum" adds the rows, "last" takes the last, "concatenate" puts them side by side.
     """
-    out = []
+    out: list[np.ndarray] = []
     for first, last in zip(frames[:-1].tolist(), frames[1:].tolist(), strict=True):
         if last == first and out:  # after the end: frame and action repeat
             out.append(out[-1])
