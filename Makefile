@@ -30,10 +30,15 @@ $(VENV)/dev.stamp: $(VENV)/package.stamp
 predict: $(VENV)/package.stamp ## predict real video with the embedded model; writes outputs/prediction.gif
 	$(BIN)/ivideogpt predict
 
+.PHONY: types
+types: $(VENV)/dev.stamp ## check the types of the public modules, and of code as users write it
+	$(BIN)/mypy
+
 .PHONY: test
-test: $(VENV)/dev.stamp ## check lint and format, and run the tests
+test: $(VENV)/dev.stamp ## check lint, format and types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
@@ -96,4 +101,4 @@ bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything made
-	rm -rf $(VENV) outputs build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) outputs build dist .pytest_cache .ruff_cache .mypy_cache

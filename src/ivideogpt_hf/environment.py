@@ -97,7 +97,8 @@ class WorldModelVectorEnv(VectorEnv):
             world = WorldModel.from_pretrained(world)
         elif not isinstance(world, World):
             raise ValueError(f"world must be a World, or the folder or Hub id of a checkpoint, got {world!r}")
-        self.world, spec = world, world.spec
+        self.world: World[Any] = world
+        spec = world.spec
         if start_frames is None:
             if episode is None or not episode.is_file():
                 raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
@@ -120,7 +121,7 @@ class WorldModelVectorEnv(VectorEnv):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": self.autoreset_mode}
 
         self.single_observation_space = Box(0, 255, (3 * frame_stack, *spec.frame_size), np.uint8)
-        self.single_action_space = _action_space(spec, action_low, action_high)
+        self.single_action_space: Box = _action_space(spec, action_low, action_high)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -178,14 +179,16 @@ class WorldModelVectorEnv(VectorEnv):
             if self.terminates is not None:
                 terminations[acting] = _checked_rule("terminates", self.terminates(step), len(acting)).cpu().numpy()
             truncations[acting] = (self._num_steps[acting] >= self.horizon) & ~terminations[acting]
-            step_infos = {row: {"log_prob": value} for row, value in zip(acting, step.log_prob.tolist(), strict=True)}
+            step_infos = {
+                row: {"log_prob": value} for row, value in zip(acting.tolist(), step.log_prob.tolist(), strict=True)
+            }
         if len(beginning):
             infos = self._begin(beginning, None, infos)
 
         self._is_over = terminations | truncations
         beginning = np.flatnonzero(self._is_over & (self.autoreset_mode == AutoresetMode.SAME_STEP))
         final = self._observations()
-        for row in beginning:
+        for row in beginning.tolist():
             step_infos[row] = {"final_obs": final[row], "final_info": step_infos[row]}
         for row, info in step_infos.items():
             infos = self._add_info(infos, info, row)
@@ -356,8 +359,8 @@ def _action_space(
     high = spec.action_high if high is None else high
     if low is None or high is None:
         raise ValueError("the checkpoint does not know the bounds of its actions: pass action_low and action_high")
-    low, high = (np.broadcast_to(np.asarray(bound, np.float32), (spec.action_dim,)) for bound in (low, high))
-    return Box(low, high, dtype=np.float32)
+    lowest, highest = (np.broadcast_to(np.asarray(bound, np.float32), (spec.action_dim,)) for bound in (low, high))
+    return Box(lowest, highest, dtype=np.float32)
 
 
 def _checked_rule(name: str, values: Tensor, num_worlds: int) -> Tensor:

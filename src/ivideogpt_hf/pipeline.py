@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -24,7 +24,7 @@ from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .world.options import HorizonPolicy
-from .world.results import Step
+from .world.results import Requested, Step
 from .world.world_model import WorldModel
 
 COMPONENTS = ("tokenizer", "transformer", "processor")
@@ -44,7 +44,7 @@ class IVideoGPTPipelineOutput(BaseOutput):
     """
 
     frames: list[Any] | np.ndarray | Tensor
-    rewards: Tensor | None
+    rewards: Requested
 
 
 class IVideoGPTPipeline(DiffusionPipeline):
@@ -56,6 +56,10 @@ class IVideoGPTPipeline(DiffusionPipeline):
         processor: frame size, action statistics and reward units; None: a plain one.
     """
 
+    # The components, which `register_modules` sets.
+    tokenizer: IVideoGPTVQModel
+    transformer: IVideoGPTForCausalLM
+    processor: IVideoGPTVideoProcessor
     _optional_components = ["processor"]  # noqa: RUF012
     _callback_tensor_inputs = list(CALLBACK_TENSORS)  # noqa: RUF012
 
@@ -86,7 +90,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         return self._interrupt
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # named arguments instead of **kwargs, so that unknown ones fail
         cls,
         path_or_repo_id: str | os.PathLike[str],
         *,
@@ -133,11 +137,13 @@ class IVideoGPTPipeline(DiffusionPipeline):
             components["processor"] = checkpoints.load_processor(folder)
         return cls(**components)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *, remote_code: bool = False) -> None:
+    def save_pretrained(  # type: ignore[override]  # as above
+        self, save_directory: str | os.PathLike[str], *, remote_code: bool = False
+    ) -> None:
         """Save to a folder; the same as `WorldModel.save_pretrained`."""
         self.world.save_pretrained(save_directory, remote_code=remote_code)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # as above
         """Upload; the same as `WorldModel.push_to_hub`."""
         return self.world.push_to_hub(repo_id, **kwargs)
 
@@ -160,7 +166,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         | MultiPipelineCallbacks
         | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("frames",),
-    ) -> IVideoGPTPipelineOutput | tuple[Any, Tensor | None]:
+    ) -> IVideoGPTPipelineOutput | Any:
         """Predict the frames that follow the first frames of a clip.
 
         Args:
@@ -177,7 +183,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             sampling: distribution that tokens are drawn from, with one seed or one for each clip; None: `Sampling()`.
             horizon_policy: what to do at the end of the horizon, see `WorldModel.rollout`.
             output_type: "pil", "np" or "pt", see `IVideoGPTPipelineOutput`.
-            return_dict: whether to return an `IVideoGPTPipelineOutput` or a tuple.
+            return_dict: whether to return an `IVideoGPTPipelineOutput` or a tuple of its fields.
             callback_on_step_end: function that is called after each predicted frame with the pipeline, the number of
                 the step, the same number again (other pipelines have a timestep there), and a dict of tensors. To stop
                 after this frame it sets ``pipe._interrupt = True``. It may return the dict or None: what was predicted

@@ -52,22 +52,22 @@ def claim(
         FileExistsError: if the folder holds another run, or anything else.
         OSError: if the folder cannot be written, or the file in it is damaged.
     """
-    record = json.loads(json.dumps(record))
+    content: dict[str, Any] = json.loads(json.dumps(record))
     path = folder / file
     # Before the file is looked for: whatever else another process puts here, it writes the file first.
-    content = _content(folder) - {Path(file).parts[0]}
+    others = _content(folder) - {Path(file).parts[0]}
     if not path.is_file():
-        if content:
+        if others:
             raise FileExistsError(f"{folder} is not empty; give a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_once(path, record)
-    before, identity = identity_of(_read(path)), identity_of(record)
+        _write_once(path, content)
+    before, identity = identity_of(_read(path)), identity_of(content)
     names = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
     if names:
         raise FileExistsError(
             f"{folder} holds another {noun}, they differ in {', '.join(names)}; give another folder, or delete this one"
         )
-    return record
+    return content
 
 
 def _content(folder: Path) -> set[str]:

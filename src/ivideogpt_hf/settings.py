@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-Kind = TypeVar("Kind")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 # What yaml calls the values of a type.
 YAML_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
@@ -123,7 +126,12 @@ def _check_mapping(content: Any, name: str) -> None:
 
 def _fill_value(hint: Any, value: Any, name: str) -> Any:
     arguments = get_args(hint)
-    if isinstance(value, list) and len(arguments) == 1 and is_dataclass(arguments[0]):
+    if (
+        isinstance(value, list)
+        and len(arguments) == 1
+        and is_dataclass(arguments[0])
+        and isinstance(arguments[0], type)
+    ):
         return [fill(arguments[0], entry, f"{name}, entry {i + 1}") for i, entry in enumerate(value)]
     if not _fits(value, hint):
         raise ValueError(f"{name} must be {_describe(hint)}, not {_written(value)}")

@@ -48,6 +48,20 @@ class WorldModelSpec:
         """Number of context frames that a camera saw: all but the goal."""
         return self.num_context_frames - self.num_goal_frames
 
+    @property
+    def action_bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Bounds (low, high) of each action dimension in environment units, as planners take them.
+
+        Raises:
+            ValueError: if the checkpoint does not tell them.
+        """
+        if self.action_low is None or self.action_high is None:
+            raise ValueError(
+                "the checkpoint does not tell the bounds of its actions: give the planner low and high, a number for "
+                f"each of the {self.action_dim} dimensions"
+            )
+        return self.action_low, self.action_high
+
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Crop and resize frames (..., 3, h, w) uint8 to the (..., 3, H, W) uint8 that the world takes: bilinear, with
         antialiasing."""

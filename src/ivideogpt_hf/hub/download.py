@@ -45,7 +45,7 @@ def download_repository(
             allow_patterns=None if patterns is None else list(patterns),
             revision=revision,
             token=token,
-            cache_dir=cache_dir,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=local_files_only,
         )
     return Path(folder)

@@ -72,7 +72,7 @@ def upload_folder(
             commit = HfApi(token=token).upload_folder(
                 repo_id=repo_id,
                 repo_type=kind,
-                folder_path=folder,
+                folder_path=os.fspath(folder),
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message,

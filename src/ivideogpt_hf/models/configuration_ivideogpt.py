@@ -35,7 +35,7 @@ class IVideoGPTConfig(LlamaConfig):
 
     model_type = "ivideogpt"
 
-    vocab_size: int | None = None
+    vocab_size: int | None = None  # type: ignore[assignment]  # until the layout gives it
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12

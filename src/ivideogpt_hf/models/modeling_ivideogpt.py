@@ -104,7 +104,7 @@ def _set_to_zero(module: nn.Module) -> None:
         init.zeros_(module.bias)
 
 
-class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
+class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
     An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:
@@ -267,7 +267,9 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):
             inputs["actions"] = actions[:, first:last]
         return inputs
 
-    def save_pretrained(self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]  # the other arguments are forwarded as they are
+        self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any
+    ) -> None:
         """As in transformers, but keys are saved as they are in memory unless `save_original_format` is set. Otherwise
         transformers would undo the renaming below, and write released keys for a model that never had them."""
         super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)

@@ -75,14 +75,14 @@ class VQContext:
     latents: Tensor | None
 
 
-class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
+class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  # the upload is replaced on purpose
     """Compressive VQ model of iVideoGPT (Wu et al., 2024, section 3.1)."""
 
     config: IVideoGPTVQConfig
     config_class = IVideoGPTVQConfig
     base_model_prefix = ""
     main_input_name = "context_frames"
-    input_modalities = ("video",)
+    input_modalities = ("video",)  # type: ignore[assignment]  # as in the other models of transformers
     output_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -152,7 +152,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         """
         context = self.encode_context(context_frames)
         self._check_frames(future_frames, "future_frames")
-        quantized = self._quantize_future(context.encoder_memory, future_frames)
+        quantized = self._quantize_future(_encoder_memory(context), future_frames)
         output = IVideoGPTVQOutput(
             context_reconstruction=context.reconstruction,
             future_reconstruction=self._decode_future_vectors(context.decoder_memory, quantized.vectors),
@@ -276,7 +276,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         tokens = separated.flatten(1)[:, :-1]
         if not self.config.repeat_last_context:
             return tokens
-        codes = self.encode_future(context.encoder_memory, context_frames[:, -1:])
+        codes = self.encode_future(_encoder_memory(context), context_frames[:, -1:])
         return torch.cat([tokens, self._blocks(codes)], dim=1)
 
     def _blocks(self, codes: Tensor) -> Tensor:
@@ -307,7 +307,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):
         context = self.encode_context(frames[:, :num_context_frames])
         tokens = self.prompt_tokens(frames[:, :num_context_frames], context)
         if frames.shape[1] > num_context_frames:
-            codes = self.encode_future(context.encoder_memory, frames[:, num_context_frames:])
+            codes = self.encode_future(_encoder_memory(context), frames[:, num_context_frames:])
             tokens = torch.cat([tokens, self._blocks(codes)], dim=1)
         labels = tokens.clone()
         labels[:, : layout.prompt_length + 1] = IGNORED_LABEL
@@ -378,6 +378,12 @@ def _check_pixels(frames: Tensor) -> None:
     low, high = frames.aminmax()
     if low < 0 or high > 1:
         raise ValueError(f"frames must be in [0, 1], got values from {low.item():.4g} to {high.item():.4g}")
+
+
+def _encoder_memory(context: VQContext) -> tuple[ContextMemory, ...]:
+    if context.encoder_memory is None:
+        raise ValueError("a context that came from tokens cannot code future frames; make it with encode_context")
+    return context.encoder_memory
 
 
 def _check_codes(codes: Tensor, first: int, num_codes: int, name: str) -> None:

@@ -45,6 +45,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
     """
 
     model_input_names = ["pixel_values_videos"]  # noqa: RUF012
+    size: SizeDict  # set by transformers, from the argument
     do_resize = True
     do_rescale = True
     resample = PILImageResampling.BILINEAR
@@ -85,9 +86,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
             raise ValueError("action_low and action_high must be given together")
         if self.action_std is not None and min(self.action_std) <= 0:
             raise ValueError(f"action_std must be positive, got {list(self.action_std)}")
-        if self.action_low is not None and any(
-            low >= high for low, high in zip(self.action_low, self.action_high, strict=True)
-        ):
+        bounds = zip(self.action_low or (), self.action_high or (), strict=True)
+        if any(low >= high for low, high in bounds):
             raise ValueError(f"action_low must be below action_high, got {self.action_low} and {self.action_high}")
         self._check_widths()
         if self.reward_transform not in ("identity", "symlog"):
@@ -95,7 +95,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     def _check_widths(self) -> None:
         """Check that the padded width holds the actions of this processor and of all embodiments."""
-        widths = {"the actions described": self.action_dim}
+        widths: dict[str, Any] = {"the actions described": self.action_dim}
         for name, settings in (self.embodiments or {}).items():
             unknown = set(settings) - {"action_dim", *EMBODIMENT_SETTINGS}
             if unknown or "action_dim" not in settings:
@@ -107,7 +107,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         if self.embodiments and self.padded_action_dim is None:
             raise ValueError("embodiments need padded_action_dim, the width that the model takes")
         for name, width in widths.items():
-            if None not in (width, self.padded_action_dim) and width > self.padded_action_dim:
+            if width is not None and self.padded_action_dim is not None and width > self.padded_action_dim:
                 raise ValueError(f"{name} have width {width}, more than padded_action_dim {self.padded_action_dim}")
 
     def for_embodiment(self, name: str) -> IVideoGPTVideoProcessor:
@@ -116,9 +116,10 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         Raises:
             ValueError: if there is no such embodiment.
         """
-        if name not in (self.embodiments or {}):
-            raise ValueError(f"there is no embodiment {name!r}; there are {sorted(self.embodiments or {})}")
-        settings = self.embodiments[name]
+        embodiments = self.embodiments or {}
+        if name not in embodiments:
+            raise ValueError(f"there is no embodiment {name!r}; there are {sorted(embodiments)}")
+        settings = embodiments[name]
         chosen = copy.deepcopy(self)
         for setting in EMBODIMENT_SETTINGS:
             setattr(chosen, setting, settings.get(setting))
@@ -144,7 +145,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
         return resize_frames(frames, self.frame_size, crop_to_aspect=self.crop_to_aspect)
 
-    def _preprocess(
+    def _preprocess(  # type: ignore[override]  # it is called by name, with these and more
         self,
         videos: list[Tensor],
         *,
@@ -163,8 +164,8 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
                 "do_normalize and do_center_crop are not supported; pixels are in [0, 1], crop_to_aspect crops"
             )
         if do_resize:
-            size = (size["height"], size["width"])
-            videos = [resize_frames(video, size, crop_to_aspect=self.crop_to_aspect) for video in videos]
+            frame_size = (size["height"], size["width"])
+            videos = [resize_frames(video, frame_size, crop_to_aspect=self.crop_to_aspect) for video in videos]
         pixels = [video.float() / 255 if do_rescale else video for video in videos]
         return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=return_tensors)
 

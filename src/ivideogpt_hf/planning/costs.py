@@ -46,11 +46,11 @@ class RolloutCost:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        self.sampling = self.sampling or Sampling(common_random_numbers=True)
-        if self.sampling.seed is None:
-            self.sampling = replace(self.sampling, seed=int(torch.randint(2**62, (1,))))
-        if not isinstance(self.sampling.seed, int):
+        sampling = self.sampling or Sampling(common_random_numbers=True)
+        seed = int(torch.randint(2**62, (1,))) if sampling.seed is None else sampling.seed
+        if not isinstance(seed, int):
             raise ValueError("the seed of a cost must be one number, from which those of the futures follow")
+        self._sampling_of_futures = [replace(sampling, seed=seed + future) for future in range(self.num_futures)]
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Costs (B, N) of candidates (B, N, H, A)."""
@@ -59,11 +59,11 @@ class RolloutCost:
 
     def _cost(self, actions: Tensor) -> Tensor:
         costs = []
-        for future in range(self.num_futures):
+        for sampling in self._sampling_of_futures:
             rollout = self.world.rollout(
                 self.state,
                 actions,
-                sampling=replace(self.sampling, seed=self.sampling.seed + future),
+                sampling=sampling,
                 outputs=tuple(self.objective.outputs),
                 decode_steps=self.objective.decode_steps or "all",
                 horizon_policy=self.horizon_policy,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -281,4 +283,4 @@ class WeightedSum:
         return "all" if "all" in steps else "last" if "last" in steps else None
 
     def __call__(self, rollout: Rollout, actions: Tensor) -> Tensor:
-        return sum(weight * objective(rollout, actions) for weight, objective in self.terms)
+        return reduce(add, (weight * objective(rollout, actions) for weight, objective in self.terms))

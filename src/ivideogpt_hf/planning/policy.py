@@ -128,7 +128,7 @@ class PlannerPolicy(nn.Module):
         frame = self._as_frame(observation)
         if self._frames and len(frame) != len(self._frames[-1]):
             raise ValueError(f"{len(frame)} frames after {len(self._frames[-1])}: call reset before another batch")
-        self._frames.extend([frame] * (1 if self._frames else self._frames.maxlen))
+        self._frames.extend([frame] * (1 if self._frames else self.world.spec.num_real_context_frames))
 
     def _as_frame(self, observation: Any) -> Tensor:
         if isinstance(observation, Mapping):

@@ -17,7 +17,7 @@ from ..spec import WorldModelSpec
 from ..world.checks import check_actions, check_frames, check_observed_frame, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine
-from ..world.results import Observation, Rollout, Step
+from ..world.results import Observation, Requested, Rollout, Step
 from . import TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
@@ -100,7 +100,9 @@ class RemoteWorldModel:
         self._forgotten: list[tuple[str, int]] = []
         fields = self._request("GET", "/v1/spec")
         self.checkpoint: str = fields.pop("checkpoint")
-        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
         self.spec = WorldModelSpec(**tuples)
         self._session = self._open_session()
 
@@ -183,8 +185,9 @@ class RemoteWorldModel:
 
         One call predicts everything, unless a policy or ``on_step`` looks at each step: then each step is a call.
         """
-        outputs = check_outputs(outputs, STEP_OUTPUTS)
-        options = RolloutOptions(sampling or Sampling(), outputs, decode_steps, horizon_policy)
+        options = RolloutOptions(
+            sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), decode_steps, horizon_policy
+        )
         state = frames if isinstance(frames, RemoteState) else self.reset(frames)
         futures = resolve_futures(actions, state.batch_size, num_frames, num_samples, self.spec)
         if callable(actions) or on_step is not None:
@@ -239,8 +242,8 @@ class RemoteWorldModel:
         on_step: OnStep | None,
     ) -> Rollout:
         """Do what a rollout does on the server, with one call per step, since the caller looks at each step."""
-        decode_steps, names = options.steps_to_decode(num_frames), options.outputs - {"frames"}
-        frame = self.last_frame(state) if callable(actions) else None
+        decode_steps, names = options.steps_to_decode(num_frames), set(options.outputs) - {"frames"}
+        frame: Requested = self.last_frame(state) if callable(actions) else None
         steps: list[Step] = []
         actions_taken: list[Tensor] = []
         reanchored_at = []

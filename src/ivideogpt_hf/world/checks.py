@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -109,6 +110,10 @@ def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVid
         raise ValueError(f"the state is of another world model: {', '.join(different)}")
 
 
+@overload
+def check_actions(actions: Tensor, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor: ...
+@overload
+def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None: ...
 def check_actions(actions: Tensor | None, leading: tuple[int, ...], spec: WorldModelSpec) -> Tensor | None:
     """Actions must be finite and of shape (*leading, A); returns them as float32.
 
@@ -181,7 +186,7 @@ def resolve_futures(
     if length < 1 or num_frames not in (None, length):
         raise ValueError(f"num_frames is {num_frames}, but there are {length} actions; each leads to one frame")
     num_candidates = actions.shape[1] if actions.ndim == 4 else num_samples
-    actions = check_actions(actions, (num_contexts, *actions.shape[1:-1]), spec)
-    if actions.ndim == 4:
-        return Futures(actions.flatten(0, 1), num_candidates, length)
-    return Futures(actions.repeat_interleave(num_samples or 1, dim=0), num_candidates, length)
+    rows = check_actions(actions, (num_contexts, *actions.shape[1:-1]), spec)
+    if rows.ndim == 4:
+        return Futures(rows.flatten(0, 1), num_candidates, length)
+    return Futures(rows.repeat_interleave(num_samples or 1, dim=0), num_candidates, length)

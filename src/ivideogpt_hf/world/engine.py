@@ -18,15 +18,16 @@ from ..decoding.sampling import Sampling, uniforms
 from ..decoding.tails import Tail
 from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
-from ..models.modeling_ivideogpt_vq import ContextMemory, IVideoGPTVQModel
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
+from ..models.vq_layers import ContextMemory
 from ..spec import WorldModelSpec
 from . import clock
 from .clock import Clock, measure
 from .options import HorizonPolicy, RolloutOptions
 from .protocol import OnStep, Policy
-from .results import Observation, Rollout, RolloutStatistics, Step
+from .results import Observation, Requested, Rollout, RolloutStatistics, Step
 from .state import Contexts, WorldState
 
 # Frames are coded and decoded in chunks of this many pixels: 64 frames of 64 x 64, 4 of 256 x 256.
@@ -207,7 +208,7 @@ class RolloutEngine:
         if not sampling.restrict_to_codes:
             codes = codes.clamp(0, self.layout.num_dynamics_codes - 1)
         state = state.grouped()
-        codes = codes.unflatten(0, (-1, state.rows_per_context)).flatten(1, 2)
+        codes = codes.unflatten(0, (len(state.contexts), -1)).flatten(1, 2)
         height, width = self.spec.frame_size
         budget = max(1, PIXELS_PER_CHUNK // (height * width))
         frames_per_chunk = min(budget, codes.shape[1])
@@ -235,7 +236,8 @@ class RolloutEngine:
         """Decode the tokens of one more frame for every row."""
         state = state.grouped()
         layout, device = self.layout, self.device
-        last_tokens = state.contexts.last_tokens.repeat_interleave(state.rows_per_context)
+        rows_per_prefix = state.batch_size // len(state.contexts)
+        last_tokens = state.contexts.last_tokens.repeat_interleave(rows_per_prefix)
         if state.tokens.shape[1]:
             fresh = torch.tensor([count == 0 for count in state.num_frames], device=device)
             last_tokens = torch.where(fresh, last_tokens, state.tokens[:, -1, -1])
@@ -249,7 +251,7 @@ class RolloutEngine:
         read_reward = read_reward and self.spec.has_reward
         # The original forces the slot only where it carries an action, and for the first frame.
         sample_slot = not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames)
-        prefix, rows_per_prefix = state.contexts.prefix, state.rows_per_context
+        prefix = state.contexts.prefix
         if self.compiled is not None and not (sample_slot or sampling.num_guesses):
             program = self.compiled.program(len(state.contexts), rows_per_prefix, sampling)
             decoded = program.decode(prefix, state.tail, last_tokens, actions, uniform, read_reward)
@@ -298,7 +300,7 @@ class RolloutEngine:
         limit, decode_steps = self.spec.max_future_frames, options.steps_to_decode(num_frames)
         one_by_one = callable(actions) or on_step is not None
         with self.inference() as as_outside:
-            frame = self.last_frame(state, options.sampling) if callable(actions) else None
+            frame: Requested = self.last_frame(state, options.sampling) if callable(actions) else None
             for i in range(num_frames):
                 if max(state.num_frames) >= limit:
                     self._decode_pending(record, state, options.sampling)

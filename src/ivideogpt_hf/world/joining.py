@@ -49,8 +49,8 @@ def split(joined: WorldState, before: WorldState, states: Sequence[WorldState]) 
         rows = range(start, start + state.batch_size)
         start = rows.stop
         if joined.contexts is before.contexts:  # each goes on with its own contexts, which are not copied
-            shared = {"contexts": state.contexts, "context_of_row": state.context_of_row}
-            results.append(replace(joined.index_rows(rows), **shared))
+            part = joined.index_rows(rows)
+            results.append(replace(part, contexts=state.contexts, context_of_row=state.context_of_row))
         else:  # some were re-anchored
             results.append(joined.index(list(rows)))
     return results

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .state import State, WorldState
+
+# A tensor that a call computes if it is asked to, else None. `Any` lets a caller who asked for it use it without a test
+# for None, as `re.Match.group` does.
+Requested = Tensor | Any
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,15 @@ class Step:
         log_prob: log-probability (B,) float32 of the tokens under the sampling distribution.
     """
 
-    frame: Tensor | None
-    reward: Tensor | None
+    frame: Requested
+    reward: Requested
     tokens: Tensor
     log_prob: Tensor
 
     def index(self, rows: slice) -> Step:
         """The given rows."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Step(**{name: None if value is None else value[rows] for name, value in values.items()})
+        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Observation:
     """
 
     frame: Tensor
-    reward: Tensor | None
+    reward: Requested
     step: int
     state: State
 
@@ -106,15 +111,15 @@ class Rollout:
         statistics: time and memory that the rollout took; None if not asked for.
     """
 
-    frames: Tensor | None
-    rewards: Tensor | None
-    tokens: Tensor | None
+    frames: Requested
+    rewards: Requested
+    tokens: Requested
     log_probs: Tensor
-    actions: Tensor | None
+    actions: Requested
     decoded_steps: tuple[int, ...]
     reanchored_at: tuple[int, ...]
     state: WorldState | None
-    statistics: RolloutStatistics | None = None
+    statistics: RolloutStatistics | Any = None
 
     @staticmethod
     def of_steps(
@@ -124,7 +129,7 @@ class Rollout:
         actions: Tensor | None,
         decoded_steps: tuple[int, ...],
         reanchored_at: Sequence[int],
-        state: WorldState,
+        state: WorldState | None,
         statistics: RolloutStatistics | None = None,
     ) -> Rollout:
         """Put the steps of B rows one after the other."""

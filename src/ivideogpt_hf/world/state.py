@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..decoding.tails import Tail, TailBuffer, starts_of
-from ..models.modeling_ivideogpt_vq import ContextMemory
+from ..models.vq_layers import ContextMemory
 from ..run_folder import write_aside
 
 # Fields of a `WorldState` that hold one number per row.
@@ -49,8 +49,7 @@ class Contexts:
     def to(self, device: torch.device) -> Contexts:
         """Copy to a device."""
         memory = tuple(ContextMemory(m.key.to(device), m.value.to(device)) for m in self.memory)
-        moved = (tensor.to(device) for tensor in (self.frames, self.last_tokens, self.prefix))
-        return Contexts(*moved, memory)
+        return Contexts(self.frames.to(device), self.last_tokens.to(device), self.prefix.to(device), memory)
 
     @staticmethod
     def cat(contexts: Sequence[Contexts]) -> Contexts:
@@ -207,7 +206,7 @@ class WorldState:
     def index_rows(self, rows: Sequence[int]) -> WorldState:
         """As `index`, of rows that exist, and with all contexts, used or not: none is copied."""
         indices = torch.tensor(rows, device=self.device)
-        fields = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
+        fields: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
         unused = self.tokens.shape[1] - max(fields["num_frames"])
         lengths = [self._tail_length(count) for count in fields["num_frames"]]
         return replace(self, tokens=self.tokens[indices, unused:], tail=self.tail.index(indices, lengths), **fields)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..cards.facts import facts_of
@@ -112,7 +113,7 @@ class WorldModel:
             folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
         )
         world = cls(*parts)
-        world.vq_model.to(dtype=convolution_dtype(dtype, world.device))
+        _move(world.vq_model, dtype=convolution_dtype(dtype, world.device))
         return world
 
     @classmethod
@@ -169,8 +170,8 @@ class WorldModel:
         On a CPU without instructions for a half-precision dtype the VQ model is in float32, since its convolutions
         would take a hundred times as long; moved to a GPU with that dtype named, it is in that dtype.
         """
-        self.transformer.to(device=device, dtype=dtype)
-        self.vq_model.to(device=device, dtype=dtype and convolution_dtype(dtype, self.device))
+        _move(self.transformer, device=device, dtype=dtype)
+        _move(self.vq_model, device=device, dtype=dtype and convolution_dtype(dtype, self.device))
         if self._engine.compiled is not None:
             self.compile(self._engine.compiled.mode)
         return self
@@ -388,3 +389,7 @@ class WorldModel:
     ) -> Rollout:
         """Let a policy act in the imagined worlds; see `ivideogpt_hf.imagine`, which does so in any world."""
         return imagine(self, state, policy, horizon, sampling=sampling, horizon_policy=horizon_policy)
+
+
+def _move(network: PreTrainedModel, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    network.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper of it loses its self

@@ -19,7 +19,7 @@ from .augment import AUGMENTATIONS, Augmentation, AugmentationName, transform_cl
 from .mixture import Mixture, Source, load_mixture
 from .order import SequentialOrder, ShuffledOrder, SourcePattern, SourceWindows, StreamedOrder, hash_seed
 from .segments import SegmentSpec, between_frames, check_choice, choose_frames, count_starts, fitting_stride
-from .store import EpisodeStore, open_store
+from .store import EpisodeStore, ParquetStore, open_store
 
 Clip = dict[str, Any]
 
@@ -59,7 +59,7 @@ class ClipSettings:
     seed: int = 0
 
 
-class SegmentDataset(torch.utils.data.Dataset):
+class SegmentDataset(torch.utils.data.Dataset[Clip]):
     """Clips of a mixture, each a pure function of (seed, epoch, index).
 
     ``dataset[epoch, index]`` or ``dataset[index]`` (epoch 0) is a dict with
@@ -167,7 +167,8 @@ class SegmentDataset(torch.utils.data.Dataset):
     def set_up_streaming(self, max_groups: int) -> None:
         """Tell the stores which columns are needed and how many row groups of each are in use at a time."""
         for source, clips in zip(self.sources, self._clips, strict=True):
-            source.store.keep(clips.columns(), max_groups)
+            if isinstance(source.store, ParquetStore):
+                source.store.keep(clips.columns(), max_groups)
 
     def __len__(self) -> int:
         """Clips in an epoch: it ends when the first source has given each of its clips once."""
@@ -180,7 +181,7 @@ class SegmentDataset(torch.utils.data.Dataset):
                 raise IndexError(f"clip {index} of {len(self.order(epoch))}")
             key = ClipKey(epoch, *self.order(epoch).locate(index))
         clip = self._clips[key.source].clip(key)
-        if self.settings.with_actions:
+        if self.action_dim is not None:
             width = clip["actions"].shape[1]
             clip["action_mask"] = torch.arange(self.action_dim) < width
             clip["actions"] = F.pad(clip["actions"], (0, self.action_dim - width))
@@ -313,12 +314,13 @@ class SourceClips:
     def columns(self) -> list[str]:
         """The columns that clips are made of."""
         names = [FRAMES_PREFIX + camera for camera in self.episodes.cameras]
-        return names + ["actions"] * self.settings.with_actions + ["rewards"] * self.settings.with_rewards
+        chosen = {"actions": self.settings.with_actions, "rewards": self.settings.with_rewards}
+        return names + [name for name, is_chosen in chosen.items() if is_chosen]
 
     @cached_property
     def action_dim(self) -> int:
         """The width of the aggregated actions."""
-        width = self._store.actions(self.episodes.first_episode).shape[1]
+        width = self._actions(self.episodes.first_episode).shape[1]
         return width * self.episodes.stride if self._concatenates else width
 
     @cached_property
@@ -334,11 +336,13 @@ class SourceClips:
             return mean, std
         moments = Moments()
         for episode in np.flatnonzero(self.episodes.starts):
-            length, rows = int(self._store.num_frames[episode]), self._store.actions(int(episode))
+            length, rows = int(self._store.num_frames[episode]), self._actions(int(episode))
             stride = fitting_stride(self.episodes.stride, length, self._segment)
             if stride > 1:
                 rows = between_frames(rows, np.arange(0, length, stride), stride, self.spec.action_aggregation)
             moments.add(rows)
+        if moments.mean is None:
+            raise ValueError(f"{self._store.name} has no actions")
         std = np.where(moments.is_constant, 1, moments.std)
         return moments.mean.astype(np.float32), std.astype(np.float32)
 
@@ -383,14 +387,20 @@ class SourceClips:
         clip: Clip = {"frames": frames, "source": key.source, "episode": episode}
         clip["frame_indices"] = torch.from_numpy(indices)
         if settings.with_actions:
-            rows = self._between(self._store.actions(episode), indices, stride, self.spec.action_aggregation)
+            rows = self._between(self._actions(episode), indices, stride, self.spec.action_aggregation)
             clip["actions"] = self._normalize(rows)
         if settings.with_rewards:
-            rewards = self._store.rewards(episode)
-            if rewards is None:
-                raise ValueError(f"episode {episode} of {self._store.name} has no rewards")
+            rewards = self._present("rewards", self._store.rewards(episode), episode)
             clip["rewards"] = torch.from_numpy(self._between(rewards[:, None], indices, stride, "sum")[:, 0].copy())
         return clip
+
+    def _actions(self, episode: int) -> np.ndarray:
+        return self._present("actions", self._store.actions(episode), episode)
+
+    def _present(self, name: str, values: np.ndarray | None, episode: int) -> np.ndarray:
+        if values is None:
+            raise ValueError(f"episode {episode} of {self._store.name} has no {name}")
+        return values
 
     def _read_frames(self, episode: int, camera: str, indices: np.ndarray) -> Tensor:
         """(T, 3, h, w) uint8; a frame that occurs twice is decoded once."""

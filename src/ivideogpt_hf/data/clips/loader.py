@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from .dataset import Clip, ClipKey, SegmentDataset
 from .mixture import Mixture
-from .order import StreamedOrder
+from .order import SequentialOrder, ShuffledOrder, StreamedOrder
 from .segments import SegmentSpec
 
 
@@ -84,6 +84,7 @@ class ClipBatches(torch.utils.data.Sampler[list[ClipKey]]):
 
     def __iter__(self) -> Iterator[list[ClipKey]]:
         num_batches = len(self)
+        order: StreamedOrder | ShuffledOrder | SequentialOrder
         if self.dataset.streaming and not self._is_sequential:
             order, rank, world_size = self._streamed_order(), 0, 1
         else:

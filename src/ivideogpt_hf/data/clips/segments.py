@@ -145,7 +145,7 @@ def between_frames(rows: np.ndarray, frames: np.ndarray, stride: int, how: Actio
         stride: number of frames from one frame of the clip to the next.
         how: "sum" adds the rows, "last" takes the last, "concatenate" puts them side by side.
     """
-    out = []
+    out: list[np.ndarray] = []
     for first, last in zip(frames[:-1].tolist(), frames[1:].tolist(), strict=True):
         if last == first and out:  # after the end: frame and action repeat
             out.append(out[-1])
