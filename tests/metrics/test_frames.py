@@ -74,7 +74,7 @@ def test_several_videos_may_share_one_truth():
 @pytest.mark.parametrize(
     ("predicted", "message"),
     [
-        (random_frames(2, 2), "one shape"),
+        (random_frames(2, 2), "same shape"),
         (random_frames(2, 3).float(), "must be uint8"),
         (torch.zeros(2, 3, 1, 16, 16, dtype=torch.uint8), "must be uint8 of shape"),
     ],

@@ -139,7 +139,7 @@ def test_colored_noise_has_unit_variance_and_its_spectrum(horizon, exponent):
 @pytest.mark.parametrize(
     ("planner", "options", "message"),
     [
-        (CEM, {"low": [1.0, -2.0]}, r"low must be below high in every dimension; not so in \[0\]"),
+        (CEM, {"low": [1.0, -2.0]}, r"low must be below high in every dimension; it is not in \[0\]"),
         (CEM, {"low": [0.0]}, "as many values as an action"),
         (CEM, {"horizon": 0}, "horizon must be at least 1"),
         (CEM, {"num_elites": 1}, "num_elites must be from 2"),

@@ -243,7 +243,7 @@ def test_sigterm_lets_steps_end(tmp_path, world):
 
 def test_serving_the_world_needs_a_token_or_a_word(capsys):
     assert main(["serve", "--host", "0.0.0.0"]) == 2
-    assert "give --serving-token" in capsys.readouterr().err
+    assert "pass --serving-token" in capsys.readouterr().err
 
 
 def test_the_api_keeps_what_its_document_promises(world):

@@ -70,7 +70,7 @@ class Planner:
         dimensions = [i for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)) if not low < high]
         if dimensions:
             raise ValueError(
-                f"low must be below high in every dimension, but not in {dimensions}: got {self.low} and {self.high}"
+                f"low must be below high in every dimension; it is not in {dimensions}: got {self.low} and {self.high}"
             )
         for name in ("horizon", "num_candidates", "num_iterations"):
             if getattr(self, name) < 1:
