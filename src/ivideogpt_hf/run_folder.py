@@ -197,14 +197,13 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Let no other process write a folder during the block. However the process ends, the lock ends with it. A folder
-    that was not there before, and that the block left empty, is removed again.
+    """Let no other process write a folder during the block. However the process ends, the lock ends with it.
 
     Raises:
         BlockingIOError: if another process writes the folder.
         OSError: if the folder cannot be written.
     """
-    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     file = _open_locked(folder)
     try:
         yield
@@ -212,19 +211,12 @@ def lock(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows keeps files that are open
             (folder / LOCK_FILE).unlink()
         file.close()
-        if is_new:
-            with suppress(OSError):  # the folder is not empty: there is something in it that was to be written
-                folder.rmdir()
 
 
 def _open_locked(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("ab")
-        except FileNotFoundError:  # the process that had the lock before has just removed the folder
-            continue
+        file = path.open("ab")
         try:
             _lock_file(file.fileno())
         except (BlockingIOError, PermissionError) as error:  # Windows says the latter
