@@ -56,7 +56,7 @@ def write_table(path, before, after, args):
     content = {
         "command": f"python examples/{describe_command()}",
         "checkpoint": args.checkpoint,
-        "data": training["data"]["data"],
+        "data": training["data"],
         "num_updates": args.num_updates,
         "batch_size": BATCH_SIZE,
         "lora_rank": LORA_RANK,

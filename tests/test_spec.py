@@ -68,6 +68,13 @@ def test_the_goal_is_no_real_frame(goal_conditioned):
     assert spec.first_action == 1
 
 
+def test_a_planner_gets_the_bounds_that_the_checkpoint_tells():
+    known = {"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]}
+    assert build_world(action_dim=2, processor=known).spec.action_bounds == ((-1.0, -2.0), (1.0, 2.0))
+    with pytest.raises(ValueError, match="give the planner low and high, a number for each of the 2 dimensions"):
+        _ = build_world(action_dim=2).spec.action_bounds
+
+
 def arithmetic_of_clips(file):
     """Lines that subtract one, or a goal, from a number of context frames."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -31,6 +31,15 @@ def test_token_sequence_has_the_layout_of_the_config(config):
     assert tokens[:, [layout.slot(i) for i in range(3)]].eq(layout.slot_id).all()
 
 
+def test_a_context_from_tokens_cannot_begin_a_prompt_that_repeats_its_last_frame():
+    """Coding that frame takes what only pixels give."""
+    model = build_vq_model(repeat_last_context=True)
+    frames = clips(1, 2)
+    context = model.context_from_tokens(model.encode_context(frames).tokens)
+    with pytest.raises(ValueError, match="make it with encode_context"):
+        model.prompt_tokens(frames, context)
+
+
 def test_labels_ignore_the_context_and_the_first_slot_only():
     model = build_vq_model()
     tokens, labels = model.tokenize(clips(1, 4))

@@ -1,0 +1,114 @@
+"""The programs in benchmarks/ run, on models and data that are small, and write what benchmarks/results holds."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ivideogpt_hf import WorldModel
+from tests.conftest import build_transformer, build_vq_model
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+NEEDS = {"options": "torchao", "demo": "playwright"}
+PROGRAMS = sorted(file.stem for file in FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a program of the folder, whose programs import each other."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load(name):
+        pytest.importorskip(NEEDS.get(name, "torch"))
+        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a program; the JSON that it writes."""
+
+    def run(module, *options):
+        threads = torch.get_num_threads()
+        output = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", [module.__file__, *options, "--output", str(output)])
+        module.main()
+        torch.set_num_threads(threads)
+        return json.loads(output.read_text())
+
+    return run
+
+
+def shape_of(content):
+    """The keys of a JSON file, at every depth; a list is known by its first entry."""
+    if isinstance(content, dict):
+        return {name: shape_of(value) for name, value in content.items()}
+    return shape_of(content[0]) if isinstance(content, list) and content else None
+
+
+def published(name):
+    return json.loads((FOLDER / "results" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_says_what_it_does(load, name, monkeypatch, capsys):
+    module = load(name)
+    monkeypatch.setattr(sys, "argv", [module.__file__, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert "--output" in capsys.readouterr().out
+
+
+def test_clips_per_second(load, run, monkeypatch):
+    pytest.importorskip("datasets")
+    data = load("data")
+    monkeypatch.setattr(data, "NUM_EPISODES", 6)
+    content = run(data, "--seconds", "0.01", "--rounds", "1")
+    assert shape_of(content) == shape_of(published("data"))
+    assert all(rate > 0 for rate in content["clips_per_second"].values())
+
+
+def test_rollouts(load, run, monkeypatch):
+    """The program itself refuses other tokens than those of the original's algorithm."""
+    rollout = load("rollout")
+
+    def build_world():
+        vq_model = build_vq_model(resolution=64, block_out_channels=(32, 32, 32), max_att_resolution=16)
+        return WorldModel(vq_model, build_transformer(vq_model.config, max_position_embeddings=1024))
+
+    monkeypatch.setattr(rollout, "build_world", build_world)
+    monkeypatch.setattr(rollout, "WORKLOADS", (rollout.Workload("two", 2, 2, "all", measured_frames=1),))
+    assert shape_of(run(rollout)) == shape_of(published("rollout"))
+
+
+def test_plans(load, run, monkeypatch):
+    planning = load("planning")
+    monkeypatch.setattr(planning, "CANDIDATES", (2,))
+    monkeypatch.setattr(planning, "HORIZON", 2)
+    assert shape_of(run(planning, "--measured-frames", "1")) == shape_of(published("planning"))
+
+
+def test_imports(load, run, monkeypatch):
+    imports = load("imports")
+    monkeypatch.setattr(imports, "REPEATS", 1)
+    assert shape_of(run(imports)) == shape_of(published("imports"))
+
+
+def test_all_ways_of_training_have_one_loss(load):
+    """Else their speeds could not be compared."""
+    training = load("training")
+    bench = training.Bench("default", 1, torch.device("cpu"), torch.float32)
+    bench.pair[1].eval()
+    losses = [bench.loss(way).item() for way in training.WAYS]
+    assert losses == pytest.approx([losses[0]] * len(losses), abs=1e-3)
+    bench.step("cached")
+    assert bench.loss("cached").item() < losses[0]

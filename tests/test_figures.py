@@ -1,0 +1,300 @@
+"""Figures in README.md and benchmarks/README.md are those of the JSON files that commands wrote.
+
+A sentence or a table row with figures is built here from a JSON file, and must stand in the document. What is left of a
+section without these must hold no measured figure.
+"""
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+STEPS = (1, 2, 3, 5, 7, 10)
+# Decimal numbers, shares, times and rates: "26.0", "0 workers" does not count, "99 %", "3 ms", "189 MB", "471 clips".
+FIGURE = re.compile(r"\d+\.\d+|\d+ (?:%|ms|s|MB|GB|M|clips? of|clips a|updates|episodes|held-out)\b")
+
+
+def results(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def metrics():
+    return json.loads((DEFAULT_FOLDER / "metrics.json").read_text())
+
+
+def row(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def number_of_parameters(folder):
+    """Counted in the header of the weights."""
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def significant(seconds):
+    """Three figures, and no more than one after the point."""
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def ratio(value):
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+# -- README.md --------------------------------------------------------------------------------------------------------
+
+
+def embedded_model():
+    """The section on the embedded model."""
+    content = metrics()
+    evaluation = content["evaluation"]
+    protocol, size = evaluation["protocol"], sum(f.stat().st_size for f in DEFAULT_FOLDER.rglob("*") if f.is_file())
+    vq_size, size_of_transformer = (
+        number_of_parameters(DEFAULT_FOLDER / n) / 1e6 for n in ("tokenizer", "transformer")
+    )
+    yield f"{vq_size:.1f} M parameters of VQ model"
+    yield f"{size_of_transformer:.1f} M of transformer"
+    yield f"{size / 1e6:.0f} MB"
+    yield f"{sum(source['num_episodes'] for source in content['data'])} simulated episodes"
+    yield (
+        f"{evaluation['num_clips']} held-out clips, {protocol['num_context_frames']} context frames to "
+        f"{protocol['num_future_frames']} predicted ones, {evaluation['num_samples']} samples of each at temperature "
+        f"{protocol['temperature']}"
+    )
+    labels = {
+        "model": "the model",
+        "repeat the last frame": "(a) repeating the last frame",
+        "VQ reconstruction (ceiling)": "(b) its VQ model's reconstruction, the ceiling",
+        "model, actions of another clip": "(c) another clip's actions",
+        "model, zero actions": "(d) zero actions",
+    }
+    for metric, digits in (("psnr", 1), ("lpips", 3)):
+        yield row(f"{metric.upper()} of predicted frame", *map(str, STEPS), "mean")
+        for name, label in labels.items():
+            values = [evaluation["per_step"][name][metric][step - 1] for step in STEPS]
+            yield row(label, *(f"{value:.{digits}f}" for value in (*values, evaluation["mean"][name][metric])))
+    moving, wrong = evaluation["mean_of_moving_clips"], evaluation["wrong_over_right_actions_on_moving_clips"]
+    yield f"it has {moving['model']['psnr']:.1f} dB and repeating {moving['repeat the last frame']['psnr']:.1f};"
+    by_clip, by_zero = (wrong[f"model, {actions}"] for actions in ("actions of another clip", "zero actions"))
+    yield f"squared error there by {by_clip:.2f}, and zero actions by {by_zero:.2f}."
+    rewards = evaluation["rewards"]
+    yield f"correlate with the true ones by {rewards['correlation']:.2f}; by task:"
+    for task, value in rewards["correlation_per_task"].items():
+        yield f"{short_name(task)} {value:.2f}"
+    table = results("finetune")
+    before, after = table["before"], table["after"]
+    repeated = before["PSNR of repeating the last frame (dB)"]
+    yield f"{sum(source['num_episodes'] for source in table['data'])} episodes"
+    yield f"{table['num_updates']} updates of {table['batch_size']} clips"
+    yield f"On {table['num_clips']} held-out clips"
+    psnr = [table["PSNR (dB)"] for table in (before, after)]
+    yield f"PSNR goes from {psnr[0]:.1f} to {psnr[1]:.1f} (repeating the last frame: {repeated:.1f})"
+    yield f"of rewards from {before['reward error']:.1f} to {after['reward error']:.1f}"
+    yield f"from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}"
+
+
+def short_name(task):
+    """A task as the README writes it."""
+    short = {"button press topdown wall": "button-press", "handle pull side": "handle-pull"}
+    return short.get(task, task.replace(" ", "-"))
+
+
+def speed():
+    """The table of rollouts."""
+    labels = {
+        "one user, tokens only": "one user, 14 frames step by step, tokens only",
+        "one user, every frame decoded": "one user, every frame decoded",
+        "8 candidates, tokens only": "8 candidates, 10 frames, tokens only",
+        "64 candidates, tokens only": "64 candidates, 10 frames, tokens only",
+        "64 candidates, the last frame decoded": "64 candidates, only the last of 10 frames decoded",
+    }
+    for workload in results("rollout")["workloads"]:
+        ours = [workload["ours"][dtype] for dtype in ("float32", "bfloat16")]
+        cells = [cell for one in ours for cell in (significant(one["seconds"]), ratio(one["ratio"]))]
+        yield row(labels[workload["workload"]], significant(workload["original_seconds"]), *cells)
+
+
+def clip_rate():
+    """The sentence on training clips per second."""
+    rate = {name: f"{value:.0f}" for name, value in results("data")["clips_per_second"].items()}
+    yield (
+        f"{rate['ours, none, 0 workers']} clips of 16 frames a second without workers, where the original's way gives "
+        f"{rate['original, none, 0 workers']}, and {rate['ours, weak, 0 workers']} against "
+        f"{rate['original, weak, 0 workers']} with the paper's weak augmentation"
+    )
+
+
+# -- benchmarks/README.md ---------------------------------------------------------------------------------------------
+
+
+def rollouts():
+    content = results("rollout")
+    passes, memory = content["seconds_per_pass_and_read"], content["cache_bytes"]
+    full, half = passes["float32"], passes["bfloat16"]
+    yield f"takes {full[0] * 1e3:.1f} ms in float32, {full[0] / full[1]:.2f} of the time"
+    yield f"{half[0] * 1e3:.1f} ms in bf16, {half[0] / half[1]:.2f} of it"
+    yield f"take {memory[0] / 2**20:.0f} MB, tiled {memory[1] / 2**20:.0f} MB"
+
+
+def clips():
+    content = results("data")
+    rate, ratios = content["clips_per_second"], content["ratios"]
+    labels = {
+        "bound": "decoding with Pillow, nothing else",
+        "original, none": "the original's way",
+        "ours, none": "ours, with actions",
+        "ours streaming, none": "ours, streamed from local Parquet",
+        "original, weak": "the original's way, weak",
+        "ours, weak": "ours, weak, with actions",
+    }
+    for name, label in labels.items():
+        yield row(label, *(f"{rate[f'{name}, {workers} workers']:.0f}" for workers in (0, 2)))
+    plain, weak, bound = (
+        sorted(ratios[name.format(workers)] for workers in (0, 2))
+        for name in (
+            "ours / original, none, {} workers",
+            "ours / original, weak, {} workers",
+            "ours, none, {} workers / bound",
+        )
+    )
+    yield f"ours is {plain[0]:.1f} to {plain[1]:.1f} times as fast"
+    yield f"{weak[0]:.1f} to {weak[1]:.1f} times with it"
+    yield f"{bound[0]:.1f} to {bound[1]:.1f} times as fast as decoding alone"
+    seconds = 1 / rate["ours, weak, 0 workers"]
+    yield f"{seconds * 1e3:.1f} ms, {(seconds - 1 / rate['ours, none, 0 workers']) * 1e3:.1f} are the augmentation"
+
+
+def training():
+    for size, digits, memory in (("default", 2, 2), ("released", 3, 1)):
+        ways = results("training_bfloat16")["results"][size]["ways"]
+        labels = {"original": f"{size}{chr(39) + 's' if size == 'default' else ''} sizes, the original's way"}
+        for name, way in ways.items():
+            times = "" if name == "original" else f" {way['times_the_original']:.2f}"
+            label = labels.get(name, {"cached": "tokens cached"}.get(name, name))
+            steps, gigabytes = f"{way['steps_per_second']:.{digits}f}", f"{way['peak_memory_gb']:.{memory}f} GB"
+            yield f"| {label} | {steps} |{times} | {gigabytes} |"
+    for size, words in (("default", "at the default's sizes"), ("released", "at released sizes")):
+        ways = results("training")["results"][size]["ways"]
+        fly, cached = (ways[name]["times_the_original"] for name in ("on the fly", "cached"))
+        yield f"{fly:.1f} and {cached:.1f}{' times' if size == 'default' else ''} {words}"
+
+
+def options():
+    content = results("options")
+    guesses = {(one["temperature"], one["guesses"]): one for one in content["guessing"]}
+    for count in (1, 3, 7):
+        ones = [guesses[temperature, count] for temperature in (1.0, 0.5)]
+        cells = [(f"{one['right'] * 100:.0f} %", f"{one['times_as_fast']:.2f}") for one in ones]
+        yield row(str(count), *cells[0], *cells[1])
+    labels = {"float32": "float32", "bfloat16": "bf16", "int8": "int8 (torchao)", "int8 and bfloat16": "int8 and bf16"}
+    for name, weights in content["weights"].items():
+        same = {"float32": "", "bfloat16": " 100 %"}.get(name, f" {weights['same_tokens'] * 100:.1f} %")
+        user, eight = weights["one_user_seconds_per_frame"], weights["8_candidates_seconds_per_frame"]
+        yield f"| {labels[name]} | {weights['transformer_mb']:.0f} | {user:.2f} | {eight:.2f} |{same} |"
+    decoding, compiled = content["vq_decoding_seconds"], content["compiled"]
+    yield f"16 frames in {decoding['float32, contiguous_format']:.2f} s, channels last"
+    last, half = decoding["float32, channels_last"], decoding["bfloat16, channels_last"]
+    yield f"in {last:.2f} s, in bf16 in {half:.2f} s either way"
+    yield (
+        f"takes {compiled['compiled_seconds_per_frame']:.2f} s instead of {compiled['eager_seconds_per_frame']:.2f} s, "
+        f"after {compiled['warm_up_seconds']:.0f} s of warming up"
+    )
+
+
+def playground():
+    content = results("demo")
+    keys = content["key_to_picture_ms"]
+    yield f"to the new picture {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
+    yield f"{math.floor(keys['p95'] + 0.5)} ms at the 95th percentile"
+    for outputs, label in (("frames, rewards", "with pictures and rewards"), ("rewards", "rewards only")):
+        one, eight, many = (serve for serve in content["serve"] if serve["outputs"] == outputs)
+        cells = [f"{s['steps_per_second']:.1f} ({s['times_one_by_one']:.1f} x)" for s in (eight, many)]
+        yield row(label, f"{one['steps_per_second']:.1f}", *cells, f"{many['p95_ms'] / 1e3:.2f} s")
+    before, after = content["memory_mb_after_a_tenth_and_all_sessions"]
+    assert f"{before:.0f}" == f"{after:.0f}"
+    yield f"memory was {after:.0f} MB after 200 sessions and after 2000"
+
+
+def planning():
+    for plan in results("planning")["plans"]:
+        kinds = [plan[name] for name in ("pixels of all frames", "pixels of the last frame", "rewards")]
+        cells = [f"{kind['seconds']:.1f} s ({ratio(kind['ratio'])} x)" for kind in kinds]
+        yield row(f"{plan['candidates']} candidates", f"{plan['original_seconds']:.0f} s", *cells)
+    first = results("planning")["plans"][0]["where the time goes"]
+    yield (
+        f"prefilling takes {first['prefill']:.2f} s, the transformer {first['decode']:.1f} s and the VQ decoder "
+        f"{first['vq']:.1f} s"
+    )
+
+
+def imports():
+    content = results("imports")
+    yield (
+        f"costs {content['package beyond torch']:.2f} s beyond importing torch ({content['import torch']:.2f} s), and "
+        f"`ivideogpt --help` takes {content['ivideogpt --help']:.2f} s"
+    )
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+BENCHMARKS = (rollouts, clips, training, options, playground, planning, imports)
+# Numbers that are no result: they say what was done.
+SETTINGS = (
+    "temperature 1: right",
+    "temperature 0.5: right",
+    "the 138 M transformer",
+    "Training clips of 16 frames",
+    "clips of 16 frames",
+    "a temperature below 1",
+    "less than 0.8:",
+    "fine-tuned on the clips",
+)
+
+
+def words_of(text):
+    """The text in one line: where lines break does not count."""
+    return " ".join(text.split())
+
+
+def section(document, heading):
+    """The text below a heading, up to the next one of its kind, without code."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return words_of(re.sub(r"```.*?```", "", found.group(1), flags=re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "sources"),
+    [
+        ("README.md", "The embedded model", (embedded_model,)),
+        ("README.md", "Speed", (speed,)),
+        ("benchmarks/README.md", "Results", BENCHMARKS),
+    ],
+    ids=["embedded model", "speed", "benchmarks"],
+)
+def test_a_section_holds_the_figures_of_its_json_and_no_other(document, heading, sources):
+    text = section(document, heading)
+    for words in (words for source in sources for words in source()):
+        assert words in text
+        text = text.replace(words, "")
+    for words in SETTINGS:
+        text = text.replace(words, "")
+    assert not FIGURE.findall(text), text
+
+
+@pytest.mark.parametrize("words", [*clip_rate()])
+def test_the_readme_quotes_how_fast_clips_come(words):
+    assert words in words_of((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_the_readme_has_no_success_rates():
+    """They are no part of what a command left in this repository: the experiments' READMEs hold them."""
+    assert not FIGURE.findall(section("README.md", "Plan in it").replace("intervals of 95 %", ""))
