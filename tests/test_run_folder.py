@@ -333,3 +333,37 @@ def test_never_two_at_once_though_the_lock_file_comes_and_goes(tmp_path):
 def test_a_lock_does_not_stand_in_the_way_of_a_claim(tmp_path):
     with lock(tmp_path):
         claim(tmp_path, "run.json", RECORD, noun="run")
+
+
+def test_a_lock_removes_the_folder_that_it_made_if_nothing_was_written(tmp_path):
+    with lock(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "written"):
+        with lock(tmp_path / name):
+            if name == "written":
+                (tmp_path / name / "file").touch()
+        assert (tmp_path / name).is_dir()
+
+
+def _lock_again_and_again(folder, barrier):
+    barrier.wait()
+    num_locks = 0
+    while num_locks < 50:
+        try:
+            with lock(folder):
+                num_locks += 1
+        except BlockingIOError:
+            time.sleep(0.0001)
+
+
+def test_a_folder_that_comes_and_goes_can_be_locked(tmp_path):
+    forks = multiprocessing.get_context("fork")
+    barrier = forks.Barrier(4)
+    processes = [forks.Process(target=_lock_again_and_again, args=(tmp_path / "new", barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4

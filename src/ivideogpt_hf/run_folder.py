@@ -197,13 +197,14 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Let no other process write a folder during the block. However the process ends, the lock ends with it.
+    """Let no other process write a folder during the block. However the process ends, the lock ends with it. A folder
+    that was not there before, and that the block left empty, is removed again.
 
     Raises:
         BlockingIOError: if another process writes the folder.
         OSError: if the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = not folder.exists()
     file = _open_locked(folder)
     try:
         yield
@@ -211,12 +212,22 @@ def lock(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows keeps files that are open
             (folder / LOCK_FILE).unlink()
         file.close()
+        if is_new:
+            with suppress(OSError):  # the folder is not empty: there is something in it that was to be written
+                folder.rmdir()
 
 
 def _open_locked(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
     while True:
-        file = path.open("ab")
+        with suppress(FileExistsError):  # exist_ok would fail where the folder is removed while it is looked at
+            folder.mkdir(parents=True)
+        try:
+            file = path.open("ab")
+        except FileNotFoundError:
+            if folder.is_symlink():  # it leads nowhere
+                raise
+            continue  # the process that had the lock before has just removed the folder
         try:
             _lock_file(file.fileno())
         except (BlockingIOError, PermissionError) as error:  # Windows says the latter
