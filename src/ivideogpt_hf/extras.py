@@ -36,7 +36,7 @@ def require_packages(*packages: str, purpose: str) -> None:
 
     Args:
         packages: names by which the packages are imported, each a key of `PACKAGES`.
-        purpose: what needs them, the subject of the message: "an evaluation".
+        purpose: subject of the message, which needs them: "an evaluation".
 
     Raises:
         ImportError: names the first package that is missing, and the extra that brings it.

@@ -181,7 +181,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             generator: generator that draws the seed, or one for each clip. Without it, and without a seed in
                 `sampling`, every call differs.
             sampling: distribution that tokens are drawn from, with one seed or one for each clip; None: `Sampling()`.
-            horizon_policy: what to do at the end of the horizon, see `WorldModel.rollout`.
+            horizon_policy: policy at the end of the horizon, see `WorldModel.rollout`.
             output_type: "pil", "np" or "pt", see `IVideoGPTPipelineOutput`.
             return_dict: whether to return an `IVideoGPTPipelineOutput` or a tuple of its fields.
             callback_on_step_end: function that is called after each predicted frame with the pipeline, the number of

@@ -41,9 +41,9 @@ def claim(
     Args:
         folder: folder that the run writes.
         file: path within the folder of the JSON file that holds the record.
-        record: what is known of the run, as JSON.
-        noun: what the folder holds, as in "holds another conversion".
-        identity_of: gives the part of a record that must be the same; by default, all of it.
+        record: record of the run, as JSON.
+        noun: name of what the folder holds, as in "holds another conversion".
+        identity_of: function that gives the part of a record that must be the same; by default, all of it.
 
     Returns:
         The record as it is read back: tuples are lists.

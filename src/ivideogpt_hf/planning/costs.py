@@ -25,12 +25,12 @@ class RolloutCost:
     Args:
         world: world that predicts.
         state: state of the B worlds to start from.
-        objective: what the predicted futures are worth.
+        objective: objective that says what the predicted futures are worth.
         num_futures: number of futures of each candidate, whose mean cost counts.
         sampling: distribution that tokens are drawn from; without a seed, one is drawn now, so that all iterations of a
             planner see the same luck.
         chunk_size: number of candidates that are rolled out at a time; None: all.
-        horizon_policy: what to do at the end of the horizon, see `WorldModel.rollout`.
+        horizon_policy: policy at the end of the horizon, see `WorldModel.rollout`.
     """
 
     world: World[Any]

@@ -67,7 +67,7 @@ class PixelError:
     Args:
         goal: goal images (B, 3, H, W) uint8.
         frames: frames that are compared: the "last" one, or "all".
-        reduction: how pixels and frames are put together; "sum" is VP2's (Tian et al., 2023).
+        reduction: operation that puts pixels and frames together; "sum" is VP2's (Tian et al., 2023).
     """
 
     goal: Tensor

@@ -32,7 +32,7 @@ class PlannerPolicy(nn.Module):
     Args:
         world: world that predicts, here or served.
         planner: search that looks for actions.
-        objective: what predicted futures are worth.
+        objective: objective that says what predicted futures are worth.
         replan_every: number of a plan's actions that are executed.
         first_action_zero: whether to execute zeros first, to see how the world goes on, as VP2 does (Tian et al.,
             2023).

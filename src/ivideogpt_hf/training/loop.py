@@ -166,7 +166,7 @@ class Loop:
         """Stand where another loop stood.
 
         Args:
-            state: what that loop's `state_dict` gave.
+            state: dict that the `state_dict` of that loop gave.
 
         Raises:
             ValueError: if the data of the two loops differ.

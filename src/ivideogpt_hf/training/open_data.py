@@ -29,7 +29,7 @@ class TrainingData:
         processor_settings: arguments of `IVideoGPTVideoProcessor` that describe the clips' actions.
         action_dim: width of the clips' actions; None without actions.
         source_names: names of the sources, by their numbers under "source" in a batch.
-        description: what a checkpoint says of its data, as JSON.
+        description: record of the data that a checkpoint holds, as JSON.
     """
 
     training: ClipDataset

@@ -43,7 +43,7 @@ class Task(ABC):
         loader: loader of training clips.
         validation_loader: loader of validation clips; None without any, and then nothing is measured or drawn.
         num_validation_batches: number of batches in a validation.
-        description: what a checkpoint says of its making; see `describe_training`.
+        description: record of the training that a checkpoint holds; see `describe_training`.
         callbacks: callbacks that belong to this training only.
     """
 
@@ -173,7 +173,7 @@ def run_training(
         accelerator: processes that train.
         run: settings of the run.
         optimization: settings of the optimiser.
-        task: what is trained.
+        task: task that is trained.
 
     Returns:
         None, or the exit code of a run that a signal asked to stop.

@@ -332,7 +332,7 @@ class RolloutEngine:
                     record.pending.append(advance.step.tokens)
                     record.decoded_steps.append(i)
                 if one_by_one:
-                    frame = self._decode_step(record, state, options.sampling, i, callable(actions))
+                    frame = self._decode_step(record, state, options.sampling, callable(actions))
                     step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
                     with as_outside():
                         if on_step is not None and on_step(i, step):
@@ -347,9 +347,7 @@ class RolloutEngine:
                 record.frames.append(self.decode(state, torch.stack(record.pending, dim=1), sampling))
             record.pending.clear()
 
-    def _decode_step(
-        self, record: Record, state: WorldState, sampling: Sampling, step: int, is_seen: bool
-    ) -> Tensor | None:
+    def _decode_step(self, record: Record, state: WorldState, sampling: Sampling, is_seen: bool) -> Tensor | None:
         """The frame (B, 3, H, W) uint8 of the step just taken; None if nobody wants it."""
         if record.pending:
             self._decode_pending(record, state, sampling)

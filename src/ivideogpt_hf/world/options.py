@@ -22,7 +22,7 @@ class RolloutOptions:
         sampling: distribution and random numbers that tokens are drawn with.
         outputs: names of what to compute, of "frames", "rewards", "tokens" and "statistics".
         decode_steps: steps whose frames are decoded: "all", "last", or numbers from 0.
-        horizon_policy: what happens at the end of the model's horizon: "reanchor" or "error".
+        horizon_policy: policy at the end of the model's horizon: "reanchor" or "error".
 
     Raises:
         ValueError: if a name is unknown.

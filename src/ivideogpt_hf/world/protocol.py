@@ -91,7 +91,7 @@ def imagine(
     """Let a policy act in imagined worlds: a rollout whose actions are chosen on the way.
 
     Args:
-        world: any world.
+        world: world to imagine in, of any class.
         state: B worlds to start from.
         policy: callable from an `Observation` to actions (B, A) in environment units, or an action tensor
             (B, horizon, A).

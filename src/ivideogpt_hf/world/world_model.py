@@ -98,7 +98,7 @@ class WorldModel:
             dtype: dtype of the weights; see `to` for the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
-            quantization_config: how to quantise the transformer's weights, as transformers takes it, such as
+            quantization_config: settings that quantise the transformer's weights, as transformers takes them, such as
                 ``TorchAoConfig(Int8WeightOnlyConfig())`` (extra quantize). Predictions change a little.
 
         Raises:
@@ -149,7 +149,8 @@ class WorldModel:
             private: whether a new repository is private; None: as the owner's settings say.
             revision: branch to commit to; None: the main branch.
             token: token of the Hub; None: the one that was logged in with.
-            card: what a person says of the checkpoint; None: nothing, which leaves training data and licence open.
+            card: text that a person wrote of the checkpoint; None: nothing, which leaves training data and licence
+                open.
             commit_message: message of the commit.
 
         Raises:
@@ -259,7 +260,7 @@ class WorldModel:
             action: actions (B, A) float in environment units; None for an action-free model.
             sampling: distribution and random numbers that tokens are drawn with; None: `Sampling()`.
             outputs: names of what to compute besides the tokens, of "frames" and "rewards" ("tokens" always is).
-            horizon_policy: what to do at `spec.max_future_frames`, see `rollout`.
+            horizon_policy: policy at `spec.max_future_frames`, see `rollout`.
 
         Raises:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
@@ -338,7 +339,7 @@ class WorldModel:
             outputs: names of what to compute, of "frames", "rewards", "tokens" and "statistics": the time that it took,
                 for which a GPU is waited for again and again.
             decode_steps: steps that "frames" shows: "all", the "last" one, or the given ones (from 0).
-            horizon_policy: what to do at `spec.max_future_frames` predicted frames. "reanchor" makes the last predicted
+            horizon_policy: policy at `spec.max_future_frames` predicted frames. "reanchor" makes the last predicted
                 frames the context and goes on, with a warning and a note in `Rollout.reanchored_at`. It costs what
                 coding and prefilling each row costs; errors in the picture are kept, everything older is forgotten.
                 "error" raises.

@@ -20,8 +20,6 @@ from tests.data.files import MemoryReader, convert, make_episode, write_mp4, wri
 
 datasets = pytest.importorskip("datasets")
 
-NO_HOLD_OUT = ConversionSettings(test_fraction=0.0)
-
 
 @pytest.fixture(autouse=True)
 def hub_cache(tmp_path_factory, monkeypatch):
