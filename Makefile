@@ -47,7 +47,7 @@ $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 
 .PHONY: test-simulators
 test-simulators: $(VENV)/simulators.stamp ## test the simulators; needs EGL (Debian: libegl1 libegl-mesa0)
-	$(BIN)/python -m pytest tests/simulators
+	$(BIN)/python -m pytest tests/simulators tests/planning/test_tasks.py
 
 $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
@@ -55,7 +55,7 @@ $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 
 .PHONY: test-quantize
 test-quantize: $(VENV)/quantize.stamp ## test quantised weights
-	$(BIN)/python -m pytest tests/checkpoints/test_loading.py -k quantised
+	$(BIN)/python -m pytest tests/checkpoints/test_loading.py tests/test_benchmarks.py -k 'quantised or options'
 
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
@@ -71,7 +71,7 @@ $(VENV)/browser.stamp: $(VENV)/demo.stamp
 
 .PHONY: test-browser
 test-browser: $(VENV)/browser.stamp ## test the playground in headless Chromium (Debian: chromium); writes outputs/screenshots
-	$(BIN)/python -m pytest tests/spaces
+	$(BIN)/python -m pytest tests/spaces tests/test_benchmarks.py -k 'spaces or demo'
 
 .PHONY: format
 format: $(VENV)/dev.stamp ## format, and fix what lint can fix

@@ -220,15 +220,15 @@ class WorldModelVectorEnv(VectorEnv):
     ) -> dict[str, Any]:
         """Begin an episode in the given worlds; returns infos with their starts added."""
         infos = {} if infos is None else infos
-        drawn = self.np_random.integers(len(self.start_frames), size=len(rows))
-        chosen = drawn if starts is None else starts[rows]
+        random_starts = self.np_random.integers(len(self.start_frames), size=len(rows))
+        row_starts = random_starts if starts is None else starts[rows]
         seeds = self.np_random.integers(2**62, size=len(rows))
-        frames = self.start_frames[torch.from_numpy(chosen)]
+        frames = self.start_frames[torch.from_numpy(row_starts)]
         self._put(rows, self.world.reset(frames))
-        shown = frames[:, self.world.spec.num_goal_frames :].numpy()
+        observations = frames[:, self.world.spec.num_goal_frames :].numpy()
         for i in range(self.frame_stack):
-            self._frames[rows, -1 - i] = shown[:, -1 - min(i, shown.shape[1] - 1)]
-        for row, start, row_seed in zip(rows, chosen, seeds, strict=True):
+            self._frames[rows, -1 - i] = observations[:, -1 - min(i, observations.shape[1] - 1)]
+        for row, start, row_seed in zip(rows, row_starts, seeds, strict=True):
             self._seeds[row] = int(row_seed)
             infos = self._add_info(infos, {"start": int(start)}, row)
         self._num_steps[rows] = 0

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ivideogpt_hf.cli import main
+from ivideogpt_hf.cli.arguments import parse_shard
 from ivideogpt_hf.cli.config import add_config_option, read_runs
-from ivideogpt_hf.cli.data import parse_shard
 from tests.data.files import make_dataset
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ivideogpt_hf.cli import data, evaluate, main, plan
+from ivideogpt_hf.cli.arguments import parse_shard
 from ivideogpt_hf.cli.config import read_runs, subcommands
-from ivideogpt_hf.cli.data import parse_shard
 from ivideogpt_hf.cli.main import build_parser
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.media.video import read_video, write_video

@@ -223,3 +223,11 @@ def test_a_restarted_server_gets_a_new_session(world):
         )
         assert_same_frames(step.frame, expected.frame)
         remote.close()
+
+
+def test_a_world_whose_server_was_restarted_can_be_closed(world):
+    port = free_port()
+    with serving(world, port=port) as (url, _):
+        remote = RemoteWorldModel(url)
+    with serving(world, port=port), pytest.raises(ValueError, match="of mine"), remote:
+        raise ValueError("an error of mine, which closing does not hide")

@@ -54,7 +54,7 @@ def read(command, *argv):
     if command not in TRAININGS:
         return read_runs(build_parser(), [command, *argv])
     (args,) = read_runs(build_parser(), [command, *argv])
-    return [parse(TRAININGS[command], args.config, args.more, command)]
+    return [parse(TRAININGS[command], args.config, args.unparsed, command)]
 
 
 def files_of(name):

@@ -1,4 +1,4 @@
-"""Options and loading of the checkpoint that a command names."""
+"""Options that several commands share, and loading of the checkpoint that a command names."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def checkpoint_arguments() -> list[argparse.ArgumentParser]:
     device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
     device.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     return [source, device]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read I/N, an argument."""
+    number, _, total = text.partition("/")
+    if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
+        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/8, got {text!r}")
+    return int(number), int(total)
 
 
 def be_quiet() -> None:

@@ -46,7 +46,7 @@ def read_runs(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argp
         ValueError: if the file is no mapping of options or list of mappings, or an option in it is unknown or wrong.
     """
     command = subcommands(parser).get(argv[0]) if argv else None
-    if command is None or command.get_default("takes_more"):
+    if command is None or command.get_default("parses_the_rest"):
         args, args.unparsed = parser.parse_known_args(argv)
         if args.unparsed and command is None:
             parser.error(f"unrecognized arguments: {' '.join(args.unparsed)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require_packages
+from .arguments import parse_shard
 
 if TYPE_CHECKING:
     from ..data.clips.dataset import SegmentDataset
@@ -115,14 +116,6 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     clips.add_argument("--epoch", type=int, default=0, help="number of the epoch (default: 0)")
     clips.add_argument("--root", help="folder of the mixture's data sets (default: that of its yaml)")
     show.set_defaults(run=_show)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read I/N, an argument."""
-    number, _, total = text.partition("/")
-    if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
-        raise argparse.ArgumentTypeError(f"must be I/N with 0 <= I < N, such as 0/8, got {text!r}")
-    return int(number), int(total)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DEFAULT, load_world
-from .data import parse_shard
+from .arguments import DEFAULT, load_world, parse_shard
 
 if TYPE_CHECKING:
     import torch

@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_info_command(commands, [common, model, device])
     for command in subcommands(parser).values():
-        if not command.get_default("takes_more"):  # training commands have their own option
+        if not command.get_default("parses_the_rest"):  # training commands have their own option
             add_config_option(command)
     return parser
 

@@ -27,7 +27,7 @@ def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> Non
         )
         command.add_argument("--config", help="yaml file; the options below win over it")
         command.add_argument("--options", action="store_true", help="list all options and their defaults")
-        command.set_defaults(run=run, takes_more=True)
+        command.set_defaults(run=run, parses_the_rest=True)
 
 
 def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> tuple[Any, ...]:

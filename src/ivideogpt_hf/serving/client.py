@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -108,8 +109,11 @@ class RemoteWorldModel:
 
     def close(self) -> None:
         """End the session; its states are gone."""
-        self._request("DELETE", f"/v1/sessions/{self._session}")
-        self._http.close()
+        try:
+            with suppress(LostSessionError):  # a server that was restarted has ended it
+                self._request("DELETE", f"/v1/sessions/{self._session}")
+        finally:
+            self._http.close()
 
     def __enter__(self) -> RemoteWorldModel:
         return self

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..decoding.sampling import Sampling
 from ..media.images import decode_images, encode_png
+from ..world.options import HorizonPolicy
 
 MAX_ROWS = 256  # number of worlds in a state, and of futures in a rollout
 # The number of frames in one answer, and the number of steps of a rollout.
@@ -61,7 +62,7 @@ class StepCall(Message):
     actions: Annotated[list[list[Number]], Field(max_length=MAX_ROWS)] | None = None
     sampling: SamplingMessage = SamplingMessage()
     outputs: Outputs = ["frames", "rewards"]
-    horizon_policy: Literal["reanchor", "error"] = "reanchor"
+    horizon_policy: HorizonPolicy = "reanchor"
     replace: bool = False
 
 
@@ -77,7 +78,7 @@ class RolloutCall(Message):
     sampling: SamplingMessage = SamplingMessage()
     outputs: Outputs = ["frames", "rewards", "tokens"]
     decode_steps: Literal["all", "last"] | Annotated[list[int], Field(max_length=MAX_STEPS)] = "all"
-    horizon_policy: Literal["reanchor", "error"] = "reanchor"
+    horizon_policy: HorizonPolicy = "reanchor"
 
 
 class ForkCall(Message):

@@ -25,7 +25,7 @@ from ..models.vq_layers import ContextMemory
 from ..spec import WorldModelSpec
 from . import clock
 from .clock import Clock, measure
-from .options import HorizonPolicy, RolloutOptions
+from .options import RolloutOptions
 from .protocol import OnStep, Policy
 from .results import Observation, Requested, Rollout, RolloutStatistics, Step
 from .state import Contexts, WorldState
@@ -54,7 +54,7 @@ class Advance:
 
 
 @dataclass
-class Record:
+class RolloutRecord:
     """What a rollout has brought so far, step after step.
 
     Attributes:
@@ -296,7 +296,7 @@ class RolloutEngine:
         Frames are decoded together at the end, or before their context is replaced. Where a policy or ``on_step`` looks
         at each step as it comes, frames are decoded and rewards read one by one.
         """
-        record = Record(with_reward="rewards" in options.outputs and self.spec.has_reward)
+        record = RolloutRecord(with_reward="rewards" in options.outputs and self.spec.has_reward)
         limit, decode_steps = self.spec.max_future_frames, options.steps_to_decode(num_frames)
         one_by_one = callable(actions) or on_step is not None
         with self.inference() as as_outside:
@@ -313,7 +313,7 @@ class RolloutEngine:
                         record.actions.append(action)
                 elif actions is not None:
                     record.actions.append(actions[:, i])
-                state = self.with_room(state, options.horizon_policy, options.sampling)
+                state = self.with_room(state, options)
                 # The next frame's first pass reads a frame's reward. A pass of its own is needed only where no next
                 # frame follows, or somebody waits for the reward.
                 is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
@@ -340,14 +340,16 @@ class RolloutEngine:
             self._decode_pending(record, state, options.sampling)
             return record.as_rollout(state, clock.current())
 
-    def _decode_pending(self, record: Record, state: WorldState, sampling: Sampling) -> None:
+    def _decode_pending(self, record: RolloutRecord, state: WorldState, sampling: Sampling) -> None:
         """Decode the steps that are still to be decoded; they continue the state's contexts."""
         if record.pending:
             with measure("vq"):
                 record.frames.append(self.decode(state, torch.stack(record.pending, dim=1), sampling))
             record.pending.clear()
 
-    def _decode_step(self, record: Record, state: WorldState, sampling: Sampling, is_seen: bool) -> Tensor | None:
+    def _decode_step(
+        self, record: RolloutRecord, state: WorldState, sampling: Sampling, is_seen: bool
+    ) -> Tensor | None:
         """The frame (B, 3, H, W) uint8 of the step just taken; None if nobody wants it."""
         if record.pending:
             self._decode_pending(record, state, sampling)
@@ -370,20 +372,20 @@ class RolloutEngine:
                 f"horizon_policy='reanchor'"
             )
 
-    def with_room(self, state: WorldState, horizon_policy: HorizonPolicy, sampling: Sampling) -> WorldState:
+    def with_room(self, state: WorldState, options: RolloutOptions) -> WorldState:
         """Make sure that every row can take one more frame."""
         limit = self.spec.max_future_frames
         full = [row for row, count in enumerate(state.num_frames) if count >= limit]
         if not full:
             return state
-        if horizon_policy == "error":
+        if options.horizon_policy == "error":
             self.check_horizon(state, 1)
         warnings.warn(
             f"a rollout passed {limit} frames and was re-anchored on its own predictions; "
             f"horizon_policy='error' refuses that",
             stacklevel=_stacklevel_of_caller(),
         )
-        reanchored = self.reanchor(state.index(full), None, sampling)
+        reanchored = self.reanchor(state.index(full), None, options.sampling)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored

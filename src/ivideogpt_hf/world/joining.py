@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from operator import is_not
 
 from .state import Contexts, WorldState
@@ -21,7 +20,11 @@ class Joiner:
         """All rows of the states, in their order; contexts that states share are joined once."""
         parts = tuple(sorted({id(state.contexts): state.contexts for state in states}.values(), key=id))
         contexts = self._joined(parts)
-        starts = dict(zip(map(id, parts), accumulate(map(len, parts), initial=0), strict=False))
+        starts: dict[int, int] = {}  # by context, the number of its first one among all that are joined
+        num_contexts = 0
+        for part in parts:
+            starts[id(part)] = num_contexts
+            num_contexts += len(part)
         return WorldState.cat([_on_joined(state, contexts, starts[id(state.contexts)]) for state in states])
 
     def _joined(self, parts: tuple[Contexts, ...]) -> Contexts:

@@ -191,25 +191,26 @@ class WorldState:
             IndexError: if a row does not exist.
         """
         rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
-        bad = [row for row in rows if not -self.batch_size <= row < self.batch_size]
-        if bad or not rows:
+        if not rows or any(not -self.batch_size <= row < self.batch_size for row in rows):
             raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
         rows = [row % self.batch_size for row in rows]
         selected = self.index_rows(rows)
-        used = list(dict.fromkeys(selected.context_of_row))
-        if len(used) == len(self.contexts):
+        numbers = list(dict.fromkeys(selected.context_of_row))  # of the contexts that are used
+        if len(numbers) == len(self.contexts):
             return selected
-        renumbered = tuple(used.index(context) for context in selected.context_of_row)
-        contexts = self.contexts.index(torch.tensor(used, device=self.device))
-        return replace(selected, contexts=contexts, context_of_row=renumbered)
+        context_of_row = tuple(numbers.index(context) for context in selected.context_of_row)
+        contexts = self.contexts.index(torch.tensor(numbers, device=self.device))
+        return replace(selected, contexts=contexts, context_of_row=context_of_row)
 
     def index_rows(self, rows: Sequence[int]) -> WorldState:
         """As `index`, of rows that exist, and with all contexts, used or not: none is copied."""
         indices = torch.tensor(rows, device=self.device)
         fields: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in PER_ROW}
-        unused = self.tokens.shape[1] - max(fields["num_frames"])
+        first_frame = self.tokens.shape[1] - max(fields["num_frames"])  # rows are filled up in front
         lengths = [self._tail_length(count) for count in fields["num_frames"]]
-        return replace(self, tokens=self.tokens[indices, unused:], tail=self.tail.index(indices, lengths), **fields)
+        return replace(
+            self, tokens=self.tokens[indices, first_frame:], tail=self.tail.index(indices, lengths), **fields
+        )
 
     def _tail_length(self, num_frames: int) -> int:
         """Positions that so many frames take in a tail: their tokens and slots."""

@@ -270,7 +270,7 @@ class WorldModel:
         options = RolloutOptions(sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), "all", horizon_policy)
         with self._engine.inference():
             seeds = options.sampling.row_seeds(state.batch_size, self.device)
-            state = self._engine.with_room(state, horizon_policy, options.sampling)
+            state = self._engine.with_room(state, options)
             advance = self._engine.advance(
                 state, actions, options.sampling, seeds, read_reward="rewards" in options.outputs
             )
@@ -377,7 +377,7 @@ class WorldModel:
 
     def _checked(self, policy: Policy) -> Policy:
         """A policy whose actions are checked."""
-        return lambda seen: check_actions(policy(seen), (seen.state.batch_size,), self.spec)
+        return lambda observation: check_actions(policy(observation), (observation.state.batch_size,), self.spec)
 
     def imagine(
         self,

@@ -419,6 +419,6 @@ class SourceClips:
         """(T - 1, A of this source); the goal's row stays zero."""
         if self.normalization is not None:
             mean, std = self.normalization
-            first = int(self._segment.goal_conditioned)
+            first = self._segment.num_goal_frames
             rows[first:] = (rows[first:] - mean) / std
         return torch.from_numpy(rows)

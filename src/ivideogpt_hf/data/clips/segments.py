@@ -55,6 +55,11 @@ class SegmentSpec:
         check_choice("short_episodes", self.short_episodes, get_args(ShortEpisodes))
 
     @property
+    def num_goal_frames(self) -> int:
+        """Number of goal frames, 0 or 1, that come before the other context frames."""
+        return int(self.goal_conditioned)
+
+    @property
     def num_future_frames(self) -> int:
         """Number of frames of a clip that are not context."""
         return self.num_frames - self.num_context_frames
