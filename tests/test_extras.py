@@ -18,7 +18,7 @@ SOURCE = Path(ivideogpt_hf.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # What every installation has: the dependencies in pyproject.toml, by the names they are imported by ...
 REQUIRED = {"torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "PIL", "av"}
-# ... what these need, what packages in the table need, a package that is only looked for, and one of type checkers only.
+# ... what these need, what packages in the table need, a package that is only looked for, and one of type checkers.
 BROUGHT = {"fsspec", "tqdm", "yaml"} | {"crc32c", "mujoco", "pyarrow", "pydantic", "starlette"} | {"lpips", "_typeshed"}
 
 
