@@ -1,5 +1,6 @@
 """Code as users write it runs, and a type checker sees it and every module that it imports from (`make types`)."""
 
+import importlib
 import tomllib
 from pathlib import Path
 
@@ -54,3 +55,22 @@ def test_nothing_is_hidden_from_the_checker():
             if "# type: ignore" in line and file != Path(__file__):
                 assert "# type: ignore[" in line, (file, line)
                 assert line.split("# type: ignore[")[1].count("#") == 1, (file, line)
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "checkpoints.DEFAULT_FOLDER",
+        "cli.main",
+        "data.episodes.episode_to_row",
+        "data.readers.open_episodes",
+        "media.read_video",
+        "models.configuration_ivideogpt.IVideoGPTConfig",
+        "planning.objectives.RewardSum",
+        "training.arguments.RunArguments",
+        "training.train_world_model.train_world_model",
+    ),
+)
+def test_dotted_names_that_version_0_1_0_documented_are_there(name):
+    module, _, attribute = f"ivideogpt_hf.{name}".rpartition(".")
+    assert hasattr(importlib.import_module(module), attribute)
