@@ -59,7 +59,7 @@ def test_nothing_is_hidden_from_the_checker():
 
 @pytest.mark.parametrize(
     "name",
-    (
+    [
         "checkpoints.DEFAULT_FOLDER",
         "cli.main",
         "data.episodes.episode_to_row",
@@ -69,7 +69,7 @@ def test_nothing_is_hidden_from_the_checker():
         "planning.objectives.RewardSum",
         "training.arguments.RunArguments",
         "training.train_world_model.train_world_model",
-    ),
+    ],
 )
 def test_dotted_names_that_version_0_1_0_documented_are_there(name):
     module, _, attribute = f"ivideogpt_hf.{name}".rpartition(".")
