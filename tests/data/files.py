@@ -9,7 +9,7 @@ import numpy as np
 
 from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
 from ivideogpt_hf.data.episodes import Episode
-from ivideogpt_hf.data.readers import EpisodeReader
+from ivideogpt_hf.data.readers import EpisodeReader, ReadOptions
 from ivideogpt_hf.media.images import encode_png
 from ivideogpt_hf.media.video import write_video
 
@@ -58,7 +58,7 @@ class MemoryReader(EpisodeReader):
     description = "episodes in memory"
 
     def __init__(self, episodes: list[Episode]) -> None:
-        self.path, self.cameras, self.size = Path("memory"), None, None
+        self.path, self.options, self.notes = Path("memory"), ReadOptions(), []
         self._episodes = episodes
         self.episode_ids = [episode.episode_id for episode in episodes]
 

@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..data.read_options import ActionAlignment, Fit
 from ..extras import require_packages
 from .arguments import parse_shard
 
@@ -49,11 +50,17 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("source", help="file, folder, or id of a data set on the Hub")
     convert.add_argument("output", help="folder to write")
-    convert.add_argument("--reader", help="name of the format, where the source holds several")
-    convert.add_argument("--cameras", nargs="+", help="cameras to keep (default: all)")
+    _add_reading(convert)
+    convert.add_argument("--resize", type=_size, metavar="HxW", help="resize frames (default: as they are)")
     convert.add_argument(
-        "--resize", type=_size, metavar="HxW", help="resize frames, whatever their aspect (default: as they are)"
+        "--fit",
+        choices=get_args(Fit),
+        help="with --resize, where the aspect changes: crop what protrudes, pad with black, squash (default: squash, "
+        "but clips of different aspects are refused)",
     )
+    convert.add_argument("--fps", type=float, help="resample video to this rate (default: every frame)")
+    convert.add_argument("--action-low", type=float, nargs="+", help="lower bounds of the actions, one per dimension")
+    convert.add_argument("--action-high", type=float, nargs="+", help="upper bounds of the actions, one per dimension")
     convert.add_argument(
         "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
     )
@@ -99,8 +106,7 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     show.add_argument("--output", default="outputs/show.png", help="png, jpg, gif or mp4 (default: %(default)s)")
     show.add_argument("--fps", type=int, default=10, help="frames per second of a gif or mp4 (default: 10)")
     show.add_argument("--episodes", type=int, nargs="+", default=[0], help="which episodes, from 0 (default: 0)")
-    show.add_argument("--reader", help="name of the format, where the source holds several")
-    show.add_argument("--cameras", nargs="+", help="cameras to show (default: all)")
+    _add_reading(show)
     show.add_argument("--clips", type=int, metavar="N", help="show N training clips instead of episodes")
     clips = show.add_argument_group("with --clips")
     clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: 16)")
@@ -118,6 +124,18 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     show.set_defaults(run=_show)
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reader", help="name of the format, where the source holds several")
+    parser.add_argument("--cameras", nargs="+", help="cameras to take (default: all that are RGB)")
+    parser.add_argument("--action-key", help="name of the actions in the source (default: the format's usual names)")
+    parser.add_argument(
+        "--action-alignment",
+        choices=get_args(ActionAlignment),
+        help="whether row t of the actions comes before frame t (it led to it) or after (default: what a flag of the "
+        "format tells, else after)",
+    )
+
+
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
@@ -129,8 +147,19 @@ def _convert(args: argparse.Namespace) -> None:
     from ..data.readers import open_episodes
 
     require_packages("datasets", purpose="a data set")
-    reader = open_episodes(args.source, reader=args.reader, cameras=args.cameras, size=args.resize)
-    description = {"source": args.source, "reader": reader.name, "cameras": args.cameras, "size": args.resize}
+    reader = open_episodes(
+        args.source,
+        reader=args.reader,
+        cameras=args.cameras,
+        size=args.resize,
+        fit=args.fit,
+        fps=args.fps,
+        action_key=args.action_key,
+        action_alignment=args.action_alignment,
+        action_low=args.action_low,
+        action_high=args.action_high,
+    )
+    description = {"source": args.source, "reader": reader.name, **reader.options.to_json()}
     _write(args, reader, description, skip_bad=args.skip_bad, max_skipped=args.max_skipped)
 
 
@@ -152,7 +181,13 @@ def _show(args: argparse.Namespace) -> None:
     if args.clips is None:
         from ..data.readers import open_episodes
 
-        reader = open_episodes(args.source, reader=args.reader, cameras=args.cameras)
+        reader = open_episodes(
+            args.source,
+            reader=args.reader,
+            cameras=args.cameras,
+            action_key=args.action_key,
+            action_alignment=args.action_alignment,
+        )
         strips = episode_strips(reader, args.episodes)
     else:
         strips = clip_strips(_clips(args), args.clips, args.epoch)
@@ -202,7 +237,7 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
         num_done = sum(map(conversion.is_done, conversion.shards))
         print(f"{output}: this part is done; {num_done} of {len(conversion.shards)} shards are there")
         return
-    print(write_dataset_report(output, statistics, card))
+    print(write_dataset_report(output, statistics, card, reader.notes))
     print(f"{output}: written; look at {output / 'contact_sheet.png'}")
     if args.push is not None:
         from ..data.convert.publishing import push_dataset

@@ -66,6 +66,8 @@ class Episode:
         frames: images of each camera, (T, H, W, 3) uint8, or T encoded images as bytes (PNG, JPEG, ...).
         actions: (T - 1, A) float32, or None.
         rewards: (T - 1,) float32, or None.
+        notes: remarks for the report about how the episode was read, such as "resampled from 30 to 10 fps". They are
+            not stored: `COLUMN_FIELDS` are.
 
     Raises:
         ValueError: if lengths, shapes or dtypes contradict each other, or a number is not finite.
@@ -82,6 +84,7 @@ class Episode:
     action_names: Sequence[str] | None = None
     action_low: Sequence[float] | None = None
     action_high: Sequence[float] | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         lengths = {camera: len(frames) for camera, frames in self.frames.items()}
@@ -131,6 +134,9 @@ class Episode:
     def signature(self) -> Signature:
         """What must be the same in all episodes of a data set."""
         return Signature(tuple(sorted(self.frames)), self.action_dim)
+
+
+COLUMN_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("frames", "notes"))
 
 
 def step_rows(rows: Any, num_frames: int, name: str) -> np.ndarray:
@@ -231,15 +237,13 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
         ValueError: if an encoded image is corrupt, not RGB, or of another size than the first.
     """
     row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "episode_index": index, "num_frames": episode.num_frames}
-    for field in fields(Episode):
-        value = getattr(episode, field.name)
-        if field.name == "frames":
-            continue
+    for name in COLUMN_FIELDS:
+        value = getattr(episode, name)
         if isinstance(value, np.ndarray):
             value = list(value)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             value = [item if isinstance(item, str) else float(item) for item in value]
-        row[field.name] = value
+        row[name] = value
     for camera, frames in episode.frames.items():
         pixels = decode_frames(frames)
         images = map(encode_png, pixels) if isinstance(frames, np.ndarray) else frames
@@ -249,7 +253,7 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
 
 def episode_from_row(row: Mapping[str, Any], cameras: Sequence[str]) -> Episode:
     """The inverse of `episode_to_row`, from plain Python values with undecoded images."""
-    values = {field.name: row[field.name] for field in fields(Episode) if field.name != "frames"}
+    values = {name: row[name] for name in COLUMN_FIELDS}
     for name in ("actions", "rewards"):
         if values[name] is not None:
             values[name] = np.array(values[name], dtype=np.float32)

@@ -92,6 +92,7 @@ class EpisodeStatistics:
         action_high: upper bounds of the actions, from the first episode that has any.
         out_of_bounds: number of steps outside the bounds, per action dimension.
         skipped: reason for each episode that was left out, by its id.
+        notes: number of episodes for each remark about how they were read.
     """
 
     lengths: Counter[int] = field(default_factory=Counter)
@@ -106,6 +107,7 @@ class EpisodeStatistics:
     action_high: Sequence[float] | None = None
     out_of_bounds: Sequence[int] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_episodes(self) -> int:
@@ -120,6 +122,7 @@ class EpisodeStatistics:
     def add(self, episode: Episode) -> None:
         """Count an episode."""
         self.lengths[episode.num_frames] += 1
+        self.notes.update(set(episode.notes))
         for camera, frames in episode.frames.items():
             first = frames[0] if isinstance(frames, np.ndarray) else decode_images(frames[:1])[0]
             self.sizes[f"{camera} {first.shape[0]}x{first.shape[1]}"] += 1
@@ -155,7 +158,7 @@ class EpisodeStatistics:
         """The inverse of `to_json`."""
         values = dict(content)
         values["lengths"] = Counter({int(length): number for length, number in values["lengths"].items()})
-        for name in ("sizes", "blank", "successes"):
+        for name in ("sizes", "blank", "successes", "notes"):
             values[name] = Counter(values[name])
         for name in ("actions", "rewards", "returns"):
             values[name] = Moments.from_json(values[name])
@@ -166,7 +169,7 @@ def merge_statistics(parts: Sequence[EpisodeStatistics]) -> EpisodeStatistics:
     """The statistics of several sets of episodes together."""
     total = EpisodeStatistics()
     for part in parts:
-        for name in ("lengths", "sizes", "blank", "successes"):
+        for name in ("lengths", "sizes", "blank", "successes", "notes"):
             getattr(total, name).update(getattr(part, name))
         for name in ("actions", "rewards", "returns"):
             getattr(total, name).merge(getattr(part, name))

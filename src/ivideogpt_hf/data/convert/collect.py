@@ -19,7 +19,7 @@ from ...simulators import Simulator, make_simulator
 from ..clips.order import hash_seed
 from ..clips.segments import check_choice
 from ..episodes import DEFAULT_CAMERA, Episode, Signature
-from ..readers import EpisodeReader
+from ..readers import EpisodeReader, ReadOptions
 
 PolicyKind = Literal["random", "scripted", "python"]
 # Takes the environment's observation and a generator, returns an action (A,).
@@ -117,7 +117,7 @@ class SimulatedEpisodes(EpisodeReader):
             raise ValueError(f"num_frames must be at least 2, got {num_frames}")
         self.environment, self.num_frames, self.behaviour = environment, num_frames, behaviour
         self.size, self.action_repeat, self.seed = size, action_repeat, seed
-        self.cameras = None
+        self.options, self.notes = ReadOptions(), []
         self.episode_ids = [f"{environment}/seed-{seed + index}" for index in range(num_episodes)]
         self._simulator: Simulator | None = None
         self._closes_at_exit = False

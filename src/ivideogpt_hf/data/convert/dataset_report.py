@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,23 @@ SHEET_EPISODES = 6
 LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
 
 
-def write_dataset_report(output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None) -> str:
+def write_dataset_report(
+    output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None, notes: Sequence[str] = ()
+) -> str:
     """Write report.json, contact_sheet.png and the data set card README.md beside the shards.
 
     Args:
         output: folder of the data set.
         statistics: statistics of its episodes.
         card: text of a person about the data set; None takes the defaults.
+        notes: remarks about the source as a whole.
 
     Returns:
         The report as text.
     """
     files = sorted((output / DATA).glob("*.parquet"))
     report = summarize_episodes(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
+    report["notes"] = [*notes, *report["notes"]]
     write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)
     text = render_report(report)
@@ -63,6 +68,7 @@ def summarize_episodes(statistics: EpisodeStatistics) -> dict[str, Any]:
         "actions": _actions(statistics),
         "skipped": statistics.skipped,
     }
+    report["notes"] = [f"{note} (in {number} episodes)" for note, number in sorted(statistics.notes.items())]
     report["warnings"] = _warnings(statistics, report)
     return report
 
@@ -135,6 +141,7 @@ def render_report(report: dict[str, Any]) -> str:
         lines.append(f"reward: mean {report['rewards']['mean']:.4g}, return: mean {report['returns']['mean']:.4g}")
     if report["success_rate"] is not None:
         lines.append(f"success rate: {report['success_rate']:.1%}")
+    lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"skipped: {reason}" for reason in report["skipped"].values()]
     lines += [f"check: {warning}" for warning in report["warnings"]]
     return "\n".join(lines)

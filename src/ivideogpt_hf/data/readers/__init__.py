@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...hub.download import download_repository, list_files
 from ...hub.errors import check_hub_id
+from ..read_options import ActionAlignment, Fit, ReadOptions
 from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
@@ -43,6 +44,12 @@ def open_episodes(
     reader: str | None = None,
     cameras: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    fps: float | None = None,
+    action_key: str | None = None,
+    action_alignment: ActionAlignment | None = None,
+    action_low: Sequence[float] | None = None,
+    action_high: Sequence[float] | None = None,
 ) -> EpisodeReader:
     """Open the episodes of a source.
 
@@ -50,17 +57,17 @@ def open_episodes(
         source: file, folder, or id of a data set on the Hub (LeRobot v3.0, or this package's schema), which is
             downloaded.
         reader: name of the reader; None finds it by looking at the source.
-        cameras: names of the cameras to read; None reads all.
-        size: (height, width) to resize frames to; None keeps their size.
+        cameras, size, fit, fps, action_key, action_alignment, action_low, action_high: see `ReadOptions`.
 
     Returns:
         A reader: ``len``, iteration and indexing.
 
     Raises:
         FileNotFoundError: if there is no such source.
-        ValueError: if the format is not recognised, several are, or there are no episodes.
+        ValueError: if the format is not recognised, several are, there are no episodes, or an option is not allowed.
         ImportError: if a package that the format needs is missing; names the extra.
     """
+    options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high)
     path = Path(source)
     if not path.exists():
         check_hub_id(str(source), "data set")
@@ -69,8 +76,8 @@ def open_episodes(
         readers = {kind.name: kind for kind in READERS}
         if reader not in readers:
             raise ValueError(f"there is no reader {reader!r}; there are {sorted(readers)}")
-        return readers[reader](path, cameras, size)
-    return _recognize(path)(path, cameras, size)
+        return readers[reader](path, options)
+    return _recognize(path)(path, options)
 
 
 def _recognize(path: Path) -> type[EpisodeReader]:
@@ -95,4 +102,4 @@ def _download(repo_id: str, cameras: Sequence[str] | None) -> Path:
     return download_repository(repo_id, "dataset", patterns=patterns)
 
 
-__all__ = ["READERS", "EpisodeError", "EpisodeReader", "open_episodes"]
+__all__ = ["READERS", "EpisodeError", "EpisodeReader", "ReadOptions", "open_episodes"]

@@ -15,6 +15,7 @@ from ...media.files import natural_key
 from ...media.pixels import resize_pixels
 from ...media.video import frames_from_array, iterate_video
 from ..episodes import Episode, Signature, resize_episode
+from ..read_options import ReadOptions
 
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
 SIGNATURE_ATTEMPTS = 20
@@ -32,13 +33,13 @@ class EpisodeReader(ABC):
 
     Args:
         path: file or folder.
-        cameras: names of the cameras to read; None reads all.
-        size: (height, width) to resize frames to while reading; None keeps their size.
+        options: what is asked of the reader.
 
     Attributes:
         name: name of the format, as ``--reader`` takes it.
         description: the format in words, for messages.
         episode_ids: id of each episode, in order.
+        notes: remarks for the report about the source as a whole, such as files that are no episodes.
 
     Raises:
         ValueError: if there are no episodes.
@@ -47,10 +48,10 @@ class EpisodeReader(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
 
-    def __init__(self, path: Path, cameras: Sequence[str] | None = None, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
         self.path = path
-        self.cameras = cameras
-        self.size = size
+        self.options = options or ReadOptions()
+        self.notes: list[str] = []
         self.episode_ids = self._list_episodes()
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
@@ -87,7 +88,7 @@ class EpisodeReader(ABC):
             raise IndexError(f"episode {index} of {len(self)}")
         try:
             episode = self._read(index)
-            return episode if self.size is None else resize_episode(episode, self.size)
+            return episode if self.options.size is None else resize_episode(episode, self.options.size)
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # numpy, zipfile, h5py, PyAV and protobuf raise many kinds on broken files
@@ -116,17 +117,17 @@ class EpisodeReader(ABC):
         """The cameras to read among those that an episode has."""
         if not available:
             raise ValueError("it has no camera images")
-        unknown = set(self.cameras or ()) - set(available)
+        unknown = set(self.options.cameras or ()) - set(available)
         if unknown:
             raise ValueError(f"there is no camera {sorted(unknown)[0]!r}; there are {sorted(available)}")
-        return [camera for camera in available if self.cameras is None or camera in self.cameras]
+        return [camera for camera in available if self.options.cameras is None or camera in self.options.cameras]
 
     def _decode_video(self, file: Any, name: str, *, start: float = 0.0, num_frames: int | None = None) -> np.ndarray:
         """(T, H, W, 3) uint8 of a video file from ``start`` seconds on, resized on the way, so that a long video of
         large frames need not fit into memory."""
         images = itertools.islice(iterate_video(file, name, start=start), num_frames)
-        if self.size is not None:
-            images = (resize_pixels(image[None], self.size)[0] for image in images)
+        if self.options.size is not None:
+            images = (resize_pixels(image[None], self.options.size)[0] for image in images)
         return np.stack(list(images))
 
 
