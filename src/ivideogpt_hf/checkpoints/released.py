@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -190,4 +191,7 @@ def _with_statistics_folded(state: dict[str, Tensor], processor: IVideoGPTVideoP
 def _save(state: dict[str, Tensor], file: Path) -> None:
     # Cloned, since safetensors refuses weights that share memory.
     weights = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    save_file(weights, file, metadata={"format": "pt"})
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file.name} cannot be written: {error}") from error

@@ -72,7 +72,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     max_att_resolution: int = 32
     patch_size: int = 4
     num_attention_heads: int = 4
-    cross_attention_norm_groups: int | None = None
+    cross_attention_norm_groups: int | None = None  # until norm_num_groups is known
     cross_attention_norm_eps: float | None = None  # until it is known whether the config is a saved one
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
@@ -83,6 +83,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         if self.cross_attention_norm_eps is None:
             is_saved = "model_type" in kwargs  # every saved config holds it, and no new one
             self.cross_attention_norm_eps = OLD_CROSS_ATTENTION_NORM_EPS if is_saved else 1e-5
+        if self.cross_attention_norm_groups is None:
+            self.cross_attention_norm_groups = self.norm_num_groups
         super().__post_init__(**kwargs)
         self.check_geometry()
 
@@ -104,7 +106,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
             divisors = {"norm_num_groups": self.norm_num_groups}
             if self.has_cross_attention(level):
                 divisors["num_attention_heads"] = self.num_attention_heads
-                divisors["cross_attention_norm_groups"] = self.cross_attention_groups
+                divisors["cross_attention_norm_groups"] = cast(int, self.cross_attention_norm_groups)
             if any(divisor < 1 or channels % divisor for divisor in divisors.values()):
                 raise ValueError(
                     f"every entry of block_out_channels must be divisible by norm_num_groups, and where its level has "
@@ -118,12 +120,6 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         """Whether a level of the encoder, counted from the finest, attends to the context."""
         halvings = min(level + 1, len(self.block_out_channels) - 1)
         return max(self.frame_size) >> halvings <= self.max_att_resolution
-
-    @property
-    def cross_attention_groups(self) -> int:
-        """Groups of the cross-attention's GroupNorms."""
-        groups = self.cross_attention_norm_groups
-        return self.norm_num_groups if groups is None else groups
 
     @property
     def frame_size(self) -> tuple[int, int]:

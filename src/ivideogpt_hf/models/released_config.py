@@ -81,14 +81,14 @@ def read_vq_fields(config_dict: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if it is the config of another model than the original's.
     """
     fields = VQ_FIELDS | {name: value for name, value in config_dict.items() if name in VQ_FIELDS}
-    channels = fields["block_out_channels"]
-    num_levels = len(channels) if isinstance(channels, (list, tuple)) else 1
     required = {
         "_class_name": (config_dict["_class_name"], VQ_CLASS),
         "norm_type": (config_dict.get("norm_type", "group"), "group"),
     }
-    for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        required[name] = (list(config_dict.get(name, [block])), [block] * num_levels)
+    if isinstance(fields["block_out_channels"], (list, tuple)):  # anything else is an error of the config's own
+        num_levels = len(fields["block_out_channels"])
+        for name, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            required[name] = (config_dict.get(name, [block]), [block] * num_levels)
     wrong = [f"{name} is {value!r}, not {only!r}" for name, (value, only) in required.items() if value != only]
     if wrong:
         raise ValueError(f"this tokenizer/config.json is not of a released VQ model: {'; '.join(wrong)}")
@@ -98,6 +98,8 @@ def read_vq_fields(config_dict: Mapping[str, Any]) -> dict[str, Any]:
 def vq_problems(config: Any) -> list[str]:
     """What the original code would compute otherwise, or cannot load, of an `IVideoGPTVQConfig`; one line each."""
     problems = _not_fixed(config, VQ_FIXED)
+    if config.norm_num_groups == config.cross_attention_norm_groups != VQ_FIXED["cross_attention_norm_groups"]:
+        problems.append(f"norm_num_groups is {config.norm_num_groups}, for the towers and the cross-attention alike")
     height, width = config.frame_size
     if height != width:
         problems.append(f"resolution is {height} x {width}: it only knows square frames")

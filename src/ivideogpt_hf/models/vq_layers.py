@@ -117,7 +117,7 @@ class ContextCrossAttention(nn.Module):
         self.num_context_frames = config.num_context_frames
         self.size = size
         rows = size[0] * size[1]
-        groups, eps = config.cross_attention_groups, config.cross_attention_norm_eps
+        groups, eps = config.cross_attention_norm_groups, config.cross_attention_norm_eps
         self.q_norm = nn.GroupNorm(groups, channels, eps=eps)
         self.kv_norm = nn.GroupNorm(groups, channels, eps=eps)
         self.q_pos_emb = nn.Parameter(torch.empty(rows, channels))
