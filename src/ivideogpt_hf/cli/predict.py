@@ -57,7 +57,7 @@ def _predict(args: argparse.Namespace) -> None:
         video = EXAMPLE_EPISODE
     num_frames = args.num_frames or (spec.max_future_frames if actions is None else len(actions))
     context, true_future, episode_actions = split_clip(
-        read_video(video, max_frames=spec.num_real_context_frames + num_frames),
+        read_video(video, max_frames=spec.num_real_context_frames + num_frames, resize=spec.resize_frames),
         read_actions(video) if args.video is None else None,
         num_context_frames=spec.num_real_context_frames,
     )
@@ -81,7 +81,7 @@ def _predict(args: argparse.Namespace) -> None:
     predicted = output.frames[0].cpu()
     clips = list(predicted)
     if len(true_future) >= num_frames:
-        clips.insert(0, world.processor.resize_frames(true_future[:num_frames]))
+        clips.insert(0, true_future[:num_frames])
         _report_error(predicted, clips[0])
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
-from ..media.images import decode_images, encode_png
+from ..media.images import decode_images, encode_png, images_to_store
 from ..media.pixels import resize_pixels
 
 SCHEMA_VERSION = 1
@@ -231,10 +231,10 @@ def check_version(version: int, name: str) -> None:
 
 
 def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
-    """An episode as a row of the schema; arrays of frames are encoded as PNG, encoded images are kept as they are.
+    """An episode as a row of the schema; arrays of frames are encoded as PNG, encoded images as `images_to_store` does.
 
     Raises:
-        ValueError: if an encoded image is corrupt, not RGB, or of another size than the first.
+        ValueError: if an encoded image is one that `decode_images` refuses.
     """
     row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "episode_index": index, "num_frames": episode.num_frames}
     for name in COLUMN_FIELDS:
@@ -245,8 +245,7 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
             value = [item if isinstance(item, str) else float(item) for item in value]
         row[name] = value
     for camera, frames in episode.frames.items():
-        pixels = decode_frames(frames)
-        images = map(encode_png, pixels) if isinstance(frames, np.ndarray) else frames
+        images = map(encode_png, frames) if isinstance(frames, np.ndarray) else images_to_store(frames)
         row[FRAMES_PREFIX + camera] = [{"bytes": image, "path": None} for image in images]
     return row
 

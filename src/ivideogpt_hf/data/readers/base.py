@@ -13,7 +13,8 @@ import numpy as np
 
 from ...media.files import natural_key
 from ...media.pixels import resize_pixels
-from ...media.video import frames_from_array, iterate_video
+from ...media.streams import iterate_video
+from ...media.video import frames_from_array
 from ..episodes import Episode, Signature, resize_episode
 from ..read_options import ReadOptions
 

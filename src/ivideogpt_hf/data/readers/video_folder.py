@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ...media.actions import read_action_names, read_actions
-from ...media.video import IMAGE_SUFFIXES, video_rate
+from ...media.files import IMAGE_SUFFIXES, list_images
+from ...media.streams import video_rate
 from ..episodes import DEFAULT_CAMERA, Episode, step_rows
 from .base import EpisodeReader, natural_sort
 
@@ -56,7 +57,7 @@ class VideoFolderReader(EpisodeReader):
 
     @staticmethod
     def _read_images(folder: Path) -> Sequence[bytes]:
-        return [file.read_bytes() for file in natural_sort(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+        return [file.read_bytes() for file in list_images(folder)]
 
     def _read_actions(self, clip: Path) -> tuple[np.ndarray | None, list[str] | None]:
         stem = clip / ACTIONS_STEM if clip.is_dir() else clip.with_suffix("")
