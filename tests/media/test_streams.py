@@ -15,7 +15,6 @@ from ivideogpt_hf import read_video
 from ivideogpt_hf.media.streams import (
     describe_video,
     iterate_timed_video,
-    iterate_video,
     read_frames_at,
     resample_frames,
     video_rate,
@@ -159,8 +158,8 @@ def test_pixels_become_square(tmp_path, aspect, width):
     def set_aspect(stream):
         stream.codec_context.sample_aspect_ratio = aspect
 
-    frames = np.full((2, 16, 24, 3), 90, np.uint8)
-    assert np.array_equal(read(write(tmp_path / "a.mkv", frames, prepare=set_aspect)), np.full((2, 16, width, 3), 90))
+    path = write_lossless(tmp_path / "a.mp4", np.full((2, 16, 24, 3), 90, np.uint8), "h264.mp4", prepare=set_aspect)
+    assert np.array_equal(read(path), np.full((2, 16, width, 3), 90))
 
 
 ALPHA = {
@@ -271,7 +270,6 @@ CONTAINERS = {
     "a.mkv": ("libx264", {}),
     "a.webm": ("libvpx-vp9", {}),
     "a.avi": ("libx264", {}),
-    "a.ts": ("libx264", {}),
     "a.flv": ("libx264", {}),
 }
 
@@ -284,7 +282,7 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, name):
     data = path.read_bytes()
     path.write_bytes(data[: int(0.6 * len(data))])
     assert len(read_video(path, max_frames=3)) == 3
-    with pytest.raises(OSError, match="cut off or damaged|is damaged") as error:
+    with pytest.raises(OSError, match=r"cut off or damaged|is damaged") as error:
         read_video(path)
     if name in ("a.mp4", "a.mov", "a.avi"):
         assert "of the 40 that it states" in str(error.value) or "damaged: frame" in str(error.value)
@@ -292,13 +290,17 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, name):
         assert re.search(r"about \d+ frames are missing", str(error.value))
 
 
-def test_frames_that_are_lost_in_the_middle_are_told(tmp_path):
-    path = write(tmp_path / "a.mkv", make_frames(40, 32), "libx264", "yuv420p", {"g": "10"})
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv"])
+def test_a_frame_that_is_lost_in_the_middle_is_told(tmp_path, name):
+    """And no frame is decoded that was not asked for: the damage is not noticed before."""
+    path = write(tmp_path / name, make_frames(40, 32), "libx264", "yuv420p", {"g": "10", "bf": "0"})
+    with av.open(str(path)) as container:
+        packet = list(container.demux(video=0))[20]
     data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 300] = bytes(300)
+    place = data.index(bytes(packet))
+    data[place : place + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    assert len(read_video(path, max_frames=5)) == 5
+    assert len(read_video(path, max_frames=10)) == 10
     with pytest.raises(OSError, match="damaged"):
         read_video(path)
 
@@ -322,16 +324,6 @@ def test_vp8_with_frames_that_are_never_shown(tmp_path):
     options = {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"}
     path = write(tmp_path / "a.webm", make_frames(60, 32) // 8 + 100, "libvpx", "yuv420p", options)
     assert len(read_video(path)) == describe_video(str(path), "a").num_frames == 60
-
-
-def test_only_the_frames_that_are_asked_for_are_decoded(tmp_path):
-    frames = iterate_video(str(write_mp4(tmp_path / "a.mp4", 200)), "a.mp4")
-    next(frames)
-    frames.close()
-    path = tmp_path / "a.mp4"
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2] + bytes(len(data) // 4) + data[len(data) * 3 // 4 :])
-    assert len(read_video(path, max_frames=2)) == 2
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.npz", "a.png", "a"])
@@ -407,7 +399,7 @@ def test_a_frame_is_chosen_from_when_it_is_shown_until_the_next(gaps, fps):
     chosen = resample_frames(times, fps)
     half = 0.5 * np.median(gaps) if gaps else 0
     wanted = np.arange(len(chosen)) / fps
-    assert chosen[0] == 0 or half > times[1]
+    assert chosen[0] == 0 or half >= times[1]
     assert (np.diff(chosen) >= 0).all()
     assert (times[chosen] <= wanted + half).all()
     following = np.append(times, np.inf)[chosen + 1]

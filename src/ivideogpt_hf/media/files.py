@@ -50,9 +50,9 @@ def list_images(folder: Path) -> list[Path]:
     if all(numbers):
         if len({len(number[1] or "") for number in numbers if number}) > 1:
             raise ValueError(f"the order of the images of {folder} is not clear: write all names with as many decimals")
-        files.sort(key=lambda file: Decimal(file.stem))
+        files.sort(key=lambda file: (Decimal(file.stem), file.name))
     else:
-        files.sort(key=lambda file: natural_key(file.stem))
+        files.sort(key=lambda file: (natural_key(file.stem), file.name))
     for file, following in pairwise(files):
         if file.stem == following.stem:
             raise ValueError(f"{folder} holds {file.name} and {following.name}; a clip has one image of each name")

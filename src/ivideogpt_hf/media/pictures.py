@@ -13,10 +13,10 @@ moving pictures and images in memory:
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
     is_plain: bool
 
 
-def open_picture(file: str | Path | BinaryIO, name: str) -> Image.Image | None:
+def open_picture(file: str | os.PathLike[str] | BinaryIO, name: str) -> Image.Image | None:
     """Open a picture by its content, whatever its name ends with; None if the file is no picture of `FORMATS`.
 
     Raises:
@@ -63,7 +63,7 @@ def open_picture(file: str | Path | BinaryIO, name: str) -> Image.Image | None:
         raise OSError(f"{name} cannot be decoded as a picture: {error}") from error
 
 
-def read_picture(file: str | Path | bytes, name: str) -> Picture:
+def read_picture(file: str | os.PathLike[str] | bytes, name: str) -> Picture:
     """Read a file, or its bytes, that holds one picture.
 
     Raises:
@@ -124,7 +124,7 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
     from PIL import ImageOps
 
     with _readable(image, name):
-        is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         image.load()
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -134,8 +134,7 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
         raise ValueError(f"{name} has 16 bits per channel; write it with 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        alpha: Any = rgba.getextrema()[3]
-        if alpha[0] < OPAQUE:
+        if np.asarray(rgba.getchannel("A")).min() < OPAQUE:
             raise ValueError(
                 f"{name} has mode {image.mode} and transparent pixels, and does not say what lies behind them; put it "
                 f"onto a background, such as Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)"

@@ -319,7 +319,8 @@ class _Ledger:
         self._waiting: list[int] = []  # a heap of the times of packets whose frames did not come yet
         self._is_kept = not _hides_frames(stream)
         self._is_damaged = False
-        self._count, self._end, self._intervals, self._last = 0, 0.0, [], None
+        self._count, self._end = 0, 0.0
+        self._times: list[float] = []
 
     def enter(self, packet: Any) -> None:
         """Write down a packet before it is decoded."""
@@ -349,9 +350,7 @@ class _Ledger:
             raise OSError(f"{self._name} is damaged: frame {self._count} cannot be decoded whole")
         self._count += 1
         if frame.time is not None:
-            if self._last is not None:
-                self._intervals.append(frame.time - self._last)
-            self._last = frame.time
+            self._times.append(frame.time)
             self._end = frame.time + float((frame.duration or 0) * frame.time_base)
         return True
 
@@ -371,9 +370,9 @@ class _Ledger:
         if stated is not None and self._count < stated:
             raise OSError(f"{self._name} is cut off or damaged: it holds {self._count} frames{_of(stated)}")
         end = _stated_end(container, self._stream)
-        if end is not None and self._intervals:
-            interval = float(np.median(self._intervals))
-            missing = round((end - max(self._end, self._last + interval)) / interval) if interval > 0 else 0
+        if end is not None and len(self._times) > 1:
+            interval = float(np.median(np.diff(self._times)))
+            missing = round((end - max(self._end, self._times[-1] + interval)) / interval) if interval > 0 else 0
             if missing > 0:
                 raise OSError(
                     f"{self._name} is cut off or damaged: it ends after {self._count} frames, at {self._end:.2f} s, "

@@ -63,10 +63,11 @@ def read_video(
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     if isinstance(source, (np.ndarray, Tensor)):
-        frames = frames_from_array(source[:max_frames] if source.ndim else source)
-        return frames if resize is None else resize(frames)
+        clip = frames_from_array(source[:max_frames] if source.ndim else source)
+        return clip if resize is None else torch.stack([resize(frame) for frame in clip])
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the video"
-    frames, first_shape = [], None
+    frames: list[Tensor] = []
+    first_shape = None
     for frame in islice(_iterate_frames(source, max_frames), max_frames):
         first_shape = first_shape or frame.shape
         if frame.shape != first_shape:
