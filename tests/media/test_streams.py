@@ -15,6 +15,7 @@ from ivideogpt_hf import read_video
 from ivideogpt_hf.media.streams import (
     describe_video,
     iterate_timed_video,
+    iterate_video,
     read_frames_at,
     resample_frames,
     video_rate,
@@ -411,6 +412,15 @@ def test_a_frame_is_chosen_from_when_it_is_shown_until_the_next(gaps, fps):
 def test_a_rate_is_a_positive_number(fps):
     with pytest.raises(ValueError, match="fps must be a positive number"):
         resample_frames(np.arange(3.0), fps)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.avi", "mpeg4"), ("a.mp4", "libx265")])
+def test_frames_between_key_frames_of_any_container(tmp_path, name, codec):
+    path = str(write(tmp_path / name, make_frames(40, 32), codec, "yuv420p", {"g": "12"}))
+    frames, times = list(iterate_video(path, name)), describe_video(path, name).times
+    chosen = [17, 18, 31]
+    read = list(read_frames_at(path, name, times[chosen].tolist(), tolerance=0.05))
+    assert np.array_equal(read, [frames[index] for index in chosen])
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "ffv1.mkv"])

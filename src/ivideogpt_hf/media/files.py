@@ -92,4 +92,5 @@ def _first_rows(content: Any, key: str, max_rows: int) -> np.ndarray:
                 shape = (min(max_rows, shape[0]), *shape[1:])
                 num_bytes = dtype.itemsize * int(np.prod(shape))
                 return np.frombuffer(bytearray(file.read(num_bytes)), dtype=dtype).reshape(shape)
-    return content[key][:max_rows]
+    array = content[key]
+    return array[:max_rows] if array.ndim else array

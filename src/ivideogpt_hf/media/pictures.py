@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112  # tag of EXIF
 OPAQUE = 255
+DEEP = re.compile(";16[BLN]")  # end of Pillow's name of a layout with 16 bits per channel, of any byte order
 # A profile is that of sRGB if it moves no colour by more levels than rounding does.
 ROUNDED_LEVELS = 2
 GAMMA, SRGB_PRIMARIES = 1 / 2.2, (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -124,7 +126,7 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
     from PIL import ImageOps
 
     with _readable(image, name):
-        is_deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+        is_deep = any(DEEP.search(str(tile)) for tile in getattr(image, "tile", ()))
         image.load()
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)

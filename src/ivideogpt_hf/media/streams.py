@@ -31,6 +31,7 @@ WIDE_PRIMARIES = {9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3"}
 # Intervals between frames that differ by a tenth and two ticks of the clock are no rounding any more.
 UNEVEN = 0.1
 INTERLACED_ORDERS = (2, 3, 4, 5)  # AVFieldOrder: top or bottom field first; 1 is progressive, 0 unknown
+SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -157,7 +158,8 @@ def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.nd
     Args:
         file: path or binary file.
         name: name of the file in errors.
-        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded.
+        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded, if the
+            file has an index of key frames (mp4, mov, mkv, webm).
 
     Yields:
         A frame (H, W, 3) uint8.
@@ -225,7 +227,7 @@ def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator
             stream = _video_stream(container, name)
             stated = _stated_frames(container, stream)
             tolerance = 0.5 / float(stream.average_rate or 1)
-            if start > 0:
+            if start > 0 and any(name in container.format.name for name in SEEKABLE):
                 container.seek(round(start / stream.time_base), stream=stream)  # goes to the key frame before it
             ledger = _Ledger(stream, name, start - tolerance)
             picture = _FrameReader(stream, name)
