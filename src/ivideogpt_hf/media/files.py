@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .frame_names import order_frames
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # Pictures that would be missing from a clip without a word if they were passed over.
 OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".tga", ".dng", ".raw")
 NUMPY_SUFFIXES = (".npz", ".npy")
 NUMPY_SIGNATURES = (b"\x93NUMPY", b"PK\x03\x04")
-NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
@@ -27,13 +27,11 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder, in the order in which a clip shows them. Hidden files are not among them.
 
-    The order is that of the numbers in the names, without their suffixes. Names that are numbers may be negative, and
-    may have decimals if all have as many.
+    The order is that of the numbers in the names, see `order_frames`.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if the folder holds pictures of a kind that is not read, two files of one name, or decimals whose
-            order is not clear.
+        ValueError: if the folder holds pictures of a kind that is not read, or the order is not clear.
     """
     visible = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
     files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -46,17 +44,14 @@ def list_images(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} holds {others[0]}, which is not read; convert it to one of {kinds}, or move it away"
         )
-    numbers = [NUMBER.fullmatch(file.stem) for file in files]
-    if all(numbers):
-        if len({len(number[1] or "") for number in numbers if number}) > 1:
-            raise ValueError(f"the order of the images of {folder} is not clear: write all names with as many decimals")
-        files.sort(key=lambda file: (Decimal(file.stem), file.name))
-    else:
-        files.sort(key=lambda file: (natural_key(file.stem), file.name))
+    files.sort(key=lambda file: file.name)
     for file, following in pairwise(files):
         if file.stem == following.stem:
             raise ValueError(f"{folder} holds {file.name} and {following.name}; a clip has one image of each name")
-    return files
+    try:
+        return [files[index] for index in order_frames([file.stem for file in files])]
+    except ValueError as error:
+        raise ValueError(f"the order of the images of {folder} is not clear: {error}") from error
 
 
 def read_numpy(path: Path, keys: Sequence[str], *, max_rows: int | None = None) -> np.ndarray:
@@ -92,5 +87,4 @@ def _first_rows(content: Any, key: str, max_rows: int) -> np.ndarray:
                 shape = (min(max_rows, shape[0]), *shape[1:])
                 num_bytes = dtype.itemsize * int(np.prod(shape))
                 return np.frombuffer(bytearray(file.read(num_bytes)), dtype=dtype).reshape(shape)
-    array = content[key]
-    return array[:max_rows] if array.ndim else array
+    return content[key][:max_rows]
