@@ -4,7 +4,8 @@ To add a format:
 
 1. write a module here, named after the format;
 2. in it, derive a class from `EpisodeReader`, or from `FileReader` where episodes are files in a folder: `name` and
-   `description`, `recognizes` (is this my format?), `_list_episodes` (their ids) and `_read` (one `Episode`);
+   `description`, `recognizes` (is this my format?), `_list_episodes` (their ids) and `_read` (one `Episode`, made by
+   `_make_episode`, which knows what row belongs to which frame);
 3. add the class to `READERS` below: `open_episodes`, ``--reader`` and error messages know it from there.
 """
 

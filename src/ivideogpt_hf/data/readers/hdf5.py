@@ -82,7 +82,7 @@ class HDF5Reader(FileReader):
                 return self._read_aloha(content, index)
             raise ValueError(
                 f"it has neither groups {DEMONSTRATIONS}/<demo>, nor {ALOHA_OBSERVATIONS}/{ALOHA_IMAGES}, nor "
-                f"{sorted(ROBONET_GROUPS)}; it has {sorted(content)}"
+                f"{sorted(ROBONET_GROUPS)}; it has {sorted(content)[:10]}"
             )
 
     def _read_demonstration(self, group: Any, index: int) -> Episode:
