@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,28 @@ class LeRobotReader(EpisodeReader):
         tables = [pq.read_table(file).to_pylist() for file in files]
         self._episodes = sorted((row for table in tables for row in table), key=lambda row: row["episode_index"])
         return [f"episode_{row['episode_index']}" for row in self._episodes]
+
+    def files_of(self, index: int) -> list[Path]:
+        return [*self._shared_files, *self._files_with(self._episodes[index])]
+
+    @cached_property
+    def _shared_files(self) -> list[Path]:
+        """What is said of all episodes, and images that lie in files of their own."""
+        folders = (self.path / "meta", self.path / "images")
+        return natural_sort(file for folder in folders for file in folder.rglob("*") if file.is_file())
+
+    def _files_with(self, row: dict[str, Any]) -> list[Path]:
+        """The table and the videos that hold an episode, among those of others."""
+        files = [(self._info["data_path"], "data", {})]
+        for key, feature in self._info["features"].items():
+            if feature["dtype"] == "video" and f"videos/{key}/chunk_index" in row:
+                files.append((self._info["video_path"], f"videos/{key}", {"video_key": key}))
+        return [
+            self.path
+            / template.format(chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"], **names)
+            for template, place, names in files
+            if self.options.cameras is None or not names or _camera_name(names["video_key"]) in self.options.cameras
+        ]
 
     def _read(self, index: int) -> Episode:
         row = self._episodes[index]

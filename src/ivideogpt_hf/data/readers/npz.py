@@ -36,6 +36,9 @@ class NpzReader(FileReader):
         self._files = self.find_files(self.path)
         return [self.name_of(file) for file in self._files]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._files[index]]
+
     def _read(self, index: int) -> Episode:
         with np.load(self._files[index], allow_pickle=False) as arrays:
             cameras = self._select_cameras([key for key in arrays.files if _is_camera(key, arrays)])

@@ -52,6 +52,9 @@ class ParquetReader(FileReader):
                 self._places += [(file, group, row) for row in range(len(table))]
         return ids
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._places[index][0]]
+
     def _read(self, index: int) -> Episode:
         import pyarrow.parquet as pq
 

@@ -83,6 +83,15 @@ class RLDSReader(FileReader):
             self._offsets[file] = offsets
         return self._offsets[file]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._records[index].file, *self._descriptions]
+
+    @cached_property
+    def _descriptions(self) -> list[Path]:
+        """features.json, dataset_info.json."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return natural_sort(folder.rglob("*.json"))
+
     def _read(self, index: int) -> Episode:
         record = self._records[index]
         offsets = self._offsets_of(record.file)

@@ -41,6 +41,15 @@ class VideoFolderReader(EpisodeReader):
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
         return [clip.relative_to(self._root).as_posix() for clip in self._clips]
 
+    def files_of(self, index: int) -> list[Path]:
+        clip = self._clips[index]
+        images = [file for file in clip.iterdir() if not file.name.startswith(".")] if clip.is_dir() else [clip]
+        stem = clip.name if clip.is_dir() else clip.stem
+        folders = [folder for folder in clip.parents if folder.is_relative_to(self._root)]
+        beside = [clip.parent / f"{stem}{suffix}" for suffix in ACTION_SUFFIXES]
+        beside += [folder / f"{ACTIONS_STEM}{suffix}" for folder in folders for suffix in ACTION_SUFFIXES]
+        return [*(file for file in images if file.is_file()), *(file for file in beside if file.is_file())]
+
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
