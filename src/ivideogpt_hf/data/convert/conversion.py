@@ -39,6 +39,7 @@ from ...run_folder import (
     write_aside,
     write_json,
 )
+from ..contents import CONTENT_KEY, update_digest
 from ..episodes import (
     FRAMES_PREFIX,
     SCHEMA_VERSION,
@@ -527,6 +528,7 @@ class ShardWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
+        self._digest = hashlib.blake2b(digest_size=16)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -534,6 +536,7 @@ class ShardWriter:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None:
             self._flush()
+            self._writer.add_key_value_metadata({CONTENT_KEY: self._digest.hexdigest()})
         self._writer.close()
 
     def write(self, episode: Episode, index: int) -> None:
@@ -562,5 +565,7 @@ class ShardWriter:
         import pyarrow as pa
 
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            update_digest(self._digest, table)
+            self._writer.write_table(table)
             self._rows, self._num_bytes = [], 0
