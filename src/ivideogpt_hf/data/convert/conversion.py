@@ -199,14 +199,16 @@ class Conversion:
             self._drop_stale()
 
     def _identity(self, description: dict[str, Any]) -> dict[str, Any]:
-        ids = hashlib.sha256("\n".join(self.reader.episode_ids).encode()).hexdigest()
         plan: dict[str, Any] = {"test_fraction": self.settings.test_fraction, "num_shards": self.settings.num_shards}
         if self.settings.hash_source:
             plan["hash_source"] = True
-        return {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
+        if not self.source.files:
+            plan["episodes"] = hashlib.sha256("\n".join(self.reader.episode_ids).encode()).hexdigest()
+        return {"schema_version": SCHEMA_VERSION, **plan, **description}
 
     def _compared(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """What a conversion is recognised by. Where there are files, their state tells more than the episodes' ids."""
+        """What a conversion is recognised by. Where there are files, the shards' records tell of the episodes, which
+        may come and go; earlier versions noted their ids always."""
         return {name: value for name, value in identity.items() if name != "episodes" or not self.source.files}
 
     # -- the published set and the next one ---------------------------------------------------------------------------

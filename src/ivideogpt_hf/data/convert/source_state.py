@@ -58,13 +58,12 @@ class SourceState:
 
     def __init__(self, reader: EpisodeReader, *, by_content: bool = False) -> None:
         self._reader, self.by_content = reader, by_content
-        self._root = Path(reader.path).parent if Path(reader.path).is_file() else Path(reader.path)
         self._files_of = [reader.files_of(index) for index in range(len(reader))]
-        self.times = {file: _times_of(file) for files in self._files_of for file in files}
-        self.files = {self._name_of(file): self._stamp(file) for file in self.times}
-
-    def _name_of(self, file: Path) -> str:
-        return file.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else file.as_posix()
+        files = {file for files in self._files_of for file in files}
+        self.times = {file: _times_of(file) for file in files}
+        root = Path(reader.path).parent if Path(reader.path).is_file() else Path(reader.path)
+        self._names = {file: _name_of(file, root) for file in files}
+        self.files = {self._names[file]: self._stamp(file) for file in files}
 
     def _stamp(self, file: Path) -> list[Any] | None:
         times = self.times[file]
@@ -80,11 +79,11 @@ class SourceState:
             indices: indices of its episodes in the source.
             signature: cameras and action width that all episodes must have.
         """
-        files = sorted({file for index in indices for file in self._files_of[index]})
+        files = sorted({file for index in indices for file in self._files_of[index]}, key=self._names.__getitem__)
         record = {
             "episodes": {self._reader.episode_ids[index]: index for index in indices},
             "signature": list(signature),
-            "files": {self._name_of(file): self.files[self._name_of(file)] for file in files},
+            "files": {self._names[file]: self.files[self._names[file]] for file in files},
         }
         return ShardSource(json.loads(json.dumps(record)), {file: self.times[file] for file in files})
 
@@ -103,6 +102,11 @@ class SourceState:
             "digest": digest.hexdigest(),
             "digest_of": "names and contents" if self.by_content else "names, sizes and times",
         }
+
+
+def _name_of(file: Path, root: Path) -> str:
+    """A file's name below the source, so that it does not depend on where that lies."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
 
 
 def _times_of(file: Path) -> FileTimes | None:

@@ -54,7 +54,10 @@ class LeRobotReader(EpisodeReader):
         return [f"episode_{row['episode_index']}" for row in self._episodes]
 
     def files_of(self, index: int) -> list[Path]:
-        return [*self._shared_files, *self._files_with(self._episodes[index])]
+        try:
+            return [*self._shared_files, *self._files_with(self._episodes[index])]
+        except KeyError:  # reading it says what is missing
+            return self._all_files
 
     @cached_property
     def _shared_files(self) -> list[Path]:
@@ -64,7 +67,7 @@ class LeRobotReader(EpisodeReader):
 
     def _files_with(self, row: dict[str, Any]) -> list[Path]:
         """The table and the videos that hold an episode, among those of others."""
-        files = [(self._info["data_path"], "data", {})]
+        files: list[tuple[str, str, dict[str, str]]] = [(self._info["data_path"], "data", {})]
         for key, feature in self._info["features"].items():
             if feature["dtype"] == "video" and f"videos/{key}/chunk_index" in row:
                 files.append((self._info["video_path"], f"videos/{key}", {"video_key": key}))

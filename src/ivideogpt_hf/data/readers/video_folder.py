@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,12 +44,14 @@ class VideoFolderReader(EpisodeReader):
 
     def files_of(self, index: int) -> list[Path]:
         clip = self._clips[index]
-        images = [file for file in clip.iterdir() if not file.name.startswith(".")] if clip.is_dir() else [clip]
+        images = [clip]
+        if clip.is_dir():  # scandir, since a question for each of a million images takes long
+            images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
         stem = clip.name if clip.is_dir() else clip.stem
         folders = [folder for folder in clip.parents if folder.is_relative_to(self._root)]
         beside = [clip.parent / f"{stem}{suffix}" for suffix in ACTION_SUFFIXES]
         beside += [folder / f"{ACTIONS_STEM}{suffix}" for folder in folders for suffix in ACTION_SUFFIXES]
-        return [*(file for file in images if file.is_file()), *(file for file in beside if file.is_file())]
+        return [*images, *(file for file in beside if file.is_file())]
 
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
