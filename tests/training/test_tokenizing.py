@@ -113,4 +113,4 @@ def test_data_that_changed_under_their_name_are_refused(tokens_config, tmp_path,
     assert run("tokenize", tokens_config, "--data", data) == 0
     change_one_pixel(data, lengths, test_fraction=0.3)
     assert run("tokenize", tokens_config, "--data", data) == 2
-    assert "they differ in contents: 1 changed (arm/" in capsys.readouterr().err
+    assert "they differ in contents: 2 changed (arm/test-00000-of-00001.parquet, arm/train-" in capsys.readouterr().err
