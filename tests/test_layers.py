@@ -21,7 +21,7 @@ LAYERS = (
 )
 # The same within data/, which is a house of its own.
 DATA_LAYERS = (
-    ("drawing", "read_options"),
+    ("drawing", "read_options", "contents"),
     ("episodes", "fitting"),
     ("action_timing",),
     ("statistics", "readers"),

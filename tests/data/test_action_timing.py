@@ -41,7 +41,7 @@ def statistics_of(episodes):
 
 
 def report_of(episodes):
-    return render_report(summarize_episodes(statistics_of(episodes)) | {"splits": {}})
+    return render_report(summarize_episodes(statistics_of(episodes)) | {"splits": {}, "source": None})
 
 
 def test_actions_in_their_place_cause_no_remark():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -30,6 +31,9 @@ from .layout import (
     PathOrRepo,
     config_file,
 )
+
+# What a config says of how it was loaded or saved, not of the network.
+LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
 
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
@@ -182,3 +186,16 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def settings_hash(*parts: PreTrainedConfig | IVideoGPTVideoProcessor) -> str:
+    """A hash of what configs and processors say of a checkpoint, which does not depend on versions of packages.
+
+    Args:
+        parts: configs of networks, and processors.
+    """
+    content = []
+    for part in parts:
+        values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
+        content.append({name: value for name, value in values.items() if name not in LOADING_KEYS})
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

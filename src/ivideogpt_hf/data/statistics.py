@@ -94,7 +94,7 @@ class EpisodeStatistics:
         out_of_bounds: number of steps outside the bounds, per action dimension.
         skipped: reason for each episode that was left out, by its id.
         notes: number of episodes for each remark about how they were read.
-        rates: number of episodes for each number of frames per second.
+        rates: number of episodes for each rate, in frames per second to three digits.
         timing: whether actions and motion go together at the same step.
     """
 
@@ -129,7 +129,7 @@ class EpisodeStatistics:
         self.lengths[episode.num_frames] += 1
         self.notes.update(set(episode.notes))
         if episode.fps is not None:
-            self.rates[f"{episode.fps:.4g}"] += 1
+            self.rates[f"{episode.fps:.3g}"] += 1
         self.timing.add(episode)
         for camera, frames in episode.frames.items():
             first = frames[0] if isinstance(frames, np.ndarray) else decode_images(frames[:1])[0]
@@ -166,14 +166,16 @@ class EpisodeStatistics:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> EpisodeStatistics:
-        """The inverse of `to_json`."""
-        values = dict(content)
+        """The inverse of `to_json`. What earlier versions did not count is empty; other names are left out."""
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in content.items() if name in names}
         values["lengths"] = Counter({int(length): number for length, number in values["lengths"].items()})
         for name in ("sizes", "blank", "successes", "notes", "rates"):
-            values[name] = Counter(values[name])
+            values[name] = Counter(values.get(name, {}))
         for name in ("actions", "rewards", "returns"):
             values[name] = Moments.from_json(values[name])
-        values["timing"] = ActionTiming.from_json(values["timing"])
+        if "timing" in values:
+            values["timing"] = ActionTiming.from_json(values["timing"])
         return cls(**values)
 
 

@@ -151,7 +151,7 @@ def test_different_rates_are_told(tmp_path, capsys):
         write_mp4(tmp_path / f"in/{name}.mp4", 5, fps=fps)
     pytest.importorskip("datasets")
     assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
-    assert "check: episodes have different numbers of frames per second: 10 in 1, 30 in 1" in capsys.readouterr().out
+    assert "check: episodes have different rates: 10 fps in 1, 30 in 1" in capsys.readouterr().out
 
 
 # -- actions ----------------------------------------------------------------------------------------------------------

@@ -104,6 +104,23 @@ class EpisodeReader(ABC):
     def _read(self, index: int) -> Episode:
         """Read one episode, as `_make_episode` makes it; any exception of a broken file becomes an `EpisodeError`."""
 
+    def files_of(self, index: int) -> list[Path]:
+        """All files that an episode depends on: where one of them changes, the episode is converted again.
+
+        Args:
+            index: index of the episode.
+
+        Returns:
+            The files; by default all of the source.
+        """
+        return self._all_files
+
+    @cached_property
+    def _all_files(self) -> list[Path]:
+        if self.path.is_file():
+            return [self.path]
+        return natural_sort(file for file in self.path.rglob("*") if file.is_file())
+
     @property
     def source_name(self) -> str:
         """The name of the data set: that of its folder or file."""

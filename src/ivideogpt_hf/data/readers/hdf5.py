@@ -68,6 +68,9 @@ class HDF5Reader(FileReader):
             self._places.append((file, None))
         return [self.name_of(file) + (f"{SEPARATOR}{group}" if group else "") for file, group in self._places]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._places[index][0]]
+
     def _read(self, index: int) -> Episode:
         import h5py
 

@@ -71,6 +71,31 @@ class LeRobotReader(EpisodeReader):
         self._episodes = sorted((row for table in tables for row in table), key=lambda row: row["episode_index"])
         return [f"episode_{row['episode_index']}" for row in self._episodes]
 
+    def files_of(self, index: int) -> list[Path]:
+        try:
+            return [*self._shared_files, *self._files_with(self._episodes[index])]
+        except KeyError:  # reading it says what is missing
+            return self._all_files
+
+    @cached_property
+    def _shared_files(self) -> list[Path]:
+        """What is said of all episodes, and images that lie in files of their own."""
+        folders = (self.path / "meta", self.path / "images")
+        return natural_sort(file for folder in folders for file in folder.rglob("*") if file.is_file())
+
+    def _files_with(self, row: dict[str, Any]) -> list[Path]:
+        """The table and the videos that hold an episode, among those of others."""
+        files: list[tuple[str, str, dict[str, str]]] = [(self._info["data_path"], "data", {})]
+        for key, feature in self._info["features"].items():
+            if feature["dtype"] == "video" and f"videos/{key}/chunk_index" in row:
+                files.append((self._info["video_path"], f"videos/{key}", {"video_key": key}))
+        return [
+            self.path
+            / template.format(chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"], **names)
+            for template, place, names in files
+            if self.options.cameras is None or not names or _camera_name(names["video_key"]) in self.options.cameras
+        ]
+
     def _read(self, index: int) -> Episode:
         row, features = self._episodes[index], self._info["features"]
         images = {_camera_name(key): key for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)}

@@ -63,6 +63,9 @@ class ParquetReader(FileReader):
                 self._places += [(file, group, row) for row in range(len(table))]
         return ids
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._places[index][0]]
+
     def _check_schema(self, schema: Any, file: Path) -> None:
         """Raise ValueError unless a file has the schema's columns and types, and the other files' cameras."""
         check_columns(schema.names, str(file))

@@ -21,7 +21,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import CameraFrames, Episode
-from .base import FileReader
+from .base import FileReader, natural_sort
 
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
@@ -91,6 +91,15 @@ class RLDSReader(FileReader):
                     stream.seek(HEADER.unpack(header)[0] + CHECKSUM.size, 1)
             self._offsets[file] = offsets
         return self._offsets[file]
+
+    def files_of(self, index: int) -> list[Path]:
+        return [self._records[index].file, *self._descriptions]
+
+    @cached_property
+    def _descriptions(self) -> list[Path]:
+        """features.json, dataset_info.json."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return natural_sort(folder.rglob("*.json"))
 
     def _read(self, index: int) -> Episode:
         record = self._records[index]

@@ -39,6 +39,9 @@ class StackedNpzReader(FileReader):
         self._files = self.find_files(self.path)
         return [self.name_of(file) for file in self._files]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._files[index]]
+
     def _read(self, index: int) -> Episode:
         file = self._files[index]
         self._select_cameras([DEFAULT_CAMERA])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,17 @@ class VideoFolderReader(EpisodeReader):
         self._clips, self.notes = listing.clips, listing.notes
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
         return [clip.relative_to(self._root).as_posix() for clip in self._clips]
+
+    def files_of(self, index: int) -> list[Path]:
+        clip = self._clips[index]
+        images = [clip]
+        if clip.is_dir():  # scandir, since a question for each of a million images takes long
+            images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
+        stem = clip.name if clip.is_dir() else clip.stem
+        folders = [folder for folder in clip.parents if folder.is_relative_to(self._root)]
+        beside = [clip.parent / f"{stem}{suffix}" for suffix in ACTION_SUFFIXES]
+        beside += [folder / f"{ACTIONS_STEM}{suffix}" for folder in folders for suffix in ACTION_SUFFIXES]
+        return [*images, *(file for file in beside if file.is_file())]
 
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
