@@ -165,9 +165,12 @@ def _call_layer(
     arguments: dict[str, Any] = {}
     if actions is not None:
         acts = torch.arange(x.shape[1], device=x.device) >= num_before
-        arguments["placed_actions"] = PlacedActions(actions[:, None], torch.zeros_like(acts, dtype=torch.int64), acts, acts)
+        arguments["placed_actions"] = PlacedActions(
+            actions[:, None], torch.zeros_like(acts, dtype=torch.int64), acts, acts
+        )
+    layer = transformer.model.layers[index]
     with _attending_here(transformer):
-        called = transformer.model.layers[index](
+        called = layer(
             x.to(dtype),
             position_embeddings=(cos.to(dtype), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).to(dtype)),
             attention_mask=None,
@@ -176,8 +179,8 @@ def _call_layer(
         )
     if not has_attended:
         raise ValueError(
-            f"layer {index} of the transformer, a {type(transformer.model.layers[index]).__name__}, cannot take part in "
-            f"rollouts: it does not attend by transformers' attention interface and the transformer's config"
+            f"layer {index} of the transformer, a {type(layer).__name__}, cannot take part in rollouts: it does not attend "
+            f"by transformers' attention interface and the transformer's config"
         )
     return called.to(x.dtype)
 

@@ -67,7 +67,7 @@ class Sampling:
         """
         if self.seed is None:
             return torch.randint(2**62, (1,), device="cpu").to(device).expand(num_rows)
-        if isinstance(self.seed, Integral):
+        if not isinstance(self.seed, Sequence):
             return torch.tensor(_as_signed(self.seed), device=device).expand(num_rows)
         if len(self.seed) != num_rows:
             raise ValueError(f"seed must be one number or one per row ({num_rows}), got {len(self.seed)}")

@@ -52,7 +52,7 @@ def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM
     networks = ((vq_model, "the VQ model", IVideoGPTVQModel), (transformer, "the transformer", IVideoGPTForCausalLM))
     for network, name, expected in networks:
         # By its name, since the code that is published with checkpoints has a class of its own.
-        if getattr(type(network).forward, "__qualname__", "") != f"{expected.__name__}.forward":
+        if getattr(getattr(type(network), "forward", None), "__qualname__", "") != f"{expected.__name__}.forward":
             raise ValueError(
                 f"{name} must be an {expected.__name__} with its own forward, got {type(network).__name__}, which a "
                 f"rollout would go past; pass the network inside (of a PeftModel, get_base_model() for LoRA, or "
@@ -227,7 +227,7 @@ def resolve_futures(
         ValueError: if the arguments contradict each other or the model.
     """
     if num_samples is not None:
-        check_count(num_samples, "num_samples")
+        num_samples = check_count(num_samples, "num_samples")
     if actions is None or callable(actions):
         if actions is None:
             check_actions(None, (), spec)

@@ -68,7 +68,8 @@ def check_outputs(
     Raises:
         ValueError: if a name is unknown.
     """
-    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in allowed]
+    is_collection = isinstance(outputs, Iterable) and not isinstance(outputs, str)
+    unknown = [name for name in outputs if name not in allowed] if is_collection else [outputs]
     if unknown:
         raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")
     return frozenset(outputs)
