@@ -179,8 +179,8 @@ def _call_layer(
         )
     if not has_attended:
         raise ValueError(
-            f"layer {index} of the transformer, a {type(layer).__name__}, cannot take part in rollouts: it does not attend "
-            f"by transformers' attention interface and the transformer's config"
+            f"layer {index} of the transformer, a {type(layer).__name__}, cannot take part in rollouts: it does not "
+            f"attend by transformers' attention interface and the transformer's config"
         )
     return called.to(x.dtype)
 
