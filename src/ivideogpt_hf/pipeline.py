@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checkpoints import loading as checkpoints
-from .decoding.sampling import Sampling
+from .decoding.sampling import Sampling, check_count
 from .media.actions import read_actions
 from .media.pictures import read_picture
 from .media.video import VideoSource, read_video
@@ -288,8 +288,8 @@ def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Seque
     """
     if output_type not in get_args(OutputType):
         raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
     unknown = [name for name in tensor_inputs if name not in CALLBACK_TENSORS]
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs must be of {CALLBACK_TENSORS}, got {unknown}")
@@ -340,9 +340,9 @@ def _resolve_num_frames(num_frames: int | None, actions: Tensor | None) -> int:
     if actions is not None and num_frames not in (None, actions.shape[1]):
         raise ValueError(f"num_frames is {num_frames}, but there are {actions.shape[1]} actions per clip")
     num_frames = num_frames if actions is None else actions.shape[1]
-    if num_frames is None or num_frames < 1:
-        raise ValueError(f"without actions, num_frames says how many frames to predict (at least 1), got {num_frames}")
-    return num_frames
+    if num_frames is None:
+        raise ValueError("without actions, num_frames says how many frames to predict (at least 1), got None")
+    return check_count(num_frames, "num_frames")
 
 
 def _with_seed(

@@ -170,3 +170,14 @@ def test_the_transformer_can_be_quantised(tmp_path):
         16,
         16,
     )
+
+
+def test_weights_that_could_not_be_loaded_are_not_saved(tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted, parametrised = build_world(action_dim=3), build_world(action_dim=3)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), adapted.transformer)
+    torch.nn.utils.parametrizations.weight_norm(parametrised.vq_model.quant_linear)
+    for world in (adapted, parametrised):
+        with pytest.raises(ValueError, match=r"has other weights than its config describes.*merge adapters"):
+            world.save_pretrained(tmp_path / "world")
+    assert not (tmp_path / "world").exists()

@@ -26,7 +26,15 @@ from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
 from ..spec import WorldModelSpec
-from .checks import check_actions, check_frames, check_observed_frame, check_parts, check_state, resolve_futures
+from .checks import (
+    check_actions,
+    check_frames,
+    check_networks,
+    check_observed_frame,
+    check_parts,
+    check_state,
+    resolve_futures,
+)
 from .clock import Clock, running
 from .engine import RolloutEngine
 from .options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
@@ -39,7 +47,13 @@ class WorldModel:
     """An iVideoGPT checkpoint as an interactive world (Wu et al., 2024).
 
     Frames are uint8 (..., 3, H, W) and actions are in environment units everywhere. Networks run in eval mode and
-    without gradients; their training mode is put back afterwards.
+    without gradients; their training mode is put back afterwards. They compute in their own precision, below
+    `torch.autocast` too: `to` chooses it.
+
+    Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
+    forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
+    takes longer, and compiled programs are not used then. What hangs on the call of a whole network is refused, since
+    a rollout runs its parts.
 
     Args:
         vq_model: network that codes and decodes frames.
@@ -47,7 +61,8 @@ class WorldModel:
         processor: frame size, action statistics and reward units; None: a plain one of the VQ model's frame size.
 
     Raises:
-        ValueError: if the parts do not fit each other.
+        ValueError: if the parts do not fit each other, a network is wrapped (as a PeftModel is), has a hook or is
+            offloaded as a whole, or weights are not in memory.
 
     Example:
         >>> import torch
@@ -65,6 +80,7 @@ class WorldModel:
         transformer: IVideoGPTForCausalLM,
         processor: IVideoGPTVideoProcessor | None = None,
     ) -> None:
+        check_networks(vq_model, transformer)
         height, width = vq_model.config.frame_size
         self.vq_model = vq_model
         self.transformer = transformer
