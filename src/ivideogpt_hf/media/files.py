@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """A sort key that reads digits as numbers, so that frame_2 comes before frame_10."""
