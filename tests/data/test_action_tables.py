@@ -121,6 +121,20 @@ def test_a_table_without_the_column_clip_is_refused(clips):
         open_episodes(clips)
 
 
+def test_columns_in_another_order_are_refused(clips):
+    (clips / "a.csv").write_text("x,y\n" + "1,2\n" * 5)
+    (clips / "s/a.csv").write_text("y,x\n" + "2,1\n" * 5)
+    with pytest.raises(EpisodeError, match=r"columns \('y', 'x'\), while other clips have \('x', 'y'\)"):
+        open_episodes(clips)[1]
+
+
+def test_a_file_that_may_belong_to_two_videos_is_refused(clips):
+    write_mp4(clips / "b.mp4", 5, (16, 16)).rename(clips / "a.mov")
+    (clips / "a.csv").write_text("x\n0\n1\n2\n3\n4\n")
+    with pytest.raises(EpisodeError, match=r"a\.csv may belong to a\.mov or a\.mp4"):
+        open_episodes(clips)[0]
+
+
 def test_the_report_tells_how_a_table_was_read(clips):
     lines = ("clip,x\n" + rows("a.mp4", 0) + rows("s/a.mp4", 10) + rows("w.1", 20) + rows("b.mp4", 0)).splitlines()
     (clips / "actions.csv").write_text("\n".join(["," + lines[0], *(f"{i},{row}" for i, row in enumerate(lines[1:]))]))

@@ -28,6 +28,7 @@ CLIP_COLUMN, FRAME_COLUMN = "clip", "frame"
 # Columns that count rows or time, and are no actions.
 COUNTERS = ("index", "step", "time", "timestamp", "frame_index", "frame_id", "frame_number", "episode", "episode_index")
 NUMBER = r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?"
+POINT_NUMBER = NUMBER.replace(".,", ".")
 WITH_THOUSANDS = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+"
 UNNAMED = re.compile(r"(?:Unnamed: [0-9]+)?")  # as pandas writes and reads it
 MISSING = ("nan", "na", "n/a", "null", "none", "inf", "infinity")
@@ -78,7 +79,7 @@ class ActionTable:
         if len(used) > 1:
             raise ValueError(f"{self.path} names {clip.name} both {used[0]!r} and {used[1]!r}; use one of them")
         if used[0] != names[0]:
-            others = [other.name for other in _same_stem(clip) if other != clip]
+            others = [other.name for other in same_stem(clip) if other != clip]
             if others:
                 raise ValueError(
                     f"{used[0]!r} in {self.path} may be {clip.name} or {others[0]}; write the name with its suffix"
@@ -169,8 +170,8 @@ def _plain_name(name: str) -> str:
     return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
 
 
-def _same_stem(clip: Path) -> list[Path]:
-    """The clips in a clip's folder whose names differ in the suffix only, itself included."""
+def same_stem(clip: Path) -> list[Path]:
+    """The videos, and the folder, that have a clip's name but for the suffix; itself is one of them."""
     videos = [clip.with_suffix(suffix) for suffix in {clip.suffix, *VIDEO_SUFFIXES}]
     folder = clip.with_suffix("")
     return sorted([video for video in videos if video.is_file()] + [folder] * folder.is_dir())
@@ -464,7 +465,8 @@ def _clips(path: Path, cells: DataFrame, column: int | None, place: str) -> np.n
     empty = cells[column].eq("")
     if empty.any():
         raise ValueError(f"{path}, {place} {empty.idxmax()}: {CLIP_COLUMN!r} is empty; it names the clip of the row")
-    return np.array([_plain_name(name) for name in cells[column]], dtype=object)
+    plain = {name: _plain_name(name) for name in cells[column].unique()}
+    return np.array([plain[name] for name in cells[column]], dtype=object)
 
 
 def _frames(path: Path, column: Series, place: str) -> np.ndarray:
@@ -495,22 +497,30 @@ def _numbers(path: Path, cells: DataFrame, place: str, notes: list[str]) -> np.n
                 f"{path}, {place} {cells.index[row]}, column {name!r}: {cells.iat[row, column]!r} {reason}"
             )
 
-    refuse(cells.eq(""), "is empty: a number is missing")
-    has_comma = cells.apply(lambda column: column.str.contains(",", regex=False))
-    if has_comma.to_numpy().any():
-        if cells.apply(lambda column: column.str.contains(".", regex=False)).to_numpy().any():
-            refuse(has_comma, "has a comma where other numbers have a point; write all with decimal points")
-        if (cells.apply(lambda column: column.str.fullmatch(WITH_THOUSANDS)) == has_comma).to_numpy().all():
-            refuse(has_comma, "may have a decimal comma, or one for thousands; write all with decimal points")
-        notes.append(f"{path.name}: numbers have decimal commas")
-    refuse(
-        ~cells.apply(lambda column: column.str.fullmatch(NUMBER)),
-        "is not a finite number; write numbers such as 1, -0.5 or 2e-3, and 1 and 0 for true and false",
-    )
-    values = cells.apply(lambda column: column.str.replace(",", ".", regex=False).astype(float))
+    points = cells
+    if not _match(cells, POINT_NUMBER).to_numpy().all():
+        refuse(cells.eq(""), "is empty: a number is missing")
+        has_comma = cells.apply(lambda column: column.str.contains(",", regex=False))
+        if has_comma.to_numpy().any():
+            if cells.apply(lambda column: column.str.contains(".", regex=False)).to_numpy().any():
+                refuse(has_comma, "has a comma where other numbers have a point; write all with decimal points")
+            if (_match(cells, WITH_THOUSANDS) == has_comma).to_numpy().all():
+                refuse(has_comma, "may have a decimal comma, or one for thousands; write all with decimal points")
+            notes.append(f"{path.name}: numbers have decimal commas")
+        refuse(
+            ~_match(cells, NUMBER),
+            "is not a finite number; write numbers such as 1, -0.5 or 2e-3, and 1 and 0 for true and false",
+        )
+        points = cells.apply(lambda column: column.str.replace(",", ".", regex=False))
+    values = points.astype(float)
     reason = "is a number that float32 cannot hold; scale such numbers"
     refuse(values.abs() > MAX_FLOAT, reason)
-    is_integer = cells.apply(lambda column: column.str.fullmatch(r"[+-]?[0-9]+"))
     is_inexact = (values.abs() > MAX_EXACT_INTEGER) & (values.astype(np.float32) != values)
-    refuse(is_integer & is_inexact, reason)
+    if is_inexact.to_numpy().any():  # but a number with a fraction is rounded anyway
+        refuse(is_inexact & _match(cells, "[+-]?[0-9]+"), reason)
     return values.to_numpy().astype(np.float32)
+
+
+def _match(cells: DataFrame, pattern: str) -> DataFrame:
+    """Which cells match a pattern."""
+    return cells.apply(lambda column: column.str.fullmatch(pattern))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table
+from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
 from ...media.frame_counts import count_frames
 from .base import natural_sort
 
@@ -88,6 +88,11 @@ class ClipActions:
                 f"{self._clip_with_a_row_per_frame.name} has a row for each frame: was a row lost? Give every clip a "
                 f"row for its last frame, or none; or add a column 'frame'"
             )
+        if table.names is not None and table.names != self._first_names:
+            raise ValueError(
+                f"{table.path} has the columns {table.names}, while other clips have {self._first_names}: give all "
+                f"clips of a source the same columns, in the same order"
+            )
         return ClipRows(rows, table.names, (_origin(table.path, clip), *table.notes))
 
     def left_over(self) -> list[str]:
@@ -115,7 +120,8 @@ class ClipActions:
     def _table_of(self, clip: Path) -> ActionTable | None:
         """The table with a clip's rows, reduced to them."""
         files = [file for file in self._own_files(clip) if file not in self._tables]
-        if clip in self._files and (beside := self._files.get(clip.parent, {}).get(clip.name)):
+        namesakes = [other for other in same_stem(clip) if other not in self._files and other != clip]
+        if clip in self._files and not namesakes and (beside := self._files.get(clip.parent, {}).get(clip.name)):
             raise ValueError(
                 f"the actions of a folder of images are read from the folder: move {beside[0].name} to "
                 f"{clip.name}/{ACTIONS_STEM}{beside[0].suffix}"
@@ -128,6 +134,8 @@ class ClipActions:
         if found:
             return found[0]
         if files:
+            if namesakes and clip not in self._files:
+                raise ValueError(f"{files[0]} may belong to {clip.name} or {namesakes[0].name}; rename one of them")
             table = read_action_table(files[0])
             rows = table.rows_of(clip)
             if rows is None:
@@ -145,6 +153,18 @@ class ClipActions:
                 f"{clip.name} has no actions, while other clips have ({others[0].relative_to(self._root).as_posix()}); "
                 f"add them, or move the clip out of {self._root}"
             )
+        return None
+
+    @cached_property
+    def _first_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of the first clip that has any."""
+        for clip in self._clips:
+            try:
+                table = self._table_of(clip)
+            except (OSError, ValueError):  # what is wrong is said when this clip is read
+                continue
+            if table is not None and table.names is not None:
+                return table.names
         return None
 
     @cached_property
