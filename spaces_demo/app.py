@@ -273,7 +273,12 @@ def build() -> gr.Blocks:
                     label="Or an image or a short video of yours", file_count="single", height=110, elem_id="upload"
                 )
                 goal = gr.Image(
-                    label="Goal, for checkpoints that take one", type="pil", height=120, visible=False, elem_id="goal"
+                    label="Goal, for checkpoints that take one",
+                    type="pil",
+                    image_mode=None,  # as the file has it, so that transparent pixels are noticed
+                    height=120,
+                    visible=False,
+                    elem_id="goal",
                 )
             with gr.Accordion("Settings", open=False):
                 temperature = gr.Slider(0, 2, TEMPERATURE, step=0.1, label="Temperature", info="0: the likeliest frame")
@@ -301,7 +306,8 @@ def build() -> gr.Blocks:
             if file is None:
                 return message("idle"), visitor
             try:
-                return begin(visitor, read_upload(file), None if goal is None else read_video([goal.convert("RGB")]))
+                frames = read_upload(WORLDS.get(visitor.checkpoint), file)
+                return begin(visitor, frames, None if goal is None else read_video([goal]))
             except ValueError as error:
                 return error_message(error), visitor
 

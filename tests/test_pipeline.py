@@ -231,7 +231,7 @@ def test_fewer_goals_than_clips():
 
 def test_a_goal_that_is_no_image(tmp_path):
     (tmp_path / "goal.png").write_text("nonsense")
-    with pytest.raises(OSError, match=r"goal\.png cannot be read as an image"):
+    with pytest.raises(OSError, match=r"goal\.png cannot be decoded: it is no picture"):
         as_pipeline(build_world(goal_conditioned=True))(random_frames(2), goal=tmp_path / "goal.png", num_frames=2)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from .checkpoints import loading as checkpoints
 from .decoding.sampling import Sampling
 from .media.actions import read_actions, read_future_actions
+from .media.pictures import read_picture
 from .media.video import VideoSource, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -267,10 +268,10 @@ class IVideoGPTPipeline(DiffusionPipeline):
         num_frames = spec.num_real_context_frames
         contexts = []
         for clip in clips:
-            frames = read_video(clip, max_frames=num_frames)
+            frames = read_video(clip, max_frames=num_frames, resize=spec.resize_frames)
             if len(frames) < num_frames:
                 raise ValueError(f"a clip has {len(frames)} frames, fewer than the {num_frames} of the context")
-            contexts.append(spec.resize_frames(frames))
+            contexts.append(frames)
         context = torch.stack(contexts)
         if not spec.goal_conditioned:
             if goals is not None:
@@ -278,7 +279,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             return context
         if goals is None:
             raise ValueError(f"this checkpoint is goal-conditioned: pass one goal image per clip ({len(clips)})")
-        images = torch.stack([spec.resize_frames(read_video([_read_image(image)])) for image in goals])
+        images = torch.stack([read_video([_read_image(image)], resize=spec.resize_frames) for image in goals])
         return torch.cat([images, context], dim=1)
 
     def _read_actions(self, clips: list[VideoSource], parts: list[Any] | None, num_frames: int | None) -> Tensor | None:
@@ -326,13 +327,7 @@ def _is_batch(video: Any) -> bool:
 
 
 def _read_image(image: Any) -> Any:
-    if not isinstance(image, (str, os.PathLike)):
-        return image
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise OSError(f"the goal {image} cannot be read as an image: {error}") from error
+    return read_picture(image, f"the goal {image}").pixels if isinstance(image, (str, os.PathLike)) else image
 
 
 def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] | None:

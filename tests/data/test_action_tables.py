@@ -135,6 +135,12 @@ def test_a_file_that_may_belong_to_two_videos_is_refused(clips):
         open_episodes(clips)[0]
 
 
+def test_clips_with_actions_are_not_resampled(clips):
+    (clips / "actions.csv").write_text("clip,x\n" + rows("a.mp4", 0) + rows("s/a.mp4", 10) + rows("w.1", 20))
+    with pytest.raises(EpisodeError, match="cannot be resampled"):
+        open_episodes(clips, fps=5)[0]
+
+
 def test_the_report_tells_how_a_table_was_read(clips):
     lines = ("clip,x\n" + rows("a.mp4", 0) + rows("s/a.mp4", 10) + rows("w.1", 20) + rows("b.mp4", 0)).splitlines()
     (clips / "actions.csv").write_text("\n".join(["," + lines[0], *(f"{i},{row}" for i, row in enumerate(lines[1:]))]))

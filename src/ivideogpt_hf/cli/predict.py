@@ -66,7 +66,7 @@ def _predict(args: argparse.Namespace) -> None:
         num_frames = num_frames or min(len(actions), spec.max_future_frames)
         print(f"{file}: rows {first} to {first + num_frames - 1}, counted from 0, lead to the predicted frames")
     context, true_future, _ = split_clip(
-        read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames)),
+        read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames), resize=spec.resize_frames),
         num_context_frames=num_context,
     )
     num_frames = num_frames or len(true_future)
@@ -85,7 +85,7 @@ def _predict(args: argparse.Namespace) -> None:
     predicted = output.frames[0].cpu()
     clips = list(predicted)
     if len(true_future) >= num_frames:
-        clips.insert(0, world.processor.resize_frames(true_future[:num_frames]))
+        clips.insert(0, true_future[:num_frames])
         _report_error(predicted, clips[0])
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)

@@ -1,4 +1,4 @@
-"""The number of a clip's frames, without decoding a video."""
+"""The number of a clip's frames. A video is not decoded for it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .files import read_numpy
-from .video import IMAGE_SUFFIXES, VIDEO_KEYS, VideoSource, read_video
+from .files import NUMPY_SUFFIXES, list_images
+from .pictures import open_picture
+from .streams import describe_video
+from .video import MOTION_JPEG_SUFFIXES, VideoSource, read_video
 
 
 def count_frames(source: VideoSource) -> int:
@@ -21,27 +23,25 @@ def count_frames(source: VideoSource) -> int:
         OSError: if a file is missing, corrupt, or holds no video.
         ValueError: if the source is no clip.
     """
+    if isinstance(source, (np.ndarray, Tensor, list, tuple)):
+        return len(source)
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return len(list_images(Path(source)))
+    file, name = _video_file(source)
+    return len(read_video(source)) if file is None else describe_video(file, name).num_frames
+
+
+def _video_file(source: VideoSource) -> tuple[str | io.BytesIO | None, str]:
+    """The video file of a source, and its name; no file for what is decoded to be counted, such as a gif."""
     if isinstance(source, Mapping) and source.get("bytes") is not None:
-        return _count_packets(io.BytesIO(source["bytes"]), source.get("path") or "the video in memory")
-    if isinstance(source, Mapping):
-        source = source.get("path")
-    if not isinstance(source, (str, os.PathLike)):
-        return len(source) if isinstance(source, (np.ndarray, Tensor, list, tuple)) else len(read_video(source))
-    path = Path(source)
-    if path.is_dir():
-        return sum(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
-    if path.suffix.lower() in (".npz", ".npy"):
-        return len(read_numpy(path, VIDEO_KEYS))
-    if path.suffix.lower() == ".gif" or not path.is_file():
-        return len(read_video(path))
-    return _count_packets(str(path), str(path))
-
-
-def _count_packets(file: str | io.BytesIO, name: str) -> int:
-    import av
-
-    try:
-        with av.open(file, "r") as container:
-            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
-    except (av.FFmpegError, IndexError) as error:
-        raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
+        file: str | io.BytesIO = io.BytesIO(source["bytes"])
+        name = str(source.get("path") or "the video in memory")
+    else:
+        file = name = str(source.get("path") if isinstance(source, Mapping) else source)
+    if isinstance(file, str) and (Path(file).suffix.lower() in NUMPY_SUFFIXES or not Path(file).is_file()):
+        return None, name
+    image = None if name.lower().endswith(MOTION_JPEG_SUFFIXES) else open_picture(file, name)
+    if image is not None:
+        image.close()
+        return None, name
+    return file, name

@@ -48,9 +48,18 @@ class EpisodeStore(ABC):
             episode: index of the episode.
             camera: name of the camera.
             frames: indices of the frames.
+
+        Raises:
+            ValueError: if the data set holds the paths of images, and not the images.
         """
         values = self._column(episode, FRAMES_PREFIX + camera).values.field("bytes")
-        return [values[frame].as_py() for frame in frames]
+        images = [values[frame].as_py() for frame in frames]
+        if None in images:
+            raise ValueError(
+                f"episode {episode} of {self.name} holds paths of images of camera {camera!r}, not the images; "
+                f"`datasets` embeds them when it writes Parquet files or pushes to the Hub"
+            )
+        return images
 
     def actions(self, episode: int) -> np.ndarray | None:
         """(T - 1, A) float32; None where the episode has no actions."""

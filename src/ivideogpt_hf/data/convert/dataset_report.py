@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...run_folder import write_json
+from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
 from ..episodes import SCHEMA_VERSION, decode_frames
 from ..readers.parquet import ParquetReader
@@ -18,6 +19,7 @@ from .dataset_card import SHEET_FILE, DatasetText, render_dataset_card
 
 REPORT_FILE = "report.json"
 SHEET_EPISODES = 6
+SAME_RATE = 1.02  # rates of one camera differ by less
 LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
 
 
@@ -69,6 +71,10 @@ def summarize_episodes(statistics: EpisodeStatistics) -> dict[str, Any]:
         "skipped": statistics.skipped,
     }
     report["notes"] = [f"{note} (in {number} episodes)" for note, number in sorted(statistics.notes.items())]
+    if statistics.timing.best_step == LATER:
+        report["notes"].append(
+            "motion follows the actions one step later: a delay of the robot, or actions that are one row early"
+        )
     report["warnings"] = _warnings(statistics, report)
     return report
 
@@ -118,6 +124,15 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
         warnings.append(f"frames have different sizes: {', '.join(sorted(statistics.sizes))}")
     if 1 in statistics.lengths:
         warnings.append(f"{statistics.lengths[1]} episodes have a single frame")
+    rates = sorted(statistics.rates, key=float)
+    if rates and float(rates[-1]) > SAME_RATE * float(rates[0]):
+        numbers = ", ".join(f"{rate} in {statistics.rates[rate]}" for rate in rates)
+        warnings.append(f"episodes have different numbers of frames per second: {numbers}; --fps gives video one rate")
+    if statistics.timing.best_step == EARLIER:
+        warnings.append(
+            "motion goes together with the actions of one step later: the actions may be one row late; look at "
+            "--action-alignment"
+        )
     return warnings
 
 

@@ -71,6 +71,12 @@ class ClipActions:
                     f"actions of each clip into a file with its name, such as {clips[0].stem}.csv"
                 )
 
+    @cached_property
+    def files(self) -> list[Path]:
+        """The files that hold actions of the clips; empty where no clip has any."""
+        own = (file for clip in self._clips for file in self._own_files(clip))
+        return list(dict.fromkeys([*own, *self._tables]))
+
     def read(self, clip: Path, num_frames: int) -> ClipRows | None:
         """Read the actions of a clip of N frames; None if no clip has any.
 
@@ -147,11 +153,10 @@ class ClipActions:
                 f"{table.path} has no rows whose 'clip' is {names_of(clip, table.path.parent)[0]}, it names "
                 f"{table.some_clips()}; add them, or move the clip out of {self._root}"
             )
-        others = [file for other in self._clips for file in self._own_files(other)] + list(self._tables)
-        if others:
+        if self.files:
             raise ValueError(
-                f"{clip.name} has no actions, while other clips have ({others[0].relative_to(self._root).as_posix()}); "
-                f"add them, or move the clip out of {self._root}"
+                f"{clip.name} has no actions, while other clips have "
+                f"({self.files[0].relative_to(self._root).as_posix()}); add them, or move the clip out of {self._root}"
             )
         return None
 

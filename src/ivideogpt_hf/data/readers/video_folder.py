@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-from ...media.files import VIDEO_SUFFIXES
-from ...media.video import IMAGE_SUFFIXES, video_rate
-from ..episodes import DEFAULT_CAMERA, Episode, step_rows
-from .base import EpisodeReader, natural_sort
+from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
+from ...media.frame_names import frame_gaps
+from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
+from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
 from .clip_actions import ClipActions
+
+THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
 
 class VideoFolderReader(EpisodeReader):
@@ -23,10 +26,11 @@ class VideoFolderReader(EpisodeReader):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        return bool(_find_clips(path))
+        return bool(find_clips(path).clips)
 
     def _list_episodes(self) -> list[str]:
-        self._clips = _find_clips(self.path)
+        listing = find_clips(self.path)
+        self._clips, self.notes = listing.clips, listing.notes
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
         self._actions = ClipActions(self._clips, self._root)
         if self._root == self.path:
@@ -36,26 +40,81 @@ class VideoFolderReader(EpisodeReader):
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
-        frames = self._read_images(clip) if clip.is_dir() else self._decode_video(str(clip), clip.name)
-        actions = self._actions.read(clip, len(frames))
-        return Episode(
-            frames={DEFAULT_CAMERA: frames},
-            episode_id=self.episode_ids[index],
-            source=self.source_name,
-            actions=None if actions is None else step_rows(actions.rows, len(frames), "actions"),
+        self._check_rate(self._actions.files or None, None)  # before resampled frames are counted
+        frames, notes = self._read_images(clip) if clip.is_dir() else (self._decode_video(str(clip), clip.name), [])
+        actions = self._actions.read(clip, len(frames.pixels if isinstance(frames, VideoFrames) else frames))
+        return self._make_episode(
+            index,
+            {DEFAULT_CAMERA: frames},
+            actions=None if actions is None else actions.rows,
             action_names=None if actions is None else actions.names,
-            fps=None if clip.is_dir() else video_rate(clip),
-            notes=() if actions is None else actions.notes,
+            fps=frames.fps if isinstance(frames, VideoFrames) else None,
+            notes=notes if actions is None else [*notes, *actions.notes],
         )
 
     @staticmethod
-    def _read_images(folder: Path) -> Sequence[bytes]:
-        return [file.read_bytes() for file in natural_sort(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+    def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
+        files = list_images(folder)
+        gaps = frame_gaps([file.stem for file in files])
+        return [file.read_bytes() for file in files], [gaps] if gaps else []
 
 
-def _find_clips(path: Path) -> list[Path]:
+class Listing(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        clips: video files and folders of images, in natural order.
+        notes: remarks about images and files that are no clips.
+    """
+
+    clips: list[Path]
+    notes: list[str]
+
+
+def find_clips(path: Path) -> Listing:
+    """Find the clips of a folder.
+
+    The images of a folder are a clip, unless they are covers or thumbnails: those in a folder that holds videos, too,
+    or in one with a name such as "thumbnails", and a single image above the folders of clips.
+
+    Raises:
+        ValueError: if a folder holds several images, and clips of images in folders below.
+    """
     if path.is_file():
-        return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
-    videos = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES]
-    folders = {file.parent for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
-    return natural_sort([*videos, *folders])
+        return Listing([path] if _is_video(path) else [], [])
+    files = list(visible_files(path))
+    videos = [file for file in files if _is_video(file)]
+    images = Counter(file.parent for file in files if _is_image(file))
+    video_folders = {file.parent for file in videos}
+    above = {parent for clip in (*videos, *images) for parent in clip.parents}
+    clips, covers = list(videos), []
+    for folder, number in images.items():
+        is_thumbnails = folder != path and folder.name.lower().strip("._-") in THUMBNAIL_FOLDERS
+        if folder in video_folders or is_thumbnails or (folder in above and number == 1):
+            covers.append(folder)
+        elif any(folder in other.parents and other.name.lower() not in THUMBNAIL_FOLDERS for other in images):
+            raise ValueError(
+                f"{folder} holds {number} images, and there are images in folders below it: put each clip into a "
+                f"folder of its own"
+            )
+        else:
+            clips.append(folder)
+    notes = [
+        f"images in {_name(folder, path)} are no clip: {reason}"
+        for folder in natural_sort(covers)
+        for reason in [f"{images[folder]} beside videos or above clips, or thumbnails"]
+    ]
+    hidden = [file for file in path.rglob("*") if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.name if folder == root else folder.relative_to(root).as_posix()
