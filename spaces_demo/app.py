@@ -34,6 +34,7 @@ from torch import Tensor
 from worlds import DEFAULT, LoadingRules, Worlds
 
 from ivideogpt_hf import Sampling, read_video, side_by_side
+from ivideogpt_hf.spec import first_action
 
 try:
     import spaces
@@ -172,9 +173,10 @@ def save_video(visitor: Visitor) -> str:
 
 
 def save_actions(visitor: Visitor) -> str:
-    """The active line's actions, as `ivideogpt predict --actions` reads them."""
+    """The active line's actions, as `ivideogpt predict --actions` reads them for the video that `save_video` writes."""
     with reasons_shown():
-        return write_actions(played_actions(game_of(visitor)))
+        game = game_of(visitor)
+        return write_actions(played_actions(game), first_action(len(game.context)))
 
 
 # -- endpoints without widgets ----------------------------------------------------------------------------------------

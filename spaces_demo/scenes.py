@@ -54,10 +54,20 @@ def read_upload(world: World[Any], file: str) -> Tensor:
         raise ValueError(f"That is neither an image nor a video: {error}") from error
 
 
-def write_actions(actions: Tensor) -> str:
-    """Write actions (T, A) as a JSON list of rows, in a new folder. `ivideogpt predict --actions` reads the file."""
+def write_actions(actions: Tensor, first_frame: int) -> str:
+    """Write actions (T, A) as JSON, in a new folder. `ivideogpt predict --actions` reads the file.
+
+    Args:
+        actions: actions in the checkpoint's units.
+        first_frame: frame of the video from which the first action leads to the next, counted from 0. The video that
+            is saved begins with the context.
+    """
+    rows = [
+        {"frame": first_frame + t} | {f"a{i}": number for i, number in enumerate(action)}
+        for t, action in enumerate(actions.tolist())
+    ]
     path = Path(tempfile.mkdtemp()) / "actions.json"
-    path.write_text(json.dumps(actions.tolist(), indent=1), encoding="utf-8")
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return str(path)
 
 

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from .checkpoints import loading as checkpoints
 from .decoding.sampling import Sampling, check_count
-from .media.actions import read_actions
+from .media.actions import read_actions, read_future_actions
 from .media.pictures import read_picture
 from .media.video import VideoSource, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
+from .spec import first_action
 from .world.options import HorizonPolicy
 from .world.results import Requested, Step
 from .world.world_model import WorldModel
@@ -173,11 +174,13 @@ class IVideoGPTPipeline(DiffusionPipeline):
         Args:
             video: a clip, in any form that `ivideogpt_hf.media.read_video` takes, or a list of clips. The first frames
                 are the context, as many as the checkpoint takes (one fewer with a goal). No other frame is decoded.
-            actions: actions (T, A) of one clip, or a file of them, for an action-conditioned checkpoint; (B, T, A) or a
-                list for several clips. The first leads from the last context frame to the first predicted one.
+            actions: actions (T, A) of one clip for an action-conditioned checkpoint; (B, T, A) or a list for several
+                clips. The first leads from the last context frame to the first predicted one. Or a file for each clip:
+                its rows begin at the clip's first frame, see `ivideogpt_hf.media.actions.read_future_actions`.
             goal: image or image file for a goal-conditioned checkpoint and one clip; a list of them, or an array
                 (B, H, W, 3) or (B, 3, H, W), for several clips.
-            num_frames: number T of frames to predict; it follows from the actions where there are any.
+            num_frames: number T of frames to predict. It follows from arrays of actions; with a file the default is as
+                many as the clip has after the context.
             num_samples: number N of futures of each clip.
             generator: generator that draws the seed, or one for each clip. Without it, and without a seed in
                 `sampling`, every call differs.
@@ -218,7 +221,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         # 2. Read context frames and actions.
         num_clips = len(clips) if is_batch else None
         context = self._read_context(clips, _for_each_clip(goal, num_clips, "a goal"))
-        action_rows = _stack_actions(_for_each_clip(actions, num_clips, "actions"))
+        action_rows = self._read_actions(clips, _for_each_clip(actions, num_clips, "actions"), num_frames)
         num_frames = _resolve_num_frames(num_frames, action_rows)
         # 3. Draw seeds, and predict.
         sampling = _with_seed(sampling or Sampling(), generator, len(clips))
@@ -279,6 +282,22 @@ class IVideoGPTPipeline(DiffusionPipeline):
         images = torch.stack([read_video([_read_image(image)], resize=spec.resize_frames) for image in goals])
         return torch.cat([images, context], dim=1)
 
+    def _read_actions(self, clips: list[VideoSource], parts: list[Any] | None, num_frames: int | None) -> Tensor | None:
+        """Actions (B, T, A) float32, of one part for each clip."""
+        if parts is None:
+            return None
+        first_row = first_action(self.world.spec.num_real_context_frames)
+        actions = [
+            read_future_actions(part, clip, first_row=first_row, num_frames=num_frames).actions
+            if isinstance(part, (str, os.PathLike))
+            else read_actions(part)
+            for clip, part in zip(clips, parts, strict=True)
+        ]
+        shapes = {tuple(part.shape) for part in actions}
+        if len(shapes) > 1:
+            raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
+        return torch.stack(actions)
+
 
 def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Sequence[str]) -> None:
     """What a call asks for must be possible.
@@ -322,17 +341,6 @@ def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] |
         got = len(values) if is_sequence else f"one {type(values).__name__}"
         raise ValueError(f"pass {name} for each of the {num_clips} clips, in a list or stacked; got {got}")
     return list(values)
-
-
-def _stack_actions(parts: list[Any] | None) -> Tensor | None:
-    """Actions (B, T, A) float32, of one part for each clip."""
-    if parts is None:
-        return None
-    actions = [read_actions(part) for part in parts]
-    shapes = {tuple(part.shape) for part in actions}
-    if len(shapes) > 1:
-        raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
-    return torch.stack(actions)
 
 
 def _resolve_num_frames(num_frames: int | None, actions: Tensor | None) -> int:

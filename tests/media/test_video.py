@@ -1,5 +1,3 @@
-import json
-
 import av
 import datasets
 import numpy as np
@@ -7,7 +5,6 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from ivideogpt_hf import read_actions
 from ivideogpt_hf.media.streams import video_rate
 from ivideogpt_hf.media.video import read_video, side_by_side, write_video
 from tests.conftest import random_frames
@@ -201,65 +198,6 @@ def test_empty_folder_and_missing_file(tmp_path):
 def test_what_is_no_video_is_refused(source, message):
     with pytest.raises(ValueError, match=message):
         read_video(source)
-
-
-# -- actions ----------------------------------------------------------------------------------------------------------
-
-ROWS = [[0.5, -1.0], [2.0, 3.25], [0.0, 1.0]]
-
-
-@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "csv with header", "json", "list", "tensor", "policy output"])
-def test_actions_of_every_kind(tmp_path, kind):
-    policy_output = torch.tensor(ROWS, dtype=torch.bfloat16, requires_grad=True)
-    source = {"list": ROWS, "tensor": torch.tensor(ROWS), "policy output": policy_output}.get(kind)
-    if source is None:
-        source = tmp_path / f"actions.{kind.split()[0]}"
-        lines = [",".join(map(str, row)) for row in ROWS]
-        if kind == "npy":
-            np.save(source, np.array(ROWS))
-        elif kind == "npz":
-            np.savez(source, action=np.array(ROWS))
-        elif kind == "json":
-            source.write_text(json.dumps(ROWS))
-        else:
-            source.write_text("\n".join(["x,y", *lines] if "header" in kind else lines) + "\n")
-    actions = read_actions(source)
-    assert actions.dtype == torch.float32
-    assert actions.tolist() == ROWS
-
-
-def test_a_byte_order_mark_does_not_hide_the_first_row(tmp_path):
-    (tmp_path / "actions.csv").write_text("\ufeff1,2\n3,4\n", encoding="utf-8")
-    assert read_actions(tmp_path / "actions.csv").tolist() == [[1, 2], [3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ([[0.0, float("nan")]], "NaN or infinite values, first in row 0"),
-        ([[0.0], [0.0, 1.0]], "rows of one width"),
-        ([["left"]], "table of numbers"),
-        ([0.0, 1.0], r"shape \(T, A\)"),
-        ([], r"shape \(T, A\)"),
-    ],
-)
-def test_what_is_no_table_of_actions_is_refused(source, message):
-    with pytest.raises(ValueError, match=message):
-        read_actions(source)
-
-
-def test_action_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        read_actions(tmp_path / "none.csv")
-    (tmp_path / "actions.json").write_text("{")
-    with pytest.raises(OSError, match="not valid JSON"):
-        read_actions(tmp_path / "actions.json")
-    (tmp_path / "actions.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(OSError, match=r"actions\.csv is not valid CSV"):
-        read_actions(tmp_path / "actions.csv")
-    (tmp_path / "actions.txt").write_text("1")
-    with pytest.raises(ValueError, match="npy, npz, csv or json"):
-        read_actions(tmp_path / "actions.txt")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 
 from .frame_names import order_frames
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # Pictures that would be missing from a clip without a word if they were passed over.
 OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".tga", ".dng", ".raw")

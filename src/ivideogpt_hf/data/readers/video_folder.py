@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from ...media.actions import read_action_names, read_actions
-from ...media.files import IMAGE_SUFFIXES, list_images
+from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
 from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
+from .clip_actions import ClipActions
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-ACTION_SUFFIXES = (".csv", ".npy", ".npz", ".json")
-ACTIONS_STEM = "actions"
-CLIP_COLUMN = "clip"
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
 
 class VideoFolderReader(EpisodeReader):
     """A folder of video files, each an episode, or of folders of images, each an episode; or one of these.
 
-    Actions are optional, and all clips must have them or none. They are read from ``<clip>.csv`` (npy, npz, json)
-    beside the clip, from ``actions.csv`` in a folder of images, or from one ``actions.csv`` beside the clips, with a
-    column ``clip`` that names the file and one column per dimension; a csv's header gives the dimensions' names. There
-    is a row per frame (the last is not used) or per step between frames.
+    Actions are optional; `ClipActions` says where they are.
     """
 
     name = "video-folder"
@@ -43,6 +33,9 @@ class VideoFolderReader(EpisodeReader):
         listing = find_clips(self.path)
         self._clips, self.notes = listing.clips, listing.notes
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
+        self._actions = ClipActions(self._clips, self._root)
+        if self._root == self.path:
+            self.notes += self._actions.left_over()
         return [clip.relative_to(self._root).as_posix() for clip in self._clips]
 
     def files_of(self, index: int) -> list[Path]:
@@ -50,24 +43,21 @@ class VideoFolderReader(EpisodeReader):
         images = [clip]
         if clip.is_dir():  # scandir, since a question for each of a million images takes long
             images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
-        stem = clip.name if clip.is_dir() else clip.stem
-        folders = [folder for folder in clip.parents if folder.is_relative_to(self._root)]
-        beside = [clip.parent / f"{stem}{suffix}" for suffix in ACTION_SUFFIXES]
-        beside += [folder / f"{ACTIONS_STEM}{suffix}" for folder in folders for suffix in ACTION_SUFFIXES]
-        return [*images, *(file for file in beside if file.is_file())]
+        return [*images, *self._actions.files_of(clip)]
 
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
+        self._check_rate(self._actions.files or None, None)  # before resampled frames are counted
         frames, notes = self._read_images(clip) if clip.is_dir() else (self._decode_video(str(clip), clip.name), [])
-        actions, names = self._read_actions(clip)
+        actions = self._actions.read(clip, len(frames.pixels if isinstance(frames, VideoFrames) else frames))
         return self._make_episode(
             index,
             {DEFAULT_CAMERA: frames},
-            actions=actions,
-            action_names=names,
+            actions=None if actions is None else actions.rows,
+            action_names=None if actions is None else actions.names,
             fps=frames.fps if isinstance(frames, VideoFrames) else None,
-            notes=notes,
+            notes=notes if actions is None else [*notes, *actions.notes],
         )
 
     @staticmethod
@@ -75,16 +65,6 @@ class VideoFolderReader(EpisodeReader):
         files = list_images(folder)
         gaps = frame_gaps([file.stem for file in files])
         return [file.read_bytes() for file in files], [gaps] if gaps else []
-
-    def _read_actions(self, clip: Path) -> tuple[np.ndarray | None, list[str] | None]:
-        stem = clip / ACTIONS_STEM if clip.is_dir() else clip.with_suffix("")
-        file = _actions_file(stem)
-        if file is not None:
-            return read_actions(file).numpy(), read_action_names(file)
-        table = clip.parent / f"{ACTIONS_STEM}.csv"
-        if table.is_file():
-            return _rows_of(table, clip)
-        return None, None
 
 
 class Listing(NamedTuple):
@@ -146,28 +126,3 @@ def _is_image(file: Path) -> bool:
 
 def _name(folder: Path, root: Path) -> str:
     return folder.name if folder == root else folder.relative_to(root).as_posix()
-
-
-def _actions_file(stem: Path) -> Path | None:
-    candidates = [stem.with_name(stem.name + suffix) for suffix in ACTION_SUFFIXES]
-    files = [file for file in candidates if file.is_file()]
-    if len(files) > 1:
-        raise ValueError(f"there is more than one file of actions: {', '.join(file.name for file in files)}")
-    return files[0] if files else None
-
-
-def _rows_of(table: Path, clip: Path) -> tuple[np.ndarray, list[str]]:
-    """A clip's rows of a table for all clips, and the names of its columns."""
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, skipinitialspace=True)
-        names = [name for name in reader.fieldnames or () if name != CLIP_COLUMN]
-        if CLIP_COLUMN not in (reader.fieldnames or ()) or not names:
-            raise ValueError(
-                f"{table} must have a column {CLIP_COLUMN!r} with file names and columns of actions, it has "
-                f"{reader.fieldnames}; or put the actions of each clip into a file with its name, such as "
-                f"{clip.stem}.csv"
-            )
-        rows = [[row[name] for name in names] for row in reader if row[CLIP_COLUMN] in (clip.name, clip.stem)]
-    if not rows:
-        raise ValueError(f"{table} has no rows whose {CLIP_COLUMN!r} is {clip.name}")
-    return read_actions(rows).numpy(), names
