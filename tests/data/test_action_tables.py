@@ -148,3 +148,9 @@ def test_the_report_tells_how_a_table_was_read(clips):
     report = (clips / "out/report.json").read_text()
     assert "the first column has no name and counts rows" in report
     assert "by its column 'clip' (in 3 episodes)" in report
+
+
+def test_a_clips_own_dreamer_file_is_read_by_its_flag(tmp_path):
+    write_mp4(tmp_path / "a.mp4", 5, (16, 16))
+    np.savez(tmp_path / "a.npz", action=np.arange(5)[:, None], is_first=np.arange(5) == 0)
+    assert open_episodes(tmp_path, reader="video-folder")[0].actions[:, 0].tolist() == [1, 2, 3, 4]

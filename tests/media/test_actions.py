@@ -235,6 +235,29 @@ def test_a_clips_file_is_read_from_the_last_context_frame_on(tmp_path, num_rows)
     assert (future.actions[:, 0].tolist(), future.first_row) == ([1, 2, 3, 4], 1)
 
 
+def test_rows_that_led_to_their_frames_are_read_so(tmp_path):
+    video = write_video(random_frames(6), tmp_path / "clip.mp4")
+    np.save(tmp_path / "a.npy", np.arange(6)[:, None])
+    future = read_future_actions(tmp_path / "a.npy", video, first_row=1, alignment="before")
+    assert (future.actions[:, 0].tolist(), future.first_row) == ([2, 3, 4, 5], 2)
+
+
+def test_dreamers_flag_tells_that_rows_led_to_their_frames(tmp_path):
+    video = write_video(random_frames(6), tmp_path / "clip.mp4")
+    np.savez(tmp_path / "a.npz", action=np.arange(6)[:, None], is_first=np.arange(6) == 0)
+    future = read_future_actions(tmp_path / "a.npz", video, first_row=1)
+    assert future.actions[:, 0].tolist() == [2, 3, 4, 5]
+    assert read_actions(tmp_path / "a.npz")[:, 0].tolist() == [1, 2, 3, 4, 5]
+    told = read_future_actions(tmp_path / "a.npz", video, first_row=1, alignment="after")
+    assert told.actions[:, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_a_column_of_frames_and_another_alignment_contradict_each_other(tmp_path):
+    (tmp_path / "a.csv").write_text("frame,x\n0,1\n1,2\n")
+    with pytest.raises(ValueError, match="leave action_alignment out"):
+        read_future_actions(tmp_path / "a.csv", random_frames(3), first_row=1, alignment="before")
+
+
 def test_a_table_of_several_clips_needs_the_videos_name(tmp_path):
     (tmp_path / "actions.csv").write_text("clip,x\na.mp4,1\nb.mp4,1\n")
     with pytest.raises(ValueError, match=r"several clips, a\.mp4, b\.mp4"):

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ..data.read_options import ActionAlignment, Fit
+from ..data.read_options import Fit
 from ..extras import require_packages
-from .arguments import parse_shard
+from .arguments import add_alignment, parse_shard
 
 if TYPE_CHECKING:
     from ..data.clips.dataset import SegmentDataset
@@ -139,12 +139,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reader", help="name of the format, where the source holds several")
     parser.add_argument("--cameras", nargs="+", help="cameras to take (default: all that are RGB)")
     parser.add_argument("--action-key", help="name of the actions in the source (default: the format's usual names)")
-    parser.add_argument(
-        "--action-alignment",
-        choices=get_args(ActionAlignment),
-        help="whether row t of the actions comes before frame t (it led to it) or after (default: what a flag of the "
-        "format tells, else after)",
-    )
+    add_alignment(parser)
 
 
 def _size(text: str) -> tuple[int, int]:

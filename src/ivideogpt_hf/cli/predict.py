@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .arguments import load_world
+from .arguments import add_alignment, load_world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
         "there is a row for each frame, or for each but the last; a column 'frame' (from 0) may tell the frames, a "
         "column 'clip' the videos. With --num-frames N, N rows may lead to the N predicted frames instead",
     )
+    add_alignment(predict)
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
     predict.add_argument(
         "--num-frames",
@@ -62,7 +63,10 @@ def _predict(args: argparse.Namespace) -> None:
     num_context = spec.num_real_context_frames
     num_frames, actions = args.num_frames, None
     if file is not None:
-        actions, first = read_future_actions(file, video, first_row=first_action(num_context), num_frames=num_frames)
+        row = first_action(num_context)
+        actions, first = read_future_actions(
+            file, video, first_row=row, num_frames=num_frames, alignment=args.action_alignment
+        )
         num_frames = num_frames or min(len(actions), spec.max_future_frames)
         print(f"{file}: rows {first} to {first + num_frames - 1}, counted from 0, lead to the predicted frames")
     context, true_future, _ = split_clip(

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ACTION_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz")
 ACTION_KEYS = ("actions", "action")
+FIRST_KEY = "is_first"
+Alignment = Literal["before", "after"]
 CLIP_COLUMN, FRAME_COLUMN = "clip", "frame"
 # Columns that count rows or time, and are no actions.
 COUNTERS = ("index", "step", "time", "timestamp", "frame_index", "frame_id", "frame_number", "episode", "episode_index")
@@ -51,6 +53,8 @@ class ActionTable:
         names: name of each dimension; None where the file has none.
         clips: name of each row's clip, as a path with slashes; None without such a column.
         frames: (R,) int64, the frame of each row; None without such a column.
+        alignment: "before", if row t led to frame t instead: of N rows, the first one leads to no frame then. None
+            where neither the reader's user nor a flag of the file said so.
         notes: remarks on how the file was read.
     """
 
@@ -59,6 +63,7 @@ class ActionTable:
     names: tuple[str, ...] | None = None
     clips: np.ndarray | None = None
     frames: np.ndarray | None = None
+    alignment: Alignment | None = None
     notes: tuple[str, ...] = ()
 
     def rows_of(self, clip: Path) -> ActionTable | None:
@@ -180,7 +185,7 @@ def same_stem(clip: Path) -> list[Path]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_action_table(path: Path) -> ActionTable:
+def read_action_table(path: Path, alignment: Alignment | None = None) -> ActionTable:
     """Read a file of actions.
 
     - csv, tsv: a line per row, in UTF-8, or in UTF-16 with a byte order mark. A line of names comes first. Without it
@@ -190,6 +195,11 @@ def read_action_table(path: Path) -> ActionTable:
       cell has a point. An unnamed first column that counts from 0 is pandas' index, and is left out with a note.
     - json: a list of rows, each a list of numbers, or an object with a number for each name. jsonl: a row per line.
     - npy, npz: an array (R, A) of numbers; npz under "actions" or "action".
+
+    Args:
+        path: file to read.
+        alignment: place of row t: "after" frame t (it leads to frame t + 1), or "before" frame t (it led to frame t);
+            None: what a flag of the file tells, else "after".
 
     Raises:
         OSError: if the file is missing or corrupt.
@@ -202,9 +212,17 @@ def read_action_table(path: Path) -> ActionTable:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if suffix in (".npy", ".npz"):
-        return ActionTable(path, check_actions(_read_array(path), str(path)))
+        array, is_first = _read_arrays(path)
+        actions = check_actions(array, str(path))
+        return ActionTable(path, actions, alignment=alignment or flagged_alignment(is_first, actions))
     text = _read_text(path)
-    return _read_json(path, text) if suffix in (".json", ".jsonl") else _read_csv(path, text)
+    table = _read_json(path, text) if suffix in (".json", ".jsonl") else _read_csv(path, text)
+    if table.frames is not None and alignment == "before":
+        raise ValueError(
+            f"{path} binds rows to frames by a column {FRAME_COLUMN!r}, which action_alignment 'before' would move: "
+            f"write the frame that each action follows, and leave action_alignment out"
+        )
+    return replace(table, alignment=alignment)
 
 
 def check_actions(values: np.ndarray, name: str) -> np.ndarray:
@@ -249,20 +267,40 @@ def only_array(arrays: Mapping[str, np.ndarray], keys: Sequence[str], name: str)
     return arrays[found[0]] if found else None
 
 
-def _read_array(path: Path) -> np.ndarray:
+def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> Alignment | None:
+    """What Dreamer's flag tells: it stands in files whose row t led to frame t, and whose first action is zero.
+
+    Raises:
+        ValueError: if the flag marks several episodes, or the first action is not zero.
+    """
+    if is_first is None or len(actions) != len(is_first):
+        return None
+    rows = np.flatnonzero(is_first)
+    if len(rows) and rows[-1] > 0:
+        raise ValueError(f"{FIRST_KEY} is true in row {rows[-1]}: the file holds several episodes, split it there")
+    if np.any(actions[0]):
+        raise ValueError(
+            f"it has {FIRST_KEY} as Dreamer's files, but its first action is not zero as theirs: say with "
+            f"action_alignment, --action-alignment, whether row t of the actions comes before or after frame t"
+        )
+    return "before"
+
+
+def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The actions of a file, and Dreamer's flag if it has that."""
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return content
+            return content, None
         with content:
             names = content.files
-            arrays = {key: content[key] for key in ACTION_KEYS if key in names}
+            arrays = {key: content[key] for key in (*ACTION_KEYS, FIRST_KEY) if key in names}
     except Exception as error:  # numpy and zipfile raise many kinds on a broken file
         raise OSError(f"{path} cannot be read, it is corrupt or holds pickled objects: {error}") from error
     array = only_array(arrays, ACTION_KEYS, str(path))
     if array is None:
         raise ValueError(f"{path} must hold one of {list(ACTION_KEYS)}, it holds {names}")
-    return array
+    return array, arrays.get(FIRST_KEY)
 
 
 def _read_text(path: Path) -> str:
@@ -429,7 +467,7 @@ def _table(path: Path, header: list[str] | None, cells: DataFrame, place: str) -
     frames = None if reserved[FRAME_COLUMN] is None else _frames(path, cells[reserved[FRAME_COLUMN]], place)
     numbers = cells[columns].set_axis([names[i] for i in columns], axis="columns")
     actions = _numbers(path, numbers, place, notes)
-    return ActionTable(path, actions, tuple(numbers.columns), clips, frames, tuple(notes))
+    return ActionTable(path, actions, tuple(numbers.columns), clips, frames, notes=tuple(notes))
 
 
 def _reserved_column(path: Path, names: Sequence[str], reserved: str) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .action_tables import ActionTable, check_actions, read_action_table
+from .action_tables import ActionTable, Alignment, check_actions, read_action_table
 from .frame_counts import count_frames
 from .video import VideoSource
 
@@ -32,7 +32,8 @@ def read_actions(source: Any) -> Tensor:
 
     Args:
         source: array, tensor or nested list (T, A), or a file of one clip's actions, see `read_action_table`: csv, tsv,
-            json, jsonl, npy or npz. A column "frame" puts its rows into the order of their frames.
+            json, jsonl, npy or npz. A column "frame" puts its rows into the order of their frames. Of a Dreamer file
+            (npz with "is_first"), the first row, which led to no frame, is left out.
 
     Returns:
         Actions (T, A) float32.
@@ -45,7 +46,7 @@ def read_actions(source: Any) -> Tensor:
     if isinstance(source, (str, os.PathLike)):
         table = _of_only_clip(read_action_table(Path(source)))
         if table.frames is None:
-            return torch.from_numpy(table.actions)
+            return torch.from_numpy(table.actions[1:] if table.alignment == "before" else table.actions)
         return torch.from_numpy(table.of_frames(range(table.frames.min(), table.frames.max() + 1), "the clip"))
     if isinstance(source, Tensor):
         source = source.detach().cpu().float().numpy()
@@ -57,7 +58,12 @@ def read_actions(source: Any) -> Tensor:
 
 
 def read_future_actions(
-    file: str | os.PathLike[str], video: VideoSource, *, first_row: int, num_frames: int | None = None
+    file: str | os.PathLike[str],
+    video: VideoSource,
+    *,
+    first_row: int,
+    num_frames: int | None = None,
+    alignment: Alignment | None = None,
 ) -> FutureActions:
     """Read the actions that lead to a video's future frames from a file.
 
@@ -70,6 +76,7 @@ def read_future_actions(
         video: clip, in any form that `read_video` takes. It is not decoded, its frames are counted.
         first_row: row of the first action that leads to a future frame, see `spec.first_action`.
         num_frames: number of frames to predict; None: as many as the video has after the context.
+        alignment: place of row t in the file, see `read_action_table`.
 
     Returns:
         The actions, and the row of the first.
@@ -78,7 +85,7 @@ def read_future_actions(
         OSError: if a file is missing or corrupt.
         ValueError: if the rows do not fit the video, or there are too few.
     """
-    table, num_video_frames = read_action_table(Path(file)), count_frames(video)
+    table, num_video_frames = read_action_table(Path(file), alignment), count_frames(video)
     name = "the clip"
     if isinstance(video, (str, os.PathLike)):
         name = Path(video).name
@@ -91,12 +98,15 @@ def read_future_actions(
     if length < 1:
         raise ValueError(f"{name} holds no frame after the {first_row + 1} of the context: give num_frames")
     wanted = range(first_row, first_row + length)
-    num_rows = len(table.actions)
+    # Of rows that led to their frames, the first one led to none: without it, row t leads to frame t + 1.
+    skipped = int(table.alignment == "before" and len(table.actions) == num_video_frames)
+    actions = table.actions[skipped:]
+    num_rows = len(actions)
     if table.frames is not None:
         return FutureActions(torch.from_numpy(table.of_frames(wanted, name)), first_row)
     if num_rows not in (num_video_frames, num_video_frames - 1):
         if num_rows == num_frames:
-            return FutureActions(torch.from_numpy(table.actions), 0)
+            return FutureActions(torch.from_numpy(actions), 0)
         raise ValueError(
             f"{file} has {num_rows} rows for the {num_video_frames} frames of {name}. A clip's file has a row for each "
             f"frame, or for each but the last. If each row leads to a frame to predict, set num_frames to {num_rows}. "
@@ -108,7 +118,7 @@ def read_future_actions(
             f"{max(0, num_rows - first_row)} lead to frames after the context, not {length}. Predict fewer frames, or "
             f"bind the rows to frames by a column 'frame', where {first_row} is the last frame of the context"
         )
-    return FutureActions(torch.from_numpy(table.actions[wanted.start : wanted.stop]), first_row)
+    return FutureActions(torch.from_numpy(actions[wanted.start : wanted.stop]), first_row + skipped)
 
 
 def _of_only_clip(table: ActionTable) -> ActionTable:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
+from ...media.action_tables import ACTION_SUFFIXES, ActionTable, Alignment, names_of, read_action_table, same_stem
 from ...media.frame_counts import count_frames
 from .base import natural_sort
 
@@ -23,11 +23,13 @@ class ClipRows(NamedTuple):
     Attributes:
         rows: (N or N - 1, A) float32 for N frames.
         names: name of each dimension; None where the file has none.
+        alignment: place of row t, as `ActionTable.alignment` has it.
         notes: where they were read, and how.
     """
 
     rows: np.ndarray
     names: Sequence[str] | None
+    alignment: Alignment | None
     notes: tuple[str, ...]
 
 
@@ -45,13 +47,14 @@ class ClipActions:
     Args:
         clips: video files and folders of images.
         root: folder of the source.
+        alignment: place of row t that the user told, see `read_action_table`.
 
     Raises:
         OSError, ValueError: if a table of several clips cannot be read.
     """
 
-    def __init__(self, clips: Sequence[Path], root: Path) -> None:
-        self._clips, self._root = clips, root
+    def __init__(self, clips: Sequence[Path], root: Path, alignment: Alignment | None = None) -> None:
+        self._clips, self._root, self._alignment = clips, root, alignment
         self._num_below = Counter(
             folder for clip in clips for folder in (clip, *clip.parents) if folder.is_relative_to(root)
         )
@@ -62,7 +65,7 @@ class ClipActions:
         for file in (file for folder in folders for file in self._files[folder].get(ACTIONS_STEM, [])):
             if file in own and self._num_below[file.parent] == 1:
                 continue
-            table = read_action_table(file)
+            table = read_action_table(file, alignment)
             if table.clips is not None:
                 self._tables[file] = table
             elif file not in own:
@@ -104,7 +107,7 @@ class ClipActions:
                 f"{table.path} has the columns {table.names}, while other clips have {self._first_names}: give all "
                 f"clips of a source the same columns, in the same order"
             )
-        return ClipRows(rows, table.names, (_origin(table.path, clip), *table.notes))
+        return ClipRows(rows, table.names, table.alignment, (_origin(table.path, clip), *table.notes))
 
     def left_over(self) -> list[str]:
         """Remarks on rows that match no clip, and on files that look like actions and are not read."""
@@ -147,7 +150,7 @@ class ClipActions:
         if files:
             if namesakes and clip not in self._files:
                 raise ValueError(f"{files[0]} may belong to {clip.name} or {namesakes[0].name}; rename one of them")
-            table = read_action_table(files[0])
+            table = read_action_table(files[0], self._alignment)
             rows = table.rows_of(clip)
             if rows is None:
                 raise ValueError(f"{files[0]} has no rows whose 'clip' is {clip.name}, it names {table.some_clips()}")

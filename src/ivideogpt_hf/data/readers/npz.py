@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...media.action_tables import FIRST_KEY, flagged_alignment
 from ...settings import read_yaml
 from ..episodes import Episode
-from ..read_options import ActionAlignment
 from .base import FileReader, any_success, pixels
 from .npz_files import Header, keys_of, load_arrays, read_headers
 from .stacked_npz import OBSERVATION_KEY
@@ -19,7 +19,6 @@ from .stacked_npz import OBSERVATION_KEY
 ACTION_KEYS = ("action", "actions")
 REWARD_KEYS = ("reward", "rewards")
 SUCCESS_KEY = "success"
-FIRST_KEY = "is_first"
 NEXT_PREFIX = "next_"
 
 
@@ -56,12 +55,15 @@ class NpzReader(FileReader):
         flags = [key for key in (action_key, reward_key, SUCCESS_KEY, FIRST_KEY) if key is not None and key in headers]
         arrays = load_arrays(file, headers, [*cameras, *flags])
         actions = None if action_key is None else arrays[action_key]
+        told = None
+        if actions is not None and self.options.action_alignment is None:
+            told = flagged_alignment(arrays.get(FIRST_KEY), actions)
         return self._make_episode(
             index,
             {camera: pixels(arrays[camera], camera) for camera in cameras},
             actions=actions,
             rewards=None if reward_key is None else arrays[reward_key],
-            told_alignment=self._told_alignment(arrays.get(FIRST_KEY), actions),
+            told_alignment=told,
             success=any_success(arrays[SUCCESS_KEY]) if SUCCESS_KEY in arrays else None,
             left_out=left_out,
         )
@@ -76,20 +78,6 @@ class NpzReader(FileReader):
             raise ValueError(f"it has no camera images, but {sorted(possible)} may be: choose with cameras, --cameras")
         cameras = self._select_cameras(available)
         return cameras, possible - set(cameras)
-
-    def _told_alignment(self, is_first: np.ndarray | None, actions: np.ndarray | None) -> ActionAlignment | None:
-        """What Dreamer's flag tells: it stands in files whose first action, which led to no frame, is zero."""
-        if is_first is None or actions is None or len(actions) != len(is_first):
-            return None
-        rows = np.flatnonzero(is_first)
-        if len(rows) and rows[-1] > 0:
-            raise ValueError(f"{FIRST_KEY} is true in row {rows[-1]}: the file holds several episodes, split it there")
-        if actions[0].any() and self.options.action_alignment is None:
-            raise ValueError(
-                f"it has {FIRST_KEY} as Dreamer's files, but its first action is not zero as theirs: say with "
-                f"action_alignment, --action-alignment, whether row t of the actions comes before or after frame t"
-            )
-        return "before"
 
 
 @cache

@@ -33,7 +33,7 @@ class VideoFolderReader(EpisodeReader):
         listing = find_clips(self.path)
         self._clips, self.notes = listing.clips, listing.notes
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
-        self._actions = ClipActions(self._clips, self._root)
+        self._actions = ClipActions(self._clips, self._root, self.options.action_alignment)
         if self._root == self.path:
             self.notes += self._actions.left_over()
         return [clip.relative_to(self._root).as_posix() for clip in self._clips]
@@ -56,6 +56,7 @@ class VideoFolderReader(EpisodeReader):
             {DEFAULT_CAMERA: frames},
             actions=None if actions is None else actions.rows,
             action_names=None if actions is None else actions.names,
+            told_alignment=None if actions is None else actions.alignment,
             fps=frames.fps if isinstance(frames, VideoFrames) else None,
             notes=notes if actions is None else [*notes, *actions.notes],
         )
