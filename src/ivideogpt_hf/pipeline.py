@@ -100,7 +100,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
+        dtype: torch.dtype | str | Mapping[str, torch.dtype | str] | None = torch.float32,
         goal_conditioned: bool | None = None,
         **components: Any,
     ) -> IVideoGPTPipeline:
@@ -109,8 +109,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
             revision, token, cache_dir, local_files_only, goal_conditioned: see `WorldModel.from_pretrained`.
-            dtype: dtype of both networks, or one for each by name: "tokenizer", "transformer", or "default" for
-                what is not named.
+            dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
+                "tokenizer", "transformer", or "default" for what is not named.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
         Raises:

@@ -35,6 +35,10 @@ from .layout import (
 # What a config says of how it was loaded or saved, not of the network.
 LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
 
+# A dtype, its name, "auto" for that of the stored weights, or None for float32.
+DTypeLike = torch.dtype | str | None
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
 
@@ -77,7 +81,7 @@ def fetch(
 def load_parts(
     folder: PathOrRepo,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: DTypeLike = torch.float32,
     goal_conditioned: bool | None = None,
     quantization_config: QuantizationConfigMixin | None = None,
 ) -> Parts:
@@ -85,7 +89,7 @@ def load_parts(
 
     Args:
         folder: folder of the checkpoint.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32.
         goal_conditioned: whether the first context frame is the goal; None: the checkpoint's own setting.
         quantization_config: quantization of the transformer's weights.
 
@@ -94,7 +98,7 @@ def load_parts(
 
     Raises:
         OSError: if a file is missing or corrupt.
-        ValueError: if a weight is missing, unused or wrongly shaped.
+        ValueError: if a weight is missing, unused or wrongly shaped, or the dtype is unknown.
     """
     vq_model = load_vq_model(folder, dtype=dtype)
     transformer = load_transformer(
@@ -103,7 +107,7 @@ def load_parts(
     return vq_model, transformer, load_processor(folder)
 
 
-def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> IVideoGPTVQModel:
+def load_vq_model(folder: PathOrRepo, *, dtype: DTypeLike = torch.float32) -> IVideoGPTVQModel:
     """Load the VQ model alone; see `load_parts`."""
     return _load_strictly(IVideoGPTVQModel, folder, VQ_FOLDER, dtype)
 
@@ -111,7 +115,7 @@ def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> 
 def load_transformer(
     folder: PathOrRepo,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: DTypeLike = torch.float32,
     goal_conditioned: bool | None = None,
     quantization_config: QuantizationConfigMixin | None = None,
 ) -> IVideoGPTForCausalLM:
@@ -138,9 +142,10 @@ def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
 
 
 def _load_strictly(
-    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype, **options: Any
+    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: DTypeLike, **options: Any
 ) -> Any:
     """Load one network, and refuse weights that do not fit. Options go to `from_pretrained`."""
+    dtype = _as_dtype(dtype)
     config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
@@ -162,6 +167,17 @@ def _load_strictly(
     if problems:
         raise ValueError(f"the weights in {Path(folder) / part} do not fit: " + "; ".join(problems))
     return network.eval()
+
+
+def _as_dtype(dtype: DTypeLike) -> torch.dtype | str:
+    if dtype is None:
+        return torch.float32
+    if dtype == "auto" or dtype in DTYPES.values():
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES or not isinstance(dtype, str):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, auto or None, got {dtype!r}")
+    return DTYPES[name]
 
 
 def _check_weight_files(folder: Path) -> None:

@@ -99,7 +99,7 @@ class WorldModel:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = torch.float32,
         goal_conditioned: bool | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
     ) -> WorldModel:
@@ -111,7 +111,8 @@ class WorldModel:
             token: token of the Hub for a private or gated checkpoint; None: the one that was logged in with.
             cache_dir: folder that downloads are kept in; None: the Hub's own cache.
             local_files_only: whether to take what was downloaded before, and not to ask the Hub.
-            dtype: dtype of the weights; see `to` for the VQ model's on a CPU.
+            dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32. See `to` for
+                the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
             quantization_config: settings that quantise the transformer's weights, as transformers takes them, such as
@@ -119,7 +120,7 @@ class WorldModel:
 
         Raises:
             OSError: if the checkpoint cannot be found, reached or read; the message says which.
-            ValueError: if it is there, but a weight is missing, unused or wrongly shaped.
+            ValueError: if it is there, but a weight is missing, unused or wrongly shaped, or the dtype is unknown.
         """
         folder = fetch(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -129,7 +130,7 @@ class WorldModel:
             folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
         )
         world = cls(*parts)
-        _move(world.vq_model, dtype=convolution_dtype(dtype, world.device))
+        _move(world.vq_model, dtype=convolution_dtype(world.vq_model.dtype, world.device))
         return world
 
     @classmethod
