@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
+from ..media.alignment import ActionAlignment
 from ..media.images import decode_images, encode_png, images_to_store
-from .read_options import ActionAlignment
 
 SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args
 
+from ..media.alignment import ActionAlignment
+
 Fit = Literal["crop", "pad", "squash"]
-ActionAlignment = Literal["before", "after"]
 
 
 @dataclass(frozen=True)

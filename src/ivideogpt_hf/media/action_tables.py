@@ -13,10 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .alignment import ActionAlignment
 from .files import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 ACTION_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz")
 ACTION_KEYS = ("actions", "action")
 FIRST_KEY = "is_first"
-Alignment = Literal["before", "after"]
 CLIP_COLUMN, FRAME_COLUMN = "clip", "frame"
 # Columns that count rows or time, and are no actions.
 COUNTERS = ("index", "step", "time", "timestamp", "frame_index", "frame_id", "frame_number", "episode", "episode_index")
@@ -63,7 +63,7 @@ class ActionTable:
     names: tuple[str, ...] | None = None
     clips: np.ndarray | None = None
     frames: np.ndarray | None = None
-    alignment: Alignment | None = None
+    alignment: ActionAlignment | None = None
     notes: tuple[str, ...] = ()
 
     def rows_of(self, clip: Path) -> ActionTable | None:
@@ -185,7 +185,7 @@ def same_stem(clip: Path) -> list[Path]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_action_table(path: Path, alignment: Alignment | None = None) -> ActionTable:
+def read_action_table(path: Path, alignment: ActionAlignment | None = None) -> ActionTable:
     """Read a file of actions.
 
     - csv, tsv: a line per row, in UTF-8, or in UTF-16 with a byte order mark. A line of names comes first. Without it
@@ -267,7 +267,7 @@ def only_array(arrays: Mapping[str, np.ndarray], keys: Sequence[str], name: str)
     return arrays[found[0]] if found else None
 
 
-def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> Alignment | None:
+def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> ActionAlignment | None:
     """What Dreamer's flag tells: it stands in files whose row t led to frame t, and whose first action is zero.
 
     Raises:

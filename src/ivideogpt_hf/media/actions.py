@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .action_tables import ActionTable, Alignment, check_actions, read_action_table
+from .action_tables import ActionTable, check_actions, read_action_table
+from .alignment import ActionAlignment
 from .frame_counts import count_frames
 from .video import VideoSource
 
@@ -63,7 +64,7 @@ def read_future_actions(
     *,
     first_row: int,
     num_frames: int | None = None,
-    alignment: Alignment | None = None,
+    alignment: ActionAlignment | None = None,
 ) -> FutureActions:
     """Read the actions that lead to a video's future frames from a file.
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ...hub.download import download_repository, list_files
 from ...hub.errors import check_hub_id
-from ..read_options import ActionAlignment, Fit, ReadOptions
+from ...media.alignment import ActionAlignment
+from ..read_options import Fit, ReadOptions
 from .base import EpisodeError, EpisodeReader, is_hidden
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader

@@ -16,22 +16,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ...media.alignment import MEANINGS, ActionAlignment
 from ...media.files import natural_key
 from ...media.streams import describe_video, iterate_video, read_frames_at, resample_frames
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, decode_frames, step_rows
 from ..fitting import Size, aspects_differ, fit_frames
-from ..read_options import ActionAlignment, ReadOptions
+from ..read_options import ReadOptions
 
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
 SIGNATURE_ATTEMPTS = 20
 # What archivers, network drives and thumbnailers leave behind.
 SIDECAR_NAMES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "Thumbs.db"}
 NOT_RGB_NAME = re.compile(r"(^|[^a-z])(depth|disparity|masks?|seg|segmentation)([^a-z]|$)", re.IGNORECASE)
-ALIGNMENTS: Mapping[ActionAlignment, str] = {
-    "before": "row t of the actions led to frame t",
-    "after": "row t of the actions leads from frame t to frame t + 1",
-}
 
 
 class EpisodeError(ValueError):
@@ -260,7 +257,7 @@ class EpisodeReader(ABC):
             if len(rows) < len(actions):
                 asked = self.options.action_alignment is not None
                 reason = "as action_alignment says" if asked else "as the format says" if told else "assumed"
-                notes.append(f"{ALIGNMENTS[alignment]} ({reason})")
+                notes.append(f"{MEANINGS[alignment]} ({reason})")
             if rows.ndim == 1:
                 if np.asarray(actions).dtype.kind in "iu":
                     notes.append("actions are single integers and read as numbers: one-hot rows suit choices better")

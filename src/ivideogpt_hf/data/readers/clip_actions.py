@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_SUFFIXES, ActionTable, Alignment, names_of, read_action_table, same_stem
+from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
+from ...media.alignment import ActionAlignment
 from ...media.frame_counts import count_frames
 from .base import natural_sort
 
@@ -29,7 +30,7 @@ class ClipRows(NamedTuple):
 
     rows: np.ndarray
     names: Sequence[str] | None
-    alignment: Alignment | None
+    alignment: ActionAlignment | None
     notes: tuple[str, ...]
 
 
@@ -53,7 +54,7 @@ class ClipActions:
         OSError, ValueError: if a table of several clips cannot be read.
     """
 
-    def __init__(self, clips: Sequence[Path], root: Path, alignment: Alignment | None = None) -> None:
+    def __init__(self, clips: Sequence[Path], root: Path, alignment: ActionAlignment | None = None) -> None:
         self._clips, self._root, self._alignment = clips, root, alignment
         self._num_below = Counter(
             folder for clip in clips for folder in (clip, *clip.parents) if folder.is_relative_to(root)
