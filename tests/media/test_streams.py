@@ -18,7 +18,6 @@ from ivideogpt_hf.media.streams import (
     iterate_video,
     read_frames_at,
     resample_frames,
-    video_rate,
 )
 from tests.data.files import make_frames, write_mp4
 
@@ -370,7 +369,7 @@ def test_an_uneven_clip_is_told(tmp_path, times):
     info = describe_video(str(path), "a.mkv")
     assert info.is_variable
     assert np.allclose(info.times, np.array(times) / 1000)
-    assert video_rate(path) == pytest.approx((len(times) - 1) / (times[-1] / 1000))
+    assert info.rate == pytest.approx((len(times) - 1) / (times[-1] / 1000))
 
 
 def test_frames_come_with_their_times(tmp_path):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .action_tables import ActionTable, check_actions, read_action_table
 from .alignment import ActionAlignment
-from .frame_counts import count_frames
-from .video import VideoSource
+from .video import VideoSource, count_frames
 
 
 class FutureActions(NamedTuple):

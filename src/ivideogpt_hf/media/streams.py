@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,7 @@ class VideoInfo:
         frame_size: size (height, width) of a frame as it is shown.
         stated_rate: number of frames per second that the file states; None if it does not.
         is_interlaced: whether the file states that frames consist of two fields, of different times.
+        tick: smallest difference between two times, in seconds.
     """
 
     times: np.ndarray
@@ -97,10 +97,8 @@ def describe_video(file: Any, name: str) -> VideoInfo:
     import av
 
     first = next(iterate_video(file, name))
-    if hasattr(file, "seek"):
-        file.seek(0)
     try:
-        with av.open(file) as container:
+        with _open(file) as container:
             stream = _video_stream(container, name)
             rate, tick = stream.average_rate, float(stream.time_base)
             is_interlaced = stream.codec_context.field_order in INTERLACED_ORDERS
@@ -117,11 +115,6 @@ def describe_video(file: Any, name: str) -> VideoInfo:
     return VideoInfo(
         np.sort(np.array(times)), first.shape[:2], None if rate is None else float(rate), is_interlaced, tick
     )
-
-
-def video_rate(path: Path) -> float | None:
-    """Number of frames per second of a video file, see `VideoInfo.rate`."""
-    return describe_video(str(path), path.name).rate
 
 
 def resample_frames(times: np.ndarray, fps: float) -> np.ndarray:
@@ -223,7 +216,7 @@ def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator
 
     count, stated = 0, None
     try:
-        with av.open(file) as container:
+        with _open(file) as container:
             stream = _video_stream(container, name)
             stated = _stated_frames(container, stream)
             tolerance = 0.5 / float(stream.average_rate or 1)
@@ -252,6 +245,15 @@ def _of(stated: int | None) -> str:
 
 
 # -- which stream, which frames ---------------------------------------------------------------------------------------
+
+
+def _open(file: Any) -> Any:
+    """A container at its beginning, however far a binary file was read before."""
+    import av
+
+    if hasattr(file, "seek"):
+        file.seek(0)
+    return av.open(file)
 
 
 def _video_stream(container: Any, name: str) -> Any:

@@ -282,7 +282,7 @@ class EpisodeReader(ABC):
     def _decode_video(self, file: Any, name: str) -> VideoFrames:
         """A video file, at the size and rate that were asked for."""
         info = describe_video(file, name)
-        images = _rewound(file, iterate_video, name)
+        images = iterate_video(file, name)
         notes = ["interlaced: a frame shows two times"] if info.is_interlaced else []
         fps = None if info.is_variable or info.rate is None else info.rate
         if info.is_variable:
@@ -389,12 +389,6 @@ class EpisodeReader(ABC):
                     f"frames of camera {camera!r} have another aspect ({own}) than the first episode's ({first}): "
                     f"choose how they come to one size with fit, --fit crop, pad or squash"
                 )
-
-
-def _rewound(file: Any, iterate: Any, name: str) -> Iterator[np.ndarray]:
-    if hasattr(file, "seek"):
-        file.seek(0)
-    return iterate(file, name)
 
 
 def _choose(images: Iterator[np.ndarray], indices: Sequence[int]) -> Iterator[np.ndarray]:

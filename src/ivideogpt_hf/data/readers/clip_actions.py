@@ -12,7 +12,7 @@ import numpy as np
 
 from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
 from ...media.alignment import ActionAlignment
-from ...media.frame_counts import count_frames
+from ...media.video import count_frames
 from .base import natural_sort
 
 ACTIONS_STEM = "actions"
