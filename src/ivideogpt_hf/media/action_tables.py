@@ -9,7 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import numpy_files
 from .alignment import ActionAlignment
 from .files import VIDEO_SUFFIXES
 
@@ -255,18 +256,6 @@ def check_actions(values: np.ndarray, name: str) -> np.ndarray:
     return actions
 
 
-def only_array(arrays: Mapping[str, np.ndarray], keys: Sequence[str], name: str) -> np.ndarray | None:
-    """The array that an npz file holds under one of some keys; None if it has none of them.
-
-    Raises:
-        ValueError: if it has several that differ.
-    """
-    found = [key for key in keys if key in arrays]
-    if any(not np.array_equal(arrays[found[0]], arrays[key]) for key in found[1:]):
-        raise ValueError(f"{name} holds {' and '.join(map(repr, found))}, which differ; leave only one of them")
-    return arrays[found[0]] if found else None
-
-
 def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> ActionAlignment | None:
     """What Dreamer's flag tells: it stands in files whose row t led to frame t, and whose first action is zero.
 
@@ -288,19 +277,18 @@ def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> Actio
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The actions of a file, and Dreamer's flag if it has that."""
-    try:
-        content = np.load(path, allow_pickle=False)
+    with numpy_files.opened(path) as content:
         if isinstance(content, np.ndarray):
             return content, None
-        with content:
-            names = content.files
-            arrays = {key: content[key] for key in (*ACTION_KEYS, FIRST_KEY) if key in names}
-    except Exception as error:  # numpy and zipfile raise many kinds on a broken file
-        raise OSError(f"{path} cannot be read, it is corrupt or holds pickled objects: {error}") from error
-    array = only_array(arrays, ACTION_KEYS, str(path))
-    if array is None:
+        names = content.files
+        found = {key: content[key] for key in ACTION_KEYS if key in names}
+        is_first = content[FIRST_KEY] if FIRST_KEY in names else None
+    if not found:
         raise ValueError(f"{path} must hold one of {list(ACTION_KEYS)}, it holds {names}")
-    return array, arrays.get(FIRST_KEY)
+    array, *others = found.values()
+    if not all(np.array_equal(array, other) for other in others):
+        raise ValueError(f"{path} holds {' and '.join(map(repr, found))}, which differ; leave only one of them")
+    return array, is_first
 
 
 def _read_text(path: Path) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import NUMPY_SIGNATURES, NUMPY_SUFFIXES, list_images, read_numpy
+from . import numpy_files
+from .files import list_images
 from .pictures import iterate_pictures, open_picture, read_picture, rgb_pixels
 from .pixels import MAX_PIXEL, pixels_to_uint8
 from .streams import describe_video, iterate_video
@@ -108,7 +109,7 @@ def _iterate_frames(source: VideoSource, max_frames: int | None) -> Iterator[Ten
     if isinstance(file, Path) and file.is_dir():
         return (_frame(read_picture(image, str(image)).pixels) for image in list_images(file))
     if _holds_array(file, name):
-        return iter(frames_from_array(read_numpy(Path(name), VIDEO_KEYS, max_rows=max_frames)))
+        return iter(frames_from_array(numpy_files.read_array(Path(name), VIDEO_KEYS, max_rows=max_frames)))
     picture = _open_picture(file, name)
     return map(_frame, iterate_video(file, name) if picture is None else iterate_pictures(picture, name))
 
@@ -142,8 +143,8 @@ def _holds_array(file: Path | io.BytesIO, name: str) -> bool:
             signature = content.read(SIGNATURE_BYTES)
     if not signature:
         raise OSError(f"{name} is empty (0 bytes)")
-    is_numpy = signature.startswith(NUMPY_SIGNATURES)
-    return isinstance(file, Path) and (is_numpy or file.suffix.lower() in NUMPY_SUFFIXES)
+    is_numpy = signature.startswith(numpy_files.SIGNATURES)
+    return isinstance(file, Path) and (is_numpy or file.suffix.lower() in numpy_files.SUFFIXES)
 
 
 def _open_picture(file: Path | io.BytesIO, name: str) -> Image.Image | None:

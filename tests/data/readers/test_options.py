@@ -178,7 +178,7 @@ def test_actions_can_be_named(tmp_path):
 
 def test_two_names_of_actions_need_a_choice(tmp_path):
     write_npz(tmp_path / "e.npz", 6, actions=make_actions(6, seed=5))
-    with pytest.raises(EpisodeError, match="action and actions: choose"):
+    with pytest.raises(EpisodeError, match="actions and action: choose"):
         open_episodes(tmp_path)[0]
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from ...hub.download import download_repository, list_files
 from ...hub.errors import check_hub_id
 from ...media.alignment import ActionAlignment
+from ...media.files import is_hidden
 from ..read_options import Fit, ReadOptions
-from .base import EpisodeError, EpisodeReader, is_hidden
+from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
 from .npz import NpzReader

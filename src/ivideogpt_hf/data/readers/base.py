@@ -16,8 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ...media.action_tables import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
-from ...media.files import natural_key
+from ...media.files import is_hidden, natural_sort, visible_files
 from ...media.streams import describe_video, iterate_video, read_frames_at, resample_frames
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, decode_frames, step_rows
@@ -26,8 +27,6 @@ from ..read_options import ReadOptions
 
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
 SIGNATURE_ATTEMPTS = 20
-# What archivers, network drives and thumbnailers leave behind.
-SIDECAR_NAMES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "Thumbs.db"}
 NOT_RGB_NAME = re.compile(r"(^|[^a-z])(depth|disparity|masks?|seg|segmentation)([^a-z]|$)", re.IGNORECASE)
 
 
@@ -205,14 +204,14 @@ class EpisodeReader(ABC):
                 raise ValueError(f"there is no camera {camera!r}; there are {sorted(available)}")
         return [camera for camera in available if camera in wanted]
 
-    def _action_key(self, usual: Sequence[str], available: Collection[str]) -> str | None:
-        """The name under which an episode holds its actions, or None."""
+    def _action_key(self, available: Collection[str]) -> str | None:
+        """The name under which an episode holds its actions; None if it has none of the usual names."""
         key = self.options.action_key
         if key is not None:
             if key not in available:
                 raise ValueError(f"there are no actions {key!r}; there are {sorted(available)}")
             return key
-        found = [key for key in usual if key in available]
+        found = [key for key in ACTION_KEYS if key in available]
         if len(found) > 1:
             raise ValueError(f"it has {' and '.join(found)}: choose one with action_key, --action-key")
         return found[0] if found else None
@@ -436,16 +435,6 @@ class FileReader(EpisodeReader):
         return file.name if self.path.is_file() else file.relative_to(self.path).as_posix()
 
 
-def is_hidden(file: Path, root: Path) -> bool:
-    """Whether a file below ``root``, or a folder on its way, is hidden or a sidecar."""
-    return any(part.startswith(".") or part in SIDECAR_NAMES for part in file.relative_to(root).parts)
-
-
-def visible_files(root: Path) -> Iterator[Path]:
-    """The files below a folder but for hidden ones and sidecars."""
-    return (file for file in root.rglob("*") if not is_hidden(file, root) and file.is_file())
-
-
 def hidden_note(hidden: Sequence[Path], root: Path) -> list[str]:
     """The remark that hidden files were left out, if there are any."""
     if not hidden:
@@ -455,11 +444,6 @@ def hidden_note(hidden: Sequence[Path], root: Path) -> list[str]:
 
 def _others(number: int) -> str:
     return f" and {number} more" if number else ""
-
-
-def natural_sort(paths: Iterable[Path]) -> list[Path]:
-    """The paths in an order in which episode_2 comes before episode_10."""
-    return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
 def any_success(flags: Any) -> bool:
@@ -492,4 +476,4 @@ def pixels(frames: np.ndarray, camera: str) -> np.ndarray:
         raise ValueError(f"camera {camera!r}: {error}") from error
 
 
-__all__ = ["EpisodeError", "EpisodeReader", "FileReader", "VideoFrames", "natural_sort", "pixels"]
+__all__ = ["EpisodeError", "EpisodeReader", "FileReader", "VideoFrames", "pixels"]

@@ -12,8 +12,8 @@ import numpy as np
 
 from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
 from ...media.alignment import ActionAlignment
+from ...media.files import is_hidden, natural_sort
 from ...media.video import count_frames
-from .base import natural_sort
 
 ACTIONS_STEM = "actions"
 
@@ -198,7 +198,7 @@ def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
     """The files of a folder that may hold actions. The name "actions" is read in upper and lower case."""
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in ACTION_SUFFIXES and file.is_file() and not file.name.startswith("."):
+        if file.suffix.lower() in ACTION_SUFFIXES and file.is_file() and not is_hidden(file, folder):
             stem = ACTIONS_STEM if file.stem.lower() == ACTIONS_STEM else file.stem
             files.setdefault(stem, []).append(file)
     return files

@@ -19,7 +19,6 @@ OBSERVATIONS = "obs"
 ROBONET_GROUPS = {"env", "policy"}
 ALOHA_OBSERVATIONS, ALOHA_IMAGES = "observations", "images"
 MASKS = "mask"
-ACTION_KEYS = ("actions", "action")
 SEPARATOR = ":"
 IMAGE_SUFFIX = "_image"
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
@@ -108,7 +107,7 @@ class HDF5Reader(FileReader):
         num_frames = len(next(iter(frames.values())))
         if num_samples is not None and int(num_samples) not in (num_frames, num_frames - 1):
             raise ValueError(f"{group.name} states {num_samples} samples and has {num_frames} frames")
-        actions = self._numbers(group, self._action_key(ACTION_KEYS, group))
+        actions = self._numbers(group, self._action_key(group))
         rewards = self._numbers(group, "rewards" if "rewards" in group else None)
         success = None if rewards is None else bool((rewards >= 1).any())
         if "success" in group:
@@ -117,7 +116,7 @@ class HDF5Reader(FileReader):
 
     def _read_aloha(self, content: Any, index: int) -> Episode:
         frames, left_out = self._frames(dict(content[ALOHA_OBSERVATIONS][ALOHA_IMAGES].items()))
-        actions = self._numbers(content, self._action_key(ACTION_KEYS, content))
+        actions = self._numbers(content, self._action_key(content))
         return self._make_episode(index, frames, actions=actions, left_out=left_out)
 
     def _frames(self, images: Mapping[str, Any]) -> tuple[dict[str, CameraFrames], set[str]]:
@@ -140,7 +139,7 @@ class HDF5Reader(FileReader):
         cameras = self._select_cameras(sorted(videos, key=natural_key))
         frames = {camera: self._robonet_frames(videos[camera], camera) for camera in cameras}
         policy = content["policy"]
-        actions = self._numbers(policy, self._action_key(ACTION_KEYS, policy))
+        actions = self._numbers(policy, self._action_key(policy))
         return self._make_episode(index, frames, actions=actions)
 
     def _robonet_frames(self, group: Any, camera: str) -> CameraFrames | VideoFrames:

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ...extras import require_packages
+from ...media.files import natural_sort
 from ...media.streams import describe_video
 from ..episodes import CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, any_success, natural_sort
+from .base import EpisodeReader, VideoFrames, any_success
 
 INFO_FILE = Path("meta", "info.json")
 TASKS_FILE = Path("meta", "tasks.parquet")
 CAMERA_PREFIX = "observation.images."
 SINGLE_CAMERA = "observation.image"
 VIDEO, IMAGE = "video", "image"
-ACTION_KEYS = ("action", "actions")
 ACTION_PREFIX = "action."
 REWARD, SUCCESS, TIME, TASK = "next.reward", "next.success", "timestamp", "task_index"
 NUMBERINGS = ("frame_index", "index")
@@ -207,7 +207,7 @@ class LeRobotReader(EpisodeReader):
 
     def _action_keys(self) -> list[str]:
         features = self._info["features"]
-        key = self._action_key(ACTION_KEYS, features)
+        key = self._action_key(features)
         return [name for name in features if name.startswith(ACTION_PREFIX)] if key is None else [key]
 
     def _actions(

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
+from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden, list_images, natural_sort, visible_files
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
+from .base import EpisodeReader, VideoFrames, hidden_note
 from .clip_actions import ClipActions
 
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
