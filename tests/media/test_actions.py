@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivideogpt_hf import read_actions
-from ivideogpt_hf.media.action_tables import read_action_table
+from ivideogpt_hf.media.action_files import read_action_table
 from ivideogpt_hf.media.actions import read_future_actions
 from ivideogpt_hf.media.video import write_video
 from tests.conftest import random_frames

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .action_tables import ActionTable, check_actions, read_action_table
+from .action_files import check_actions, read_action_table
+from .action_tables import ActionTable
 from .alignment import ActionAlignment
 from .video import VideoSource, count_frames
 

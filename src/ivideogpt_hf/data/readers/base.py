@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_KEYS
+from ...media.action_files import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
 from ...media.files import is_hidden, natural_sort, visible_files
 from ...media.streams import describe_video, iterate_video, read_frames_at, resample_frames

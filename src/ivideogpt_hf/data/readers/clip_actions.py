@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_SUFFIXES, ActionTable, names_of, read_action_table, same_stem
+from ...media.action_files import ACTION_SUFFIXES, read_action_table
+from ...media.action_tables import ActionTable, names_of_clip, namesakes
 from ...media.alignment import ActionAlignment
 from ...media.files import is_hidden, natural_sort
 from ...media.video import count_frames
@@ -115,7 +116,7 @@ class ClipActions:
         notes = []
         for file, table in self._tables.items():
             clips = [clip for clip in self._clips if clip.is_relative_to(file.parent)]
-            known = {name for clip in clips for name in names_of(clip, file.parent)}
+            known = {name for clip in clips for name in names_of_clip(clip, file.parent)}
             unknown = [name for name in table.clip_names if name not in known]
             if unknown:
                 listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
@@ -135,8 +136,8 @@ class ClipActions:
     def _table_of(self, clip: Path) -> ActionTable | None:
         """The table with a clip's rows, reduced to them."""
         files = [file for file in self._own_files(clip) if file not in self._tables]
-        namesakes = [other for other in same_stem(clip) if other not in self._files and other != clip]
-        if clip in self._files and not namesakes and (beside := self._files.get(clip.parent, {}).get(clip.name)):
+        other_videos = [other for other in namesakes(clip) if other not in self._files]
+        if clip in self._files and not other_videos and (beside := self._files.get(clip.parent, {}).get(clip.name)):
             raise ValueError(
                 f"the actions of a folder of images are read from the folder: move {beside[0].name} to "
                 f"{clip.name}/{ACTIONS_STEM}{beside[0].suffix}"
@@ -149,8 +150,8 @@ class ClipActions:
         if found:
             return found[0]
         if files:
-            if namesakes and clip not in self._files:
-                raise ValueError(f"{files[0]} may belong to {clip.name} or {namesakes[0].name}; rename one of them")
+            if other_videos and clip not in self._files:
+                raise ValueError(f"{files[0]} may belong to {clip.name} or {other_videos[0].name}; rename one of them")
             table = read_action_table(files[0], self._alignment)
             rows = table.rows_of(clip)
             if rows is None:
@@ -159,7 +160,7 @@ class ClipActions:
         if tables:
             table = tables[-1]
             raise ValueError(
-                f"{table.path} has no rows whose 'clip' is {names_of(clip, table.path.parent)[0]}, it names "
+                f"{table.path} has no rows whose 'clip' is {names_of_clip(clip, table.path.parent)[0]}, it names "
                 f"{table.some_clips()}; add them, or move the clip out of {self._root}"
             )
         if self.files:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...media import numpy_files
-from ...media.action_tables import FIRST_KEY, flagged_alignment
+from ...media.action_files import FIRST_KEY, flagged_alignment
 from ...settings import read_yaml
 from ..episodes import Episode
 from .base import FileReader, any_success, pixels
