@@ -61,6 +61,11 @@ class ReadOptions:
                     f"{list(self.action_high)}"
                 )
 
+    @property
+    def needs_one_aspect(self) -> bool:
+        """Whether all frames of a camera must have one aspect, since nobody said how others come to the size."""
+        return self.size is not None and self.fit is None
+
     def to_json(self) -> dict[str, Any]:
         """The options that were given, as plain values: a conversion is recognised by them."""
         return {name: value for name, value in vars(self).items() if value is not None}

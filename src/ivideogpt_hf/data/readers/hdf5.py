@@ -12,7 +12,8 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import CameraFrames, Episode, decode_frames
-from .base import FileReader, VideoFrames, any_success, pixels
+from .base import FileReader, any_success, pixels
+from .videos import VideoFrames, decode_video
 
 DEMONSTRATIONS = "data"
 OBSERVATIONS = "obs"
@@ -145,7 +146,7 @@ class HDF5Reader(FileReader):
     def _robonet_frames(self, group: Any, camera: str) -> CameraFrames | VideoFrames:
         images, is_swapped = _robonet_images(group, camera)
         if isinstance(images, bytes):
-            video = self._decode_video(io.BytesIO(images), camera)
+            video = decode_video(io.BytesIO(images), camera, self.options)
             return video._replace(pixels=np.ascontiguousarray(video.pixels[..., ::-1])) if is_swapped else video
         return np.ascontiguousarray(decode_frames(images)[..., ::-1]) if is_swapped else images
 

@@ -15,7 +15,8 @@ from ...extras import require_packages
 from ...media.files import natural_sort
 from ...media.streams import describe_video
 from ..episodes import CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, any_success
+from .base import EpisodeReader, any_success
+from .videos import VideoFrames, decode_video_at
 
 INFO_FILE = Path("meta", "info.json")
 TASKS_FILE = Path("meta", "tasks.parquet")
@@ -175,7 +176,7 @@ class LeRobotReader(EpisodeReader):
         start = row[f"{place}/from_timestamp"]
         wanted = [start + time for time in times]
         self._check_times(file, wanted)
-        return self._decode_video_at(str(file), str(file), wanted, 0.5 / self._fps)
+        return decode_video_at(str(file), str(file), wanted, self.options, tolerance=0.5 / self._fps)
 
     def _check_times(self, file: Path, wanted: Sequence[float]) -> None:
         """Raise ValueError unless a video has a frame for each row, near its time, and none between them."""

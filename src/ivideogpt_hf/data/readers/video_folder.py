@@ -10,8 +10,10 @@ from typing import NamedTuple
 from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden, list_images, natural_sort, visible_files
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, hidden_note
+from .adapting import check_resampling
+from .base import EpisodeReader, hidden_note
 from .clip_actions import ClipActions
+from .videos import VideoFrames, decode_video
 
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
@@ -48,8 +50,8 @@ class VideoFolderReader(EpisodeReader):
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
-        self._check_rate(self._actions.files or None, None)  # before resampled frames are counted
-        frames, notes = self._read_images(clip) if clip.is_dir() else (self._decode_video(str(clip), clip.name), [])
+        check_resampling(self.options, has_rows=bool(self._actions.files))  # before resampled frames are counted
+        frames, notes = _read_images(clip) if clip.is_dir() else (decode_video(str(clip), clip.name, self.options), [])
         actions = self._actions.read(clip, len(frames.pixels if isinstance(frames, VideoFrames) else frames))
         return self._make_episode(
             index,
@@ -61,11 +63,12 @@ class VideoFolderReader(EpisodeReader):
             notes=notes if actions is None else [*notes, *actions.notes],
         )
 
-    @staticmethod
-    def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
-        files = list_images(folder)
-        gaps = frame_gaps([file.stem for file in files])
-        return [file.read_bytes() for file in files], [gaps] if gaps else []
+
+def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
+    """The encoded images of a folder, and remarks on them."""
+    files = list_images(folder)
+    gaps = frame_gaps([file.stem for file in files])
+    return [file.read_bytes() for file in files], [gaps] if gaps else []
 
 
 class Listing(NamedTuple):
