@@ -238,9 +238,10 @@ def _write(
     **settings: Any,
 ) -> None:
     """Write a reader's episodes, report on them, and publish them if asked to."""
-    from ..data.convert.conversion import Conversion, ConversionSettings
+    from ..data.convert.conversion import Conversion
     from ..data.convert.dataset_card import DatasetText
     from ..data.convert.dataset_report import write_dataset_report
+    from ..data.convert.shards import ConversionSettings
 
     card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}

@@ -13,7 +13,8 @@ import pytest
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.dataset import SegmentDataset
 from ivideogpt_hf.data.clips.segments import SegmentSpec
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings, is_held_out, plan_shards
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings, is_held_out, plan_shards
 from ivideogpt_hf.data.episodes import FRAMES_PREFIX, SCHEMA_VERSION, decode_frames, episode_features
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from tests.data.files import MemoryReader, convert, make_episode, write_mp4, write_npz, write_npz_folder

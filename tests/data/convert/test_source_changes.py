@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from tests.data.files import (
     MemoryReader,

@@ -266,6 +266,8 @@ class EpisodeReader(ABC):
 class FileReader(EpisodeReader):
     """A reader of files that lie in a folder, at any depth, in natural order of their names.
 
+    A file is an episode, unless a subclass lists several in each.
+
     Attributes:
         suffixes: endings of the files' names, in lower case.
     """
@@ -293,6 +295,13 @@ class FileReader(EpisodeReader):
     def recognizes(cls, path: Path) -> bool:
         return bool(cls.find_files(path))
 
+    def _list_episodes(self) -> list[str]:
+        self._files = self.find_files(self.path)
+        return [self.name_of(file) for file in self._files]
+
+    def files_of(self, index: int) -> list[Path]:
+        return [self._files[index]]
+
     def name_of(self, file: Path) -> str:
         """A file's name relative to the source."""
         return file.name if self.path.is_file() else file.relative_to(self.path).as_posix()
@@ -302,11 +311,8 @@ def hidden_note(hidden: Sequence[Path], root: Path) -> list[str]:
     """The remark that hidden files were left out, if there are any."""
     if not hidden:
         return []
-    return [f"hidden files are no episodes: {hidden[0].relative_to(root).as_posix()}" + _others(len(hidden) - 1)]
-
-
-def _others(number: int) -> str:
-    return f" and {number} more" if number else ""
+    others = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
+    return [f"hidden files are no episodes: {hidden[0].relative_to(root).as_posix()}{others}"]
 
 
 def any_success(flags: Any) -> bool:

@@ -38,13 +38,6 @@ class NpzReader(FileReader):
         files = cls.find_files(path)
         return bool(files) and OBSERVATION_KEY not in numpy_files.names_in(files[0])
 
-    def _list_episodes(self) -> list[str]:
-        self._files = self.find_files(self.path)
-        return [self.name_of(file) for file in self._files]
-
-    def files_of(self, index: int) -> list[Path]:
-        return [self._files[index]]
-
     def _read(self, index: int) -> Episode:
         file = self._files[index]
         headers = numpy_files.read_headers(file)
