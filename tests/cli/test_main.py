@@ -42,7 +42,7 @@ def test_predict_writes_the_prediction_beside_the_truth(checkpoint, tmp_path, ca
     np.save(tmp_path / "actions.npy", random_actions(3, 3).numpy())
     output = tmp_path / "out" / "prediction.mp4"
     argv = ["predict", str(video), "--checkpoint", checkpoint, "--actions", str(tmp_path / "actions.npy")]
-    assert main([*argv, "--num-samples", "2", "--output", str(output)]) == 0
+    assert main([*argv, "--num-frames", "3", "--num-samples", "2", "--output", str(output)]) == 0
     frames = read_video(output)
     assert len(frames) == 3
     assert frames.shape[-1] == 16 * (3 * 16 + 2 * 2)  # truth and two samples, pixels enlarged to squares of 16
@@ -65,7 +65,7 @@ def test_the_seed_decides(checkpoint, tmp_path):
     def predict(seed):
         output = tmp_path / "p.gif"
         argv = ["predict", str(video), "--checkpoint", checkpoint, "--actions", str(tmp_path / "actions.npy")]
-        assert main([*argv, "--seed", str(seed), "--output", str(output)]) == 0
+        assert main([*argv, "--num-frames", "2", "--seed", str(seed), "--output", str(output)]) == 0
         return output.read_bytes()
 
     assert predict(0) == predict(0)
