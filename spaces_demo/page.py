@@ -11,7 +11,7 @@ from game import Game, Moment, bounds
 from torch import Tensor
 
 from ivideogpt_hf import World
-from ivideogpt_hf.media.images import encode_png
+from ivideogpt_hf.media import encode_png
 
 
 def png(frame: Tensor) -> str:
