@@ -86,6 +86,8 @@ def _iterate_frames(source: VideoSource, max_frames: int | None) -> Iterator[Ten
             raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(source)}")
         source = source["path"]
     if isinstance(source, (str, os.PathLike)):
+        if not os.fspath(source):
+            raise ValueError("the path of the video is an empty text: give a file or a folder of images")
         path = Path(source)
         if path.is_dir():
             return (_frame(read_picture(file, str(file)).pixels) for file in list_images(path))

@@ -5,6 +5,7 @@ import pytest
 
 from ivideogpt_hf.data.episodes import decode_frames
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
+from ivideogpt_hf.media.video import read_video
 from tests.data.files import make_dataset, make_frames, write_mp4, write_npz
 
 
@@ -50,6 +51,25 @@ def test_clips_inside_clips_are_refused(tmp_path):
     write_images(tmp_path / "a/right", "0.png", "1.png")
     with pytest.raises(ValueError, match="holds 2 images, and there are images in folders below it"):
         open_episodes(tmp_path)
+
+
+@pytest.mark.parametrize("source", [".", ".."])
+def test_a_clip_may_be_the_current_folder(tmp_path, monkeypatch, source):
+    write_images(tmp_path / "walk", "0.png", "1.png")
+    (tmp_path / "walk/below").mkdir()
+    monkeypatch.chdir(tmp_path / "walk" / ("below" if source == ".." else "."))
+    reader = open_episodes(source)
+    assert reader.episode_ids == ["walk"]
+    assert reader[0].num_frames == 2
+
+
+def test_an_empty_source_is_not_the_current_folder(tmp_path, monkeypatch):
+    write_images(tmp_path, "0.png", "1.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="empty"):
+        open_episodes("")
+    with pytest.raises(ValueError, match="empty"):
+        read_video("")
 
 
 def test_hidden_images_are_no_frames_and_gaps_are_told(tmp_path):

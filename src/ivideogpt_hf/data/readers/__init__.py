@@ -65,11 +65,16 @@ def open_episodes(
 
     Raises:
         FileNotFoundError: if there is no such source.
-        ValueError: if the format is not recognised, several are, there are no episodes, or an option is not allowed.
+        ValueError: if the source is empty, the format is not recognised, several are, there are no episodes, or an
+            option is not allowed.
         ImportError: if a package that the format needs is missing; names the extra.
     """
     options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high)
+    if not os.fspath(source):
+        raise ValueError("the source is an empty text: give a file, a folder, or an id on the Hub")
     path = Path(source)
+    if path.name in ("", ".."):  # the folder's name, and those of the files beside it, are needed
+        path = path.resolve()
     if not path.exists():
         check_hub_id(str(source), "data set")
         path = _download(str(source), cameras)
