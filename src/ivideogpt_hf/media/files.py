@@ -34,7 +34,8 @@ def list_images(folder: Path) -> list[Path]:
         FileNotFoundError: if there are none.
         ValueError: if the folder holds pictures of a kind that is not read, or the order is not clear.
     """
-    visible = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    # A link to an image that is not there stays, so that a frame is not left out without a word.
+    visible = [file for file in folder.iterdir() if not file.name.startswith(".") and not file.is_dir()]
     files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
     others = sorted(file.name for file in visible if file.suffix.lower() in OTHER_IMAGE_SUFFIXES)
     kinds = ", ".join(IMAGE_SUFFIXES)

@@ -31,6 +31,31 @@ def test_a_source_may_lie_in_a_hidden_folder(tmp_path):
     assert open_episodes(tmp_path / ".cache").episode_ids == ["e.npz"]
 
 
+def test_linked_folders_are_read_once(tmp_path):
+    write_npz(tmp_path / "elsewhere/e.npz")
+    write_npz(tmp_path / "source/day1/e.npz")
+    (tmp_path / "source/day2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source/all").symlink_to(tmp_path / "source")
+    (tmp_path / "source/a_latest").symlink_to("day1")
+    assert open_episodes(tmp_path / "source").episode_ids == ["day1/e.npz", "day2/e.npz"]
+
+
+def test_a_link_to_nothing_is_an_episode_that_cannot_be_read(tmp_path):
+    write_mp4(tmp_path / "a.mp4", 3)
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "gone.mp4")
+    reader = open_episodes(tmp_path)
+    assert reader.episode_ids == ["a.mp4", "b.mp4"]
+    with pytest.raises(EpisodeError, match=r"b\.mp4.*No such file"):
+        reader[1]
+
+
+def test_a_link_to_nothing_is_a_frame_that_cannot_be_read(tmp_path):
+    write_images(tmp_path, "0.png", "2.png")
+    (tmp_path / "1.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(OSError, match=r"1\.png"):
+        read_video(tmp_path)
+
+
 def test_covers_beside_videos_are_no_clip(tmp_path):
     write_mp4(tmp_path / "a.mp4", 3)
     write_images(tmp_path, "cover.jpg")

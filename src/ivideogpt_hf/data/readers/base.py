@@ -5,6 +5,7 @@ Here is also what `ReadOptions` ask of all formats alike: size, rate, and the fr
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,15 @@ from ..read_options import ActionAlignment, ReadOptions
 # Where so many episodes in a row are bad, something else is wrong, such as the name of a camera.
 SIGNATURE_ATTEMPTS = 20
 # What archivers, network drives and thumbnailers leave behind.
-SIDECAR_NAMES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "Thumbs.db"}
+SIDECAR_NAMES = {
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "Thumbs.db",
+    "lost+found",
+    "System Volume Information",
+}
 NOT_RGB_NAME = re.compile(r"(^|[^a-z])(depth|disparity|masks?|seg|segmentation)([^a-z]|$)", re.IGNORECASE)
 ALIGNMENTS: Mapping[ActionAlignment, str] = {
     "before": "row t of the actions led to frame t",
@@ -119,7 +128,7 @@ class EpisodeReader(ABC):
     def _all_files(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
-        return natural_sort(file for file in self.path.rglob("*") if file.is_file())
+        return natural_sort(all_files(self.path)) if self.path.is_dir() else []
 
     @property
     def source_name(self) -> str:
@@ -424,7 +433,7 @@ class FileReader(EpisodeReader):
     def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
         super().__init__(path, options)
         if path.is_dir():
-            hidden = natural_sort(file for file in path.rglob("*") if self.matches(file) and is_hidden(file, path))
+            hidden = natural_sort(file for file in all_files(path) if self.matches(file) and is_hidden(file, path))
             self.notes += hidden_note(hidden, path)
 
     @classmethod
@@ -452,9 +461,33 @@ def is_hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") or part in SIDECAR_NAMES for part in file.relative_to(root).parts)
 
 
+def all_files(root: Path) -> Iterator[Path]:
+    """The files below a folder, and below the folders that it has links to; each folder once, since links may go round.
+
+    A link to a file that is not there is among them, so that its episode is not left out without a word.
+
+    Raises:
+        OSError: if a folder that is not hidden cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not is_hidden(Path(error.filename), root):
+            raise error
+
+    seen = set()
+    for place, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folder = Path(place)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
+        yield from (file for file in map(folder.joinpath, names) if file.is_file() or file.is_symlink())
+
+
 def visible_files(root: Path) -> Iterator[Path]:
     """The files below a folder but for hidden ones and sidecars."""
-    return (file for file in root.rglob("*") if not is_hidden(file, root) and file.is_file())
+    return (file for file in all_files(root) if not is_hidden(file, root))
 
 
 def hidden_note(hidden: Sequence[Path], root: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
+from .base import EpisodeReader, VideoFrames, all_files, hidden_note, is_hidden, natural_sort, visible_files
 from .clip_actions import ClipActions
 
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
@@ -113,7 +113,7 @@ def find_clips(path: Path) -> Listing:
         for folder in natural_sort(covers)
         for reason in [f"{images[folder]} beside videos or above clips, or thumbnails"]
     ]
-    hidden = [file for file in path.rglob("*") if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    hidden = [file for file in all_files(path) if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
     return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
 
 
