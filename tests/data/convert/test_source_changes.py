@@ -185,6 +185,30 @@ def test_kept_shards_do_not_hide_that_actions_have_another_width_now(tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("change", ["aspect", "names", "rows"])
+def test_kept_shards_do_not_hide_that_episodes_do_not_fit_together_any_more(tmp_path, change):
+    source = tmp_path / "source"
+    for name in "ab":
+        write_mp4(source / f"{name}.mp4", 4)
+        (source / f"{name}.csv").write_text("x,y\n1,2\n3,4\n5,6\n")
+    age(source)
+
+    def update(output):
+        reader = open_episodes(source, size=(16, 16))
+        settings = ConversionSettings(test_fraction=0.0, num_shards=2)
+        return Conversion(reader, output, settings, {}, update=True).run()
+
+    update(tmp_path / "out")
+    if change == "aspect":
+        write_mp4(source / "a.mp4", 4, (64, 64))
+    else:
+        text = {"names": "y,x\n1,2\n3,4\n5,6\n", "rows": "x,y\n1,2\n3,4\n5,6\n7,8\n"}[change]
+        (source / "a.csv").write_text(text)
+    for output in ("out", "anew"):
+        with pytest.raises(EpisodeError, match=r"b\.(csv|mp4)"):
+            update(tmp_path / output)
+
+
 def test_jobs_share_an_update(tmp_path):
     source = make_source(tmp_path / "in")
     run(source, tmp_path / "out")

@@ -83,6 +83,7 @@ class SourceState:
         record = {
             "episodes": {self._reader.episode_ids[index]: index for index in indices},
             "signature": list(signature),
+            **({"common": self._reader.common} if self._reader.common else {}),
             "files": {self._names[file]: self.files[self._names[file]] for file in files},
         }
         return ShardSource(json.loads(json.dumps(record)), {file: self.times[file] for file in files})

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +84,13 @@ class ClipActions:
         """The files that a clip's actions depend on."""
         tables = (file for file in self._tables if clip.is_relative_to(file.parent))
         return list(dict.fromkeys([*self._own_files(clip), *tables]))
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What the rows of each clip are compared with, as JSON."""
+        if not self.files:
+            return {}
+        return {"names": self._first_names, "rows_for_last_frames": self._clip_with_a_row_per_frame is not None}
 
     def read(self, clip: Path, num_frames: int) -> ClipRows | None:
         """Read the actions of a clip of N frames; None if no clip has any.

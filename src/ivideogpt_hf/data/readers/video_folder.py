@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
 from ...media.frame_names import frame_gaps
@@ -44,6 +44,10 @@ class VideoFolderReader(EpisodeReader):
         if clip.is_dir():  # scandir, since a question for each of a million images takes long
             images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
         return [*images, *self._actions.files_of(clip)]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return super().common | self._actions.common
 
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
