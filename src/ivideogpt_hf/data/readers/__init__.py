@@ -27,10 +27,9 @@ from .rlds import RLDSReader
 from .stacked_npz import StackedNpzReader
 from .video_folder import VideoFolderReader
 
-# LeRobot folders hold Parquet and mp4 files, and ours a picture: these two are asked about first, and alone.
-COMPLETE_LAYOUTS: tuple[type[EpisodeReader], ...] = (LeRobotReader, ParquetReader)
 READERS: tuple[type[EpisodeReader], ...] = (
-    *COMPLETE_LAYOUTS,
+    LeRobotReader,
+    ParquetReader,
     NpzReader,
     StackedNpzReader,
     HDF5Reader,
@@ -87,9 +86,11 @@ def open_episodes(
 
 
 def _recognize(path: Path) -> type[EpisodeReader]:
-    for kind in COMPLETE_LAYOUTS:
-        if kind.recognizes(path):
-            return kind
+    # LeRobot folders hold Parquet and mp4 files, and ours a picture: these two are asked about first, and alone.
+    if LeRobotReader.recognizes(path):
+        return LeRobotReader
+    if ParquetReader.recognizes(path) and ParquetReader.is_all_of(path):
+        return ParquetReader
     if path.is_dir():
         nested = sorted(str(info.parents[1]) for info in path.rglob(INFO_FILE.as_posix()) if not is_hidden(info, path))
         if nested:
