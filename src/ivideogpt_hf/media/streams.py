@@ -32,6 +32,8 @@ WIDE_PRIMARIES = {9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3"}
 UNEVEN = 0.1
 INTERLACED_ORDERS = (2, 3, 4, 5)  # AVFieldOrder: top or bottom field first; 1 is progressive, 0 unknown
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
+# ffmpeg's names for what `pictures.py` reads by other rules
+ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -256,6 +258,12 @@ def _of(stated: int | None) -> str:
 
 def _video_stream(container: Any, name: str) -> Any:
     from av.stream import Disposition
+
+    if container.format.name in ANIMATIONS or container.format.name.endswith(PICTURES):
+        kind = container.format.name.removesuffix(PICTURES)
+        raise ValueError(
+            f"{name} is a picture ({kind}), not a video; pictures are read as png, jpg and the like, by those suffixes"
+        )
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     videos = [stream for stream in container.streams.video if not stream.disposition & pictures]

@@ -118,6 +118,13 @@ def test_two_data_sets_of_the_schema_are_named(tmp_path):
         open_episodes(tmp_path)
 
 
+def test_a_data_set_of_the_schema_below_other_data_is_not_all_that_is_read(tmp_path):
+    write_mp4(tmp_path / "a.mp4", 3)
+    make_dataset(tmp_path / "converted", [4])
+    with pytest.raises(ValueError, match="several formats"):
+        open_episodes(tmp_path)
+
+
 def test_a_column_of_another_type_is_named(tmp_path):
     pytest.importorskip("datasets")
     import pyarrow as pa
@@ -130,3 +137,24 @@ def test_a_column_of_another_type_is_named(tmp_path):
     pq.write_table(table.set_column(column, "num_frames", pa.array(["4"])), file)
     with pytest.raises(ValueError, match=r"column 'num_frames' of .* has the type string"):
         open_episodes(tmp_path)
+
+
+def test_a_data_set_of_paths_of_images_says_so(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = next((make_dataset(tmp_path / "set", [4]) / "data").iterdir())
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[0]["frames.image"] = [{"bytes": None, "path": "0.png"}] * 4
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    with pytest.raises(EpisodeError, match="paths of images"):
+        open_episodes(tmp_path / "set")[0]
+
+
+@pytest.mark.parametrize("kind", ["gif", "jpg"])
+def test_a_picture_with_the_name_of_a_video_is_refused(tmp_path, kind):
+    write_images(tmp_path, f"a.{kind}")
+    (tmp_path / f"a.{kind}").rename(tmp_path / "a.mp4")
+    with pytest.raises(EpisodeError, match="is a picture"):
+        open_episodes(tmp_path)[0]

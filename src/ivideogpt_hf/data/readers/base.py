@@ -189,6 +189,12 @@ class EpisodeReader(ABC):
         """
         return self._first_episode[0]
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What each episode is compared with beside the signature, as JSON: where it changes, all are read again."""
+        asks_for_fit = self.options.size is not None and self.options.fit is None
+        return {"sizes": dict(self._first_episode[1])} if asks_for_fit else {}
+
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(len(self)))
 
@@ -504,6 +510,21 @@ def _others(number: int) -> str:
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
     """The paths in an order in which episode_2 comes before episode_10."""
     return sorted(paths, key=lambda path: natural_key(str(path)))
+
+
+def named_cameras(images: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Images under the names of their cameras.
+
+    Raises:
+        ValueError: if two have one name, or one has none.
+    """
+    cameras: dict[str, Any] = {}
+    for name, content in images:
+        if not name or name in cameras:
+            problem = f"two cameras have the name {name!r}" if name else "a camera has no name"
+            raise ValueError(f"{problem}, without what the format puts around names: rename one in the source")
+        cameras[name] = content
+    return cameras
 
 
 def any_success(flags: Any) -> bool:

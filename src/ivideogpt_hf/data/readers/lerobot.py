@@ -14,7 +14,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.streams import describe_video
 from ..episodes import CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, any_success, natural_sort
+from .base import EpisodeReader, VideoFrames, any_success, named_cameras, natural_sort
 
 INFO_FILE = Path("meta", "info.json")
 TASKS_FILE = Path("meta", "tasks.parquet")
@@ -98,7 +98,9 @@ class LeRobotReader(EpisodeReader):
 
     def _read(self, index: int) -> Episode:
         row, features = self._episodes[index], self._info["features"]
-        images = {_camera_name(key): key for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)}
+        images = named_cameras(
+            (_camera_name(key), key) for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)
+        )
         rgb = [camera for camera, key in images.items() if _is_rgb(features[key])]
         cameras = self._select_cameras(rgb, set(images) - set(rgb))
         action_keys = self._action_keys()
