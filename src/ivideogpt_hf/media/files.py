@@ -16,6 +16,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # Pictures that would be missing from a clip without a word if they were passed over.
 OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".tga", ".dng", ".raw")
+OTHER_VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp", ".mjpg", ".mjpeg")
 NUMPY_SUFFIXES = (".npz", ".npy")
 NUMPY_SIGNATURES = (b"\x93NUMPY", b"PK\x03\x04")
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from ...media.action_tables import ACTION_SUFFIXES, ActionTable, Alignment, names_of, read_action_table, same_stem
 from ...media.frame_counts import count_frames
-from .base import natural_sort
+from .base import natural_sort, visible_files
 
 ACTIONS_STEM = "actions"
+FILES_SHOWN = 3
 
 
 class ClipRows(NamedTuple):
@@ -128,10 +129,15 @@ class ClipActions:
                 name = file.relative_to(self._root).as_posix()
                 notes.append(f"{name} has rows of {len(unknown)} clips that are not there: {listed}")
         read = {file for clip in self._clips for file in self._own_files(clip)} | self._tables.keys()
-        files = {file for stems in self._files.values() for found in stems.values() for file in found}
-        files |= {file for folder in self._files for file in folder.glob("[Aa]ctions.*") if file.is_file()}
-        for file in natural_sort(files - read - set(self._clips)):
-            notes.append(f"{file.relative_to(self._root).as_posix()} is read as the actions of no clip")
+        visible = set(visible_files(self._root))
+        files = {
+            file for file in visible if file.suffix.lower() in ACTION_SUFFIXES or file.stem.lower() == ACTIONS_STEM
+        }
+        unread = natural_sort(files - read - set(self._clips))
+        if unread:
+            names = ", ".join(file.relative_to(self._root).as_posix() for file in unread[:FILES_SHOWN])
+            more = f" and {len(unread) - FILES_SHOWN} more" if len(unread) > FILES_SHOWN else ""
+            notes.append(f"not read as the actions of a clip: {names}{more}")
         return notes
 
     def _own_files(self, clip: Path) -> list[Path]:

@@ -7,12 +7,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
+from ...media.files import (
+    IMAGE_SUFFIXES,
+    OTHER_IMAGE_SUFFIXES,
+    OTHER_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    list_images,
+)
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
 from .base import EpisodeReader, VideoFrames, all_files, hidden_note, is_hidden, natural_sort, visible_files
 from .clip_actions import ClipActions
 
+OTHER_SUFFIXES = (*OTHER_IMAGE_SUFFIXES, *OTHER_VIDEO_SUFFIXES)
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
 
@@ -118,6 +125,13 @@ def find_clips(path: Path) -> Listing:
         for reason in [f"{images[folder]} beside videos or above clips, or thumbnails"]
     ]
     hidden = [file for file in all_files(path) if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    others = natural_sort(file for file in files if file.suffix.lower() in OTHER_SUFFIXES and file.parent not in clips)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        notes.append(
+            f"not read as clips: {others[0].relative_to(path).as_posix()}{more}; clips end with "
+            f"{', '.join(VIDEO_SUFFIXES)}, and images with {', '.join(IMAGE_SUFFIXES)}"
+        )
     return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
 
 
