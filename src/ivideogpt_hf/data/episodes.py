@@ -37,8 +37,8 @@ SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"
 FRAMES_PREFIX = "frames."
 PATHS_ONLY = (
-    "holds paths of images of camera {camera!r}, not the images; `datasets` embeds them when it writes Parquet files or "
-    "pushes to the Hub"
+    "holds paths of images of camera {camera!r}, not the images; `datasets` embeds them when it writes Parquet files "
+    "or pushes to the Hub"
 )
 CHANNELS = 3
 

@@ -12,11 +12,13 @@ import pytest
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
+from ivideogpt_hf.media.images import encode_png
 from tests.data.files import (
     MemoryReader,
     convert,
     make_actions,
     make_episode,
+    make_frames,
     write_lerobot,
     write_mp4,
     write_npz,
@@ -340,6 +342,16 @@ def test_a_file_that_changes_while_it_is_converted_stops_its_shard(tmp_path):
 
 
 # -- by content -------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_comes_while_its_folder_is_converted_stops_its_shard(tmp_path):
+    for index, frame in enumerate(make_frames(4)):
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        (tmp_path / f"walk/{index}.png").write_bytes(encode_png(frame))
+    conversion = open_conversion(tmp_path / "walk", tmp_path / "out")
+    (tmp_path / "walk/4.png").write_bytes(encode_png(frame))
+    with pytest.raises(OSError, match=r"4\.png came or went"):
+        conversion.run()
 
 
 def test_by_content_a_touched_source_is_the_same_and_a_changed_one_is_not(tmp_path):

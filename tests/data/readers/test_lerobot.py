@@ -155,3 +155,10 @@ def test_cameras_whose_names_would_be_one_are_refused(tmp_path):
     (tmp_path / "meta/info.json").write_text(json.dumps(info))
     with pytest.raises(EpisodeError, match="two cameras have the name 'wrist'"):
         open_episodes(tmp_path)[0]
+
+
+def test_a_description_that_is_no_object_is_named(tmp_path):
+    write_lerobot(tmp_path, [6])
+    (tmp_path / "meta/info.json").write_text("[]")
+    with pytest.raises(OSError, match=r"info\.json is no JSON object"):
+        open_episodes(tmp_path)

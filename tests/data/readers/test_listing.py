@@ -1,5 +1,7 @@
 """What is an episode, and what is not."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,23 @@ def test_covers_beside_videos_are_no_clip(tmp_path):
     reader = open_episodes(tmp_path)
     assert reader.episode_ids == ["a.mp4"]
     assert len(reader.notes) == 2
+
+
+@pytest.mark.parametrize("name", ["b.MPG", "day/b.3gp", "b.gif", "walk/0.heic"])
+def test_clips_of_kinds_that_are_not_read_are_told(tmp_path, name):
+    write_mp4(tmp_path / "a.mp4", 3)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"0")
+    assert [note for note in open_episodes(tmp_path).notes if note.startswith(f"not read as clips: {name};")]
+
+
+def test_files_that_may_be_actions_of_clips_elsewhere_are_told(tmp_path):
+    write_mp4(tmp_path / "videos/a.mp4", 3)
+    (tmp_path / "actions").mkdir()
+    for index in range(5):
+        (tmp_path / f"actions/{index}.csv").write_text("x\n1\n2\n")
+    names = ", ".join(f"actions/{index}.csv" for index in range(3))
+    assert open_episodes(tmp_path).notes == [f"not read as the actions of a clip: {names} and 2 more"]
 
 
 def test_a_picture_above_the_clips_is_no_clip(tmp_path):
@@ -158,3 +177,13 @@ def test_a_picture_with_the_name_of_a_video_is_refused(tmp_path, kind):
     (tmp_path / f"a.{kind}").rename(tmp_path / "a.mp4")
     with pytest.raises(EpisodeError, match="is a picture"):
         open_episodes(tmp_path)[0]
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    write_mp4(tmp_path / "a.mp4", 3)
+    try:
+        (tmp_path / "a.mp4").rename(tmp_path / os.fsdecode(b"\xff.mp4"))
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    with pytest.raises(ValueError, match=r"not UTF-8.*rename"):
+        open_episodes(tmp_path)

@@ -99,6 +99,9 @@ class EpisodeReader(ABC):
         self.episode_ids = self._list_episodes()
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
+        for name in self.episode_ids:
+            if name.encode(errors="replace").decode() != name:
+                raise ValueError(f"the name {name!r} in {path} is not UTF-8, which stored names are: rename it")
 
     @classmethod
     @abstractmethod
@@ -209,6 +212,8 @@ class EpisodeReader(ABC):
             others: images that are no RGB pictures by their shape or type.
         """
         wanted = self.options.cameras
+        if "" in available:
+            raise ValueError("a camera has no name, without what the format puts around names: rename it in the source")
         if wanted is None:
             cameras = [camera for camera in available if not NOT_RGB_NAME.search(camera)]
             left_out = sorted({*available, *others} - {*cameras})
@@ -516,13 +521,15 @@ def named_cameras(images: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Images under the names of their cameras.
 
     Raises:
-        ValueError: if two have one name, or one has none.
+        ValueError: if two have one name.
     """
     cameras: dict[str, Any] = {}
     for name, content in images:
-        if not name or name in cameras:
-            problem = f"two cameras have the name {name!r}" if name else "a camera has no name"
-            raise ValueError(f"{problem}, without what the format puts around names: rename one in the source")
+        if name in cameras:
+            raise ValueError(
+                f"two cameras have the name {name!r}, without what the format puts around names: rename one in the "
+                f"source"
+            )
         cameras[name] = content
     return cameras
 

@@ -53,6 +53,8 @@ class LeRobotReader(EpisodeReader):
             self._info = json.loads((self.path / INFO_FILE).read_text(encoding="utf-8"))
         except ValueError as error:
             raise OSError(f"{self.path / INFO_FILE} is not valid JSON: {error}") from error
+        if not isinstance(self._info, dict):
+            raise OSError(f"{self.path / INFO_FILE} is no JSON object with the features of a data set")
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
             raise ValueError(
