@@ -121,6 +121,14 @@ def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
         main(["predict", str(tmp_path / "clip.mp4"), "--debug"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [(["convert-data", "", "OUT"], "source"), (["convert-data", "SOURCE", ""], "output"), (["predict", ""], "video")],
+)
+def test_an_empty_argument_is_not_the_current_folder(argv, name, capsys):
+    assert f"error: {name} is empty" in fails(capsys, *argv)
+
+
 def test_a_missing_checkpoint_is_one_line(capsys):
     assert "it is no Hub id of the form 'owner/name'" in fails(capsys, "info", "/no/such/checkpoint")
 

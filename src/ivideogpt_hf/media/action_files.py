@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 ACTION_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz")
 ACTION_KEYS = ("actions", "action")
 FIRST_KEY = "is_first"
-# Columns that count rows or time, and are no actions.
-COUNTERS = ("index", "step", "time", "timestamp", "frame_index", "frame_id", "frame_number", "episode", "episode_index")
+# Columns that count rows or time, or tell how an episode goes, and are no actions.
+NO_ACTION = re.compile(
+    r"(index|step|step_index|time_?steps?|t|frame_?(index|idx|id|number|no)|episode|episode_index|(time|timestamps?)"
+    r"([ _]?[(\[]?(s|sec|seconds|ms|us|ns)[)\]]?)?|rewards?|done|terminal|terminated|truncated|success|is_(first|last"
+    r"|terminal))",
+    re.IGNORECASE,
+)
 NUMBER = r"[+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?"
 POINT_NUMBER = NUMBER.replace(".,", ".")
 WITH_THOUSANDS = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+"
@@ -326,10 +331,10 @@ def _check_names(path: Path, names: Sequence[str], columns: Sequence[int]) -> No
             )
         if chosen.count(names[i]) > 1:
             raise ValueError(f"{path} has {chosen.count(names[i])} columns {names[i]!r}; give each its own name")
-        if names[i].lower() in COUNTERS:
+        if NO_ACTION.fullmatch(names[i]):
             raise ValueError(
-                f"{path}: the column {names[i]!r} counts rows or time, and is no action. Take it out, or call it "
-                f"{FRAME_COLUMN!r} if it numbers the frames of a clip from 0"
+                f"{path}: the column {names[i]!r} counts rows or time, or is a reward or a flag, and no action by its "
+                f"name. Take it out, or call it {FRAME_COLUMN!r} if it numbers the frames of a clip from 0"
             )
 
 

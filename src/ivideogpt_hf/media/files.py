@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -13,8 +14,17 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # Pictures that would be missing from a clip without a word if they were passed over.
 OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".tga", ".dng", ".raw")
+OTHER_VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp", ".mjpg", ".mjpeg")
 # What archivers, network drives and thumbnailers leave behind.
-SIDECAR_NAMES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "Thumbs.db"}
+SIDECAR_NAMES = {
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "Thumbs.db",
+    "lost+found",
+    "System Volume Information",
+}
 
 
 def is_hidden(file: Path, root: Path) -> bool:
@@ -22,9 +32,33 @@ def is_hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") or part in SIDECAR_NAMES for part in file.relative_to(root).parts)
 
 
+def all_files(root: Path) -> Iterator[Path]:
+    """The files below a folder, and below the folders that it has links to; each folder once, since links may go round.
+
+    A link to a file that is not there is among them, so that its episode is not left out without a word.
+
+    Raises:
+        OSError: if a folder that is not hidden cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not is_hidden(Path(error.filename), root):
+            raise error
+
+    seen = set()
+    for place, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folder = Path(place)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
+        yield from (file for file in map(folder.joinpath, names) if file.is_file() or file.is_symlink())
+
+
 def visible_files(folder: Path) -> Iterator[Path]:
     """The files below a folder, at any depth, but for hidden ones and sidecars."""
-    return (file for file in folder.rglob("*") if not is_hidden(file, folder) and file.is_file())
+    return (file for file in all_files(folder) if not is_hidden(file, folder))
 
 
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
@@ -46,7 +80,8 @@ def list_images(folder: Path) -> list[Path]:
         FileNotFoundError: if there are none.
         ValueError: if the folder holds pictures of a kind that is not read, or the order is not clear.
     """
-    visible = [file for file in folder.iterdir() if not is_hidden(file, folder) and file.is_file()]
+    # A link to an image that is not there stays, so that a frame is not left out without a word.
+    visible = [file for file in folder.iterdir() if not is_hidden(file, folder) and not file.is_dir()]
     files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
     others = sorted(file.name for file in visible if file.suffix.lower() in OTHER_IMAGE_SUFFIXES)
     kinds = ", ".join(IMAGE_SUFFIXES)

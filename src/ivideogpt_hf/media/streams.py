@@ -20,6 +20,8 @@ from .stream_pixels import INTERLACED_ORDERS, FrameReader
 # Intervals between frames that differ by a tenth and two ticks of the clock are no rounding any more.
 UNEVEN = 0.1
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
+# ffmpeg's names for what `pictures.py` reads by other rules
+ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -247,6 +249,12 @@ def _open(file: Any) -> Any:
 
 def _video_stream(container: Any, name: str) -> Any:
     from av.stream import Disposition
+
+    if container.format.name in ANIMATIONS or container.format.name.endswith(PICTURES):
+        kind = container.format.name.removesuffix(PICTURES)
+        raise ValueError(
+            f"{name} is a picture ({kind}), not a video; pictures are read as png, jpg and the like, by those suffixes"
+        )
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     videos = [stream for stream in container.streams.video if not stream.disposition & pictures]

@@ -128,6 +128,8 @@ def _find_file(source: VideoSource) -> tuple[Path | io.BytesIO, str]:
         source = source["path"]
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
+    if not os.fspath(source):
+        raise ValueError("the path of the video is an empty text: give a file or a folder of images")
     path = Path(source)
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}")

@@ -75,6 +75,13 @@ def test_real_clips_are_those_of_the_episode(shared, tmp_path, source, streaming
 # -- shape of the result ----------------------------------------------------------------------------------------------
 
 
+def test_the_output_is_not_inside_the_source(tmp_path):
+    source = write_npz_folder(tmp_path / "source", [5, 6])
+    with pytest.raises(ValueError, match="outside"):
+        convert(open_episodes(source), source / "out")
+    assert not (source / "out").exists()
+
+
 def test_the_columns_are_the_schema(tmp_path):
     convert(MemoryReader([make_episode(0, 5)]), tmp_path / "out")
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train")

@@ -64,7 +64,7 @@ class Conversion:
         FileExistsError: if the folder holds anything but this very conversion, or the source has changed since, unless
             ``update``.
         EpisodeError: if no episode can be read.
-        ValueError: see `plan_shards`.
+        ValueError: if the folder lies in the source; also see `plan_shards`.
     """
 
     def __init__(
@@ -80,6 +80,11 @@ class Conversion:
         self.reader, self.output, self.settings = reader, Path(output), settings
         self.shards = plan_shards(reader.episode_ids, settings)
         self.source = SourceState(reader, by_content=settings.hash_source)  # before anything is read
+        if self.source.files and self.output.resolve().is_relative_to(Path(reader.path).resolve()):
+            raise ValueError(
+                f"{self.output} lies in the source {reader.path}, whose episodes are looked for in all its folders: "
+                f"give a folder outside"
+            )
         self._signature = reader.signature  # before a folder is made: that nothing can be read shows here
         self._sources = {shard.name: self.source.shard(shard.indices, self._signature) for shard in self.shards}
         claim(self.output, IDENTITY_FILE, self._identity(description), noun="conversion", identity_of=self._compared)
@@ -308,7 +313,7 @@ class Conversion:
             names = "; ".join(statistics.skipped.values())
             raise ValueError(
                 f"{len(statistics.skipped)} of {len(self.reader)} episodes could not be read ({share:.1%}, allowed are "
-                f"{self.settings.max_skipped:.1%}): {names}"
+                f"{self.settings.max_skipped:.1%}; --max-skipped, max_skipped, allows more): {names}"
             )
         if statistics.num_episodes == 0:
             raise ValueError("no episode could be read")

@@ -147,7 +147,7 @@ def write_shard(
                     raise
                 statistics.skip(reader.episode_ids[index], str(error))
             yield
-        source.check_unchanged()
+        source.check_unchanged({file for index in shard.indices for file in reader.files_of(index)})
     if not statistics.num_episodes:
         target.unlink()
     write_json(staging / f"{shard.name}.json", statistics.to_json() | {"source": source.record})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from ...media.action_files import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
-from ...media.files import is_hidden, natural_sort, visible_files
+from ...media.files import all_files, is_hidden, natural_sort, visible_files
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, step_rows
 from ..fitting import Size
@@ -70,6 +70,9 @@ class EpisodeReader(ABC):
         self.episode_ids = self._list_episodes()
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
+        for name in self.episode_ids:
+            if name.encode(errors="replace").decode() != name:
+                raise ValueError(f"the name {name!r} in {path} is not UTF-8, which stored names are: rename it")
 
     @classmethod
     @abstractmethod
@@ -99,7 +102,7 @@ class EpisodeReader(ABC):
     def _all_files(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
-        return natural_sort(file for file in self.path.rglob("*") if file.is_file())
+        return natural_sort(all_files(self.path)) if self.path.is_dir() else []
 
     @property
     def source_name(self) -> str:
@@ -160,6 +163,11 @@ class EpisodeReader(ABC):
         """
         return self._first_episode[0]
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What each episode is compared with beside the signature, as JSON: where it changes, all are read again."""
+        return {"sizes": dict(self._first_episode[1])} if self.options.needs_one_aspect else {}
+
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in range(len(self)))
 
@@ -174,6 +182,8 @@ class EpisodeReader(ABC):
             others: images that are no RGB pictures by their shape or type.
         """
         wanted = self.options.cameras
+        if "" in available:
+            raise ValueError("a camera has no name, without what the format puts around names: rename it in the source")
         if wanted is None:
             cameras = [camera for camera in available if not NOT_RGB_NAME.search(camera)]
             left_out = sorted({*available, *others} - {*cameras})
@@ -277,7 +287,7 @@ class FileReader(EpisodeReader):
     def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
         super().__init__(path, options)
         if path.is_dir():
-            hidden = natural_sort(file for file in path.rglob("*") if self.matches(file) and is_hidden(file, path))
+            hidden = natural_sort(file for file in all_files(path) if self.matches(file) and is_hidden(file, path))
             self.notes += hidden_note(hidden, path)
 
     @classmethod
@@ -313,6 +323,23 @@ def hidden_note(hidden: Sequence[Path], root: Path) -> list[str]:
         return []
     others = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
     return [f"hidden files are no episodes: {hidden[0].relative_to(root).as_posix()}{others}"]
+
+
+def named_cameras(images: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Images under the names of their cameras.
+
+    Raises:
+        ValueError: if two have one name.
+    """
+    cameras: dict[str, Any] = {}
+    for name, content in images:
+        if name in cameras:
+            raise ValueError(
+                f"two cameras have the name {name!r}, without what the format puts around names: rename one in the "
+                f"source"
+            )
+        cameras[name] = content
+    return cameras
 
 
 def any_success(flags: Any) -> bool:

@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...media.action_files import ACTION_SUFFIXES, read_action_table
 from ...media.action_tables import ActionTable, names_of_clip, namesakes
 from ...media.alignment import ActionAlignment
-from ...media.files import is_hidden, natural_sort
+from ...media.files import is_hidden, natural_sort, visible_files
 from ...media.video import count_frames
 
 ACTIONS_STEM = "actions"
+FILES_SHOWN = 3
 
 
 class ClipRows(NamedTuple):
@@ -87,6 +88,13 @@ class ClipActions:
         tables = (file for file in self._tables if clip.is_relative_to(file.parent))
         return list(dict.fromkeys([*self._own_files(clip), *tables]))
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What the rows of each clip are compared with, as JSON."""
+        if not self.files:
+            return {}
+        return {"names": self._first_names, "rows_for_last_frames": self._clip_with_a_row_per_frame is not None}
+
     def read(self, clip: Path, num_frames: int) -> ClipRows | None:
         """Read the actions of a clip of N frames; None if no clip has any.
 
@@ -123,10 +131,15 @@ class ClipActions:
                 name = file.relative_to(self._root).as_posix()
                 notes.append(f"{name} has rows of {len(unknown)} clips that are not there: {listed}")
         read = {file for clip in self._clips for file in self._own_files(clip)} | self._tables.keys()
-        files = {file for stems in self._files.values() for found in stems.values() for file in found}
-        files |= {file for folder in self._files for file in folder.glob("[Aa]ctions.*") if file.is_file()}
-        for file in natural_sort(files - read - set(self._clips)):
-            notes.append(f"{file.relative_to(self._root).as_posix()} is read as the actions of no clip")
+        visible = set(visible_files(self._root))
+        files = {
+            file for file in visible if file.suffix.lower() in ACTION_SUFFIXES or file.stem.lower() == ACTIONS_STEM
+        }
+        unread = natural_sort(files - read - set(self._clips))
+        if unread:
+            names = ", ".join(file.relative_to(self._root).as_posix() for file in unread[:FILES_SHOWN])
+            more = f" and {len(unread) - FILES_SHOWN} more" if len(unread) > FILES_SHOWN else ""
+            notes.append(f"not read as the actions of a clip: {names}{more}")
         return notes
 
     def _own_files(self, clip: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import CameraFrames, Episode, decode_frames
-from .base import FileReader, any_success, pixels
+from .base import FileReader, any_success, named_cameras, pixels
 from .videos import VideoFrames, decode_video
 
 DEMONSTRATIONS = "data"
@@ -98,11 +98,11 @@ class HDF5Reader(FileReader):
                 f"{group.name} has no group {OBSERVATIONS!r} with images, it has {sorted(group)}; robomimic's script "
                 f"dataset_states_to_obs renders them from states"
             )
-        images = {
-            name.removesuffix(IMAGE_SUFFIX): data
+        images = named_cameras(
+            (name.removesuffix(IMAGE_SUFFIX), data)
             for name, data in group[OBSERVATIONS].items()
             if isinstance(data, h5py.Dataset) and (data.ndim == 4 or name.endswith(IMAGE_SUFFIX))
-        }
+        )
         frames, left_out = self._frames(images)
         num_samples = group.attrs.get("num_samples")
         num_frames = len(next(iter(frames.values())))

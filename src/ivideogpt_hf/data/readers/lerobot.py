@@ -15,7 +15,7 @@ from ...extras import require_packages
 from ...media.files import natural_sort
 from ...media.streams import describe_video
 from ..episodes import CameraFrames, Episode
-from .base import EpisodeReader, any_success
+from .base import EpisodeReader, any_success, named_cameras
 from .videos import VideoFrames, decode_video_at
 
 INFO_FILE = Path("meta", "info.json")
@@ -54,6 +54,8 @@ class LeRobotReader(EpisodeReader):
             self._info = json.loads((self.path / INFO_FILE).read_text(encoding="utf-8"))
         except ValueError as error:
             raise OSError(f"{self.path / INFO_FILE} is not valid JSON: {error}") from error
+        if not isinstance(self._info, dict):
+            raise OSError(f"{self.path / INFO_FILE} is no JSON object with the features of a data set")
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
             raise ValueError(
@@ -99,7 +101,9 @@ class LeRobotReader(EpisodeReader):
 
     def _read(self, index: int) -> Episode:
         row, features = self._episodes[index], self._info["features"]
-        images = {_camera_name(key): key for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)}
+        images = named_cameras(
+            (_camera_name(key), key) for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)
+        )
         rgb = [camera for camera, key in images.items() if _is_rgb(features[key])]
         cameras = self._select_cameras(rgb, set(images) - set(rgb))
         action_keys = self._action_keys()

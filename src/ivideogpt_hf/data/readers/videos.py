@@ -93,3 +93,5 @@ def _choose(images: Iterator[np.ndarray], indices: Sequence[int]) -> Iterator[np
             image, position = next(images), position + 1
         if image is not None:
             yield image
+    for _ in images:  # a file that is cut off says so only at its end
+        pass
