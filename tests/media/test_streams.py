@@ -1,5 +1,6 @@
 """Which frames a video file has, how they are turned, coloured and timed, and what is missing."""
 
+import gc
 import re
 import warnings
 from fractions import Fraction
@@ -444,3 +445,16 @@ def test_a_lost_frame_is_named(tmp_path, wanted, message):
     path = str(write(tmp_path / "a.mkv", make_frames(5, 16), times=[0, 100, 200, 500, 600]))
     with pytest.raises((ValueError, OSError), match=message):
         list(read_frames_at(path, "a.mkv", wanted, tolerance=0.05))
+
+
+def test_frames_that_were_read_are_freed_at_once(tmp_path):
+    """Not only by the garbage collector, which looks at few objects seldom, however large they are."""
+    path = write_mp4(tmp_path / "clip.mp4", 30)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in iterate_video(str(path), "clip"):
+            alive = sum(isinstance(value, av.VideoFrame) for value in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive < 5

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class FrameReader:
         self._aspect = stream.sample_aspect_ratio or 1
         self._checked: tuple[Any, ...] | None = None
         self._shape: tuple[int, ...] | None = None
+        self._turn = _Turn()
+        self._rotation: int | None = None
         self._has_alpha = False
         if any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items()):
             raise ValueError(_transparent(name))
@@ -66,7 +68,10 @@ class FrameReader:
             if (image[..., 3] != OPAQUE).any():
                 raise ValueError(_transparent(self._name))
             image = image[..., :3]
-        image = self._oriented(image, frame)
+        if frame.rotation != self._rotation:
+            # Once, since a frame that was asked for its side data waits for the garbage collector.
+            self._rotation, self._turn = frame.rotation, self._read_turn(frame)
+        image = self._turn.apply(image)
         if self._shape not in (None, image.shape):
             raise ValueError(f"{self._name} changes its size from {self._shape[:2]} to {image.shape[:2]} pixels")
         self._shape = image.shape
@@ -92,24 +97,36 @@ class FrameReader:
             return
         raise ValueError(f"{self._name} {problem}; convert it to video of 8 bits with colours of BT.709")
 
-    def _oriented(self, image: np.ndarray, frame: Any) -> np.ndarray:
-        """Apply the display matrix: it maps a place (x, y) to (a x + c y, b x + d y), and shifts it."""
+    def _read_turn(self, frame: Any) -> _Turn:
+        """What the display matrix asks for: it maps a place (x, y) to (a x + c y, b x + d y), and shifts it."""
         from av.sidedata.sidedata import Type
 
         data = frame.side_data.get(Type.DISPLAYMATRIX)
         if data is None:
-            return image
+            return _Turn()
         a, b, _, c, d, *_ = (float(value) / FIXED_POINT for value in np.frombuffer(bytes(data), dtype=np.int32))
-        turned = np.abs(np.array([b, c])).min() > 0.5
-        along, across = ((c, b), (a, d)) if turned else ((a, d), (b, c))
+        is_turned = bool(np.abs(np.array([b, c])).min() > 0.5)
+        along, across = ((c, b), (a, d)) if is_turned else ((a, d), (b, c))
         if not np.allclose(np.abs(along), 1, atol=1e-3) or not np.allclose(across, 0, atol=1e-3):
             raise ValueError(
                 f"{self._name} asks to be shown turned by other than quarter turns, or scaled (display matrix {a:.3g}, "
                 f"{b:.3g}, {c:.3g}, {d:.3g}); encode it upright, which ffmpeg does"
             )
-        if turned:
+        return _Turn(is_turned, is_upside_down=along[1] < 0, is_mirrored=along[0] < 0)
+
+
+class _Turn(NamedTuple):
+    """One of the eight orientations of a picture."""
+
+    is_transposed: bool = False
+    is_upside_down: bool = False
+    is_mirrored: bool = False
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """The picture (H, W, 3) as it is shown."""
+        if self.is_transposed:
             image = image.transpose(1, 0, 2)
-        return image[:: 1 if along[1] > 0 else -1, :: 1 if along[0] > 0 else -1]
+        return image[:: -1 if self.is_upside_down else 1, :: -1 if self.is_mirrored else 1]
 
 
 def _transparent(name: str) -> str:
