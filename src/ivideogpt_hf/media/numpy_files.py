@@ -22,7 +22,7 @@ class Header(NamedTuple):
 
 
 def read_array(path: Path, keys: Sequence[str], *, max_rows: int | None = None) -> np.ndarray:
-    """Read the array of an npy file, or the first of ``keys`` that an npz file has.
+    """Read the array of an npy file, or the one of ``keys`` that an npz file has.
 
     Args:
         path: file.
@@ -31,15 +31,17 @@ def read_array(path: Path, keys: Sequence[str], *, max_rows: int | None = None) 
 
     Raises:
         OSError: if the file is corrupt, or holds pickled objects.
-        ValueError: if an npz file has none of the keys.
+        ValueError: if an npz file has none of the keys, or several.
     """
     with opened(path, mmap_mode=None if max_rows is None else "r") as content:
         if isinstance(content, np.ndarray):
             return np.array(content[:max_rows]) if max_rows is not None and content.ndim else content
-        key = next((key for key in keys if key in content.files), None)
-        if key is not None:
-            return content[key] if max_rows is None else _first_rows(content, key, max_rows)
+        found = [key for key in keys if key in content.files]
+        if len(found) == 1:
+            return content[found[0]] if max_rows is None else _first_rows(content, found[0], max_rows)
         names = content.files
+    if found:
+        raise ValueError(f"{path} holds {' and '.join(map(repr, found))}: load the one that is meant, and give that")
     raise ValueError(f"{path} must hold one of {list(keys)}, it holds {names}")
 
 
