@@ -313,7 +313,7 @@ class Conversion:
             names = "; ".join(statistics.skipped.values())
             raise ValueError(
                 f"{len(statistics.skipped)} of {len(self.reader)} episodes could not be read ({share:.1%}, allowed are "
-                f"{self.settings.max_skipped:.1%}; --max-skipped, max_skipped, allows more): {names}"
+                f"{self.settings.max_skipped:.1%}): {names}; max_skipped, --max-skipped, allows more"
             )
         if statistics.num_episodes == 0:
             raise ValueError("no episode could be read")
