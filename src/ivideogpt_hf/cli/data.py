@@ -119,7 +119,7 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     show.add_argument("source", help="what convert-data takes; with --clips a converted data set or a mixture's yaml")
     show.add_argument("--output", default="outputs/show.png", help="png, jpg, gif or mp4 (default: %(default)s)")
-    show.add_argument("--fps", type=int, default=10, help="frames per second of a gif or mp4 (default: 10)")
+    show.add_argument("--fps", type=float, default=10, help="frames per second of a gif or mp4 (default: 10)")
     show.add_argument("--episodes", type=int, nargs="+", default=[0], help="which episodes, from 0 (default: 0)")
     _add_reading(show)
     show.add_argument("--clips", type=int, metavar="N", help="show N training clips instead of episodes")

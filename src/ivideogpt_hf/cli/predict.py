@@ -40,7 +40,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
     predict.add_argument("--greedy", action="store_true", help="take the likeliest tokens instead of sampling")
     predict.add_argument("--output", default="outputs/prediction.gif", help="mp4 or gif (default: %(default)s)")
-    predict.add_argument("--fps", type=int, default=10, help="frames per second of the output (default: 10)")
+    predict.add_argument("--fps", type=float, default=10, help="frames per second of the output (default: 10)")
     predict.set_defaults(run=_predict)
 
 

@@ -57,7 +57,7 @@ def contact_sheet(strips: Sequence[Strip], path: Path) -> Path:
     return path
 
 
-def moving_strips(strips: Sequence[Strip], path: Path, fps: int) -> Path:
+def moving_strips(strips: Sequence[Strip], path: Path, fps: float) -> Path:
     """Write clips of one length as a gif or mp4, side by side, each frame with its actions.
 
     Raises:

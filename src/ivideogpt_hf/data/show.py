@@ -76,7 +76,7 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-def write_strips(strips: Sequence[Strip], path: Path, fps: int) -> Path:
+def write_strips(strips: Sequence[Strip], path: Path, fps: float) -> Path:
     """Write a contact sheet (png, jpg) or a moving picture (gif, mp4), by the suffix of the path.
 
     Args:
