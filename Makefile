@@ -55,7 +55,7 @@ $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 
 .PHONY: test-quantize
 test-quantize: $(VENV)/quantize.stamp ## test quantised weights
-	$(BIN)/python -m pytest tests/checkpoints/test_loading.py tests/test_benchmarks.py -k 'quantised or options'
+	$(BIN)/python -m pytest tests/checkpoints tests/decoding/test_plain.py tests/test_benchmarks.py -k 'quantised or options'
 
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
