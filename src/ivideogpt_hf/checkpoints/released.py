@@ -57,7 +57,13 @@ def _diffusers_config(config: IVideoGPTVQConfig) -> dict[str, Any]:
             f"the original code has {ORIGINAL_ATTENTION_HEADS} cross-attention heads, this model "
             f"{config.num_attention_heads}"
         )
-    for name in ("normalize_latents", "repeat_last_context"):
+    for name in (
+        "normalize_latents",
+        "repeat_last_context",
+        "composites_context",
+        "context_fsq_levels",
+        "dynamics_fsq_levels",
+    ):
         if getattr(config, name):
             raise ValueError(f"the original code does not know {name}; save in our layout")
     levels = len(config.block_out_channels)
