@@ -85,6 +85,12 @@ def build_world(
     return WorldModel(vq_model, build_transformer(vq_model.config, **transformer), processor)
 
 
+def build_original_world(vq: dict[str, Any] | None = None, **config: Any) -> WorldModel:
+    """A world of 32 x 32 frames, with the token grids that the released layout needs; arguments of `build_world`."""
+    sizes = {"resolution": 32, "max_att_resolution": 16}
+    return build_world(vq=sizes | (vq or {}), **({"max_position_embeddings": 640} | config))
+
+
 def is_released(folder: Path) -> bool:
     """Whether a checkpoint is in the released layout: its VQ model's config names a class of diffusers."""
     return "_class_name" in json.loads((folder / "tokenizer" / "config.json").read_text(encoding="utf-8"))
@@ -142,6 +148,12 @@ def locked_elsewhere(folder: Path, *, with_child: bool = False) -> Iterator[None
 def world() -> WorldModel:
     """Action-conditioned (3 wide), with a reward head, two context frames."""
     return build_world(action_dim=3, predict_reward=True)
+
+
+@pytest.fixture(scope="session")
+def original_world() -> WorldModel:
+    """As `world`, of the sizes that the released layout can hold."""
+    return build_original_world(action_dim=3, predict_reward=True)
 
 
 @pytest.fixture(scope="session")

@@ -148,13 +148,14 @@ def test_every_clip_has_its_goal(stacked):
 
 
 @pytest.mark.parametrize("layout", ["released", "ours", "pipeline"])
-def test_every_layout_loads(world, pipeline, tmp_path, layout):
+def test_every_layout_loads(original_world, tmp_path, layout):
+    world, pipeline = original_world, as_pipeline(original_world)
     if layout == "released":
         save_released(tmp_path, (world.vq_model, world.transformer, world.processor))
     else:
         (world if layout == "ours" else pipeline).save_pretrained(tmp_path)
     loaded = IVideoGPTPipeline.from_pretrained(tmp_path)
-    args = (random_frames(2), random_actions(2, 3))
+    args = (random_frames(2, size=32), random_actions(2, 3))
     frames = [p(*args, sampling=GREEDY, output_type="pt").frames for p in (loaded, pipeline)]
     assert_same_frames(*frames)
     assert WorldModel.from_pretrained(tmp_path).spec == world.spec

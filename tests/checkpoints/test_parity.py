@@ -1,5 +1,7 @@
 """What the original code computes, on real frames, in the released layout and in ours (../shared/parity)."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -110,7 +112,7 @@ def test_generated_frames(case):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_converting_back_gives_the_released_weights(shared, tmp_path, name):
+def test_converting_back_gives_the_released_files(shared, tmp_path, name):
     folder = shared(f"parity/{name}")
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
     assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "released"), "--to", "released"]) == 0
@@ -119,6 +121,12 @@ def test_converting_back_gives_the_released_weights(shared, tmp_path, name):
         assert weights.keys() == expected.keys()
         for key, tensor in expected.items():
             assert weights[key].equal(tensor), key
+    for file in ("tokenizer/config.json", "transformer/config.json"):
+        written, expected = (json.loads((place / file).read_text()) for place in (tmp_path / "released", folder))
+        never_counts = {"pretraining_tp", "transformers_version"}
+        assert {name: written.get(name) for name in expected.keys() - never_counts} == {
+            name: value for name, value in expected.items() if name not in never_counts
+        }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -133,3 +141,20 @@ def test_the_parts_load_from_the_released_folders_on_their_own(shared, name):
         assert part.config.layout == world.layout
         for key, tensor in network.state_dict().items():
             assert part.state_dict()[key].equal(tensor), key
+
+
+def test_the_cross_attentions_norms_have_the_originals_epsilon(shared, tmp_path):
+    """Features of tiny variance, so that the epsilon decides; before and after a conversion to our layout."""
+    folder = shared("parity/small_features_64")
+    golden = load_file(folder / "golden.safetensors")
+    frames = golden["frames_float"]
+    released = IVideoGPTVQModel.from_pretrained(folder, subfolder="tokenizer")
+    released.save_pretrained(tmp_path)
+    for model in (released, IVideoGPTVQModel.from_pretrained(tmp_path)):
+        context = model.config.num_context_frames
+        with torch.no_grad():
+            output = model.eval()(frames[:, :context], frames[:, context:])
+        expected = golden["forward_sample"]
+        torch.testing.assert_close(output.future_reconstruction.view_as(expected), expected, atol=1e-3, rtol=0)
+        assert share_that_differs(model.tokenize(frames)[0], golden["tokens"]) <= TIES
+        torch.testing.assert_close(model.detokenize(golden["tokens"]), golden["reconstruction"], atol=1e-3, rtol=0)

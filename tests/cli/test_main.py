@@ -72,8 +72,9 @@ def test_the_seed_decides(checkpoint, tmp_path):
     assert predict(0) != predict(1)
 
 
-def test_convert_there_and_back(checkpoint, tmp_path):
-    assert main(["convert", checkpoint, str(tmp_path / "released"), "--to", "released"]) == 0
+def test_convert_there_and_back(original_world, tmp_path):
+    original_world.save_pretrained(tmp_path / "saved")
+    assert main(["convert", str(tmp_path / "saved"), str(tmp_path / "released"), "--to", "released"]) == 0
     assert is_released(tmp_path / "released")
     assert main(["convert", str(tmp_path / "released"), str(tmp_path / "ours"), "--remote-code"]) == 0
     assert not is_released(tmp_path / "ours")
@@ -84,6 +85,14 @@ def test_convert_there_and_back(checkpoint, tmp_path):
 
 def test_convert_onto_itself_is_refused(checkpoint, capsys):
     assert "the same folder" in fails(capsys, "convert", checkpoint, checkpoint)
+
+
+def test_convert_refuses_what_the_original_code_cannot_run_and_writes_nothing(checkpoint, tmp_path, capsys):
+    line = fails(capsys, "convert", checkpoint, str(tmp_path / "released"), "--to", "released")
+    assert "a context frame has 8 x 8 tokens" in line
+    assert not list(tmp_path.iterdir())
+    line = fails(capsys, "convert", checkpoint, str(tmp_path / "released"), "--to", "released", "--remote-code")
+    assert "--remote-code" in line
 
 
 def test_info_tells_what_a_checkpoint_is(checkpoint, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 import ivideogpt_hf
 from ivideogpt_hf.checkpoints.released import save_released
-from tests.conftest import build_world
+from tests.conftest import build_original_world
 from tests.hub.fake_hub import TOKEN, FakeHub
 
 SCENES = """
@@ -136,7 +136,7 @@ def run(code, url, home):
 def played(tmp_path_factory):
     """(results, what is said without a network, the hub's repositories)."""
     hub, folder, home = FakeHub(), tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("home")
-    for name, world in (("cond", build_world(action_dim=3)), ("goal", build_world())):
+    for name, world in (("cond", build_original_world(action_dim=3)), ("goal", build_original_world())):
         save_released(folder / name, (world.vq_model, world.transformer, world.processor))
     hub.add("thuml/act-cond", folder / "cond")
     hub.add("thuml/ivideogpt-oxe-64-goal-cond", folder / "goal")
@@ -190,7 +190,7 @@ def test_the_right_revision_is_loaded(played, scene, which):
         ("released", 3),
         ("released goal", True),
         ("released part", 3),
-        ("released vq", 16),
+        ("released vq", 32),
         ("auto", "ivideogpt_hf.models.modeling_ivideogpt_vq"),
         ("remote code", "IVideoGPTVQModel"),
         ("pipeline", [1, 1, 3, 16, 16]),

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
-from ..run_folder import write_json
+from ..models.released_config import (
+    VQ_CLASS,
+    VQ_FIELDS,
+    llama_fields,
+    transformer_problems,
+    vq_problems,
+)
+from ..run_folder import PARTIAL, replace_folder, write_json
 from .layout import (
     CONFIG_FILE,
     RELEASED_TRANSFORMER_WEIGHTS,
@@ -23,112 +35,163 @@ from .layout import (
 )
 from .loading import Parts
 
-# Values that are fixed in the original code.
-ORIGINAL_ATTENTION_HEADS = 4
 ORIGINAL_UNUSED_TOKEN_ID = 50256
 
 
 def save_released(folder: PathOrRepo, parts: Parts) -> None:
-    """Write a checkpoint in the released layout.
+    """Write a checkpoint in the released layout: complete, or not at all.
 
-    This layout has no processor. Action statistics are folded into `action_linear`, which is exact. A reward head that
-    was trained on symlog still gives symlog.
+    This layout has no processor. Action statistics are folded into `action_linear` and `action_recon_linear`, which is
+    exact. How frames are cropped, and names and bounds of actions, are not in it. Nor is what counts in training only:
+    dropout, and the weight of the commitment loss.
+
+    Args:
+        folder: folder to write, new or empty.
+        parts: VQ model, transformer, and processor or None.
 
     Raises:
-        ValueError: if the original code cannot express the architecture.
+        ValueError: if the original code cannot load this checkpoint, or would compute something else; names each
+            option. Nothing is written.
+        FileExistsError: if there is anything in the folder.
     """
     vq_model, transformer, processor = parts
-    vq_folder, transformer_folder = Path(folder) / VQ_FOLDER, Path(folder) / TRANSFORMER_FOLDER
-    vq_config = _diffusers_config(vq_model.config)
-    for path in (vq_folder, transformer_folder):
-        path.mkdir(parents=True, exist_ok=True)
-    write_json(vq_folder / CONFIG_FILE, vq_config)
-    _save(vq_model.state_dict(), vq_folder / RELEASED_VQ_WEIGHTS)
-    write_json(transformer_folder / CONFIG_FILE, _llama_config(transformer.config))
-    _save(_released_state_dict(transformer.state_dict(), processor), transformer_folder / RELEASED_TRANSFORMER_WEIGHTS)
+    problems = _problems(parts)
+    if problems:
+        raise ValueError(
+            "the original code cannot run this checkpoint, which is not written: "
+            + "; ".join(problems)
+            + ". Keep it in our layout, or change what is named"
+        )
+    target = Path(folder).resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
+    partial = target.with_name(target.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    vq_folder, transformer_folder = partial / VQ_FOLDER, partial / TRANSFORMER_FOLDER
+    try:
+        for path in (vq_folder, transformer_folder):
+            path.mkdir(parents=True)
+        write_json(vq_folder / CONFIG_FILE, _diffusers_config(vq_model.config))
+        _save(vq_model.state_dict(), vq_folder / RELEASED_VQ_WEIGHTS)
+        write_json(transformer_folder / CONFIG_FILE, _llama_config(transformer.config))
+        weights = _released_state_dict(transformer.state_dict(), processor)
+        _save(weights, transformer_folder / RELEASED_TRANSFORMER_WEIGHTS)
+        replace_folder(target, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _problems(parts: Parts) -> list[str]:
+    """What the original code could not load or would compute otherwise; one line each."""
+    vq_model, transformer, processor = parts
+    problems = _weight_problems(vq_model, IVideoGPTVQModel) + _weight_problems(transformer, IVideoGPTForCausalLM)
+    if problems:
+        return problems
+    vq_config, config = vq_model.config, transformer.config
+    problems = list(dict.fromkeys(vq_problems(vq_config) + transformer_problems(config)))
+    if vq_config.layout != config.layout:
+        problems.append(f"VQ model and transformer disagree on the token layout: {vq_config.layout}, {config.layout}")
+    return problems if processor is None else problems + _processor_problems(processor, config)
+
+
+def _weight_problems(network: nn.Module, expected_class: type[IVideoGPTVQModel | IVideoGPTForCausalLM]) -> list[str]:
+    """Weights must be those of the config, whole, in float32: others cannot be loaded, or only with other results."""
+    name = expected_class.__name__
+    if not isinstance(network, expected_class):
+        return [f"a {type(network).__name__} is no {name}: merge adapters first (merge_and_unload() of peft)"]
+    with torch.device("meta"):
+        expected = expected_class(copy.deepcopy(network.config)).state_dict()
+    state = network.state_dict()
+    different = sorted(expected.keys() ^ state.keys())
+    if different:
+        return [
+            f"the weights of the {name} are not those of its config, {different[0]} is one more or one less: merge "
+            f"adapters (merge_and_unload() of peft) and remove parametrisations first"
+        ]
+    for key, value in state.items():
+        if value.is_meta:
+            return [f"{key} of the {name} is not in memory: load it without device_map"]
+        if type(value) not in (Tensor, nn.Parameter) or not value.is_floating_point():
+            return [f"{key} of the {name} is quantised ({type(value).__name__}): load it without quantization_config"]
+        if value.dtype != torch.float32:
+            return [f"{key} of the {name} is {value.dtype}, it computes in float32: use .to(dtype=torch.float32) first"]
+        if value.shape != expected[key].shape:
+            return [f"{key} of the {name} is {tuple(value.shape)}, its config asks for {tuple(expected[key].shape)}"]
+    return []
+
+
+def _processor_problems(processor: IVideoGPTVideoProcessor, config: IVideoGPTConfig) -> list[str]:
+    problems = []
+    width = processor.action_dim
+    if processor.embodiments:
+        problems.append("the processor has embodiments: it knows one kind of actions")
+    if processor.padded_action_dim not in (None, width):
+        problems.append(
+            f"the processor's padded_action_dim is {processor.padded_action_dim} for actions of width "
+            f"{'any' if width is None else width}: it does not pad actions"
+        )
+    elif width not in (None, config.action_dim):
+        problems.append(f"the processor describes {width} action dimensions, the transformer takes {config.action_dim}")
+    if config.predict_reward and processor.reward_transform != "identity":
+        problems.append(
+            f"the processor's reward_transform is {processor.reward_transform!r}: it gives what the reward head says. "
+            f"To write the head as it is, set reward_transform to 'identity' first"
+        )
+    return problems
 
 
 def _diffusers_config(config: IVideoGPTVQConfig) -> dict[str, Any]:
-    height, width = config.frame_size
-    if height != width:
-        raise ValueError(f"the original code only knows square frames, this model takes {height} x {width}")
-    if config.num_attention_heads != ORIGINAL_ATTENTION_HEADS:
-        raise ValueError(
-            f"the original code has {ORIGINAL_ATTENTION_HEADS} cross-attention heads, this model "
-            f"{config.num_attention_heads}"
-        )
-    for name in (
-        "normalize_latents",
-        "repeat_last_context",
-        "composites_context",
-        "context_fsq_levels",
-        "dynamics_fsq_levels",
-    ):
-        if getattr(config, name):
-            raise ValueError(f"the original code does not know {name}; save in our layout")
     levels = len(config.block_out_channels)
     return {
-        "_class_name": "CompressiveVQModel",
+        "_class_name": VQ_CLASS,
         "_diffusers_version": "0.27.0",
-        "act_fn": config.act_fn,
-        "block_out_channels": list(config.block_out_channels),
-        "context_length": config.num_context_frames,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "force_upcast": True,
-        "in_channels": config.in_channels,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.layers_per_block,
         "lookup_from_codebook": True,
-        "max_att_resolution": config.max_att_resolution,
-        "mid_block_add_attention": config.mid_block_add_attention,
-        "norm_num_groups": config.norm_num_groups,
         "norm_type": "group",
-        "num_dyn_embeddings": config.num_dynamics_codes,
-        "num_vq_embeddings": config.num_context_codes,
-        "out_channels": config.out_channels,
-        "patch_size": config.patch_size,
-        "resolution": height,
         "sample_size": 32,
         "scaling_factor": 0.18215,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "vq_embed_dim": config.vq_embed_dim,
+        **{name: getattr(config, name) for name in VQ_FIELDS},
+        "resolution": config.frame_size[0],
     }
 
 
 def _llama_config(config: IVideoGPTConfig) -> dict[str, Any]:
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"the original code only knows plain rotary embeddings, this model has {rope}")
-    names = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-        "max_position_embeddings initializer_range rms_norm_eps attention_bias attention_dropout tie_word_embeddings"
-    )
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "bos_token_id": ORIGINAL_UNUSED_TOKEN_ID,
         "eos_token_id": ORIGINAL_UNUSED_TOKEN_ID,
-        "rope_theta": rope["rope_theta"],
         "use_cache": True,
-        **{name: getattr(config, name) for name in names.split()},
+        **llama_fields(config),
     }
 
 
 def _released_state_dict(state: dict[str, Tensor], processor: IVideoGPTVideoProcessor | None) -> dict[str, Tensor]:
-    if processor is not None and processor.embodiments:
-        raise ValueError("the released layout cannot hold several embodiments; save in our layout")
-    if processor is not None and processor.action_mean is not None:
-        weight, bias = state["action_linear.weight"], state["action_linear.bias"]
-        folded = weight / torch.tensor(processor.action_std).to(weight)
-        state = state | {
-            "action_linear.weight": folded,
-            "action_linear.bias": bias - folded @ torch.tensor(processor.action_mean).to(weight),
-        }
-    llama = ("model.", "lm_head.")
-    if all(name.startswith(llama) for name in state):
+    if "action_linear.weight" not in state:
         return state
-    return {f"llm.{name}" if name.startswith(llama) else name: tensor for name, tensor in state.items()}
+    if processor is not None and processor.action_mean is not None:
+        state = state | _with_statistics_folded(state, processor)
+    return {f"llm.{name}" if name.startswith(("model.", "lm_head.")) else name: value for name, value in state.items()}
+
+
+def _with_statistics_folded(state: dict[str, Tensor], processor: IVideoGPTVideoProcessor) -> dict[str, Tensor]:
+    """Weights that take actions in environment units, and that reconstruct them so. Computed in float64."""
+    heads = {name: value.cpu().double() for name, value in state.items() if name.startswith("action_")}
+    mean, std = (torch.tensor(values).double() for values in (processor.action_mean, processor.action_std))
+    weight = heads["action_linear.weight"] / std
+    folded = {"action_linear.weight": weight, "action_linear.bias": heads["action_linear.bias"] - weight @ mean}
+    if "action_recon_linear.weight" in heads:
+        folded["action_recon_linear.weight"] = heads["action_recon_linear.weight"] * std[:, None]
+        folded["action_recon_linear.bias"] = heads["action_recon_linear.bias"] * std + mean
+    return {name: value.float() for name, value in folded.items()}
 
 
 def _save(state: dict[str, Tensor], file: Path) -> None:
-    save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, file, metadata={"format": "pt"})
+    # Cloned, since safetensors refuses weights that share memory.
+    weights = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file.name} cannot be written: {error}") from error

@@ -28,6 +28,8 @@ def _convert(args: argparse.Namespace) -> None:
 
     if Path(args.output).resolve() == Path(args.source).resolve():
         raise ValueError("source and output are the same folder")
+    if args.remote_code and args.to == "released":
+        raise ValueError("--remote-code goes with our layout: the released one is read by the original code")
     be_quiet()
     goal_conditioned = True if args.goal_conditioned else None
     world = WorldModel.from_pretrained(

@@ -1,13 +1,14 @@
 """Configuration of the transformer. Reads the config files of the released checkpoints as they are."""
 
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
-from .released_config import complete_transformer_config
+from .configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .released_config import read_llama_fields, read_tokenizer_config
 from .token_layout import TokenLayout
 
 
@@ -101,14 +102,20 @@ class IVideoGPTConfig(LlamaConfig):
         """As in transformers. A released config, which is a plain LlamaConfig, is completed from the files around it.
 
         Raises:
-            OSError: if the weights beside a released config cannot be read.
+            OSError: if the weights or the tokenizer's config beside a released config cannot be read.
+            ValueError: if it is the config of another model, or of one that the original code cannot load.
         """
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if config_dict.get("model_type") == "llama":
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type == "llama":
             hub_names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+            place = (pretrained_model_name_or_path, kwargs.get("subfolder", ""))
             hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
-            subfolder = kwargs.get("subfolder", "")
-            config_dict = complete_transformer_config(
-                config_dict, pretrained_model_name_or_path, subfolder, **hub_kwargs
+            layout = IVideoGPTVQConfig.from_dict(read_tokenizer_config(*place, **hub_kwargs)).layout
+            config_dict = read_llama_fields(config_dict, *place, **hub_kwargs) | asdict(layout)
+        elif model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {model_type!r} model, not a transformer of iVideoGPT "
+                f"({cls.model_type!r}, or 'llama' in the released layout)"
             )
         return config_dict, unused

@@ -1,19 +1,24 @@
 """Configuration of the VQ model. Reads the config files of the released checkpoints as they are."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .released_config import VQ_WEIGHTS, read_vq_fields, vq_problems
 from .token_layout import TokenLayout
+
+# Epsilon of the cross-attention's norms in models that were saved before it was a field.
+OLD_CROSS_ATTENTION_NORM_EPS = 1e-6
 
 
 @strict
 class IVideoGPTVQConfig(PreTrainedConfig):
     """Configuration of `IVideoGPTVQModel`, the compressive VQ model (Wu et al., 2024, section 3.1).
 
-    The defaults are those of the original code, which the released 256 x 256 config relies on.
+    Models of the default sizes can be written in the released layout. Fields that a released config leaves out take the
+    original's defaults, which are others.
 
     Args:
         resolution: side of a square frame, or (height, width), in pixels.
@@ -23,7 +28,7 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         layers_per_block: residual layers in each encoder level; the decoder has one more.
         latent_channels: width of the latent and of both codebooks, unless `vq_embed_dim` is given.
         vq_embed_dim: width of both codebooks, where it differs from `latent_channels`.
-        norm_num_groups: groups of every GroupNorm.
+        norm_num_groups: groups of every GroupNorm of the towers.
         act_fn: activation of the residual blocks.
         mid_block_add_attention: whether the two context towers have self-attention in their middle. The towers of the
             future frames always have it.
@@ -33,6 +38,10 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         max_att_resolution: largest side of the feature maps that have cross-attention to the context.
         patch_size: side of the square of latents that one dynamics token stands for.
         num_attention_heads: heads of the cross-attention.
+        cross_attention_norm_groups: groups of the cross-attention's GroupNorms; None: `norm_num_groups`. It is 32 in
+            released checkpoints.
+        cross_attention_norm_eps: epsilon of the cross-attention's GroupNorms. It is 1e-5 in new models and in released
+            checkpoints, and 1e-6 in a config that was saved without this field.
         attention_dropout: dropout of the cross-attention in training.
         commitment_cost: weight beta of the codebook-to-encoder term.
         normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022).
@@ -68,6 +77,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     max_att_resolution: int = 32
     patch_size: int = 4
     num_attention_heads: int = 4
+    cross_attention_norm_groups: int | None = None  # until norm_num_groups is known
+    cross_attention_norm_eps: float | None = None  # until it is known whether the config is a saved one
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
     normalize_latents: bool = False
@@ -81,6 +92,11 @@ class IVideoGPTVQConfig(PreTrainedConfig):
             self.num_context_codes = math.prod(self.context_fsq_levels)
         if self.dynamics_fsq_levels is not None:
             self.num_dynamics_codes = math.prod(self.dynamics_fsq_levels)
+        if self.cross_attention_norm_eps is None:
+            is_saved = "model_type" in kwargs  # every saved config holds it, and no new one
+            self.cross_attention_norm_eps = OLD_CROSS_ATTENTION_NORM_EPS if is_saved else 1e-5
+        if self.cross_attention_norm_groups is None:
+            self.cross_attention_norm_groups = self.norm_num_groups
         super().__post_init__(**kwargs)
         self.check_geometry()
 
@@ -107,12 +123,24 @@ class IVideoGPTVQConfig(PreTrainedConfig):
                 f"composites_context copies context frames, so that in_channels {self.in_channels} and out_channels "
                 f"{self.out_channels} must be equal"
             )
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups or channels % self.num_attention_heads:
+        for level, channels in enumerate(self.block_out_channels):
+            divisors = {"norm_num_groups": self.norm_num_groups}
+            if self.has_cross_attention(level):
+                divisors["num_attention_heads"] = self.num_attention_heads
+                divisors["cross_attention_norm_groups"] = cast(int, self.cross_attention_norm_groups)
+            if any(divisor < 1 or channels % divisor for divisor in divisors.values()):
                 raise ValueError(
-                    f"every entry of block_out_channels must be divisible by norm_num_groups {self.norm_num_groups} "
-                    f"and num_attention_heads {self.num_attention_heads}, got {tuple(self.block_out_channels)}"
+                    f"every entry of block_out_channels must be divisible by norm_num_groups, and where its level has "
+                    f"cross-attention by num_attention_heads and cross_attention_norm_groups: {channels} of "
+                    f"{tuple(self.block_out_channels)} is not divisible by all of {divisors}"
                 )
+        if not 0 < cast(float, self.cross_attention_norm_eps) < 1:
+            raise ValueError(f"cross_attention_norm_eps must be in (0, 1), got {self.cross_attention_norm_eps}")
+
+    def has_cross_attention(self, level: int) -> bool:
+        """Whether a level of the encoder, counted from the finest, attends to the context."""
+        halvings = min(level + 1, len(self.block_out_channels) - 1)
+        return max(self.frame_size) >> halvings <= self.max_att_resolution
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -170,10 +198,18 @@ class IVideoGPTVQConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers. Of a released config, which diffusers wrote, only fields of this class are read."""
-        if "_class_name" in config_dict:  # diffusers writes this field, transformers does not
-            names = {*cls.__dataclass_fields__, *cls.attribute_map} - set(PreTrainedConfig.__dataclass_fields__)
-            config_dict = {name: value for name, value in config_dict.items() if name in names}
-            # Consumed by transformers' loader and never saved: the name under which diffusers stores weights.
-            config_dict["transformers_weights"] = "diffusion_pytorch_model.safetensors"
-        return super().from_dict(config_dict, **kwargs)
+        """As in transformers. A released config, which diffusers wrote, is read as the original code reads it.
+
+        Raises:
+            ValueError: if it is the config of another model, or of one that the original code cannot run.
+        """
+        if "_class_name" not in config_dict:  # diffusers writes this field, transformers does not
+            return super().from_dict(config_dict, **kwargs)
+        problems = vq_problems(cls(**read_vq_fields(config_dict)))
+        if problems:
+            raise ValueError(
+                f"this tokenizer/config.json is in the released layout, and the original code cannot run it: "
+                f"{'; '.join(problems)}"
+            )
+        # Consumed by transformers' loader and never saved: the name under which diffusers stores weights.
+        return super().from_dict(read_vq_fields(config_dict) | {"transformers_weights": VQ_WEIGHTS}, **kwargs)

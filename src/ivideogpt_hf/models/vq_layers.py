@@ -179,8 +179,9 @@ class ContextCrossAttention(nn.Module):
         self.num_context_frames = config.num_context_frames
         self.size = size
         rows = size[0] * size[1]
-        self.q_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=NORM_EPS)
-        self.kv_norm = nn.GroupNorm(config.norm_num_groups, channels, eps=NORM_EPS)
+        groups, eps = config.cross_attention_norm_groups, config.cross_attention_norm_eps
+        self.q_norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.kv_norm = nn.GroupNorm(groups, channels, eps=eps)
         self.q_pos_emb = nn.Parameter(torch.empty(rows, channels))
         self.kv_pos_emb = nn.Parameter(torch.empty(config.num_context_frames * rows, channels))
         self.att = MultiheadAttention(channels, config.num_attention_heads, config.attention_dropout)
