@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ivideogpt_hf import IVideoGPTVQConfig
+from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel
 from ivideogpt_hf.models.vq_layers import FiniteScalarQuantizer
 from tests.conftest import SHARED, build_vq_model, random_frames
 
 CASE = SHARED / "parity" / "rlvr" / "fsq"
+COMPRESSIVE = SHARED / "parity" / "rlvr" / "compressive_small"
 needs_case = pytest.mark.skipif(not CASE.is_dir(), reason=f"needs {CASE}")
 
 
@@ -100,3 +101,55 @@ def test_tokens_go_there_and_back():
 def test_levels_below_two_are_refused(levels):
     with pytest.raises(ValueError, match="dynamics_fsq_levels must hold a number of at least 2"):
         IVideoGPTVQConfig(resolution=64, dynamics_fsq_levels=levels)
+
+
+# -- RLVR-World's compressive tokenizer -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compressive():
+    if not COMPRESSIVE.is_dir():
+        pytest.skip(f"needs {COMPRESSIVE}")
+    return IVideoGPTVQModel.from_pretrained(COMPRESSIVE / "tokenizer"), load_file(COMPRESSIVE / "golden.safetensors")
+
+
+@torch.no_grad()
+def test_its_tokens_and_frames_are_the_originals(compressive):
+    model, golden = compressive
+    frames = golden["frames"].float() / 255
+    context = model.encode_context(frames[:, :1])
+    codes = model.encode_future(context.encoder_memory, frames[:, 1:])
+    assert context.tokens.equal(golden["ctx_tokens"].long())
+    assert codes.equal(golden["dyn_tokens"].long())
+    decoded = torch.cat([context.reconstruction, model.decode_future(context.decoder_memory, codes)], dim=1)
+    assert (decoded - golden["reconstruction"]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_any_of_its_tokens_are_decoded_as_by_the_original(compressive):
+    model, golden = compressive
+    context = model.context_from_tokens(golden["random_ctx_tokens"].long())
+    decoded = model.decode_future(context.decoder_memory, golden["random_dyn_tokens"].long())
+    assert (torch.cat([context.reconstruction, decoded], dim=1) - golden["random_frames"]).abs().max() < 1e-4
+
+
+def test_it_is_the_same_in_our_layout(compressive, tmp_path):
+    model, golden = compressive
+    model.save_pretrained(tmp_path)
+    frames = golden["frames"].float() / 255
+    assert IVideoGPTVQModel.from_pretrained(tmp_path).tokenize(frames)[0].equal(model.tokenize(frames)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vq_fsq_levels": 11}, "vq_fsq_levels is 11; known are"),
+        ({"dyn_fsq_levels": None}, "lacks dyn_fsq_levels"),
+        ({"norm_type": "spatial"}, "norm_type is 'spatial'"),
+    ],
+)
+def test_a_config_that_its_code_does_not_know_is_refused(compressive, change, message):
+    config = json.loads((COMPRESSIVE / "tokenizer" / "config.json").read_text()) | change
+    config = {name: value for name, value in config.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        IVideoGPTVQConfig.from_dict(config)

@@ -6,7 +6,7 @@ from typing import Any, cast
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .released_config import VQ_WEIGHTS, read_vq_fields, vq_problems
+from .released_config import FSQ_CLASS, VQ_WEIGHTS, read_fsq_fields, read_vq_fields, vq_problems
 from .token_layout import TokenLayout
 
 # Epsilon of the cross-attention's norms in models that were saved before it was a field.
@@ -205,6 +205,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         """
         if "_class_name" not in config_dict:  # diffusers writes this field, transformers does not
             return super().from_dict(config_dict, **kwargs)
+        if config_dict["_class_name"] == FSQ_CLASS:
+            return super().from_dict(read_fsq_fields(config_dict) | {"transformers_weights": VQ_WEIGHTS}, **kwargs)
         problems = vq_problems(cls(**read_vq_fields(config_dict)))
         if problems:
             raise ValueError(
