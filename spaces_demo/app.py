@@ -34,6 +34,7 @@ from torch import Tensor
 from worlds import DEFAULT, LoadingRules, Worlds
 
 from ivideogpt_hf import Sampling, read_video, side_by_side
+from ivideogpt_hf.spec import first_action
 
 try:
     import spaces
@@ -172,9 +173,10 @@ def save_video(visitor: Visitor) -> str:
 
 
 def save_actions(visitor: Visitor) -> str:
-    """The active line's actions, as `ivideogpt predict --actions` reads them."""
+    """The active line's actions, as `ivideogpt predict --actions` reads them for the video that `save_video` writes."""
     with reasons_shown():
-        return write_actions(played_actions(game_of(visitor)))
+        game = game_of(visitor)
+        return write_actions(played_actions(game), first_action(len(game.context)))
 
 
 # -- endpoints without widgets ----------------------------------------------------------------------------------------
@@ -271,7 +273,12 @@ def build() -> gr.Blocks:
                     label="Or an image or a short video of yours", file_count="single", height=110, elem_id="upload"
                 )
                 goal = gr.Image(
-                    label="Goal, for checkpoints that take one", type="pil", height=120, visible=False, elem_id="goal"
+                    label="Goal, for checkpoints that take one",
+                    type="pil",
+                    image_mode=None,  # as the file has it, so that transparent pixels are noticed
+                    height=120,
+                    visible=False,
+                    elem_id="goal",
                 )
             with gr.Accordion("Settings", open=False):
                 temperature = gr.Slider(0, 2, TEMPERATURE, step=0.1, label="Temperature", info="0: the likeliest frame")
@@ -299,7 +306,8 @@ def build() -> gr.Blocks:
             if file is None:
                 return message("idle"), visitor
             try:
-                return begin(visitor, read_upload(file), None if goal is None else read_video([goal.convert("RGB")]))
+                frames = read_upload(WORLDS.get(visitor.checkpoint), file)
+                return begin(visitor, frames, None if goal is None else read_video([goal]))
             except ValueError as error:
                 return error_message(error), visitor
 

@@ -17,7 +17,6 @@ from ivideogpt_hf import EXAMPLE_EPISODE, World, read_video, write_video
 
 SCENES = Path(__file__).parent / "scenes.npz"  # real held-out starts; without this file, starts of the embedded episode
 MAX_UPLOAD_BYTES, MAX_UPLOAD_FRAMES = 20 * 2**20, 300
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def scenes() -> list[Tensor]:
@@ -41,26 +40,34 @@ def context_of(world: World[Any], frames: Tensor, goal: Tensor | None = None) ->
     return torch.cat([spec.resize_frames(goal), resized])
 
 
-def read_upload(file: str) -> Tensor:
-    """Read an uploaded image or video: frames (T, 3, H, W) uint8.
+def read_upload(world: World[Any], file: str) -> Tensor:
+    """Read an uploaded image or video, in the size of a model: frames (T, 3, H, W) uint8.
 
     Raises:
-        ValueError: if the file is too large, or neither an image nor a video.
+        ValueError: if the file is too large, neither an image nor a video, or cannot be shown as it asks.
     """
     if os.path.getsize(file) > MAX_UPLOAD_BYTES:
         raise ValueError(f"That file is larger than {MAX_UPLOAD_BYTES >> 20} MB.")
     try:
-        if Path(file).suffix.lower() in IMAGES:
-            return read_video([Image.open(file).convert("RGB")])
-        return read_video(file, max_frames=MAX_UPLOAD_FRAMES)
-    except (ValueError, OSError) as error:
+        return read_video(file, max_frames=MAX_UPLOAD_FRAMES, resize=world.spec.resize_frames)
+    except OSError as error:
         raise ValueError(f"That is neither an image nor a video: {error}") from error
 
 
-def write_actions(actions: Tensor) -> str:
-    """Write actions (T, A) as a JSON list of rows, in a new folder. `ivideogpt predict --actions` reads the file."""
+def write_actions(actions: Tensor, first_frame: int) -> str:
+    """Write actions (T, A) as JSON, in a new folder. `ivideogpt predict --actions` reads the file.
+
+    Args:
+        actions: actions in the checkpoint's units.
+        first_frame: frame of the video from which the first action leads to the next, counted from 0. The video that
+            is saved begins with the context.
+    """
+    rows = [
+        {"frame": first_frame + t} | {f"a{i}": number for i, number in enumerate(action)}
+        for t, action in enumerate(actions.tolist())
+    ]
     path = Path(tempfile.mkdtemp()) / "actions.json"
-    path.write_text(json.dumps(actions.tolist(), indent=1), encoding="utf-8")
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return str(path)
 
 

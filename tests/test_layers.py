@@ -20,7 +20,14 @@ LAYERS = (
     ("cli",),
 )
 # The same within data/, which is a house of its own.
-DATA_LAYERS = (("episodes", "drawing", "read_options"), ("statistics",), ("readers",), ("clips",), ("convert", "show"))
+DATA_LAYERS = (
+    ("drawing", "read_options", "contents"),
+    ("episodes", "fitting"),
+    ("action_timing",),
+    ("statistics", "readers"),
+    ("clips",),
+    ("convert", "show"),
+)
 
 # transformers itself needs safetensors and huggingface_hub, so that remote code finds them wherever it runs.
 SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"}

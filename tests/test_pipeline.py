@@ -82,8 +82,8 @@ def test_clips_are_resized_to_what_the_model_takes(free_pipeline):
 
 
 def test_a_batch_of_clips(pipeline, tmp_path):
-    clips, actions = [random_frames(3, seed=seed) for seed in (1, 2)], random_actions(2, 2, 3)
-    np.save(tmp_path / "actions.npy", actions[1].numpy())
+    clips, actions = [random_frames(4, seed=seed) for seed in (1, 2)], random_actions(2, 2, 3)
+    np.save(tmp_path / "actions.npy", torch.cat([torch.zeros(1, 3), actions[1]]).numpy())  # begin at the first frame
     both = pipeline(clips, [actions[0], tmp_path / "actions.npy"], sampling=GREEDY, output_type="pt").frames
     tensor = pipeline(torch.stack(clips), actions, sampling=GREEDY, output_type="pt").frames
     assert both.equal(tensor)
@@ -231,7 +231,7 @@ def test_fewer_goals_than_clips():
 
 def test_a_goal_that_is_no_image(tmp_path):
     (tmp_path / "goal.png").write_text("nonsense")
-    with pytest.raises(OSError, match=r"goal\.png cannot be read as an image"):
+    with pytest.raises(OSError, match=r"goal\.png cannot be decoded: it is no picture"):
         as_pipeline(build_world(goal_conditioned=True))(random_frames(2), goal=tmp_path / "goal.png", num_frames=2)
 
 

@@ -17,12 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from .checkpoints import loading as checkpoints
-from .decoding.sampling import Sampling
-from .media.actions import read_actions
+from .decoding.sampling import Sampling, check_count
+from .media.actions import read_actions, read_future_actions
+from .media.pictures import read_picture
 from .media.video import VideoSource, read_video
 from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
+from .spec import first_action
 from .world.options import HorizonPolicy
 from .world.results import Requested, Step
 from .world.world_model import WorldModel
@@ -98,7 +100,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
+        dtype: torch.dtype | str | Mapping[str, torch.dtype | str] | None = torch.float32,
         goal_conditioned: bool | None = None,
         **components: Any,
     ) -> IVideoGPTPipeline:
@@ -107,8 +109,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
             revision, token, cache_dir, local_files_only, goal_conditioned: see `WorldModel.from_pretrained`.
-            dtype: dtype of both networks, or one for each by name: "tokenizer", "transformer", or "default" for
-                what is not named.
+            dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
+                "tokenizer", "transformer", or "default" for what is not named.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
         Raises:
@@ -172,11 +174,13 @@ class IVideoGPTPipeline(DiffusionPipeline):
         Args:
             video: a clip, in any form that `ivideogpt_hf.media.read_video` takes, or a list of clips. The first frames
                 are the context, as many as the checkpoint takes (one fewer with a goal). No other frame is decoded.
-            actions: actions (T, A) of one clip, or a file of them, for an action-conditioned checkpoint; (B, T, A) or a
-                list for several clips. The first leads from the last context frame to the first predicted one.
+            actions: actions (T, A) of one clip for an action-conditioned checkpoint; (B, T, A) or a list for several
+                clips. The first leads from the last context frame to the first predicted one. Or a file for each clip:
+                its rows begin at the clip's first frame, see `ivideogpt_hf.media.actions.read_future_actions`.
             goal: image or image file for a goal-conditioned checkpoint and one clip; a list of them, or an array
                 (B, H, W, 3) or (B, 3, H, W), for several clips.
-            num_frames: number T of frames to predict; it follows from the actions where there are any.
+            num_frames: number T of frames to predict. It follows from arrays of actions; with a file the default is as
+                many as the clip has after the context.
             num_samples: number N of futures of each clip.
             generator: generator that draws the seed, or one for each clip. Without it, and without a seed in
                 `sampling`, every call differs.
@@ -217,7 +221,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         # 2. Read context frames and actions.
         num_clips = len(clips) if is_batch else None
         context = self._read_context(clips, _for_each_clip(goal, num_clips, "a goal"))
-        action_rows = _stack_actions(_for_each_clip(actions, num_clips, "actions"))
+        action_rows = self._read_actions(clips, _for_each_clip(actions, num_clips, "actions"), num_frames)
         num_frames = _resolve_num_frames(num_frames, action_rows)
         # 3. Draw seeds, and predict.
         sampling = _with_seed(sampling or Sampling(), generator, len(clips))
@@ -264,10 +268,10 @@ class IVideoGPTPipeline(DiffusionPipeline):
         num_frames = spec.num_real_context_frames
         contexts = []
         for clip in clips:
-            frames = read_video(clip, max_frames=num_frames)
+            frames = read_video(clip, max_frames=num_frames, resize=spec.resize_frames)
             if len(frames) < num_frames:
                 raise ValueError(f"a clip has {len(frames)} frames, fewer than the {num_frames} of the context")
-            contexts.append(spec.resize_frames(frames))
+            contexts.append(frames)
         context = torch.stack(contexts)
         if not spec.goal_conditioned:
             if goals is not None:
@@ -275,8 +279,24 @@ class IVideoGPTPipeline(DiffusionPipeline):
             return context
         if goals is None:
             raise ValueError(f"this checkpoint is goal-conditioned: pass one goal image per clip ({len(clips)})")
-        images = torch.stack([spec.resize_frames(read_video([_read_image(image)])) for image in goals])
+        images = torch.stack([read_video([_read_image(image)], resize=spec.resize_frames) for image in goals])
         return torch.cat([images, context], dim=1)
+
+    def _read_actions(self, clips: list[VideoSource], parts: list[Any] | None, num_frames: int | None) -> Tensor | None:
+        """Actions (B, T, A) float32, of one part for each clip."""
+        if parts is None:
+            return None
+        first_row = first_action(self.world.spec.num_real_context_frames)
+        actions = [
+            read_future_actions(part, clip, first_row=first_row, num_frames=num_frames).actions
+            if isinstance(part, (str, os.PathLike))
+            else read_actions(part)
+            for clip, part in zip(clips, parts, strict=True)
+        ]
+        shapes = {tuple(part.shape) for part in actions}
+        if len(shapes) > 1:
+            raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
+        return torch.stack(actions)
 
 
 def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Sequence[str]) -> None:
@@ -287,8 +307,8 @@ def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Seque
     """
     if output_type not in get_args(OutputType):
         raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
     unknown = [name for name in tensor_inputs if name not in CALLBACK_TENSORS]
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs must be of {CALLBACK_TENSORS}, got {unknown}")
@@ -307,13 +327,7 @@ def _is_batch(video: Any) -> bool:
 
 
 def _read_image(image: Any) -> Any:
-    if not isinstance(image, (str, os.PathLike)):
-        return image
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise OSError(f"the goal {image} cannot be read as an image: {error}") from error
+    return read_picture(image, f"the goal {image}").pixels if isinstance(image, (str, os.PathLike)) else image
 
 
 def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] | None:
@@ -329,25 +343,14 @@ def _for_each_clip(values: Any, num_clips: int | None, name: str) -> list[Any] |
     return list(values)
 
 
-def _stack_actions(parts: list[Any] | None) -> Tensor | None:
-    """Actions (B, T, A) float32, of one part for each clip."""
-    if parts is None:
-        return None
-    actions = [read_actions(part) for part in parts]
-    shapes = {tuple(part.shape) for part in actions}
-    if len(shapes) > 1:
-        raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
-    return torch.stack(actions)
-
-
 def _resolve_num_frames(num_frames: int | None, actions: Tensor | None) -> int:
     """The number of frames to predict, for actions (B, T, A) or without."""
     if actions is not None and num_frames not in (None, actions.shape[1]):
         raise ValueError(f"num_frames is {num_frames}, but there are {actions.shape[1]} actions per clip")
     num_frames = num_frames if actions is None else actions.shape[1]
-    if num_frames is None or num_frames < 1:
-        raise ValueError(f"without actions, num_frames says how many frames to predict (at least 1), got {num_frames}")
-    return num_frames
+    if num_frames is None:
+        raise ValueError("without actions, num_frames says how many frames to predict (at least 1), got None")
+    return check_count(num_frames, "num_frames")
 
 
 def _with_seed(

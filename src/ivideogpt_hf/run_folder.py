@@ -22,6 +22,7 @@ PARTIAL = ".partial"
 # What evaluations and trials of planning write: the identity of the run, and its results.
 RUN_FILE, RESULTS_FILE = "run.json", "results.json"
 LOCK_FILE = ".lock"
+NAMES_SHOWN = 3  # in messages about many files
 # How systems say that a file system has no locks at all.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -64,10 +65,39 @@ def claim(
     before, identity = identity_of(_read(path)), identity_of(content)
     names = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
     if names:
+        differences = ", ".join(_describe_difference(name, before.get(name), identity.get(name)) for name in names)
         raise FileExistsError(
-            f"{folder} holds another {noun}, they differ in {', '.join(names)}; give another folder, or delete this one"
+            f"{folder} holds another {noun}, they differ in {differences}; give another folder, or delete this one"
         )
     return content
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What became of files, such as "2 changed (a.mp4, b.mp4), 1 new (c.mp4)"; empty where nothing did.
+
+    Args:
+        before: what each file was known by, under its name.
+        now: the same at present.
+    """
+    kinds = {
+        "changed": [name for name in before if name in now and before[name] != now[name]],
+        "new": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+    }
+    parts = []
+    for kind, names in kinds.items():
+        shown = sorted(names)[:NAMES_SHOWN] + ["..."] * (len(names) > NAMES_SHOWN)
+        if names:
+            parts.append(f"{len(names)} {kind} ({', '.join(shown)})")
+    return ", ".join(parts)
+
+
+def _describe_difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(now, dict) and before is None:
+        return f"{name} (an earlier version, which did not note it, wrote what is there)"
+    if isinstance(now, dict) and isinstance(before, dict):
+        return f"{name}: {describe_changes(before, now)}"
+    return name
 
 
 def _content(folder: Path) -> set[str]:
@@ -166,8 +196,11 @@ def replace_folder(path: Path, aside: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Put an old folder back, where a kill interrupted `replace_folder` before the new one was in its place."""
-    if not path.exists() and _old(path).exists():
+    """Put an old folder back, where a kill interrupted `replace_folder` before the new one was in its place, or delete
+    it, where the kill came afterwards."""
+    if path.exists():
+        shutil.rmtree(_old(path), ignore_errors=True)
+    elif _old(path).exists():
         _old(path).replace(path)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ivideogpt_hf import IVideoGPTVQModel, Sampling, WorldModel
+from ivideogpt_hf import IVideoGPTPipeline, IVideoGPTVQModel, Sampling, WorldModel
 from ivideogpt_hf.checkpoints.released import save_released
 from tests.conftest import assert_same_frames, build_world, is_released, random_actions, random_frames
 
@@ -51,6 +51,28 @@ def test_our_layout_keeps_what_the_released_one_cannot(tmp_path):
     loaded = WorldModel.from_pretrained(tmp_path)
     assert loaded.spec == world.spec
     assert loaded.processor.reward_transform == "symlog"
+
+
+@pytest.mark.parametrize("load", [WorldModel.from_pretrained, IVideoGPTPipeline.from_pretrained])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("bfloat16", torch.bfloat16), ("torch.float16", torch.float16), ("float32", torch.float32), (None, torch.float32)],
+)
+def test_a_dtype_may_be_a_name(saved, load, dtype, expected):
+    assert load(saved[1], dtype=dtype).transformer.dtype == expected
+
+
+@pytest.mark.parametrize("load", [WorldModel.from_pretrained, IVideoGPTPipeline.from_pretrained])
+def test_an_automatic_dtype_is_that_of_the_stored_weights(saved, load, tmp_path):
+    WorldModel.from_pretrained(saved[1], dtype="bfloat16").save_pretrained(tmp_path)
+    assert load(tmp_path, dtype="auto").transformer.dtype == torch.bfloat16
+    assert load(tmp_path).transformer.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["half", torch.int8, 16])
+def test_an_unknown_dtype_is_refused(saved, dtype):
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, auto or None"):
+        WorldModel.from_pretrained(saved[1], dtype=dtype)
 
 
 def test_dtype_is_the_callers(saved):
@@ -170,3 +192,14 @@ def test_the_transformer_can_be_quantised(tmp_path):
         16,
         16,
     )
+
+
+def test_weights_that_could_not_be_loaded_are_not_saved(tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted, parametrised = build_world(action_dim=3), build_world(action_dim=3)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), adapted.transformer)
+    torch.nn.utils.parametrizations.weight_norm(parametrised.vq_model.quant_linear)
+    for world in (adapted, parametrised):
+        with pytest.raises(ValueError, match=r"has other weights than its config describes.*merge adapters"):
+            world.save_pretrained(tmp_path / "world")
+    assert not (tmp_path / "world").exists()

@@ -61,12 +61,43 @@ def test_no_more_frames_are_decoded_than_there_are_actions(film, checkpoint, tmp
         checkpoint,
         "--actions",
         tmp_path / "actions.npy",
+        "--num-frames",
+        3,
         "--output",
         tmp_path / "p.gif",
         "--fps",
         5,
     )
     assert len(num_decoded) == 2 + 3
+
+
+@pytest.mark.parametrize("with_clip", [False, True])
+def test_a_clips_file_conditions_from_the_last_context_frame_on(checkpoint, tmp_path, capsys, with_clip):
+    """With or without the column "clip", as an array that begins there does."""
+    frames, actions = random_frames(6), random_actions(6, 3).numpy().round(2)
+    (tmp_path / "s").mkdir()
+    clip = write_video(frames, tmp_path / "s/clip.gif")
+    lines = ["clip,x,y,z"] + [f"s/clip.gif,{x},{y},{z}" for x, y, z in actions] + ["s/b.gif,9,9,9"] * 3
+    if not with_clip:
+        lines = [line.partition(",")[2] for line in lines if "s/b" not in line]
+    (tmp_path / "actions.csv").write_text("\n".join(lines))
+    argv = ["--checkpoint", checkpoint, "--greedy"]
+    predict(clip, *argv, "--actions", tmp_path / "actions.csv", "--output", tmp_path / "p.gif")
+    assert "rows 1 to 4, counted from 0" in capsys.readouterr().out
+    np.save(tmp_path / "future.npy", actions[1:5])
+    predict(clip, *argv, "--num-frames", 4, "--actions", tmp_path / "future.npy", "--output", tmp_path / "e.gif")
+    assert read_video(tmp_path / "p.gif").equal(read_video(tmp_path / "e.gif"))
+
+
+def test_rows_of_another_number_than_the_frames_are_never_guessed_at(checkpoint, tmp_path, capsys):
+    clip = write_video(random_frames(6), tmp_path / "clip.gif")
+    np.save(tmp_path / "actions.npy", random_actions(4, 3).numpy())
+    argv = ["predict", str(clip), "--checkpoint", checkpoint, "--actions", str(tmp_path / "actions.npy")]
+    assert main(argv) == 2
+    assert "has 4 rows for the 6 frames of clip.gif" in capsys.readouterr().err
+    np.save(tmp_path / "actions.npy", random_actions(5, 3).numpy())
+    assert main([*argv, "--num-frames", "5"]) == 2
+    assert "4 lead to frames after the context, not 5" in capsys.readouterr().err
 
 
 def test_no_more_frames_are_decoded_than_are_asked_for(film, action_free, tmp_path, num_decoded):
@@ -93,11 +124,13 @@ def test_it_prints_the_psnr_that_an_evaluation_would(checkpoint, tmp_path, capsy
     clip = write_video(frames, tmp_path / "clip.gif")
     np.save(tmp_path / "actions.npy", random_actions(4, 3).numpy())
     argv = [clip, "--checkpoint", checkpoint, "--actions", tmp_path / "actions.npy", "--num-samples", 2]
+    argv += ["--num-frames", 4]
     world = WorldModel.from_pretrained(checkpoint)
     pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
     predicted = pipeline(
         frames,
         actions=tmp_path / "actions.npy",
+        num_frames=4,
         num_samples=2,
         sampling=Sampling(seed=0),
         output_type="pt",

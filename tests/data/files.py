@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,19 @@ def make_dataset(
     """A converted data set of episodes of these lengths."""
     episodes = [make_episode(index, length, width, size) for index, length in enumerate(lengths)]
     return convert(MemoryReader(episodes), output, **settings)
+
+
+def change_one_pixel(folder: Path, lengths: list[int], **settings: object) -> Path:
+    """Write again what `make_dataset` made, with another pixel in the last frame of each episode: a change that neither
+    first frames nor actions tell."""
+    episodes = []
+    for index, length in enumerate(lengths):
+        episode = make_episode(index, length)
+        frames = episode.frames["image"].copy()
+        frames[-1, 8, 8] ^= 1
+        episodes.append(replace(episode, frames={"image": frames}))
+    shutil.rmtree(folder)
+    return convert(MemoryReader(episodes), folder, **settings)
 
 
 def write_lerobot(

@@ -67,6 +67,34 @@ def test_rows_of_different_ages(worlds):
     assert results[0].tokens.equal(results[1].tokens)
 
 
+@pytest.mark.parametrize("path", ["model.layers.0", "model.embed_tokens", "action_linear", "reward_linear"])
+def test_a_hook_that_came_later_is_not_missed(worlds, path):
+    """Compiled programs do not notice hooks, so they are not used then."""
+    plain, compiled = worlds
+    frames, actions = random_frames(1, 2), random_actions(1, 3, 3, 3)
+    before = compiled.rollout(frames, actions, sampling=SAMPLING)
+    hook = plain.transformer.get_submodule(path).register_forward_hook(lambda _module, _inputs, output: output * 0.5)
+    try:
+        one, other = (world.rollout(frames, actions, sampling=SAMPLING) for world in worlds)
+    finally:
+        hook.remove()
+    assert_same(one, other)
+    assert not torch.allclose(other.rewards, before.rewards, atol=1e-2)
+    assert_same(compiled.rollout(frames, actions, sampling=SAMPLING), before)
+
+
+def test_weights_that_were_trained_since_are_not_missed(worlds):
+    frames, actions = random_frames(1, 2), random_actions(1, 3, 3, 3)
+    before = worlds[1].rollout(frames, actions, sampling=SAMPLING)
+    weight = worlds[0].transformer.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        weight.mul_(-1)
+        one, other = (world.rollout(frames, actions, sampling=SAMPLING) for world in worlds)
+        weight.mul_(-1)
+    assert_same(one, other)
+    assert not torch.allclose(other.rewards, before.rewards, atol=1e-2)
+
+
 def test_a_program_keeps_nothing_alive_that_nobody_holds(worlds):
     """Neither the tail of the last rollout, which the next one would copy, nor its context."""
     _, compiled = worlds

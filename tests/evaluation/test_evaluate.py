@@ -15,7 +15,7 @@ from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
 from tests.conftest import build_world, hide_package
-from tests.data.files import make_dataset
+from tests.data.files import change_one_pixel, make_dataset
 
 pytest.importorskip("skimage")
 pytest.importorskip("datasets")
@@ -228,3 +228,43 @@ def test_measurements_are_plain_arrays(finished):
         assert file[f"{SHUFFLED}/psnr"].shape == (1, 4)
         assert file["context/psnr"].shape == (2,)
         assert file["rewards/predicted"].shape == (4, 4)
+
+
+# -- what changed under the same name ---------------------------------------------------------------------------------
+
+
+def test_data_that_changed_under_their_name_are_refused(evaluate, data, tmp_path, capsys):
+    kept = shutil.copytree(data, tmp_path / "kept")
+    try:
+        assert evaluate(tmp_path / "out", "--shard", "0/2") == 0
+        change_one_pixel(data, [9] * 12, test_fraction=0.5)
+        assert evaluate(tmp_path / "out") == 2
+        assert "differ in contents: 1 changed (arm/test-00000-of-00001.parquet)" in capsys.readouterr().err
+    finally:
+        shutil.rmtree(data)
+        shutil.copytree(kept, data)
+    assert evaluate(tmp_path / "out") == 0  # a copy has other times, and the same content
+
+
+def test_a_checkpoint_that_changed_under_its_name_is_refused(evaluate, checkpoint, tmp_path, capsys):
+    mine = shutil.copytree(checkpoint, tmp_path / "mine")
+    assert evaluate(tmp_path / "out", "--shard", "0/2", source=mine) == 0
+    file = mine / "processor/video_preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"action_std": [2.0] * 3, "action_mean": [0.0] * 3}))
+    assert evaluate(tmp_path / "out", source=mine) == 2
+    assert "they differ in settings;" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_an_earlier_version_is_not_mixed_with_another(evaluate, tmp_path, capsys):
+    assert evaluate(tmp_path / "out", "--shard", "0/2") == 0
+    file = tmp_path / "out/run.json"
+    record = json.loads(file.read_text())
+    record.pop("contents")
+    file.write_text(json.dumps(record))
+    assert evaluate(tmp_path / "out") == 2
+    assert "contents (an earlier version, which did not note it, wrote what is there)" in capsys.readouterr().err
+
+
+def test_contents_are_not_among_the_results(finished):
+    assert "contents" not in results_of(finished)

@@ -1,12 +1,11 @@
-import json
-
+import av
 import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from ivideogpt_hf import read_actions
+from ivideogpt_hf.media.streams import video_rate
 from ivideogpt_hf.media.video import read_video, side_by_side, write_video
 from tests.conftest import random_frames
 from tests.data.files import write_mp4
@@ -38,6 +37,44 @@ def test_gif_round_trip_of_few_colours(tmp_path):
 def test_frames_that_are_alike_are_all_read_from_a_gif(tmp_path):
     frames = ((random_frames(3, size=16) // 128) * 255)[[0, 0, 1, 1, 1, 2]]
     assert read_video(write_video(frames, tmp_path / "clip.gif")).equal(frames)
+
+
+def in_few_colours(num_frames):
+    """Frames of which some equal the one before."""
+    frames = (random_frames(4, size=16) // 128) * 255
+    return frames[torch.randint(0, 4, (num_frames,), generator=torch.Generator().manual_seed(0)).sort().values]
+
+
+@pytest.mark.parametrize("fps", [1, 7, 12.5, 30, 50])
+def test_any_viewer_shows_all_frames_of_a_gif(tmp_path, fps):
+    frames = in_few_colours(12)
+    path = write_video(frames, tmp_path / "clip.gif", fps=fps)
+    with Image.open(path) as image:
+        shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+        assert image.info["loop"] == 0
+    assert np.array_equal(shown, frames.movedim(1, -1))
+    with av.open(str(path)) as container:
+        decoded = list(container.decode(video=0))
+    assert np.array_equal([frame.to_ndarray(format="rgb24") for frame in decoded], frames.movedim(1, -1))
+    assert np.allclose([frame.time for frame in decoded], np.arange(12) / fps, atol=0.006)
+
+
+def test_equal_frames_of_a_gif_need_no_room(tmp_path):
+    frames = ((random_frames(1, size=64) // 128) * 255).expand(20, -1, -1, -1)
+    still = write_video(frames[:1], tmp_path / "still.gif").stat().st_size
+    assert write_video(frames, tmp_path / "clip.gif").stat().st_size < still + 20 * 60
+
+
+def test_a_gif_of_an_earlier_version_is_read_as_it_is_stored(tmp_path):
+    """Equal frames were merged into one that is shown longer."""
+    images = [Image.fromarray(frame.movedim(0, -1).numpy()) for frame in (random_frames(3, size=16) // 128) * 255]
+    images[0].save(tmp_path / "clip.gif", save_all=True, append_images=images[1:], duration=[100, 300, 100])
+    assert len(read_video(tmp_path / "clip.gif")) == 3
+
+
+@pytest.mark.parametrize("fps", [0.5, 10, 29.97, 30000 / 1001, 240])
+def test_a_rate_of_an_mp4_is_kept(tmp_path, fps):
+    assert video_rate(write_video(smooth_frames(), tmp_path / "clip.mp4", fps=fps)) == pytest.approx(fps, rel=1e-9)
 
 
 def test_scale_enlarges_pixels(tmp_path):
@@ -105,12 +142,12 @@ def test_corrupt_mp4_is_named(tmp_path):
 def test_truncated_gif_is_named(tmp_path):
     path = write_video(random_frames(4), tmp_path / "clip.gif")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(OSError, match=r"clip\.gif is not a readable gif"):
+    with pytest.raises(OSError, match=r"frame 3 of .*clip\.gif cannot be decoded, it is not a readable gif"):
         read_video(path)
 
 
 def test_corrupt_gif_and_npz_are_named(tmp_path):
-    for name, message in (("clip.gif", "is not a readable gif"), ("clip.npz", "cannot be read")):
+    for name, message in (("clip.gif", "cannot be decoded"), ("clip.npz", "cannot be read")):
         (tmp_path / name).write_bytes(b"nonsense")
         with pytest.raises(OSError, match=message):
             read_video(tmp_path / name)
@@ -163,65 +200,6 @@ def test_what_is_no_video_is_refused(source, message):
         read_video(source)
 
 
-# -- actions ----------------------------------------------------------------------------------------------------------
-
-ROWS = [[0.5, -1.0], [2.0, 3.25], [0.0, 1.0]]
-
-
-@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "csv with header", "json", "list", "tensor", "policy output"])
-def test_actions_of_every_kind(tmp_path, kind):
-    policy_output = torch.tensor(ROWS, dtype=torch.bfloat16, requires_grad=True)
-    source = {"list": ROWS, "tensor": torch.tensor(ROWS), "policy output": policy_output}.get(kind)
-    if source is None:
-        source = tmp_path / f"actions.{kind.split()[0]}"
-        lines = [",".join(map(str, row)) for row in ROWS]
-        if kind == "npy":
-            np.save(source, np.array(ROWS))
-        elif kind == "npz":
-            np.savez(source, action=np.array(ROWS))
-        elif kind == "json":
-            source.write_text(json.dumps(ROWS))
-        else:
-            source.write_text("\n".join(["x,y", *lines] if "header" in kind else lines) + "\n")
-    actions = read_actions(source)
-    assert actions.dtype == torch.float32
-    assert actions.tolist() == ROWS
-
-
-def test_a_byte_order_mark_does_not_hide_the_first_row(tmp_path):
-    (tmp_path / "actions.csv").write_text("\ufeff1,2\n3,4\n", encoding="utf-8")
-    assert read_actions(tmp_path / "actions.csv").tolist() == [[1, 2], [3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ([[0.0, float("nan")]], "NaN or infinite values, first in row 0"),
-        ([[0.0], [0.0, 1.0]], "rows of one width"),
-        ([["left"]], "table of numbers"),
-        ([0.0, 1.0], r"shape \(T, A\)"),
-        ([], r"shape \(T, A\)"),
-    ],
-)
-def test_what_is_no_table_of_actions_is_refused(source, message):
-    with pytest.raises(ValueError, match=message):
-        read_actions(source)
-
-
-def test_action_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        read_actions(tmp_path / "none.csv")
-    (tmp_path / "actions.json").write_text("{")
-    with pytest.raises(OSError, match="not valid JSON"):
-        read_actions(tmp_path / "actions.json")
-    (tmp_path / "actions.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(OSError, match=r"actions\.csv is not valid CSV"):
-        read_actions(tmp_path / "actions.csv")
-    (tmp_path / "actions.txt").write_text("1")
-    with pytest.raises(ValueError, match="npy, npz, csv or json"):
-        read_actions(tmp_path / "actions.txt")
-
-
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +225,13 @@ def test_side_by_side_refuses_clips_of_different_lengths_and_dtypes():
         (torch.zeros(2, 3, 16, 16), "a.gif", {}, "must be uint8"),
         (random_frames(0), "a.gif", {}, "must be uint8"),
         (random_frames(2), "a.avi", {}, r"\.mp4 or \.gif"),
-        (random_frames(2), "a.gif", {"fps": 0}, "at least 1"),
+        (random_frames(2), "a.gif", {"fps": 0}, "from 0.01 to 50, got 0"),
+        (random_frames(2), "a.gif", {"fps": 60}, "from 0.01 to 50, got 60"),
+        (random_frames(2), "a.mp4", {"fps": -1}, "from 0.01 to 1000, got -1"),
+        (random_frames(2), "a.mp4", {"fps": float("nan")}, "got nan"),
+        (random_frames(2), "a.mp4", {"fps": True}, "got True"),
+        (random_frames(2), "a.mp4", {"fps": "10"}, "got '10'"),
+        (random_frames(2), "a.mp4", {"scale": 1.5}, "scale must be an integer of at least 1, got 1.5"),
     ],
 )
 def test_bad_video_is_not_written(tmp_path, frames, name, options, message):
@@ -261,3 +245,29 @@ def test_no_more_frames_are_read_than_asked_for(tmp_path):
     assert read_video(frames, max_frames=20).equal(frames)
     with pytest.raises(ValueError, match="max_frames must be at least 1, got 0"):
         read_video(frames, max_frames=0)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "fortran npz"])
+def test_no_more_rows_of_an_array_are_loaded_than_asked_for(tmp_path, kind):
+    frames = random_frames(9)
+    array, path = frames.movedim(1, -1).numpy(), tmp_path / f"clip.{kind.split()[-1]}"
+    if kind == "npy":
+        np.save(path, array)
+    else:
+        np.savez_compressed(path, image=np.asfortranarray(array) if "fortran" in kind else array)
+    assert read_video(path, max_frames=3).equal(frames[:3])
+    assert read_video(path, max_frames=30).equal(frames)
+    assert read_video(path).equal(frames)
+
+
+def test_frames_are_resized_as_they_are_read(tmp_path):
+    def resize(frame):
+        seen.append(frame.shape)
+        return frame[:, ::2, ::2]
+
+    seen = []
+    frames = read_video(write_mp4(tmp_path / "clip.mp4", 8))
+    assert read_video(tmp_path / "clip.mp4", max_frames=3, resize=resize).equal(frames[:3, :, ::2, ::2])
+    assert seen == [(3, 48, 64)] * 3
+    assert read_video(list(frames), resize=lambda frame: frame[..., ::2]).equal(frames[..., ::2])
+    assert read_video(frames, resize=lambda frame: frame[..., ::2]).equal(frames[..., ::2])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import LlamaForCausalLM, StaticCache
+from transformers import LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
 from tests.conftest import build_transformer, build_vq_model, random_actions
@@ -231,3 +231,47 @@ def test_actions_that_do_not_fit_are_refused(action_dim, actions, message):
 def test_config_that_contradicts_itself_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build_transformer(VQ_CONFIG, **config) if "num_context_frames" not in config else IVideoGPTConfig(**config)
+
+
+# -- transformers' Trainer --------------------------------------------------------------------------------------------
+
+
+def trained(tmp_path, batch, accumulation, **options):
+    """Loss and gradient norm of one update, on eight clips with different numbers of labels."""
+    model = build_transformer(VQ_CONFIG, action_dim=3, predict_reward=True)
+    ids, clips = tokens(8), []
+    for row, actions in enumerate(random_actions(8, 3, 3)):
+        labels = ids[row].clone()
+        labels[: LAYOUT.slot(0) + row] = -100
+        clips.append({"input_ids": ids[row], "labels": labels, "actions": actions})
+    arguments = TrainingArguments(
+        str(tmp_path / "trainer"),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        learning_rate=0.0,
+        max_grad_norm=1e9,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=clips)
+    trainer.train()
+    with torch.no_grad():
+        logits = model(ids, actions=torch.stack([clip["actions"] for clip in clips])).logits[:, :-1].flatten(0, 1)
+    labels = torch.stack([clip["labels"] for clip in clips])[:, 1:].flatten()
+    smoothing = options.get("label_smoothing_factor", 0.0)
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    entry = trainer.state.log_history[0]
+    assert entry["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    return entry["grad_norm"]
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing_factor": 0.1}])
+def test_trainers_gradients_do_not_depend_on_the_accumulation(tmp_path, options):
+    whole = trained(tmp_path, 8, 1, **options)
+    for batch, accumulation in ((4, 2), (1, 8)):
+        assert trained(tmp_path, batch, accumulation, **options) == pytest.approx(whole, rel=1e-4)

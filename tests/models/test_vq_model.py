@@ -215,3 +215,13 @@ def test_tokens_outside_their_range_are_refused(position, token, message):
 def test_config_that_does_not_divide_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build_vq_model(**config)
+
+
+@pytest.mark.parametrize("book", ["quantize", "dynamics_quantize"])
+def test_codes_are_searched_for_in_what_the_embedding_gives(book):
+    """Otherwise the codes of a codebook that was changed (a hook, an adapter) are those of another one."""
+    model = build_vq_model()
+    codebook = getattr(model, book)
+    codebook.embedding.register_forward_hook(lambda _module, _inputs, output: output.flip(0))
+    vectors = codebook.embedding.weight.detach().flip(0)
+    assert codebook(vectors).codes.equal(torch.arange(len(vectors)))

@@ -142,3 +142,11 @@ def test_without_scipy_the_extra_is_named_before_any_trial(checkpoint, tmp_path,
     assert plan(checkpoint, tmp_path / "out") == 2
     assert "ivideogpt-hf[eval]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_changed_under_its_name_is_refused(tmp_path, capsys):
+    for seed in (0, 1):
+        folder = tmp_path / "world"
+        build_world(seed=seed, action_dim=2, predict_reward=True).save_pretrained(folder)
+        assert plan(str(folder), tmp_path / "out", "--controllers", "zero", "model") == (2 if seed else 0)
+    assert "holds another series of trials, they differ in weights;" in capsys.readouterr().err

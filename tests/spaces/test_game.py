@@ -52,7 +52,7 @@ def test_the_start_cannot_be_taken_back(game):
 def test_saved_actions_are_read_as_they_were_played(world, game):
     play(world, game)
     games.undo(game)
-    assert read_actions(scenes.write_actions(games.played_actions(game))).equal(torch.tensor(ACTIONS[:-1]))
+    assert read_actions(scenes.write_actions(games.played_actions(game), 1)).equal(torch.tensor(ACTIONS[:-1]))
 
 
 def test_a_line_without_actions_has_none_to_save(free_world, game):

@@ -1,6 +1,7 @@
 """A run that was stopped goes on as if nothing had happened: the same weights to the bit, the same metrics."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import yaml
 
 from ivideogpt_hf.training.run_checkpoints import checkpoints_in
-from tests.data.files import make_dataset
+from tests.data.files import change_one_pixel, make_dataset
 from tests.training.conftest import Started, assert_same_weights, metrics_of, run, weights_of, write_yaml
 
 # Updates after whose entry in the metrics each kill comes: before, between and after checkpoints, in different epochs.
@@ -180,6 +181,18 @@ def test_other_data_are_refused(config_of, folder, tmp_path, capsys):
     assert run("train", config, "--num_updates", 4, "--resume", "latest", "--data", folder) == 2
     assert "the data differ from those of the saved state" in capsys.readouterr().err
     assert (tmp_path / "out" / "training.json").read_text() == told  # of the model that is there
+
+
+def test_data_that_changed_under_their_name_are_refused(config_of, tmp_path, capsys):
+    lengths = [8] * 4
+    data = make_dataset(tmp_path / "few", lengths, test_fraction=0.3)
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2, "--data", data) == 0
+    shutil.copytree(data, tmp_path / "elsewhere/few")
+    assert run("train", config, "--num_updates", 3, "--resume", "latest", "--data", tmp_path / "elsewhere/few") == 0
+    change_one_pixel(data, lengths, test_fraction=0.3)
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--data", data) == 2
+    assert "the data have changed since the state was saved: 1 changed (few/train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train-vq", "train"])

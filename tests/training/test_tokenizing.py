@@ -9,6 +9,7 @@ import pytest
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
 from tests.conftest import build_vq_model, locked_elsewhere
+from tests.data.files import change_one_pixel, make_dataset
 from tests.training.conftest import Started, all_tokens, run
 
 pytest.importorskip("accelerate")
@@ -103,3 +104,13 @@ def test_tokens_without_actions_cannot_condition(tokens_config, world_config, tm
     assert run("tokenize", tokens_config, "--actions", "false") == 0
     assert run("train", world_config, "--data", "null", "--tokens", tmp_path / "tokens") == 2
     assert "written without actions" in capsys.readouterr().err
+
+
+def test_data_that_changed_under_their_name_are_refused(tokens_config, tmp_path, capsys):
+    lengths = [9] * 12
+    data = make_dataset(tmp_path / "arm", lengths, test_fraction=0.3)
+    assert run("tokenize", tokens_config, "--data", data) == 0
+    assert run("tokenize", tokens_config, "--data", data) == 0
+    change_one_pixel(data, lengths, test_fraction=0.3)
+    assert run("tokenize", tokens_config, "--data", data) == 2
+    assert "they differ in contents: 2 changed (arm/test-00000-of-00001.parquet, arm/train-" in capsys.readouterr().err

@@ -175,7 +175,24 @@ def test_padded_action_dimensions_do_not_count():
     losses = losses_of(arguments)
     output = transformer(losses.tokens_of(batch), actions=batch["actions"][:, 1:])
     error = (output.reconstructed_actions - batch["actions"][:, 1:]).square()
-    torch.testing.assert_close(measured, torch.cat([error[0, :, :1].flatten(), error[1].flatten()]).mean())
+    torch.testing.assert_close(measured, (error[0, :, :1].mean() + error[1].mean()) / 2)
+
+
+def test_the_terms_of_a_batch_are_the_means_of_its_parts():
+    """So that neither micro-batches nor processes change the gradient, whatever the clips' numbers of dimensions."""
+    arguments = asked(actions=True, reconstruct_actions=True, rewards=True)
+    transformer = build_transformer(
+        build_vq_model().config, action_dim=3, reconstruct_actions=True, predict_reward=True
+    )
+    batch = batch_of(num_clips=4)
+    batch["action_mask"][0, 1:] = False
+    batch["action_mask"][2, 2:] = False
+    whole = terms_of(arguments, transformer, batch)
+    parts = [
+        terms_of(arguments, transformer, {name: value[i : i + 1] for name, value in batch.items()}) for i in range(4)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(torch.stack([part[name] for part in parts]).mean(), value)
 
 
 def test_noise_replaces_dynamics_tokens_only(checkpoints):
@@ -297,6 +314,16 @@ def test_adapters_train_little():
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def test_noise_needs_another_clip_to_come_from(folder, checkpoints, tmp_path):
+    with pytest.raises(ValueError, match="token_noise takes tokens of the other clips"):
+        train_world_model(
+            RunArguments(output_dir=str(tmp_path / "out"), num_updates=1, tracker="none"),
+            DataArguments(data=folder, num_frames=NUM_FRAMES),
+            OptimizationArguments(batch_size=2, micro_batch_size=1),
+            asked(vq_model=str(checkpoints / "free"), token_noise=0.1),
+        )
 
 
 def test_tokens_of_another_vq_model_are_refused(folder, checkpoints, tmp_path):

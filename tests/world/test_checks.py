@@ -1,9 +1,10 @@
 """Bad input at the world-model boundary: each has its own message."""
 
+import accelerate
 import pytest
 import torch
 
-from ivideogpt_hf import Sampling
+from ivideogpt_hf import Sampling, WorldModel
 from tests.conftest import build_world, random_actions, random_frames
 
 NAN = float("nan")
@@ -78,6 +79,11 @@ def test_candidates_in_two_ways(world):
         ({"decode_steps": "first"}, "decode_steps must be"),
         ({"horizon_policy": "wrap"}, "horizon_policy must be"),
         ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"num_samples": 2.0}, "num_samples must be a whole number"),
+        ({"decode_steps": (1.0,)}, "whole numbers of steps"),
+        ({"decode_steps": 1}, "whole numbers of steps"),
+        ({"outputs": None}, "outputs must be"),
+        ({"on_step": lambda _number, step: step.reward > 0}, "on_step must return one flag for all rows"),
         ({"sampling": Sampling(seed=(1, 2, 3))}, "one per row"),
     ],
 )
@@ -114,6 +120,7 @@ def test_a_state_of_another_world_or_device(world):
         (lambda observation: torch.full((1, 3), NAN), 2, "NaN"),
         (torch.zeros(1, 3, 3), 2, r"must have shape \(B, 2, A\)"),
         (lambda observation: torch.zeros(1, 3), 0, "horizon must be at least 1"),
+        (lambda observation: torch.zeros(1, 3), 2.0, "horizon must be a whole number"),
     ],
 )
 def test_bad_policies(world, policy, horizon, message):
@@ -123,8 +130,76 @@ def test_bad_policies(world, policy, horizon, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temperature": 0.0}, "temperature must be positive"), ({"top_k": 0}, "top_k must be at least 1")],
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": torch.ones(2)}, "temperature must be positive"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 2.0}, "top_k must be a whole number of at least 1, got 2.0"),
+        ({"num_guesses": 1.5}, "num_guesses must be a whole number"),
+        ({"greedy": torch.tensor([True, False])}, "greedy must be True or False, for all rows"),
+        ({"restrict_to_codes": [True]}, "restrict_to_codes must be True or False"),
+        ({"common_random_numbers": None}, "common_random_numbers must be True or False"),
+        ({"seed": 2.5}, "seed must be a whole number, or a list"),
+        ({"seed": torch.arange(2)}, "seed must be a whole number, or a list"),
+    ],
 )
 def test_bad_sampling(options, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, False]), [True, False], [1.5]])
+def test_a_mask_is_no_choice_of_rows(world, rows):
+    with pytest.raises(ValueError, match="rows must be whole numbers"):
+        world.reset(random_frames(2, 2)).index(rows)
+
+
+def test_branches_are_counted(world):
+    with pytest.raises(ValueError, match="num_branches must be a whole number"):
+        world.reset(random_frames(1, 2)).fork(2.0)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def offload(network):
+    accelerate.cpu_offload(network, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("part", ["vq_model", "transformer"])
+@pytest.mark.parametrize("leave", [offload, lambda network: network.to("meta")])
+def test_weights_that_are_not_in_memory(part, leave):
+    world = build_world(action_dim=3)
+    leave(getattr(world, part))
+    with pytest.raises(ValueError, match=r"are not in memory \(on the meta device, or offloaded\), among them"):
+        WorldModel(world.vq_model, world.transformer)
+    with pytest.raises(ValueError, match=r"is offloaded or dispatched by Accelerate|are not in memory"):
+        world.reset(random_frames(1, 2))
+
+
+def test_a_layer_that_is_not_in_memory():
+    world = build_world(action_dim=3)
+    world.transformer.model.layers[1].to("meta")
+    with pytest.raises(ValueError, match=r"9 weights of the transformer are not in memory.*model\.layers\.1"):
+        WorldModel(world.vq_model, world.transformer)
+
+
+def test_networks_that_are_wrapped():
+    world = build_world(action_dim=3)
+    for wrapped in (torch.nn.DataParallel(world.transformer), torch.compile(world.transformer), None):
+        with pytest.raises(ValueError, match="the transformer must be an IVideoGPTForCausalLM with its own forward"):
+            WorldModel(world.vq_model, wrapped)
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(world.transformer, peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"got PeftModel, .*get_base_model\(\) for LoRA"):
+        WorldModel(world.vq_model, adapted)
+    WorldModel(world.vq_model, adapted.get_base_model())
+
+
+def test_a_hook_on_the_whole_vq_model():
+    world = build_world(action_dim=3)
+    hook = world.vq_model.register_forward_hook(lambda *arguments: None)
+    with pytest.raises(ValueError, match="the VQ model has a forward hook or another forward"):
+        world.reset(random_frames(1, 2))
+    hook.remove()
+    world.reset(random_frames(1, 2))

@@ -1,9 +1,9 @@
-"""The nine conventions of the world model."""
+"""The ten conventions of the world model."""
 
 import pytest
 import torch
 
-from ivideogpt_hf import Sampling, WorldModel
+from ivideogpt_hf import Sampling, WorldModel, WorldState
 from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
 
 GREEDY = Sampling(greedy=True)
@@ -170,3 +170,47 @@ def test_9_an_action_leaves_earlier_frames_unchanged(world):
     assert_same_frames(before.frames[:, :2], after.frames[:, :2])
     assert before.rewards[:, :2].equal(after.rewards[:, :2])
     assert not before.tokens[:, 2:].equal(after.tokens[:, 2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_10_networks_compute_in_their_own_precision_below_autocast(world, dtype):
+    frames, actions, greedy = random_frames(2, 2), random_actions(2, 3, 3), Sampling(greedy=True)
+    outside = world.reset(frames)
+    expected = world.rollout(outside, actions, sampling=greedy)
+    seen = []
+
+    def policy(observation):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return actions[:, observation.step]
+
+    with torch.autocast("cpu", dtype=dtype):
+        rollouts = [world.rollout(start, actions, sampling=greedy) for start in (frames, outside)]
+        state = world.reset(frames)
+        rollouts.append(world.imagine(state, policy, 3, sampling=greedy))
+        step, state = world.step(state, actions[:, 0], sampling=greedy)
+        world.observe(state, actions[:, 1], frames[:, 0])
+    assert step.tokens.equal(expected.tokens[:, 0])
+    assert_same_frames(step.frame, expected.frames[:, 0])
+    for rollout in rollouts:
+        assert rollout.tokens.equal(expected.tokens)
+        assert_same_frames(rollout.frames, expected.frames)
+        torch.testing.assert_close(rollout.rewards, expected.rewards)
+    assert seen == [True] * 3  # the caller's functions run as they would outside
+
+
+def test_10_torchs_defaults_change_nothing(world):
+    frames, actions, sampling = random_frames(2, 2), random_actions(2, 7, 3), Sampling(seed=0)
+    expected = world.rollout(frames, actions, sampling=sampling)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        rollout = world.rollout(frames, actions, sampling=sampling)
+        world.rollout(frames, actions)  # whose seed is drawn
+        state = world.reset(frames)
+        WorldState.cat([state, world.step(state, actions[:, 0])[1]]).index([3, 0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert rollout.tokens.equal(expected.tokens)
+    assert rollout.frames.equal(expected.frames)
+    assert rollout.rewards.dtype == torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -30,6 +31,13 @@ from .layout import (
     PathOrRepo,
     config_file,
 )
+
+# What a config says of how it was loaded or saved, not of the network.
+LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
+
+# A dtype, its name, "auto" for that of the stored weights, or None for float32.
+DTypeLike = torch.dtype | str | None
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
@@ -73,7 +81,7 @@ def fetch(
 def load_parts(
     folder: PathOrRepo,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: DTypeLike = torch.float32,
     goal_conditioned: bool | None = None,
     quantization_config: QuantizationConfigMixin | None = None,
 ) -> Parts:
@@ -81,7 +89,7 @@ def load_parts(
 
     Args:
         folder: folder of the checkpoint.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32.
         goal_conditioned: whether the first context frame is the goal; None: the checkpoint's own setting.
         quantization_config: quantization of the transformer's weights.
 
@@ -90,7 +98,7 @@ def load_parts(
 
     Raises:
         OSError: if a file is missing or corrupt.
-        ValueError: if a weight is missing, unused or wrongly shaped.
+        ValueError: if a weight is missing, unused or wrongly shaped, or the dtype is unknown.
     """
     vq_model = load_vq_model(folder, dtype=dtype)
     transformer = load_transformer(
@@ -99,7 +107,7 @@ def load_parts(
     return vq_model, transformer, load_processor(folder)
 
 
-def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> IVideoGPTVQModel:
+def load_vq_model(folder: PathOrRepo, *, dtype: DTypeLike = torch.float32) -> IVideoGPTVQModel:
     """Load the VQ model alone; see `load_parts`."""
     return _load_strictly(IVideoGPTVQModel, folder, VQ_FOLDER, dtype)
 
@@ -107,7 +115,7 @@ def load_vq_model(folder: PathOrRepo, *, dtype: torch.dtype = torch.float32) -> 
 def load_transformer(
     folder: PathOrRepo,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: DTypeLike = torch.float32,
     goal_conditioned: bool | None = None,
     quantization_config: QuantizationConfigMixin | None = None,
 ) -> IVideoGPTForCausalLM:
@@ -134,9 +142,10 @@ def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
 
 
 def _load_strictly(
-    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: torch.dtype, **options: Any
+    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: DTypeLike, **options: Any
 ) -> Any:
     """Load one network, and refuse weights that do not fit. Options go to `from_pretrained`."""
+    dtype = _as_dtype(dtype)
     config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
@@ -158,6 +167,17 @@ def _load_strictly(
     if problems:
         raise ValueError(f"the weights in {Path(folder) / part} do not fit: " + "; ".join(problems))
     return network.eval()
+
+
+def _as_dtype(dtype: DTypeLike) -> torch.dtype | str:
+    if dtype is None:
+        return torch.float32
+    if dtype == "auto" or dtype in DTYPES.values():
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES or not isinstance(dtype, str):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, auto or None, got {dtype!r}")
+    return DTYPES[name]
 
 
 def _check_weight_files(folder: Path) -> None:
@@ -182,3 +202,16 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def settings_hash(*parts: PreTrainedConfig | IVideoGPTVideoProcessor) -> str:
+    """A hash of what configs and processors say of a checkpoint, which does not depend on versions of packages.
+
+    Args:
+        parts: configs of networks, and processors.
+    """
+    content = []
+    for part in parts:
+        values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
+        content.append({name: value for name, value in values.items() if name not in LOADING_KEYS})
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+from transformers import PreTrainedModel
 
 from .. import models
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
@@ -39,7 +41,12 @@ def save_parts(
         folder: folder to write.
         vq_model, transformer, processor: parts of the checkpoint.
         remote_code: whether the code of the models is written too, for `trust_remote_code=True`.
+
+    Raises:
+        ValueError: if weights are not those that a checkpoint holds, as with adapters; nothing is written then.
     """
+    for network in (vq_model, transformer):
+        _check_weights(network)
     folder = Path(folder)
     vq_model.save_pretrained(folder / VQ_FOLDER)
     transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
@@ -50,6 +57,19 @@ def save_parts(
     write_json(folder / INDEX_FILE, index)
     if remote_code:
         _add_remote_code(folder)
+
+
+def _check_weights(network: PreTrainedModel) -> None:
+    """Refuse names of weights that the network's class does not load."""
+    with torch.device("meta"):
+        expected = set(type(network)(network.config).state_dict())
+    different = sorted(expected ^ set(network.state_dict()))
+    if different:
+        raise ValueError(
+            f"the {type(network).__name__} has other weights than its config describes, which could not be loaded, "
+            f"among them {different[0]}: merge adapters (merge_and_unload), and remove parametrisations and replaced "
+            f"modules, or save its state_dict yourself"
+        )
 
 
 def _add_remote_code(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from ..data.read_options import ActionAlignment
 
 if TYPE_CHECKING:
     from ..world.world_model import WorldModel
@@ -21,6 +23,16 @@ def checkpoint_arguments() -> list[argparse.ArgumentParser]:
     device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
     device.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     return [source, device]
+
+
+def add_alignment(parser: argparse.ArgumentParser) -> None:
+    """Add the option that tells which frame a row of actions belongs to."""
+    parser.add_argument(
+        "--action-alignment",
+        choices=get_args(ActionAlignment),
+        help="whether row t of the actions comes before frame t (it led to it) or after (default: what a flag of the "
+        "format tells, else after)",
+    )
 
 
 def parse_shard(text: str) -> tuple[int, int]:

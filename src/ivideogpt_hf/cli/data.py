@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ..data.read_options import ActionAlignment, Fit
+from ..data.read_options import Fit
 from ..extras import require_packages
-from .arguments import parse_shard
+from .arguments import add_alignment, parse_shard
 
 if TYPE_CHECKING:
     from ..data.clips.dataset import SegmentDataset
@@ -46,7 +46,8 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common, shards],
         help="make a data set of any video, with or without actions",
         description="Make a Hugging Face data set of episodes from npz, HDF5, LeRobot v3.0, TFRecord (RLDS), or "
-        "folders of videos or images. After a kill, the same command goes on where it stopped.",
+        "folders of videos or images. After a kill, the same command goes on where it stopped. Where the source has "
+        "changed, it says so, and --update takes in what changed.",
     )
     convert.add_argument("source", help="file, folder, or id of a data set on the Hub")
     convert.add_argument("output", help="folder to write")
@@ -66,6 +67,16 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     convert.add_argument(
         "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: 0.01)"
+    )
+    convert.add_argument(
+        "--update",
+        action="store_true",
+        help="where the source has changed since: convert what changed, keep the rest, then replace the data set",
+    )
+    convert.add_argument(
+        "--hash-source",
+        action="store_true",
+        help="know the source's files by their content, not by their times, which copying changes; reads all of them",
     )
     convert.set_defaults(run=_convert)
 
@@ -128,12 +139,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reader", help="name of the format, where the source holds several")
     parser.add_argument("--cameras", nargs="+", help="cameras to take (default: all that are RGB)")
     parser.add_argument("--action-key", help="name of the actions in the source (default: the format's usual names)")
-    parser.add_argument(
-        "--action-alignment",
-        choices=get_args(ActionAlignment),
-        help="whether row t of the actions comes before frame t (it led to it) or after (default: what a flag of the "
-        "format tells, else after)",
-    )
+    add_alignment(parser)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -160,7 +166,8 @@ def _convert(args: argparse.Namespace) -> None:
         action_high=args.action_high,
     )
     description = {"source": args.source, "reader": reader.name, **reader.options.to_json()}
-    _write(args, reader, description, skip_bad=args.skip_bad, max_skipped=args.max_skipped)
+    settings = {name: getattr(args, name) for name in ("skip_bad", "max_skipped", "hash_source")}
+    _write(args, reader, description, update=args.update, **settings)
 
 
 def _collect(args: argparse.Namespace) -> None:
@@ -222,7 +229,14 @@ def _clips(args: argparse.Namespace) -> SegmentDataset:
     )
 
 
-def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[str, Any], **settings: Any) -> None:
+def _write(
+    args: argparse.Namespace,
+    reader: EpisodeReader,
+    description: dict[str, Any],
+    *,
+    update: bool = False,
+    **settings: Any,
+) -> None:
     """Write a reader's episodes, report on them, and publish them if asked to."""
     from ..data.convert.conversion import Conversion, ConversionSettings
     from ..data.convert.dataset_card import DatasetText
@@ -231,13 +245,13 @@ def _write(args: argparse.Namespace, reader: EpisodeReader, description: dict[st
     card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
     output = Path(args.output)
-    conversion = Conversion(reader, output, ConversionSettings(**settings), description)
+    conversion = Conversion(reader, output, ConversionSettings(**settings), description, update=update)
     statistics = conversion.run(job=args.shard, num_workers=args.num_workers)
     if statistics is None:
         num_done = sum(map(conversion.is_done, conversion.shards))
         print(f"{output}: this part is done; {num_done} of {len(conversion.shards)} shards are there")
         return
-    print(write_dataset_report(output, statistics, card, reader.notes))
+    print(write_dataset_report(output, statistics, card, reader.notes, conversion.source.summary))
     print(f"{output}: written; look at {output / 'contact_sheet.png'}")
     if args.push is not None:
         from ..data.convert.publishing import push_dataset

@@ -70,6 +70,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from ..checkpoints.loading import settings_hash, weights_hash
     from ..planning.tasks import make_task
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
 
@@ -93,6 +94,8 @@ def _plan(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
         "checkpoint": args.checkpoint or "default",
+        "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
+        "settings": settings_hash(world.vq_model.config, world.transformer.config, world.processor),
         "planner": type(planner).__name__,
         "planner_settings": vars(planner),
         "objective": objective,

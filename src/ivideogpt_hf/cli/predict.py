@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .arguments import load_world
+from .arguments import add_alignment, load_world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +22,19 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     )
     predict.add_argument("video", nargs="?", help="mp4, gif, npz, npy or a folder of images; its first frames are used")
     predict.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
-    predict.add_argument("--actions", help="npy, npz, csv or json with one row per predicted frame")
+    predict.add_argument(
+        "--actions",
+        help="csv, tsv, json, jsonl, npy or npz with the video's actions: row t leads from frame t to frame t + 1, and "
+        "there is a row for each frame, or for each but the last; a column 'frame' (from 0) may tell the frames, a "
+        "column 'clip' the videos. With --num-frames N, N rows may lead to the N predicted frames instead",
+    )
+    add_alignment(predict)
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
     predict.add_argument(
         "--num-frames",
         type=int,
-        help="frames to predict (default: one per action; without actions, as many as follow in the video, but no more "
-        "than the checkpoint predicts from one context)",
+        help="frames to predict (default: as many as follow in the video, but no more than the checkpoint predicts "
+        "from one context)",
     )
     predict.add_argument("--num-samples", type=int, default=1, help="different futures to predict (default: 1)")
     predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
@@ -41,31 +47,33 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
 def _predict(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import EXAMPLE_EPISODE
     from ..decoding.sampling import Sampling
-    from ..media.actions import read_actions
+    from ..media.actions import read_future_actions
     from ..media.video import read_video, side_by_side, write_video
     from ..pipeline import IVideoGPTPipeline
-    from ..spec import split_clip
+    from ..spec import first_action, split_clip
 
     if args.num_frames is not None and args.num_frames < 1:
         raise ValueError(f"--num-frames must be at least 1, got {args.num_frames}")
     world = load_world(args)
-    spec, video = world.spec, args.video
-    actions = None if args.actions is None else read_actions(args.actions)
+    spec, video, file = world.spec, args.video, args.actions
     if video is None:
-        if args.checkpoint is not None or actions is not None:
+        if args.checkpoint is not None or file is not None:
             raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
-        video = EXAMPLE_EPISODE
-    num_frames = args.num_frames or (spec.max_future_frames if actions is None else len(actions))
-    context, true_future, episode_actions = split_clip(
-        read_video(video, max_frames=spec.num_real_context_frames + num_frames),
-        read_actions(video) if args.video is None else None,
-        num_context_frames=spec.num_real_context_frames,
+        video = file = EXAMPLE_EPISODE
+    num_context = spec.num_real_context_frames
+    num_frames, actions = args.num_frames, None
+    if file is not None:
+        row = first_action(num_context)
+        actions, first = read_future_actions(
+            file, video, first_row=row, num_frames=num_frames, alignment=args.action_alignment
+        )
+        num_frames = num_frames or min(len(actions), spec.max_future_frames)
+        print(f"{file}: rows {first} to {first + num_frames - 1}, counted from 0, lead to the predicted frames")
+    context, true_future, _ = split_clip(
+        read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames), resize=spec.resize_frames),
+        num_context_frames=num_context,
     )
-    if args.video is None:  # an episode's actions begin at its first frame, a file's at the last context frame
-        actions = episode_actions[: spec.max_future_frames]
-        num_frames = len(actions)
-    elif args.num_frames is None and actions is None:
-        num_frames = len(true_future)
+    num_frames = num_frames or len(true_future)
     if num_frames < 1:
         raise ValueError(f"{video} holds no frame after the {len(context)} context frames: pass --num-frames")
     pipeline = IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
@@ -81,7 +89,7 @@ def _predict(args: argparse.Namespace) -> None:
     predicted = output.frames[0].cpu()
     clips = list(predicted)
     if len(true_future) >= num_frames:
-        clips.insert(0, world.processor.resize_frames(true_future[:num_frames]))
+        clips.insert(0, true_future[:num_frames])
         _report_error(predicted, clips[0])
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)

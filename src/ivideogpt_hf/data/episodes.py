@@ -24,14 +24,14 @@ An action after the last frame leads to nothing that is stored, so a source with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..extras import require_packages
-from ..media.images import decode_images, encode_png
-from ..media.pixels import resize_pixels
+from ..media.images import decode_images, encode_png, images_to_store
+from .read_options import ActionAlignment
 
 SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"
@@ -68,6 +68,7 @@ class Episode:
         rewards: (T - 1,) float32, or None.
         notes: remarks for the report about how the episode was read, such as "resampled from 30 to 10 fps". They are
             not stored: `COLUMN_FIELDS` are.
+        source_sizes: (height, width) that each camera's frames have in the source, where it was looked at; not stored.
 
     Raises:
         ValueError: if lengths, shapes or dtypes contradict each other, or a number is not finite.
@@ -85,6 +86,7 @@ class Episode:
     action_low: Sequence[float] | None = None
     action_high: Sequence[float] | None = None
     notes: Sequence[str] = ()
+    source_sizes: Mapping[str, tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         lengths = {camera: len(frames) for camera, frames in self.frames.items()}
@@ -136,22 +138,36 @@ class Episode:
         return Signature(tuple(sorted(self.frames)), self.action_dim)
 
 
-COLUMN_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("frames", "notes"))
+COLUMN_FIELDS = tuple(field.name for field in fields(Episode) if field.name not in ("frames", "notes", "source_sizes"))
 
 
-def step_rows(rows: Any, num_frames: int, name: str) -> np.ndarray:
-    """The rows that lie between frames, as float32: from T rows the last is dropped, since no frame follows it.
+def step_rows(rows: Any, num_frames: int, name: str, alignment: ActionAlignment = "after") -> np.ndarray:
+    """The rows that lie between frames, as float32.
+
+    Args:
+        rows: numbers with T or T - 1 rows.
+        num_frames: number of frames T.
+        name: name of the rows, for errors.
+        alignment: place of row t where there are T rows. Of "after", the last one is dropped, since no frame follows
+            it; of "before", the first one, since no frame precedes it.
 
     Raises:
         ValueError: unless there are T or T - 1 rows of numbers.
     """
     try:
-        rows = np.asarray(rows, dtype=np.float32)
+        numbers = np.asarray(rows)
+        if numbers.size and numbers.dtype.kind not in "biuf":
+            raise ValueError(f"they have the type {numbers.dtype}")
+        if not numbers.ndim:
+            raise ValueError("they are a single value")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} are not a table of numbers: {error}") from error
-    if len(rows) not in (num_frames, num_frames - 1):
-        raise ValueError(f"{num_frames} frames do not match {len(rows)} {name}; allowed are as many, or one fewer")
-    return rows[: num_frames - 1]
+    if len(numbers) not in (num_frames, num_frames - 1):
+        raise ValueError(f"{num_frames} frames do not match {len(numbers)} {name}; allowed are as many, or one fewer")
+    numbers = numbers.astype(np.float32)
+    if len(numbers) < num_frames:
+        return numbers
+    return numbers[1:] if alignment == "before" else numbers[:-1]
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -164,16 +180,6 @@ def decode_frames(frames: CameraFrames) -> np.ndarray:
         ValueError: if an image is corrupt, not RGB, or of another size than the first.
     """
     return frames if isinstance(frames, np.ndarray) else decode_images(frames)
-
-
-def resize_episode(episode: Episode, size: tuple[int, int]) -> Episode:
-    """The episode with frames of (height, width); frames that have this size stay as they are, encoded or not."""
-
-    def resize(frames: CameraFrames) -> CameraFrames:
-        pixels = decode_frames(frames)
-        return frames if pixels.shape[1:3] == size else resize_pixels(pixels, size)
-
-    return replace(episode, frames={camera: resize(frames) for camera, frames in episode.frames.items()})
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
@@ -231,10 +237,10 @@ def check_version(version: int, name: str) -> None:
 
 
 def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
-    """An episode as a row of the schema; arrays of frames are encoded as PNG, encoded images are kept as they are.
+    """An episode as a row of the schema; arrays of frames are encoded as PNG, encoded images as `images_to_store` does.
 
     Raises:
-        ValueError: if an encoded image is corrupt, not RGB, or of another size than the first.
+        ValueError: if an encoded image is one that `decode_images` refuses.
     """
     row: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "episode_index": index, "num_frames": episode.num_frames}
     for name in COLUMN_FIELDS:
@@ -245,8 +251,7 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
             value = [item if isinstance(item, str) else float(item) for item in value]
         row[name] = value
     for camera, frames in episode.frames.items():
-        pixels = decode_frames(frames)
-        images = map(encode_png, pixels) if isinstance(frames, np.ndarray) else frames
+        images = map(encode_png, frames) if isinstance(frames, np.ndarray) else images_to_store(frames)
         row[FRAMES_PREFIX + camera] = [{"bytes": image, "path": None} for image in images]
     return row
 

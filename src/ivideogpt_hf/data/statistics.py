@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..media.images import decode_images
+from .action_timing import ActionTiming
 from .episodes import Episode
 
 # A dimension whose values differ by less than this share of the largest is constant up to rounding.
@@ -93,6 +94,8 @@ class EpisodeStatistics:
         out_of_bounds: number of steps outside the bounds, per action dimension.
         skipped: reason for each episode that was left out, by its id.
         notes: number of episodes for each remark about how they were read.
+        rates: number of episodes for each rate, in frames per second to three digits.
+        timing: whether actions and motion go together at the same step.
     """
 
     lengths: Counter[int] = field(default_factory=Counter)
@@ -108,6 +111,8 @@ class EpisodeStatistics:
     out_of_bounds: Sequence[int] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    rates: Counter[str] = field(default_factory=Counter)
+    timing: ActionTiming = field(default_factory=ActionTiming)
 
     @property
     def num_episodes(self) -> int:
@@ -123,6 +128,9 @@ class EpisodeStatistics:
         """Count an episode."""
         self.lengths[episode.num_frames] += 1
         self.notes.update(set(episode.notes))
+        if episode.fps is not None:
+            self.rates[f"{episode.fps:.3g}"] += 1
+        self.timing.add(episode)
         for camera, frames in episode.frames.items():
             first = frames[0] if isinstance(frames, np.ndarray) else decode_images(frames[:1])[0]
             self.sizes[f"{camera} {first.shape[0]}x{first.shape[1]}"] += 1
@@ -151,17 +159,23 @@ class EpisodeStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.to_json() if isinstance(value, Moments) else value for name, value in content.items()}
+        return {
+            name: value.to_json() if isinstance(value, (Moments, ActionTiming)) else value
+            for name, value in content.items()
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> EpisodeStatistics:
-        """The inverse of `to_json`."""
-        values = dict(content)
+        """The inverse of `to_json`. What earlier versions did not count is empty; other names are left out."""
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in content.items() if name in names}
         values["lengths"] = Counter({int(length): number for length, number in values["lengths"].items()})
-        for name in ("sizes", "blank", "successes", "notes"):
-            values[name] = Counter(values[name])
+        for name in ("sizes", "blank", "successes", "notes", "rates"):
+            values[name] = Counter(values.get(name, {}))
         for name in ("actions", "rewards", "returns"):
             values[name] = Moments.from_json(values[name])
+        if "timing" in values:
+            values["timing"] = ActionTiming.from_json(values["timing"])
         return cls(**values)
 
 
@@ -169,10 +183,11 @@ def merge_statistics(parts: Sequence[EpisodeStatistics]) -> EpisodeStatistics:
     """The statistics of several sets of episodes together."""
     total = EpisodeStatistics()
     for part in parts:
-        for name in ("lengths", "sizes", "blank", "successes", "notes"):
+        for name in ("lengths", "sizes", "blank", "successes", "notes", "rates"):
             getattr(total, name).update(getattr(part, name))
         for name in ("actions", "rewards", "returns"):
             getattr(total, name).merge(getattr(part, name))
+        total.timing.merge(part.timing)
         for name in ("action_names", "action_low", "action_high"):
             if getattr(total, name) is None:
                 setattr(total, name, getattr(part, name))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
 from .frames import DecodedFrame, attend, draw_tokens, reward_at_start
 from .layers import compute_dtype, rotary_embeddings, run_layers
+from .plain import PlainParts
 from .sampling import Sampling
 from .tails import Tail, TailBuffer
 
@@ -84,7 +85,7 @@ class FrameProgram:
         config, layout = transformer.config, transformer.config.layout
         self.transformer, self.layout, self.sampling = transformer, layout, sampling
         self.num_rows = num_prefixes * rows_per_prefix
-        self.scaling = transformer.model.layers[0].self_attn.scaling
+        self.plain = PlainParts.of(transformer)
         self.modulates = config.action_conditioning == "scale_shift"
         device, dtype = transformer.device, compute_dtype(transformer)
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
@@ -101,8 +102,10 @@ class FrameProgram:
         self.length = torch.zeros((), dtype=torch.int64, device=device)
         self.start = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_tokens = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.uniform = torch.zeros(rows, layout.block_length, device=device)
-        self.actions = torch.zeros(rows, config.action_dim, device=device) if config.action_dim else None
+        self.uniform = torch.zeros(rows, layout.block_length, dtype=torch.float32, device=device)
+        self.actions = None
+        if config.action_dim:
+            self.actions = torch.zeros(rows, config.action_dim, dtype=torch.float32, device=device)
         # What the static buffers hold. Nobody's state or context is kept alive by that: what nobody holds any more need
         # not be saved before it is overwritten.
         self._loaded_prefix: weakref.ref[Tensor] | None = None
@@ -119,6 +122,7 @@ class FrameProgram:
         self._next_pass = torch.compile(self._run_next_pass, **compiled)
         self._reward_pass = torch.compile(self._run_reward_pass, **compiled)
         self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, tuple[Tensor | None, ...]]] = {}
+        self._captured_weights: tuple[int, ...] = ()
 
     def decode(
         self,
@@ -178,6 +182,11 @@ class FrameProgram:
     # -- the program --------------------------------------------------------------------------------------------------
 
     def _replay(self, read_reward: bool) -> tuple[Tensor | None, ...]:
+        # A graph reads the memory that it was captured with, whatever the parameters are by now.
+        weights = tuple(parameter.data_ptr() for parameter in self.transformer.parameters())
+        if weights != self._captured_weights:
+            self._graphs.clear()
+            self._captured_weights = weights
         if read_reward not in self._graphs:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -209,7 +218,8 @@ class FrameProgram:
         slot = torch.full_like(self.last_tokens, self.layout.slot_id)
         inputs = self._embed(torch.stack([self.last_tokens, slot], dim=1))
         if self.actions is not None:
-            added = self.transformer.action_linear(self.actions.to(inputs.dtype))
+            action_linear = self.transformer.action_linear
+            added = action_linear(as_input_of(action_linear, self.actions)).to(inputs.dtype)
             inputs = torch.stack([inputs[:, 0], inputs[:, 1] + added], dim=1)
         hidden = self._run_pass(inputs, self.length, num_before=1)
         return *self._draw(hidden, self.uniform[:, 1]), reward_at_start(self.transformer, hidden)
@@ -227,19 +237,21 @@ class FrameProgram:
         rotary = rotary_embeddings(self.transformer, positions - self.start[:, None] + self.prefix.shape[-2])
         hidden = (self.keys > positions[:, None]) | (self.keys < self.start[:, None, None])
 
-        def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             self.storage[index, 0].index_copy_(2, positions, key)
             self.storage[index, 1].index_copy_(2, positions, value)
-            return attend(query * self.scaling, self.prefix[index], self.storage[index], hidden[:, None, None])
+            return attend(query * scaling, self.prefix[index], self.storage[index], hidden[:, None, None])
 
         actions = self.actions if self.modulates and num_before < count else None
-        return run_layers(self.transformer, inputs, rotary, attention, actions, num_before)
+        return run_layers(self.transformer, self.plain, inputs, rotary, attention, actions, num_before)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.transformer.model.embed_tokens(tokens)
 
     def _draw(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, log_probs = draw_tokens(self.transformer, self.layout, hidden[:, -1:], uniform[:, None], self.sampling)
+        tokens, log_probs = draw_tokens(
+            self.transformer, self.plain, self.layout, hidden[:, -1:], uniform[:, None], self.sampling
+        )
         return tokens[:, 0], log_probs[:, 0]
 
 

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
 from ..models.token_layout import TokenLayout
 from .layers import Rotary, compute_dtype, project, rotary_embeddings, run_layers
+from .plain import PlainParts
 from .sampling import Sampling, draw
 from .tails import Tail
 
@@ -34,12 +35,13 @@ def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
     shape = (config.num_hidden_layers, 2, num_prompts, config.num_key_value_heads, length, config.head_dim)
     prefix = torch.empty(shape, dtype=compute_dtype(transformer), device=prompts.device)
 
-    def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         prefix[index, 0], prefix[index, 1] = key, value
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
 
     rotary = rotary_embeddings(transformer, torch.arange(length, device=prompts.device)[None])
-    run_layers(transformer, transformer.model.embed_tokens(prompts[:, :-1]), rotary, attention)
+    embeddings = transformer.model.embed_tokens(prompts[:, :-1])
+    run_layers(transformer, PlainParts.of(transformer), embeddings, rotary, attention)
     return prefix
 
 
@@ -74,15 +76,22 @@ class FrameDecoder:
         transformer: model whose layers are called one by one.
         prefix: keys and values (layers, 2, P, kv_heads, L, head_dim) from `prefill`.
         rows_per_prefix: number of rows that continue each prefix; rows i * rows_per_prefix ... continue prefix i.
+        plain: plain parts of the transformer; None: they are looked for now.
     """
 
-    def __init__(self, transformer: IVideoGPTForCausalLM, prefix: Tensor, rows_per_prefix: int) -> None:
+    def __init__(
+        self,
+        transformer: IVideoGPTForCausalLM,
+        prefix: Tensor,
+        rows_per_prefix: int,
+        plain: PlainParts | None = None,
+    ) -> None:
         self.transformer = transformer
+        self.plain = plain or PlainParts.of(transformer)
         self.layout = transformer.config.layout
         self.prefix = prefix
         self.rows_per_prefix = rows_per_prefix
         self.num_rows = prefix.shape[2] * rows_per_prefix
-        self.scaling = transformer.model.layers[0].self_attn.scaling
         self.modulates = transformer.config.action_conditioning == "scale_shift"
 
     def decode(
@@ -119,13 +128,14 @@ class FrameDecoder:
         slot = torch.full_like(last_tokens, self.layout.slot_id)
         if sample_slot:
             hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, rotary)
-            slot, _ = draw(project(hidden[:, -1], self.transformer.lm_head.weight), uniform[:, 0], sampling)
+            slot, _ = draw(_logits(self.transformer, self.plain, hidden[:, -1]), uniform[:, 0], sampling)
             inputs, first = self._embed(slot[:, None]), 1
         else:
             hidden, first = None, 0
             inputs = self._embed(torch.stack([last_tokens, slot], dim=1))
             if actions is not None:
-                inputs[:, 1] += self.transformer.action_linear(actions.to(inputs.dtype))
+                action_linear = self.transformer.action_linear
+                inputs[:, 1] += action_linear(as_input_of(action_linear, actions)).to(inputs.dtype)
 
         tokens, log_probs, num_drawn, num_guessed = [], [], 0, 0
         num_tokens = self.layout.tokens_per_future_frame
@@ -139,6 +149,7 @@ class FrameDecoder:
             num_new = 1 + guesses.shape[1]
             drawn, log_prob = draw_tokens(
                 self.transformer,
+                self.plain,
                 self.layout,
                 new_hidden[:, -num_new:],
                 uniform[:, 1 + num_drawn : 1 + num_drawn + num_new],
@@ -199,13 +210,14 @@ class FrameDecoder:
         mask = self._mask(tail.start, start, stop, x.device)
         storage = tail.buffer.storage[..., :stop, :]
 
-        def attention(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             storage[index, 0, :, :, start:] = key
             storage[index, 1, :, :, start:] = value
-            return attend(query * self.scaling, self.prefix[index], storage[index], mask)
+            return attend(query * scaling, self.prefix[index], storage[index], mask)
 
         cos, sin = (values[:, first : first + x.shape[1]] for values in rotary)
-        return run_layers(self.transformer, x, (cos, sin), attention, actions if self.modulates else None, num_before)
+        actions = actions if self.modulates else None
+        return run_layers(self.transformer, self.plain, x, (cos, sin), attention, actions, num_before)
 
     def _mask(self, start: Tensor | None, length: int, stop: int, device: torch.device) -> Tensor | None:
         """(rows or 1, 1, 1, n, stop) bool: which tail positions a query must not see; None if it sees all."""
@@ -219,15 +231,31 @@ class FrameDecoder:
 
 
 def draw_tokens(
-    transformer: IVideoGPTForCausalLM, layout: TokenLayout, hidden: Tensor, uniform: Tensor, sampling: Sampling
+    transformer: IVideoGPTForCausalLM,
+    plain: PlainParts,
+    layout: TokenLayout,
+    hidden: Tensor,
+    uniform: Tensor,
+    sampling: Sampling,
 ) -> tuple[Tensor, Tensor]:
     """Tokens (rows, n) and their log-probabilities, from (rows, n, hidden) and (rows, n) in [0, 1)."""
-    weight, first = transformer.lm_head.weight, 0
+    first, stop = 0, None
     if sampling.restrict_to_codes:
         first = layout.dynamics_offset
-        weight = weight[first : first + layout.num_dynamics_codes]
-    ids, log_prob = draw(project(hidden.flatten(0, 1), weight), uniform.flatten(), sampling)
+        stop = first + layout.num_dynamics_codes
+    logits = _logits(transformer, plain, hidden.flatten(0, 1), first, stop)
+    ids, log_prob = draw(logits, uniform.flatten(), sampling)
     return (ids + first).view(uniform.shape), log_prob.view(uniform.shape)
+
+
+def _logits(
+    transformer: IVideoGPTForCausalLM, plain: PlainParts, hidden: Tensor, first: int = 0, stop: int | None = None
+) -> Tensor:
+    """Logits (rows, ids) of the ids from ``first`` to ``stop``, from (rows, hidden)."""
+    head = transformer.lm_head
+    if plain.lm_head:
+        return project(hidden, head.weight[first:stop])
+    return head(as_input_of(head, hidden))[:, first:stop].to(hidden.dtype)
 
 
 def reward_at_start(transformer: IVideoGPTForCausalLM, hidden: Tensor) -> Tensor | None:
@@ -235,7 +263,7 @@ def reward_at_start(transformer: IVideoGPTForCausalLM, hidden: Tensor) -> Tensor
     if not transformer.config.predict_reward:
         return None
     head = transformer.reward_linear
-    return head(hidden[:, 0].to(head.weight.dtype))[:, 0]
+    return head(as_input_of(head, hidden[:, 0]))[:, 0]
 
 
 def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:

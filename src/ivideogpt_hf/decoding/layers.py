@@ -5,18 +5,22 @@ On a CPU everything but the products with weights is float32, whatever the weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
-from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, PlacedActions
+from .plain import PlainParts
 
-# Called for each layer with its number and its query, key and value, each (rows, heads, n, head_dim) with positions
-# applied and the query not yet scaled; returns (rows, heads, n, head_dim).
-Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# Called for each layer with its number, its query, key and value, each (rows, heads, n, head_dim) with positions
+# applied, and the scale of the products, which the query does not have yet; returns (rows, heads, n, head_dim).
+Attention = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 # Rotary position embeddings (Su et al., 2021): cosines and sines, each (rows or 1, n, 1, head_dim), the latter with the
 # signs that `_apply_rotary` needs.
 Rotary = tuple[Tensor, Tensor]
@@ -43,6 +47,7 @@ def rotary_embeddings(transformer: IVideoGPTForCausalLM, positions: Tensor) -> R
 
 def run_layers(
     transformer: IVideoGPTForCausalLM,
+    plain: PlainParts,
     x: Tensor,
     rotary: Rotary,
     attention: Attention,
@@ -53,6 +58,7 @@ def run_layers(
 
     Args:
         transformer: model whose layers are run.
+        plain: parts of it whose weights may be read; the others are called.
         x: embeddings (rows, n, hidden).
         rotary: rotary embeddings of the n positions.
         attention: function that attends, see `Attention`.
@@ -61,6 +67,9 @@ def run_layers(
 
     Returns:
         The normed hidden states (rows, n, hidden).
+
+    Raises:
+        ValueError: if a layer of the user's does not attend by ``attention``.
     """
     rows, count = x.shape[:2]
     num_rows = rows * count
@@ -71,23 +80,112 @@ def run_layers(
     x = _pad(x.flatten(0, 1).to(compute_dtype(transformer)), padded)
     if actions is not None:
         x = x.clone()  # which is written to
-    for index, layer in enumerate(transformer.model.layers):
-        if actions is not None:
-            acted_on = x[:num_rows].view(rows, count, -1)[:, num_before:]
-            acted_on.copy_(layer.modulate(acted_on, actions[:, None]))
-        projections = layer.self_attn
-        normed = _norm(x, layer.input_layernorm)
-        query, key, value = (
-            _project(normed, linear)[:num_rows].reshape(rows, count, -1, projections.head_dim)
-            for linear in (projections.q_proj, projections.k_proj, projections.v_proj)
+    for index, is_plain in enumerate(plain.layers):
+        layer = transformer.model.layers[index]
+        if is_plain:
+            if actions is not None:
+                acted_on = x[:num_rows].view(rows, count, -1)[:, num_before:]
+                acted_on.copy_(layer.modulate(acted_on, actions[:, None]))
+            x = _run_plain_layer(layer, index, x, rotary, attention, rows, count)
+        else:
+            called = _call_layer(
+                transformer, index, x[:num_rows].view(rows, count, -1), rotary, attention, actions, num_before
+            )
+            x = _pad(called.reshape(num_rows, -1), padded)
+    x = x[:num_rows]
+    normed = _norm(x, transformer.model.norm) if plain.norm else transformer.model.norm(x)
+    return normed.view(rows, count, -1)
+
+
+def _run_plain_layer(
+    layer: nn.Module, index: int, x: Tensor, rotary: Rotary, attention: Attention, rows: int, count: int
+) -> Tensor:
+    """A layer on (at least rows * count, hidden), by its weights."""
+    num_rows, padded, projections, mlp = rows * count, len(x), layer.self_attn, layer.mlp
+    normed = _norm(x, layer.input_layernorm)
+    query, key, value = (
+        _project(normed, linear)[:num_rows].reshape(rows, count, -1, projections.head_dim)
+        for linear in (projections.q_proj, projections.k_proj, projections.v_proj)
+    )
+    query, key = _apply_rotary(query, rotary), _apply_rotary(key, rotary)
+    attended = attention(index, *(part.transpose(1, 2) for part in (query, key, value)), projections.scaling)
+    x = x + _project(_pad(attended.transpose(1, 2).reshape(num_rows, -1), padded), projections.o_proj)
+    normed = _norm(x, layer.post_attention_layernorm)
+    gated = mlp.act_fn(_project(normed, mlp.gate_proj)) * _project(normed, mlp.up_proj)
+    return x + _project(gated.contiguous(), mlp.down_proj)
+
+
+# -- layers that are called -------------------------------------------------------------------------------------------
+
+# The name by which transformers' attention modules find `_attend_for_module`.
+ATTENTION_NAME = "ivideogpt_rollout"
+
+
+def _attend_for_module(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    return kwargs["rollout_attention"](query, key, value, kwargs["scaling"]), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _attend_for_module)
+
+
+@contextmanager
+def _attending_here(transformer: IVideoGPTForCausalLM) -> Iterator[None]:
+    """Let the attention modules call `_attend_for_module`."""
+    config = transformer.config
+    implementation = config._attn_implementation
+    config._attn_implementation = ATTENTION_NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = implementation
+
+
+def _call_layer(
+    transformer: IVideoGPTForCausalLM,
+    index: int,
+    x: Tensor,
+    rotary: Rotary,
+    attention: Attention,
+    actions: Tensor | None,
+    num_before: int,
+) -> Tensor:
+    """A layer on (rows, n, hidden), by its own call: whatever is inside it or hangs on it takes part."""
+    has_attended = False
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        nonlocal has_attended
+        has_attended = True
+        parts = (part.to(x.dtype) for part in (query, key, value))
+        return attention(index, *parts, scaling).transpose(1, 2).contiguous().to(value.dtype)
+
+    dtype, (cos, sin) = transformer.dtype, (part[:, :, 0] for part in rotary)
+    half = sin.shape[-1] // 2
+    arguments: dict[str, Any] = {}
+    if actions is not None:
+        acts = torch.arange(x.shape[1], device=x.device) >= num_before
+        arguments["placed_actions"] = PlacedActions(
+            actions[:, None], torch.zeros_like(acts, dtype=torch.int64), acts, acts
         )
-        query, key = _apply_rotary(query, rotary), _apply_rotary(key, rotary)
-        attended = attention(index, *(part.transpose(1, 2) for part in (query, key, value)))
-        x = x + _project(_pad(attended.transpose(1, 2).reshape(num_rows, -1), padded), projections.o_proj)
-        normed, mlp = _norm(x, layer.post_attention_layernorm), layer.mlp
-        gated = mlp.act_fn(_project(normed, mlp.gate_proj)) * _project(normed, mlp.up_proj)
-        x = x + _project(gated.contiguous(), mlp.down_proj)
-    return _norm(x[:num_rows], transformer.model.norm).view(rows, count, -1)
+    layer = transformer.model.layers[index]
+    with _attending_here(transformer):
+        called = layer(
+            x.to(dtype),
+            position_embeddings=(cos.to(dtype), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).to(dtype)),
+            attention_mask=None,
+            rollout_attention=attend,
+            **arguments,
+        )
+    if not has_attended:
+        raise ValueError(
+            f"layer {index} of the transformer, a {type(layer).__name__}, cannot take part in rollouts: it does not "
+            f"attend by transformers' attention interface and the transformer's config"
+        )
+    return called.to(x.dtype)
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -122,7 +220,7 @@ def _has_fast_products(dtype: torch.dtype) -> bool:
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:
     if type(linear.weight) is not nn.Parameter:  # a quantised one knows its own product
-        return linear(x)
+        return linear(x.to(linear.weight.dtype)).to(x.dtype)
     product = project(x, linear.weight)
     return product if linear.bias is None else product + linear.bias
 

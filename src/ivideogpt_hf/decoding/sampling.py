@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class Sampling:
             so that the result is the same. Whether it is faster depends on model and machine.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if a value is out of range, or no number or flag.
     """
 
     temperature: float = 1.0
@@ -46,12 +48,16 @@ class Sampling:
     num_guesses: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}; use greedy=True for the mode")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1 or None, got {self.top_k}")
-        if self.num_guesses < 0:
-            raise ValueError(f"num_guesses must not be negative, got {self.num_guesses}")
+        if not isinstance(self.temperature, Real) or not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature!r}; use greedy=True for the mode")
+        if self.top_k is not None:
+            check_count(self.top_k, "top_k")
+        check_count(self.num_guesses, "num_guesses", 0)
+        for name in ("greedy", "restrict_to_codes", "common_random_numbers"):
+            _check_flag(getattr(self, name), name)
+        seeds = self.seed if isinstance(self.seed, Sequence) else [self.seed]
+        if self.seed is not None and not all(isinstance(seed, Integral) for seed in seeds):
+            raise ValueError(f"seed must be a whole number, or a list with one for each row, got {self.seed!r}")
 
     def row_seeds(self, num_rows: int, device: torch.device) -> Tensor:
         """Seeds (num_rows,) int64; draws one for all rows from torch's default generator if there is none.
@@ -60,16 +66,35 @@ class Sampling:
             ValueError: if a sequence of seeds has another length.
         """
         if self.seed is None:
-            return torch.randint(2**62, (1,)).to(device).expand(num_rows)
-        if isinstance(self.seed, int):
+            return torch.randint(2**62, (1,), device="cpu").to(device).expand(num_rows)
+        if not isinstance(self.seed, Sequence):
             return torch.tensor(_as_signed(self.seed), device=device).expand(num_rows)
         if len(self.seed) != num_rows:
             raise ValueError(f"seed must be one number or one per row ({num_rows}), got {len(self.seed)}")
         return torch.tensor([_as_signed(seed) for seed in self.seed], device=device)
 
 
+def check_count(value: Any, name: str, minimum: int = 1) -> int:
+    """A whole number of at least ``minimum``.
+
+    Raises:
+        ValueError: if it is none, such as 2.0, an array or a flag.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return int(value)
+
+
+def _check_flag(value: Any, name: str) -> None:
+    is_scalar = getattr(value, "shape", None) == () and str(value.dtype).endswith("bool")
+    if not isinstance(value, bool) and not is_scalar:
+        raise ValueError(f"{name} must be True or False, for all rows, got {value!r}")
+
+
 def _as_signed(seed: int) -> int:
-    seed %= 2**64
+    seed = int(seed) % 2**64
     return seed - 2**64 if seed >= 2**63 else seed
 
 

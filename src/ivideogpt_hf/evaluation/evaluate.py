@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import weights_hash
+from ..checkpoints.loading import settings_hash, weights_hash
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
@@ -46,7 +46,7 @@ class Evaluation:
 
     Raises:
         ImportError: if a package is missing that the evaluation needs at any time; names the extra.
-        FileExistsError: if the folder holds another evaluation.
+        FileExistsError: if the folder holds another evaluation, such as one of other data or weights under these names.
         ValueError: if the checkpoint does not fit the protocol or the data.
     """
 
@@ -60,9 +60,11 @@ class Evaluation:
         identity = {
             "checkpoint": name,
             "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
+            "settings": settings_hash(world.vq_model.config, world.transformer.config, world.processor),
             "dtype": str(world.transformer.dtype).removeprefix("torch."),
             "protocol": asdict(clips.protocol),
             "data": [source for dataset in clips.datasets for source in dataset.describe()],
+            "contents": {name: digest for dataset in clips.datasets for name, digest in dataset.contents().items()},
             "frechet_features": features,
             "seed": seed,
         }
@@ -143,7 +145,7 @@ class Evaluation:
         published = PROTOCOLS[self.clips.protocol.name]
         results = {
             "command": describe_command(),
-            **self.identity,
+            **{name: value for name, value in self.identity.items() if name != "contents"},
             "num_clips": len(clips),
             "num_samples": self.clips.protocol.num_samples,
             "num_clips_of_protocol": published.num_clips,

@@ -1,86 +1,130 @@
-"""Actions from files and arrays."""
+"""Actions from arrays and from files."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .files import read_numpy
+from .action_tables import ActionTable, Alignment, check_actions, read_action_table
+from .frame_counts import count_frames
+from .video import VideoSource
 
-ACTION_KEYS = ("actions", "action")
+
+class FutureActions(NamedTuple):
+    """The actions that lead to predicted frames.
+
+    Attributes:
+        actions: (T, A) float32.
+        first_row: row of the first of them, counted from 0 in the order of the clip's frames.
+    """
+
+    actions: Tensor
+    first_row: int
 
 
 def read_actions(source: Any) -> Tensor:
     """Read actions.
 
     Args:
-        source: array, tensor or nested list (T, A), or a file: npy, npz (under "actions" or "action"), csv (one row per
-            step; a first line without any number is a header) or json (a list of lists).
+        source: array, tensor or nested list (T, A), or a file of one clip's actions, see `read_action_table`: csv, tsv,
+            json, jsonl, npy or npz. A column "frame" puts its rows into the order of their frames. Of a Dreamer file
+            (npz with "is_first"), the first row, which led to no frame, is left out.
 
     Returns:
         Actions (T, A) float32.
 
     Raises:
         OSError: if a file is missing or corrupt.
-        ValueError: if the content is no table of finite numbers.
+        ValueError: if the content is no table of finite numbers, holds the actions of several clips, or lacks a frame
+            between others.
     """
-    name = "actions"
     if isinstance(source, (str, os.PathLike)):
-        name, source = str(source), _read_action_file(Path(source))
+        table = _of_only_clip(read_action_table(Path(source)))
+        if table.frames is None:
+            return torch.from_numpy(table.actions[1:] if table.alignment == "before" else table.actions)
+        return torch.from_numpy(table.of_frames(range(table.frames.min(), table.frames.max() + 1), "the clip"))
     if isinstance(source, Tensor):
-        source = source.detach().cpu().float()
+        source = source.detach().cpu().float().numpy()
     try:
-        actions = torch.from_numpy(np.array(source, dtype=np.float32))
+        actions = np.array(source)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} must hold a table of numbers with rows of one width: {error}") from error
-    if actions.ndim != 2 or 0 in actions.shape:
-        raise ValueError(f"{name} must have shape (T, A), got {tuple(actions.shape)}")
-    invalid_rows = torch.isfinite(actions).all(dim=1).logical_not().nonzero()
-    if len(invalid_rows):
-        raise ValueError(f"{name} contain NaN or infinite values, first in row {invalid_rows[0].item()}")
-    return actions
+        raise ValueError(f"actions must hold a table of numbers with rows of one width: {error}") from error
+    return torch.from_numpy(check_actions(actions, "actions"))
 
 
-def _read_action_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    suffix = path.suffix.lower()
-    if suffix in (".npz", ".npy"):
-        return read_numpy(path, ACTION_KEYS)
-    if suffix not in (".csv", ".json"):
-        raise ValueError(f"actions are read from npy, npz, csv or json, not from {path.name}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a csv with a byte order mark
-        return json.loads(text) if suffix == ".json" else _parse_csv(text)
-    except (ValueError, csv.Error) as error:
-        raise OSError(f"{path} is not valid {suffix[1:].upper()}: {error}") from error
+def read_future_actions(
+    file: str | os.PathLike[str],
+    video: VideoSource,
+    *,
+    first_row: int,
+    num_frames: int | None = None,
+    alignment: Alignment | None = None,
+) -> FutureActions:
+    """Read the actions that lead to a video's future frames from a file.
+
+    The file is read as `convert-data` reads it, see `ActionTable`: its rows begin at the video's first frame, and there
+    are as many as frames, or one fewer. Rows of another number are refused, but for one case: if the frames to predict
+    are counted, and there are as many rows, then each row leads to a predicted frame. A column "frame" always decides.
+
+    Args:
+        file: file of actions.
+        video: clip, in any form that `read_video` takes. It is not decoded, its frames are counted.
+        first_row: row of the first action that leads to a future frame, see `spec.first_action`.
+        num_frames: number of frames to predict; None: as many as the video has after the context.
+        alignment: place of row t in the file, see `read_action_table`.
+
+    Returns:
+        The actions, and the row of the first.
+
+    Raises:
+        OSError: if a file is missing or corrupt.
+        ValueError: if the rows do not fit the video, or there are too few.
+    """
+    table, num_video_frames = read_action_table(Path(file), alignment), count_frames(video)
+    name = "the clip"
+    if isinstance(video, (str, os.PathLike)):
+        name = Path(video).name
+        rows = table.rows_of(Path(video))
+        if rows is None:
+            raise ValueError(f"{file} has no rows whose 'clip' is {name}, it names {table.some_clips()}")
+        table = rows
+    table = _of_only_clip(table)
+    length = num_video_frames - 1 - first_row if num_frames is None else num_frames
+    if length < 1:
+        raise ValueError(f"{name} holds no frame after the {first_row + 1} of the context: give num_frames")
+    wanted = range(first_row, first_row + length)
+    # Of rows that led to their frames, the first one led to none: without it, row t leads to frame t + 1.
+    skipped = int(table.alignment == "before" and len(table.actions) == num_video_frames)
+    actions = table.actions[skipped:]
+    num_rows = len(actions)
+    if table.frames is not None:
+        return FutureActions(torch.from_numpy(table.of_frames(wanted, name)), first_row)
+    if num_rows not in (num_video_frames, num_video_frames - 1):
+        if num_rows == num_frames:
+            return FutureActions(torch.from_numpy(actions), 0)
+        raise ValueError(
+            f"{file} has {num_rows} rows for the {num_video_frames} frames of {name}. A clip's file has a row for each "
+            f"frame, or for each but the last. If each row leads to a frame to predict, set num_frames to {num_rows}. "
+            f"A column 'frame' tells which row belongs to which frame"
+        )
+    if num_rows < wanted.stop:
+        raise ValueError(
+            f"{file} has a row for each of the first {num_rows} frames of {name}, of which "
+            f"{max(0, num_rows - first_row)} lead to frames after the context, not {length}. Predict fewer frames, or "
+            f"bind the rows to frames by a column 'frame', where {first_row} is the last frame of the context"
+        )
+    return FutureActions(torch.from_numpy(actions[wanted.start : wanted.stop]), first_row + skipped)
 
 
-def _parse_csv(text: str) -> list[list[str]]:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    return rows if rows and any(map(_is_number, rows[0])) else rows[1:]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read_action_names(path: Path) -> list[str] | None:
-    """The first line of a csv file of actions, where it is a header; otherwise None."""
-    if path.suffix.lower() != ".csv":
-        return None
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        first = next(csv.reader(lines), [])
-    return [name.strip() for name in first] if first and not any(map(_is_number, first)) else None
+def _of_only_clip(table: ActionTable) -> ActionTable:
+    """The rows of a table that may name a single clip."""
+    if len(table.clip_names) > 1:
+        raise ValueError(
+            f"{table.path} holds the actions of several clips, {table.some_clips()}: give the video's file"
+        )
+    return table

@@ -1,18 +1,20 @@
-"""Decoding and encoding of images: any RGB image by Pillow, and PNG files of ours several times as fast.
+"""Decoding and encoding of images: any picture by Pillow, and PNG files of ours several times as fast.
 
 For a frame as small as 64 x 64, Pillow needs most of its time for other things than decompression. Our PNG files are
 ordinary ones (RFC 2083) with two restrictions: they have one chunk of data, and every row has the filter Up. So the
-rows of all frames of a clip can be added up together. Any other PNG, and any other format, is decoded by Pillow.
+rows of all frames of a clip can be added up together. Any other PNG, and any other format, is decoded by Pillow, see
+`pictures.py`.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from .pictures import Picture, read_picture
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">I4sIIBBBBBI")  # length, "IHDR", width, height, depth, colour type, 3 methods, checksum
@@ -41,23 +43,42 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def decode_images(images: Sequence[bytes]) -> np.ndarray:
-    """Decode RGB images of one size to frames (T, H, W, 3) uint8.
+    """Decode images of one size to frames (T, H, W, 3) uint8, as `pictures.rgb_pixels` does.
 
     Raises:
-        ValueError: if an image is corrupt, not RGB, or of another size than the first.
+        ValueError: if an image is corrupt, refused by `pictures.rgb_pixels`, or of another size than the first.
     """
     frames = _decode_our_png(images)
-    if frames is not None:
-        return frames
-    decoded = []
+    return np.stack([picture.pixels for picture in _decode(images)]) if frames is None else frames
+
+
+def images_to_store(images: Sequence[bytes]) -> list[bytes]:
+    """Encoded images as a data set stores them, so that any program shows of each what `decode_images` decodes.
+
+    An image with an orientation, a colour profile or a palette is encoded again, as PNG. All others stay as they are.
+
+    Raises:
+        ValueError: as `decode_images`.
+    """
+    if _decode_our_png(images) is not None:
+        return list(images)
+    decoded = _decode(images)
+    return [
+        data if picture.is_plain else encode_png(picture.pixels) for data, picture in zip(images, decoded, strict=True)
+    ]
+
+
+def _decode(images: Sequence[bytes]) -> list[Picture]:
+    decoded: list[Picture] = []
     for index, data in enumerate(images):
         try:
-            decoded.append(_decode_by_pillow(data))
-        except ValueError as error:
+            decoded.append(read_picture(data, "an image"))
+        except (OSError, ValueError) as error:
             raise ValueError(f"frame {index}: {error}") from error
-        if decoded[-1].shape != decoded[0].shape:
-            raise ValueError(f"frame {index} is {decoded[-1].shape[:2]} pixels, the first is {decoded[0].shape[:2]}")
-    return np.stack(decoded)
+        size, first_size = decoded[-1].pixels.shape[:2], decoded[0].pixels.shape[:2]
+        if size != first_size:
+            raise ValueError(f"frame {index} is {size} pixels, the first is {first_size}")
+    return decoded
 
 
 def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
@@ -88,15 +109,3 @@ def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
     for row in range(1, height):  # one row of all frames at once is faster than a cumulative sum
         pixels[:, row] += pixels[:, row - 1]
     return pixels.reshape(len(rows), height, width, 3)
-
-
-def _decode_by_pillow(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode != "RGB":
-                raise ValueError(f"an image has mode {image.mode}, not RGB")
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on broken PNG chunks
-        raise ValueError(f"an image cannot be decoded: {error}") from error

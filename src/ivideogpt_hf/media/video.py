@@ -1,11 +1,13 @@
-"""Reading of video from files and arrays, and writing to files. PyAV and PIL are imported where they are used."""
+"""Reading of clips from files and arrays, and writing to files. PyAV and PIL are imported where they are used."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -13,173 +15,137 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import natural_key, read_numpy
+from .files import NUMPY_SIGNATURES, NUMPY_SUFFIXES, list_images, read_numpy
+from .pictures import iterate_pictures, open_picture, read_picture, rgb_pixels
 from .pixels import MAX_PIXEL, pixels_to_uint8
+from .streams import iterate_video
 
 VideoSource = Any  # anything that the docstring of `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MOTION_JPEG_SUFFIXES = (".mjpg", ".mjpeg")
+SIGNATURE_BYTES = 16
+MAX_FPS, MAX_GIF_FPS, MIN_FPS = 1000, 50, 0.01
 SEPARATOR_PIXELS = 2
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_video(source: VideoSource, *, max_frames: int | None = None) -> Tensor:
+def read_video(
+    source: VideoSource, *, max_frames: int | None = None, resize: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Read a clip.
+
+    What a file is, is decided by its content. What it says of its picture (orientation, mirroring, colours, shape of
+    pixels) is obeyed. Where that is impossible, and where pixels are transparent, the file is refused.
 
     Args:
         source: clip in one of these forms:
             - a video file (mp4, or any other format that PyAV reads);
-            - a gif, in which a frame that is shown n times as long as the shortest one counts as n frames;
+            - an image, or a gif, WebP, AVIF, PNG or TIFF with several: each stored picture counts as one frame,
+              whatever the time that it is shown;
             - an npz file with the frames under "frames", "image" or "observation", or an npy file;
-            - a folder of images, in natural order of their names;
+            - a folder of images, in the order of the numbers in their names;
             - a list of PIL images, of arrays or of tensors;
             - an array or tensor (T, H, W, 3) or (T, 3, H, W): integers in 0 ... 255, or floats in [0, 1];
             - an undecoded value of `datasets.Video(decode=False)`: a dict with "bytes" or "path".
-        max_frames: largest number of frames to read, from the beginning. No other frames of a video file or a folder
-            are decoded.
+        max_frames: largest number of frames to read, from the beginning. No other frames are decoded or loaded.
+        resize: function from a frame (3, h, w) uint8 to one of another size, such as `WorldModelSpec.resize_frames`.
+            Each frame passes it as soon as it is decoded, so that frames of full size need no memory.
 
     Returns:
         Frames (T, 3, H, W) uint8, on the CPU.
 
     Raises:
-        OSError: if a file is missing, empty or corrupt.
-        ValueError: if the content is no RGB video.
+        OSError: if a file is missing, empty or corrupt, or holds fewer frames than it states.
+        ValueError: if the content is no RGB video, its frames differ in size, or it cannot be shown as it asks.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
-    if isinstance(source, Mapping):
-        return _read_undecoded(source, max_frames)[:max_frames]
-    if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source), max_frames)[:max_frames]
-    if isinstance(source, Sequence):
-        return _from_images(source[:max_frames], "the list")
     if isinstance(source, (np.ndarray, Tensor)):
-        return frames_from_array(source[:max_frames])
+        clip = frames_from_array(source[:max_frames] if source.ndim else source)
+        return clip if resize is None else torch.stack([resize(frame) for frame in clip])
+    name = str(source) if isinstance(source, (str, os.PathLike)) else "the video"
+    frames: list[Tensor] = []
+    first_shape = None
+    for frame in islice(_iterate_frames(source, max_frames), max_frames):
+        first_shape = first_shape or frame.shape
+        if frame.shape != first_shape:
+            sizes = sorted({tuple(first_shape[1:]), tuple(frame.shape[1:])})
+            raise ValueError(f"{name} holds frames of different sizes: {sizes} pixels")
+        frames.append(frame if resize is None else resize(frame))
+    return torch.stack(frames)
+
+
+def _iterate_frames(source: VideoSource, max_frames: int | None) -> Iterator[Tensor]:
+    """Frames (3, H, W) uint8 of anything but arrays, one after the other."""
+    if isinstance(source, Mapping):
+        if source.get("bytes") is not None:
+            return _iterate_file(io.BytesIO(source["bytes"]), source.get("path") or "the video in memory", max_frames)
+        if source.get("path") is None:
+            raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(source)}")
+        source = source["path"]
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_dir():
+            return (_frame(read_picture(file, str(file)).pixels) for file in list_images(path))
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        return _iterate_file(path, str(path), max_frames)
+    if isinstance(source, Sequence):
+        return _iterate_images(source)
     raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
 
 
-def _read_path(path: Path, max_frames: int | None) -> Tensor:
-    if path.is_dir():
-        return _read_folder(path, max_frames)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file or folder {path}")
-    suffix = path.suffix.lower()
-    if suffix in (".npz", ".npy"):
-        return frames_from_array(read_numpy(path, VIDEO_KEYS))
-    if suffix == ".gif":
-        return _read_gif(path)
-    return _decode(str(path), str(path), max_frames)
+def _iterate_file(file: Path | io.BytesIO, name: str, max_frames: int | None) -> Iterator[Tensor]:
+    """Frames of a file by its content; only where that tells nothing, by its name."""
+    signature = _first_bytes(file)
+    if not signature:
+        raise OSError(f"{name} is empty (0 bytes)")
+    if isinstance(file, Path) and (signature.startswith(NUMPY_SIGNATURES) or file.suffix.lower() in NUMPY_SUFFIXES):
+        return iter(frames_from_array(read_numpy(file, VIDEO_KEYS, max_rows=max_frames)))
+    # A file of motion JPEG is one JPEG after the other.
+    image = None if name.lower().endswith(MOTION_JPEG_SUFFIXES) else open_picture(file, name)
+    if image is not None:
+        return map(_frame, iterate_pictures(image, name))
+    if isinstance(file, Path):
+        return map(_frame, iterate_video(str(file), name))
+    file.seek(0)
+    return map(_frame, iterate_video(file, name))
 
 
-def _read_undecoded(value: Mapping[str, Any], max_frames: int | None) -> Tensor:
-    if value.get("bytes") is not None:
-        return _decode(io.BytesIO(value["bytes"]), value.get("path") or "the video in memory", max_frames)
-    if value.get("path") is not None:
-        return _read_path(Path(value["path"]), max_frames)
-    raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(value)}")
+def _first_bytes(file: Path | io.BytesIO) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[:SIGNATURE_BYTES]
+    with file.open("rb") as content:
+        return content.read(SIGNATURE_BYTES)
 
 
-def _decode(file: str | io.BytesIO, name: str, max_frames: int | None) -> Tensor:
-    return frames_from_array(np.stack(list(islice(iterate_video(file, name), max_frames))))
+def _frame(pixels: np.ndarray) -> Tensor:
+    """(3, H, W) from pixels (H, W, 3)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:
-    """Decode a video frame by frame, in the order in which it is shown, and rotated as its rotation tag says.
-
-    Args:
-        file: path or binary file.
-        name: name of the file in errors.
-        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded.
-
-    Yields:
-        A frame (H, W, 3) uint8.
-
-    Raises:
-        OSError: if the file cannot be decoded or holds no frames.
-    """
-    import av
-
-    has_frames = False
-    try:
-        with av.open(file) as container:
-            stream = container.streams.video[0]
-            tolerance = 0.5 / float(stream.average_rate or 1)
-            if start > 0:
-                container.seek(round(start / stream.time_base), stream=stream)  # goes to the key frame before it
-            for frame in container.decode(stream):
-                if start > 0 and frame.time < start - tolerance:
-                    continue
-                has_frames = True
-                image = frame.to_ndarray(format="rgb24")
-                yield np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
-    except (av.FFmpegError, IndexError) as error:
-        raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
-    if not has_frames:
-        raise OSError(f"{name} holds no frames")
-
-
-def video_rate(path: Path) -> float | None:
-    """Number of frames per second of a video file; None if the file does not say."""
-    import av
-
-    with av.open(str(path)) as container:
-        rate = container.streams.video[0].average_rate
-    return None if rate is None else float(rate)
-
-
-def _read_gif(path: Path) -> Tensor:
-    from PIL import Image, ImageSequence
-
-    frames, durations = [], []
-    try:
-        with Image.open(path) as image:
-            for frame in ImageSequence.Iterator(image):
-                frames.append(np.asarray(frame.convert("RGB")))
-                durations.append(frame.info.get("duration", 0))
-    except Exception as error:  # Pillow raises many kinds on a broken file
-        raise OSError(f"{path} is not a readable gif, it is corrupt or incomplete: {error}") from error
-    # Gif writers store equal frames as one frame that is shown longer. Each is needed, since each action has a frame.
-    shortest = min(filter(None, durations), default=1)
-    repeats = [max(1, round(duration / shortest)) for duration in durations]
-    return frames_from_array(np.repeat(np.stack(frames), repeats, axis=0))
-
-
-def _read_folder(path: Path, max_frames: int | None) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    files.sort(key=lambda file: natural_key(file.name))
-    if not files:
-        raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    images = []
-    for file in files[:max_frames]:
-        try:
-            with Image.open(file) as image:
-                image.load()
-                images.append(image)
-        except (UnidentifiedImageError, OSError) as error:
-            raise OSError(f"{file} is not a readable image: {error}") from error
-    return _from_images(images, str(path))
-
-
-def _from_images(images: Sequence[Any], name: str) -> Tensor:
-    """Stack PIL images, arrays or tensors of one size."""
+def _iterate_images(images: Sequence[Any]) -> Iterator[Tensor]:
+    """Frames of PIL images, arrays or tensors of one dtype."""
     from PIL import Image
 
-    if not images:
-        raise ValueError(f"{name} holds no frames")
+    if not len(images):
+        raise ValueError("the list holds no frames")
+    dtype = None
     for i, image in enumerate(images):
-        if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
-            raise ValueError(f"frame {i} of {name} must be an image, an array or a tensor, got {type(image).__name__}")
-        if isinstance(image, Image.Image) and image.mode != "RGB":
-            raise ValueError(f"frame {i} of {name} has mode {image.mode}, not RGB; image.convert('RGB') makes it RGB")
-    frames = [_as_tensor(image) for image in images]
-    kinds = {(tuple(frame.shape), str(frame.dtype)) for frame in frames}
-    if len(kinds) > 1:
-        raise ValueError(f"{name} holds frames of different sizes or dtypes: {sorted(kinds)}")
-    return frames_from_array(torch.stack(frames))
+        name = f"frame {i} of the list"
+        if isinstance(image, Image.Image):
+            image = rgb_pixels(image, name)
+        elif not isinstance(image, (np.ndarray, Tensor)):
+            raise ValueError(f"{name} must be an image, an array or a tensor, got {type(image).__name__}")
+        frame = _as_tensor(image)
+        dtype = dtype or frame.dtype
+        if frame.dtype != dtype:
+            raise ValueError(
+                f"the list holds frames of different sizes or dtypes: {name} is {frame.dtype}, not {dtype}"
+            )
+        yield frames_from_array(frame[None])[0]
 
 
 def _as_tensor(frames: Any) -> Tensor:
@@ -241,52 +207,76 @@ def _check_clip(frames: Tensor) -> None:
         raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
-def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: int = 10, scale: int = 1) -> Path:
+def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10, scale: int = 1) -> Path:
     """Write a clip as mp4 (H.264) or gif, by the suffix of the path. Missing folders are made.
+
+    Every frame is written, also one that equals the frame before.
 
     Args:
         frames: frames (T, 3, H, W) uint8.
         path: file to write.
-        fps: number of frames per second.
+        fps: number of frames per second, from 0.01 to 1000, or to 50 for a gif. A gif has times in 1/100 s: each frame
+            begins at the nearest one.
         scale: side of the square that each pixel is enlarged to. H.264 needs even sizes, so an odd side gets its last
             line of pixels twice.
 
     Raises:
-        ValueError: if shape or dtype are others, or the suffix is unknown.
+        ValueError: if shape or dtype are others, the suffix is unknown, or fps or scale are out of range.
     """
     path = Path(path)
     _check_clip(frames)
-    if path.suffix.lower() not in (".mp4", ".gif"):
+    suffix = path.suffix.lower()
+    if suffix not in (".mp4", ".gif"):
         raise ValueError(f"video is written as .mp4 or .gif, not as {path.name}")
-    if fps < 1 or scale < 1:
-        raise ValueError(f"fps and scale must be at least 1, got {fps} and {scale}")
+    max_fps = MAX_GIF_FPS if suffix == ".gif" else MAX_FPS  # browsers slow a gif down that is faster
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= max_fps:
+        raise ValueError(f"fps of a {suffix} file must be a number from {MIN_FPS} to {max_fps}, got {fps!r}")
+    if isinstance(scale, bool) or not isinstance(scale, Integral) or scale < 1:
+        raise ValueError(f"scale must be an integer of at least 1, got {scale!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     images = frames.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3).movedim(1, -1).numpy()
-    if path.suffix.lower() == ".gif":
+    if suffix == ".gif":
         _write_gif(images, path, fps)
     else:
         _write_mp4(images, path, fps)
     return path
 
 
-def _write_gif(images: np.ndarray, path: Path, fps: int) -> None:
-    from PIL import Image
+def _write_gif(images: np.ndarray, path: Path, fps: float) -> None:
+    """Write a file frame by frame. Pillow's own way would merge equal frames into one."""
+    from PIL import GifImagePlugin, Image
 
     # All frames share one palette. With one palette for each, colours would flicker.
     palette = Image.fromarray(images.reshape(-1, *images.shape[2:])).quantize(256)
-    first, *next_images = (
-        Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images
-    )
-    first.save(path, save_all=True, append_images=next_images, duration=round(1000 / fps), loop=0, optimize=False)
+    indexed = [Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    starts = [round(100 * frame / fps) for frame in range(len(images) + 1)]
+    header, _ = GifImagePlugin.getheader(indexed[0].copy(), info={"loop": 0})
+    with path.open("wb") as file:
+        file.writelines(header)
+        for frame, image in enumerate(indexed):
+            box = (0, 0, *image.size) if frame == 0 else _changed_box(indexed[frame - 1], image)
+            duration = 10 * (starts[frame + 1] - starts[frame])
+            file.writelines(GifImagePlugin.getdata(image.crop(box), box[:2], duration=duration))
+        file.write(b";")
 
 
-def _write_mp4(images: np.ndarray, path: Path, fps: int) -> None:
+def _changed_box(before: Any, image: Any) -> tuple[int, int, int, int]:
+    """The box of an image that differs from the one before; a single pixel if none does."""
+    changed = np.asarray(before) != np.asarray(image)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    if not len(rows):
+        return 0, 0, 1, 1
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _write_mp4(images: np.ndarray, path: Path, fps: float) -> None:
     import av
 
     height, width = images.shape[1:3]
     images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+        rate = Fraction(fps).limit_denominator(100_000)  # 30000 / 1001 comes back from its float
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for image in images:

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 from transformers.utils import can_return_tuple
 
@@ -27,7 +28,7 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
     """Output of `IVideoGPTForCausalLM`.
 
     Args:
-        loss: mean cross-entropy (scalar float) over the labelled tokens.
+        loss: mean cross-entropy (scalar float) over the labelled tokens, or their sum by `num_items_in_batch`.
         logits: logits (B, L, vocab_size).
         rewards: outputs (B, F) of the reward head for the F frames whose last token is in the input; None without a
             reward head.
@@ -56,6 +57,13 @@ class PlacedActions:
     acts: Tensor
 
 
+def as_input_of(module: nn.Module, x: Tensor) -> Tensor:
+    """Float values in the dtype that a module computes in, which may be another than its network's."""
+    # Of all parameters, since what holds them may be no linear layer, or hold its weight in integers.
+    floats = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return x.to(next(floats, x.dtype))
+
+
 class ZeroLinear(nn.Linear):
     """A linear layer that is initialised with zeros. Added to a checkpoint, it changes nothing before training."""
 
@@ -70,7 +78,7 @@ class ActionModulatedLayer(LlamaDecoderLayer):
 
     def modulate(self, x: Tensor, actions: Tensor) -> Tensor:
         """Scale and shift hidden states (B, L, hidden) by actions (B, L, A)."""
-        scale, shift = self.action_modulation(actions.to(self.action_modulation.weight.dtype)).to(x.dtype).chunk(2, -1)
+        scale, shift = self.action_modulation(as_input_of(self.action_modulation, actions)).to(x.dtype).chunk(2, -1)
         return x * (1 + scale) + shift
 
     def forward(self, hidden_states: Tensor, placed_actions: PlacedActions | None = None, **kwargs: Any) -> Tensor:
@@ -152,6 +160,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> IVideoGPTOutput:
         """Predict the next token at each position.
@@ -166,6 +175,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             past_key_values, attention_mask, position_ids, inputs_embeds, use_cache, logits_to_keep: arguments of
                 `LlamaForCausalLM`.
             cache: another name of `past_key_values`.
+            num_items_in_batch: number of labels of all the parts that an update accumulates, by which the sum of this
+                part's cross-entropy is divided, as transformers' `Trainer` asks for; None: the number in this input.
             kwargs: further arguments of `LlamaModel`.
 
         Raises:
@@ -177,7 +188,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placed_actions = self._place_actions(inputs_embeds, actions, start)
         if placed_actions is not None:
-            added = self.action_linear(placed_actions.actions.to(self.action_linear.weight.dtype))
+            added = self.action_linear(as_input_of(self.action_linear, placed_actions.actions))
             added = added[:, placed_actions.row].to(inputs_embeds.dtype) * placed_actions.is_slot[:, None]
             inputs_embeds = inputs_embeds + added
             if self.config.action_conditioning == "scale_shift":
@@ -195,7 +206,12 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         logits = self.lm_head(hidden[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
         return IVideoGPTOutput(
             loss=loss,
             logits=logits,
@@ -247,7 +263,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             return None
         start = int(start)
         ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
-        read = getattr(self, head)(hidden[:, [end - start for end in ends]])
+        module = getattr(self, head)
+        read = module(as_input_of(module, hidden[:, [end - start for end in ends]]))
         return read.squeeze(-1) if squeeze else read
 
     def prepare_inputs_for_generation(
@@ -279,5 +296,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
 register_checkpoint_conversion_mapping(
     "IVideoGPTForCausalLM", [WeightRenaming(r"^llm\.(model|lm_head)\.", r"\1.")], overwrite=True
 )
+
+# Trainer's label smoothing shifts the labels of the classes that are named here, and of no others.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[IVideoGPTConfig.model_type] = "IVideoGPTForCausalLM"
 
 __all__ = ["IVideoGPTForCausalLM", "IVideoGPTOutput"]

@@ -44,6 +44,7 @@ class Codebook(nn.Module):
 
     def __init__(self, num_codes: int, config: IVideoGPTVQConfig) -> None:
         super().__init__()
+        self.num_codes = num_codes
         self.embedding = nn.Embedding(num_codes, config.code_dim)
         self.commitment_cost = config.commitment_cost
         self.normalizes = config.normalize_latents
@@ -61,7 +62,8 @@ class Codebook(nn.Module):
         """Quantise vectors (..., dim). Distances and loss are always computed in float32."""
         with torch.autocast(vectors.device.type, enabled=False):
             encoded = F.normalize(vectors.float(), dim=-1) if self.normalizes else vectors.float()
-            weight = self.embedding.weight.float()
+            # By its call, as where codes are looked up: what a user made of the embedding takes part in both.
+            weight = self.embedding(torch.arange(self.num_codes, device=vectors.device)).float()
             with torch.no_grad():
                 chunks = encoded.flatten(0, -2).split(VECTORS_PER_CHUNK)
                 codes = torch.cat([torch.cdist(chunk, weight).argmin(dim=-1) for chunk in chunks])

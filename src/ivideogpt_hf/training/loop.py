@@ -107,7 +107,8 @@ class Loop:
         max_grad_norm: norm to which each phase's gradient is clipped.
         output_dir: folder in which a batch with a non-finite loss is written.
         micro_batch_size: number of clips that go through the model at a time; None: all of the share. It changes the
-            memory that is needed, not the result.
+            memory that is needed, not the result, except for what is drawn at random and for the adaptive weight of an
+            adversarial loss, which is a ratio of the gradients of each part.
         callbacks: callbacks, in the order in which they are called.
         update: number of updates done.
         interrupted: whether a signal asked to stop before the end.

@@ -44,6 +44,11 @@ class TrainingData:
         """Number of future frames in a clip."""
         return self.training.segment.num_future_frames
 
+    def contents(self) -> dict[str, str]:
+        """What each file of the data is known by, under its path."""
+        datasets = [self.training, *([] if self.validation is None else [self.validation])]
+        return {name: digest for dataset in datasets for name, digest in dataset.contents().items()}
+
     def first_validation_clip(self) -> Clip:
         """The clip that sample videos show."""
         return self.validation[ClipKey(0, *self.validation.order(0).locate(0))]

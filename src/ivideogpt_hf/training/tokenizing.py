@@ -107,6 +107,7 @@ def _describe(
         "processor": clips.processor_settings,
         "action_dim": clips.action_dim,
         "sources": clips.source_names,
+        "contents": clips.contents(),
         "training": describe_training((settings, data), clips.description),
     }
 
@@ -131,7 +132,7 @@ def _identity_of(record: dict[str, Any]) -> dict[str, Any]:
     arguments = record["training"]["arguments"]
     settings = {name: value for name, value in arguments.items() if name not in ignored_names}
     content = {name: record[name] for name in ("vq_model_hash", "segment", "processor")}
-    return settings | content | {"data": record["training"]["data"]}
+    return settings | content | {"data": record["training"]["data"], "contents": record.get("contents")}
 
 
 def _plan(

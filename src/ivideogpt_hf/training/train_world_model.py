@@ -95,6 +95,12 @@ def _train(
     model: WorldModelArguments,
 ) -> int | None:
     batch_share = check_run(run, optimization, accelerator.num_processes)
+    part = optimization.micro_batch_size or batch_share
+    require(
+        not model.token_noise or part > 1,
+        "token_noise takes tokens of the other clips that go through the model at a time, of which there are none: set "
+        "micro_batch_size to 2 or more, or null, with 2 clips or more for each process",
+    )
     vq_model = load_frozen_vq_model(model.vq_model, model.repeat_last_context).to(accelerator.device)
     training_data = _open_data(run, data, model, vq_model)
     processor = _make_processor(training_data, vq_model, model)
@@ -217,9 +223,10 @@ class WorldModelLosses:
             terms["reward_mse"] = F.mse_loss(output.rewards.float(), targets)
             total = total + self.model.reward_weight * terms["reward_mse"]
         if self.model.reconstruct_actions:
-            mask = batch["action_mask"][:, None].expand_as(actions)
-            error = (output.reconstructed_actions.float() - actions).square()
-            terms["action_mse"] = error[mask].mean()
+            # A mean over each clip's own dimensions first, so that the mean over parts of a batch is that of the batch.
+            mask = batch["action_mask"]
+            error = (output.reconstructed_actions.float() - actions).square().mean(1)
+            terms["action_mse"] = ((error * mask).sum(1) / mask.sum(1)).mean()
             total = total + self.model.action_reconstruction_weight * terms["action_mse"]
         return total, terms | {"loss": total}
 

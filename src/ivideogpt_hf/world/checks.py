@@ -7,7 +7,10 @@ from typing import overload
 
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaModel
 
+from ..decoding.plain import is_altered
+from ..decoding.sampling import check_count
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
@@ -37,6 +40,63 @@ def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor
     if width is not None and width != config.action_dim:
         raise ValueError(
             f"the processor describes {width} action dimensions, the transformer takes {config.action_dim}"
+        )
+
+
+def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
+    """Networks must be our classes, since their parts are run one by one, and their weights in memory.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    networks = ((vq_model, "the VQ model", IVideoGPTVQModel), (transformer, "the transformer", IVideoGPTForCausalLM))
+    for network, name, expected in networks:
+        # By its name, since the code that is published with checkpoints has a class of its own.
+        if getattr(getattr(type(network), "forward", None), "__qualname__", "") != f"{expected.__name__}.forward":
+            raise ValueError(
+                f"{name} must be an {expected.__name__} with its own forward, got {type(network).__name__}, which a "
+                f"rollout would go past; pass the network inside (of a PeftModel, get_base_model() for LoRA, or "
+                f"merge_and_unload())"
+            )
+        absent = [weight for weight, value in network.named_parameters() if value.is_meta]
+        if absent:
+            raise ValueError(
+                f"{len(absent)} weights of {name} are not in memory (on the meta device, or offloaded), among them "
+                f"{absent[0]}: load it whole, without device_map or offloading, and move it by WorldModel.to"
+            )
+    check_calls(vq_model, transformer)
+
+
+def check_calls(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
+    """A network is never called as a whole, so nothing may hang on that call. What hangs on its parts is honoured.
+
+    Raises:
+        ValueError: naming what cannot be honoured.
+    """
+    wholes = (("the VQ model", vq_model), ("the transformer", transformer), ("transformer.model", transformer.model))
+    for name, module in wholes:
+        if hasattr(module, "_hf_hook"):
+            raise ValueError(
+                f"{name} is offloaded or dispatched by Accelerate, which rollouts go past: load it whole, without "
+                f"device_map or offloading, and move it by WorldModel.to"
+            )
+        if is_altered(module):
+            raise ValueError(
+                f"{name} has a forward hook or another forward, which rollouts go past: they run its layers one by "
+                f"one. Register the hook on a layer or another part, or remove it"
+            )
+    if type(transformer.model).forward is not LlamaModel.forward:
+        raise ValueError(
+            f"transformer.model is a {type(transformer.model).__name__} with another forward, which rollouts go past: "
+            f"replace its layers instead"
+        )
+    for name, network in wholes[:2]:
+        if network.device.type == "meta":
+            raise ValueError(f"the weights of {name} are not in memory, but on the meta device: load it anew")
+    if vq_model.device != transformer.device:
+        raise ValueError(
+            f"the VQ model is on {vq_model.device}, the transformer on {transformer.device}; WorldModel.to moves both "
+            f"to one device"
         )
 
 
@@ -166,17 +226,15 @@ def resolve_futures(
     Raises:
         ValueError: if the arguments contradict each other or the model.
     """
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    if callable(actions):
-        if num_frames is None or num_frames < 1:
-            raise ValueError(f"a rollout of a policy needs num_frames >= 1, got {num_frames}")
-        return Futures(None, num_samples, num_frames)
-    if actions is None:
-        check_actions(None, (), spec)
-        if num_frames is None or num_frames < 1:
-            raise ValueError(f"an action-free rollout needs num_frames >= 1, got {num_frames}")
-        return Futures(None, num_samples, num_frames)
+    if num_samples is not None:
+        num_samples = check_count(num_samples, "num_samples")
+    if actions is None or callable(actions):
+        if actions is None:
+            check_actions(None, (), spec)
+        if num_frames is None:
+            kind = "a rollout of a policy" if callable(actions) else "an action-free rollout"
+            raise ValueError(f"{kind} needs num_frames >= 1, got None")
+        return Futures(None, num_samples, check_count(num_frames, "num_frames"))
     if not isinstance(actions, Tensor) or actions.ndim not in (3, 4):
         got = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
         raise ValueError(f"actions must be a tensor of shape (B, T, A) or (B, N, T, A), got {got}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..decoding.compiled import CompiledFrames
 from ..decoding.frames import FrameDecoder, prefill
+from ..decoding.plain import PlainParts
 from ..decoding.sampling import Sampling, uniforms
 from ..decoding.tails import Tail
 from ..media.pixels import clamp_to_uint8
@@ -24,6 +25,7 @@ from ..models.token_layout import TokenLayout
 from ..models.vq_layers import ContextMemory
 from ..spec import WorldModelSpec
 from . import clock
+from .checks import check_calls
 from .clock import Clock, measure
 from .options import RolloutOptions
 from .protocol import OnStep, Policy
@@ -159,23 +161,30 @@ class RolloutEngine:
 
     @contextmanager
     def inference(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-        """Eval mode and no gradients inside; each module's training flag is put back afterwards.
+        """Eval mode, the networks' own precision and no gradients inside; each module's training flag is put back
+        afterwards.
 
         Yields:
-            A context manager for functions of the caller's: inside, gradients are what they were outside.
+            A context manager for functions of the caller's: inside, gradients and autocast are what they were outside.
+
+        Raises:
+            ValueError: if the networks are changed in a way that a rollout would go past.
         """
-        outside = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        check_calls(self.vq_model, self.transformer)
+        kind = self.device.type
+        in_inference, with_gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
         @contextmanager
         def as_outside() -> Iterator[None]:
-            with torch.inference_mode(outside[0]), torch.set_grad_enabled(outside[1]):
+            with torch.inference_mode(in_inference), torch.set_grad_enabled(with_gradients), autocast:
                 yield
 
         training = [module for net in (self.vq_model, self.transformer) for module in net.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast(kind, enabled=False):
                 yield as_outside
         finally:
             for module in training:
@@ -253,11 +262,12 @@ class RolloutEngine:
         # The original forces the slot only where it carries an action, and for the first frame.
         sample_slot = not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames)
         prefix = state.contexts.prefix
-        if self.compiled is not None and not (sample_slot or sampling.num_guesses):
+        plain = PlainParts.of(self.transformer)
+        if self.compiled is not None and plain.can_compile and not (sample_slot or sampling.num_guesses):
             program = self.compiled.program(len(state.contexts), rows_per_prefix, sampling)
             decoded = program.decode(prefix, state.tail, last_tokens, actions, uniform, read_reward)
         else:
-            decoded = FrameDecoder(self.transformer, prefix, rows_per_prefix).decode(
+            decoded = FrameDecoder(self.transformer, prefix, rows_per_prefix, plain).decode(
                 state.tail,
                 last_tokens,
                 actions,
@@ -336,8 +346,11 @@ class RolloutEngine:
                     frame = self._decode_step(record, state, options.sampling, callable(actions))
                     step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
                     with as_outside():
-                        if on_step is not None and on_step(i, step):
-                            break
+                        stops = on_step is not None and on_step(i, step)
+                    if getattr(stops, "shape", ()) != ():
+                        raise ValueError(f"on_step must return one flag for all rows, got {stops!r}")
+                    if stops:
+                        break
             self._decode_pending(record, state, options.sampling)
             return record.as_rollout(state, clock.current())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal, get_args
 
 from ..decoding.sampling import Sampling
@@ -37,8 +38,10 @@ class RolloutOptions:
         object.__setattr__(self, "outputs", check_outputs(self.outputs))
         if self.horizon_policy not in get_args(HorizonPolicy):
             raise ValueError(f"horizon_policy must be 'reanchor' or 'error', got {self.horizon_policy!r}")
-        if isinstance(self.decode_steps, str) and self.decode_steps not in ("all", "last"):
-            raise ValueError(f"decode_steps must be 'all', 'last' or numbers of steps, got {self.decode_steps!r}")
+        steps = self.decode_steps
+        known = steps in ("all", "last") if isinstance(steps, str) else isinstance(steps, Iterable)
+        if not known or not (isinstance(steps, str) or all(isinstance(step, Integral) for step in steps)):
+            raise ValueError(f"decode_steps must be 'all', 'last' or whole numbers of steps, got {steps!r}")
 
     def steps_to_decode(self, num_frames: int) -> tuple[int, ...]:
         """The numbers of the steps whose frames are decoded, in rising order; none unless "frames" are asked for.
@@ -48,10 +51,8 @@ class RolloutOptions:
         """
         if "frames" not in self.outputs:
             return ()
-        if self.decode_steps == "all":
-            return tuple(range(num_frames))
-        if self.decode_steps == "last":
-            return (num_frames - 1,)
+        if isinstance(self.decode_steps, str):
+            return tuple(range(num_frames)) if self.decode_steps == "all" else (num_frames - 1,)
         if any(not 0 <= step < num_frames for step in self.decode_steps):
             raise ValueError(
                 f"decode_steps must be 'all', 'last' or steps of 0 ... {num_frames - 1}, got {self.decode_steps!r}"
@@ -67,7 +68,8 @@ def check_outputs(
     Raises:
         ValueError: if a name is unknown.
     """
-    unknown = [outputs] if isinstance(outputs, str) else [name for name in outputs if name not in allowed]
+    is_collection = isinstance(outputs, Iterable) and not isinstance(outputs, str)
+    unknown = [name for name in outputs if name not in allowed] if is_collection else [outputs]
     if unknown:
         raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")
     return frozenset(outputs)

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..decoding.sampling import Sampling
+from ..decoding.sampling import Sampling, check_count
 from ..spec import WorldModelSpec
 from .options import DecodeSteps, HorizonPolicy
 from .results import Observation, Rollout, Step
@@ -110,8 +110,7 @@ def imagine(
         >>> dream.frames.shape, dream.actions.shape
         (torch.Size([1, 2, 3, 64, 64]), torch.Size([1, 2, 4]))
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    check_count(horizon, "horizon")
     if isinstance(policy, Tensor) and (policy.ndim != 3 or policy.shape[1] != horizon):
         raise ValueError(f"an action tensor must have shape (B, {horizon}, A), got {tuple(policy.shape)}")
     return world.rollout(state, policy, num_frames=horizon, sampling=sampling, horizon_policy=horizon_policy)

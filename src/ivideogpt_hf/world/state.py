@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol, Self
 
 import torch
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..decoding.sampling import check_count
 from ..decoding.tails import Tail, TailBuffer, starts_of
 from ..models.vq_layers import ContextMemory
 from ..run_folder import write_aside
@@ -162,7 +164,7 @@ class WorldState:
             num_branches: number of branches of each row.
 
         Raises:
-            ValueError: if num_branches is smaller than one.
+            ValueError: if num_branches is no whole number, or smaller than one.
 
         Example:
             >>> import torch
@@ -174,8 +176,7 @@ class WorldState:
             >>> step.frame.shape, len(branches.contexts)
             (torch.Size([2, 3, 64, 64]), 1)
         """
-        if num_branches < 1:
-            raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+        check_count(num_branches, "num_branches")
         rows = [row for row in range(self.batch_size) for _ in range(num_branches)]
         forked = self.index_rows(rows)
         # Streams are 64-bit numbers on the device; a deep tree wraps around.
@@ -189,11 +190,14 @@ class WorldState:
 
         Raises:
             IndexError: if a row does not exist.
+            ValueError: if a row is no whole number, as in a mask.
         """
-        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
+        rows = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        if any(isinstance(row, bool) or not isinstance(row, Integral) for row in rows):
+            raise ValueError(f"rows must be whole numbers (of a mask, mask.nonzero()[:, 0]), got {rows}")
         if not rows or any(not -self.batch_size <= row < self.batch_size for row in rows):
             raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
-        rows = [row % self.batch_size for row in rows]
+        rows = [int(row) % self.batch_size for row in rows]
         selected = self.index_rows(rows)
         numbers = list(dict.fromkeys(selected.context_of_row))  # of the contexts that are used
         if len(numbers) == len(self.contexts):

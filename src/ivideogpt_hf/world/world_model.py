@@ -26,7 +26,15 @@ from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
 from ..spec import WorldModelSpec
-from .checks import check_actions, check_frames, check_observed_frame, check_parts, check_state, resolve_futures
+from .checks import (
+    check_actions,
+    check_frames,
+    check_networks,
+    check_observed_frame,
+    check_parts,
+    check_state,
+    resolve_futures,
+)
 from .clock import Clock, running
 from .engine import RolloutEngine
 from .options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
@@ -39,7 +47,13 @@ class WorldModel:
     """An iVideoGPT checkpoint as an interactive world (Wu et al., 2024).
 
     Frames are uint8 (..., 3, H, W) and actions are in environment units everywhere. Networks run in eval mode and
-    without gradients; their training mode is put back afterwards.
+    without gradients; their training mode is put back afterwards. They compute in their own precision, below
+    `torch.autocast` too: `to` chooses it.
+
+    Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
+    forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
+    takes longer, and compiled programs are not used then. What hangs on the call of a whole network is refused, since
+    a rollout runs its parts.
 
     Args:
         vq_model: network that codes and decodes frames.
@@ -47,7 +61,8 @@ class WorldModel:
         processor: frame size, action statistics and reward units; None: a plain one of the VQ model's frame size.
 
     Raises:
-        ValueError: if the parts do not fit each other.
+        ValueError: if the parts do not fit each other, a network is wrapped (as a PeftModel is), has a hook or is
+            offloaded as a whole, or weights are not in memory.
 
     Example:
         >>> import torch
@@ -65,6 +80,7 @@ class WorldModel:
         transformer: IVideoGPTForCausalLM,
         processor: IVideoGPTVideoProcessor | None = None,
     ) -> None:
+        check_networks(vq_model, transformer)
         height, width = vq_model.config.frame_size
         self.vq_model = vq_model
         self.transformer = transformer
@@ -83,7 +99,7 @@ class WorldModel:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = torch.float32,
         goal_conditioned: bool | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
     ) -> WorldModel:
@@ -95,7 +111,8 @@ class WorldModel:
             token: token of the Hub for a private or gated checkpoint; None: the one that was logged in with.
             cache_dir: folder that downloads are kept in; None: the Hub's own cache.
             local_files_only: whether to take what was downloaded before, and not to ask the Hub.
-            dtype: dtype of the weights; see `to` for the VQ model's on a CPU.
+            dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32. See `to` for
+                the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
             quantization_config: settings that quantise the transformer's weights, as transformers takes them, such as
@@ -103,7 +120,7 @@ class WorldModel:
 
         Raises:
             OSError: if the checkpoint cannot be found, reached or read; the message says which.
-            ValueError: if it is there, but a weight is missing, unused or wrongly shaped.
+            ValueError: if it is there, but a weight is missing, unused or wrongly shaped, or the dtype is unknown.
         """
         folder = fetch(
             path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -113,7 +130,7 @@ class WorldModel:
             folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
         )
         world = cls(*parts)
-        _move(world.vq_model, dtype=convolution_dtype(dtype, world.device))
+        _move(world.vq_model, dtype=convolution_dtype(world.vq_model.dtype, world.device))
         return world
 
     @classmethod

@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
+from ivideogpt_hf.data.clips.dataset import SegmentDataset
 from ivideogpt_hf.data.clips.loader import load_clips
 from ivideogpt_hf.data.clips.segments import SegmentSpec
-from tests.data.files import make_dataset
+from tests.data.files import change_one_pixel, make_dataset
 
 pytest.importorskip("datasets")
 
@@ -184,3 +185,17 @@ def test_memory_stays_flat_over_an_epoch(tmp_path, streaming):
             sizes.append(resident_bytes())
     growth = max(sizes[len(sizes) // 2 :]) - min(sizes[len(sizes) // 4 : len(sizes) // 2])
     assert growth < 8e6
+
+
+def test_a_state_of_an_earlier_version_is_read(folder):
+    state = load(folder).state_dict()
+    state.pop("contents")
+    load(folder).load_state_dict(state)
+
+
+def test_files_that_change_under_a_stream_are_an_error(tmp_path):
+    folder = make_dataset(tmp_path / "arm", [8] * 4)
+    dataset = SegmentDataset(str(folder), SegmentSpec(4), streaming=True)
+    change_one_pixel(folder, [8] * 4)
+    with pytest.raises(OSError, match=r"train-00000-of-00001.parquet has changed since it was opened"):
+        dataset[0]

@@ -205,6 +205,15 @@ class SegmentDataset(torch.utils.data.Dataset[Clip]):
             return settings | {name: value for name, value in first.items() if name != "action_dim"}
         return settings | {"embodiments": embodiments, "padded_action_dim": self.action_dim}
 
+    def contents(self) -> dict[str, str]:
+        """What each file of the sources' folders is known by, under its source's name and its own; see
+        `footer_digests`."""
+        return {
+            f"{source.spec.name}/{name}": digest
+            for source in self.sources
+            for name, digest in source.store.contents.items()
+        }
+
     def describe(self) -> list[dict[str, Any]]:
         """Each source with its settings, its size and a fingerprint of its content."""
         rows = []

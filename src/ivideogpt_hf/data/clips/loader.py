@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from ...run_folder import describe_changes
 from .dataset import Clip, ClipKey, SegmentDataset
 from .mixture import Mixture
 from .order import SequentialOrder, ShuffledOrder, StreamedOrder
@@ -143,7 +145,7 @@ class ClipLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, and what must be the same for this to mean anything."""
-        return {"epoch": self.batches.epoch, "batch": self._taken, **self._identity()}
+        return {"epoch": self.batches.epoch, "batch": self._taken, "contents": self._contents, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another loader stood.
@@ -152,12 +154,22 @@ class ClipLoader:
             state: result of its ``state_dict()``.
 
         Raises:
-            ValueError: if that one had another seed, batch size, number of ranks or number of clips.
+            ValueError: if that one had another seed, batch size, number of ranks or number of clips, or the files of
+                the data have changed since.
         """
         differences = {name: state.get(name) for name, value in self._identity().items() if state.get(name) != value}
         if differences:
             raise ValueError(f"the data differ from those of the saved state, which has {differences}")
+        changes = describe_changes(state.get("contents", self._contents), self._contents)
+        if changes:
+            raise ValueError(
+                f"the data have changed since the state was saved: {changes}; put the old data back, or begin anew"
+            )
         self.batches.epoch, self._taken = state["epoch"], state["batch"]
+
+    @cached_property
+    def _contents(self) -> dict[str, str]:
+        return self.dataset.contents()
 
     def _identity(self) -> dict[str, Any]:
         windows = [source.windows.num_windows for source in self.dataset.sources]

@@ -15,6 +15,7 @@ import numpy as np
 from ...extras import require_packages
 from ...hub.download import SCHEME, check_access, find_addresses
 from ...hub.errors import check_hub_id, hub_errors
+from ..contents import footer_digests
 from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
 
 METADATA = ["schema_version", "num_frames"]
@@ -30,8 +31,10 @@ class EpisodeStore(ABC):
         num_frames: (N,) int64, number of frames of each episode.
         cameras: names of the cameras.
         groups: (file, first episode, last episode + 1) of each row group; None without streaming.
+        contents: what each file of a folder is known by, under its name, see `footer_digests`; none on the Hub.
     """
 
+    contents: dict[str, str]
     name: str
     num_frames: np.ndarray
     cameras: list[str]
@@ -48,9 +51,18 @@ class EpisodeStore(ABC):
             episode: index of the episode.
             camera: name of the camera.
             frames: indices of the frames.
+
+        Raises:
+            ValueError: if the data set holds the paths of images, and not the images.
         """
         values = self._column(episode, FRAMES_PREFIX + camera).values.field("bytes")
-        return [values[frame].as_py() for frame in frames]
+        images = [values[frame].as_py() for frame in frames]
+        if None in images:
+            raise ValueError(
+                f"episode {episode} of {self.name} holds paths of images of camera {camera!r}, not the images; "
+                f"`datasets` embeds them when it writes Parquet files or pushes to the Hub"
+            )
+        return images
 
     def actions(self, episode: int) -> np.ndarray | None:
         """(T - 1, A) float32; None where the episode has no actions."""
@@ -119,11 +131,13 @@ class ArrowStore(EpisodeStore):
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
 
-        self.name = f"{path}, split {split}"
+        self.name, self.contents = f"{path}, split {split}", {}
         try:
             if Path(path).is_dir():
                 # By its files: a folder's name alone would find what was cached of it before it was converted again.
-                self._dataset = load_dataset("parquet", data_files={split: split_files(path, split)}, split=split)
+                files = split_files(path, split)
+                self.contents = footer_digests(files)
+                self._dataset = load_dataset("parquet", data_files={split: files}, split=split)
             else:
                 self._dataset = load_dataset(path, split=split)
         except DatasetNotFoundError as error:
@@ -152,6 +166,7 @@ class ParquetStore(EpisodeStore):
     def __init__(self, path: str, split: str) -> None:
         self.name = f"{path}, split {split}"
         self._files = split_files(path, split)
+        self.contents = footer_digests(self._files) if Path(path).is_dir() else {}
         self._footers: dict[int, Any] = {}
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._columns: list[str] | None = None  # until `keep` says which: then columns are read one by one
@@ -194,6 +209,8 @@ class ParquetStore(EpisodeStore):
         if name.startswith(SCHEME):
             stream = fsspec.open(name, "rb", cache_type="none").open()
             return pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+        if footer is not None and footer_digests([name]) != {Path(name).name: self.contents[Path(name).name]}:
+            raise OSError(f"{name} has changed since it was opened: begin again to read the new data")
         return pq.ParquetFile(name, metadata=footer)
 
     def keep(self, columns: Sequence[str], max_cached_groups: int) -> None:

@@ -5,6 +5,7 @@ A folder with ``tokens.json``, which says how they were made, and ``data/<split>
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 
 from ...extras import require_packages
 from ...run_folder import write_aside
+from ..contents import CONTENT_KEY, footer_digests, update_digest
 from .dataset import Clip, ClipKey
 from .order import ShuffledOrder, SourcePattern, SourceWindows
 from .segments import SegmentSpec
@@ -64,12 +66,17 @@ class TokenDataset(torch.utils.data.Dataset):
         files = sorted(str(file) for file in Path(folder).glob(f"data/{split}-*.parquet"))
         if not files:
             raise FileNotFoundError(f"{folder} has no split {split}")
+        self._contents = footer_digests(files)
         self._table = load_dataset("parquet", data_files={split: files}, split=split).data
         self._columns = [name for name in COLUMNS if name in self._table.column_names]
         self.segment = SegmentSpec(**self.made["segment"])
         self.seed = seed
         self.sources = [TokenClips(SourceWindows(np.array([0, len(self._table)])))]
         self._pattern = SourcePattern([1.0], seed)
+
+    def contents(self) -> dict[str, str]:
+        """What each file is known by, under its name; see `footer_digests`."""
+        return self._contents
 
     def order(self, epoch: int = 0) -> ShuffledOrder:
         """The order of an epoch: all clips, shuffled."""
@@ -137,5 +144,7 @@ def write_tokens(file: Path, clips: Sequence[Clip]) -> None:
         kinds = {"tokens": pa.int32(), "action_mask": pa.bool_()}
         rows = [np.asarray(clip[name]).reshape(-1) for clip in clips]
         columns[name] = pa.array(rows, pa.list_(kinds.get(name, pa.float32())))
+    table, digest = pa.table(columns), hashlib.blake2b(digest_size=16)
+    update_digest(digest, table)
     with write_aside(file) as aside:
-        pq.write_table(pa.table(columns), aside, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({CONTENT_KEY: digest.hexdigest()}), aside, compression="zstd")

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -129,6 +130,10 @@ class SimulatedEpisodes(EpisodeReader):
 
     def _list_episodes(self) -> list[str]:
         return self.episode_ids
+
+    def files_of(self, index: int) -> list[Path]:
+        """None: an episode is made when it is read."""
+        return []
 
     @property
     def path(self) -> str:

@@ -4,6 +4,11 @@ While a conversion runs, everything lies in ``OUT/.conversion``: each finished s
 file with its statistics. When the last shard is there, the Parquet files become ``OUT/data`` by one rename, so that
 nobody ever loads a part. A killed conversion goes on from the shards that it finished when the same command is given
 again.
+
+Beside each shard stands what its source's files were. Where they have changed, the same command says so. An update
+writes the whole new set into ``OUT/.conversion/1`` (then 2, and so on). Shards whose files are as they were come from
+the old set, byte for byte. The new set then takes the place of ``OUT/data``. The highest folder without ``data`` is the
+one whose shards are published.
 """
 
 from __future__ import annotations
@@ -13,15 +18,28 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...extras import require_packages
-from ...run_folder import PARTIAL, claim, write_aside, write_json
+from ...run_folder import (
+    PARTIAL,
+    claim,
+    describe_changes,
+    lock,
+    recover_folder,
+    replace_folder,
+    write_aside,
+    write_json,
+)
+from ..contents import CONTENT_KEY, update_digest
 from ..episodes import (
     FRAMES_PREFIX,
     SCHEMA_VERSION,
@@ -32,6 +50,7 @@ from ..episodes import (
 )
 from ..readers import EpisodeError, EpisodeReader
 from ..statistics import EpisodeStatistics, merge_statistics
+from .source_state import ShardSource, SourceState
 
 STAGING = ".conversion"
 IDENTITY_FILE = f"{STAGING}/conversion.json"
@@ -66,12 +85,15 @@ class ConversionSettings:
         num_shards: number of Parquet files; None chooses by the number of episodes.
         skip_bad: whether to leave out episodes that cannot be read, and list them, instead of stopping at the first.
         max_skipped: share of the episodes that may be left out so.
+        hash_source: whether the source's files are known by their content, as copies of them are, in place of their
+            times. All files are read for it before anything is written.
     """
 
     test_fraction: float = 0.05
     num_shards: int | None = None
     skip_bad: bool = False
     max_skipped: float = 0.01
+    hash_source: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_fraction < 1:
@@ -137,36 +159,178 @@ class Conversion:
         settings: shares and number of the shards, and what happens to broken episodes.
         description: values that determine the result, too (source, resizing, cameras); a conversion is recognised by
             them.
+        update: whether to take in what has changed in the source since it was converted.
+
+    Attributes:
+        source: files of the source, as they are now.
 
     Raises:
-        FileExistsError: if the folder holds anything but this very conversion.
+        FileExistsError: if the folder holds anything but this very conversion, or the source has changed since, unless
+            ``update``.
         EpisodeError: if no episode can be read.
         ValueError: see `plan_shards`.
     """
 
     def __init__(
-        self, reader: EpisodeReader, output: Path, settings: ConversionSettings, description: dict[str, Any]
+        self,
+        reader: EpisodeReader,
+        output: Path,
+        settings: ConversionSettings,
+        description: dict[str, Any],
+        *,
+        update: bool = False,
     ) -> None:
         require_packages("datasets", purpose="a data set")
         self.reader, self.output, self.settings = reader, Path(output), settings
-        self.staging = self.output / STAGING
         self.shards = plan_shards(reader.episode_ids, settings)
-        ids = hashlib.sha256("\n".join(reader.episode_ids).encode()).hexdigest()
-        plan = {"test_fraction": settings.test_fraction, "num_shards": settings.num_shards}
-        identity = {"schema_version": SCHEMA_VERSION, "episodes": ids, **plan, **description}
+        self.source = SourceState(reader, by_content=settings.hash_source)  # before anything is read
         self._signature = reader.signature  # before a folder is made: that nothing can be read shows here
-        claim(self.output, IDENTITY_FILE, identity, noun="conversion")
+        self._sources = {shard.name: self.source.shard(shard.indices, self._signature) for shard in self.shards}
+        claim(self.output, IDENTITY_FILE, self._identity(description), noun="conversion", identity_of=self._compared)
+        self._recover()
+        self._generation = self._find_generation()
+        if self._is_stale():
+            if not update:
+                raise FileExistsError(self._describe_change())
+            if self.is_published:
+                self._begin_update()
         if not self.is_published:
             (self.staging / DATA).mkdir(parents=True, exist_ok=True)
+            self._drop_stale()
+
+    def _identity(self, description: dict[str, Any]) -> dict[str, Any]:
+        plan: dict[str, Any] = {"test_fraction": self.settings.test_fraction, "num_shards": self.settings.num_shards}
+        if self.settings.hash_source:
+            plan["hash_source"] = True
+        if not self.source.files:
+            plan["episodes"] = hashlib.sha256("\n".join(self.reader.episode_ids).encode()).hexdigest()
+        return {"schema_version": SCHEMA_VERSION, **plan, **description}
+
+    def _compared(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """What a conversion is recognised by. Where there are files, the shards' records tell of the episodes, which
+        may come and go; earlier versions noted their ids always."""
+        return {name: value for name, value in identity.items() if name != "episodes" or not self.source.files}
+
+    # -- the published set and the next one ---------------------------------------------------------------------------
 
     @property
     def is_published(self) -> bool:
         """Whether ``OUT/data`` is there, with all shards."""
         return (self.output / DATA).is_dir()
 
+    @property
+    def staging(self) -> Path:
+        """The folder of the shards' records, and of the shards until they are published."""
+        return self._folder(self._generation)
+
+    def _folder(self, generation: int) -> Path:
+        return self.output / STAGING / str(generation) if generation else self.output / STAGING
+
+    def _generations(self) -> list[int]:
+        return sorted([0, *(int(path.name) for path in self._folder(0).iterdir() if path.name.isdecimal())])
+
+    def _find_generation(self) -> int:
+        """The set that is published, or else the first one."""
+        if not self.is_published:
+            return 0
+        return max((n for n in self._generations() if not (self._folder(n) / DATA).is_dir()), default=0)
+
+    def _recover(self) -> None:
+        """Mend what a kill left of a publication, unless another process is publishing now."""
+        if any(self.output.glob(f"{DATA}.*{PARTIAL}")):
+            with suppress(BlockingIOError), lock(self.output):
+                recover_folder(self.output / DATA)
+
+    def _records(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Name of each shard in a folder -> its statistics and its source."""
+        files = (file for split in (TRAIN, TEST) for file in folder.glob(f"{split}-*.json"))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def _is_current(self, name: str, record: dict[str, Any]) -> bool:
+        """Whether a shard is one of those to write, and made of the source as it is."""
+        if name not in self._sources:
+            return False
+        # Earlier versions noted no source; without files there was nothing but the episodes' ids, which are compared.
+        return record.get("source", None if self.source.files else self._sources[name].record) == (
+            self._sources[name].record
+        )
+
+    def _is_stale(self) -> bool:
+        """Whether shards are there that are made of another state of the source."""
+        records = self._records(self.staging)
+        if self.is_published:
+            return set(records) != set(self._sources) or not all(self._is_current(*item) for item in records.items())
+        # Shards that lack bad episodes are written again anyway.
+        return not all(
+            self._is_current(name, record) or (name in self._sources and record["skipped"])
+            for name, record in records.items()
+        )
+
+    def _describe_change(self) -> str:
+        records = self._records(self.staging)
+        if not records or any("source" not in record for record in records.values()):
+            return (
+                f"{self.output} does not say what the files of {self.reader.path} were when it was converted (earlier "
+                f"versions did not note it), so whether they have changed since cannot be known: convert all of them "
+                f"again with --update (update=True), or give another folder"
+            )
+        before = {name: stamp for record in records.values() for name, stamp in record["source"]["files"].items()}
+        now = self.source.files
+        if not self.is_published:  # of the shards that are not there, nothing is known
+            sources = [self._sources[name].record["files"] for name in records if name in self._sources]
+            known = set(before).union(*sources)
+            now = {name: stamp for name, stamp in now.items() if name in known}
+        changes = describe_changes(before, now) or "the same files hold other episodes"
+        return (
+            f"{self.reader.path} has changed since it was converted to {self.output}: {changes}; take in what changed "
+            f"with --update (update=True), or give another folder"
+        )
+
+    def _begin_update(self) -> None:
+        """Make room for the shards of the new state, and keep those that stay as they are."""
+        old, self._generation = self.staging, self._generation + 1
+        self._make_staging()
+        self._drop_stale()
+        self._adopt(old)
+
+    def _make_staging(self) -> None:
+        """Make the folder of a new set. It never lacks ``data``, which would mean that it is published."""
+        aside = self.staging.with_name(f"{self.staging.name}.{os.getpid()}{PARTIAL}")
+        (aside / DATA).mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # it is there, from another job or before a kill
+            aside.rename(self.staging)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _drop_stale(self) -> None:
+        """Delete unpublished shards that are made of another state of the source."""
+        for name, record in self._records(self.staging).items():
+            if not self._is_current(name, record):  # the record first: a shard without one is written again
+                (self.staging / f"{name}.json").unlink(missing_ok=True)
+        for file in (self.staging / DATA).glob("*.parquet"):
+            if file.stem not in self._sources:
+                file.unlink(missing_ok=True)
+
+    def _adopt(self, old: Path) -> None:
+        """Take the published shards whose episodes and files are as they were, under the names that they have now."""
+        records = self._records(old)
+        names = {json.dumps(record.get("source"), sort_keys=True): name for name, record in records.items()}
+        for shard in self.shards:
+            name = names.get(json.dumps(self._sources[shard.name].record, sort_keys=True))
+            if name is None or self.is_done(shard):
+                continue
+            published = self.output / DATA / f"{name}.parquet"
+            if published.is_file():  # there is none where all episodes were left out
+                target = self.staging / DATA / f"{shard.name}.parquet"
+                with write_aside(target, folder=self.staging) as partial:
+                    _link(published, partial)
+            write_json(self.staging / f"{shard.name}.json", records[name])
+
     def is_done(self, shard: Shard) -> bool:
-        """Whether a shard has been written."""
-        return (self.staging / f"{shard.name}.json").is_file()
+        """Whether a shard has been written, from the source as it is."""
+        file = self.staging / f"{shard.name}.json"
+        return file.is_file() and self._is_current(shard.name, json.loads(file.read_text(encoding="utf-8")))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
 
     def run(self, *, job: tuple[int, int] = (0, 1), num_workers: int = 1) -> EpisodeStatistics | None:
         """Write the shards that are missing or lack bad episodes, those of one job of a cluster's array.
@@ -176,7 +340,8 @@ class Conversion:
             num_workers: number of processes.
 
         Returns:
-            The statistics of all shards, with the data in place; None if other jobs have not finished theirs.
+            The statistics of all shards, with the data in place; None if other jobs have not finished theirs, or one
+            of them is just putting the data in place.
 
         Raises:
             EpisodeError: at the first episode that cannot be read, unless ``skip_bad``.
@@ -186,7 +351,7 @@ class Conversion:
         number, num_jobs = job
         if not 0 <= number < num_jobs:
             raise ValueError(f"a job i of n needs 0 <= i < n, got {number} of {num_jobs}")
-        shards = [] if self.is_published else self.shards[number::num_jobs]
+        shards = self.shards[number::num_jobs] if (self.staging / DATA).is_dir() else []
         shards = [shard for shard in shards if not self.is_done(shard) or self._statistics_of(shard).skipped]
         try:
             self._write_shards(shards, num_workers)
@@ -200,8 +365,7 @@ class Conversion:
             return None
         statistics = self._statistics()
         self._check_skipped(statistics)
-        self._publish()
-        return statistics
+        return statistics if self._publish() else None
 
     def _write_shards(self, shards: Sequence[Shard], num_workers: int) -> None:
         from tqdm import tqdm
@@ -213,7 +377,7 @@ class Conversion:
         with tqdm(total=total, unit="episode", desc="writing", disable=None) as bar:
             if num_workers <= 1 or len(shards) == 1:
                 for shard in shards:
-                    for _ in write_shard(shard, *setup):
+                    for _ in write_shard(shard, self._sources[shard.name], *setup):
                         bar.update()
                 return
             # spawn: simulators and video decoders do not survive a fork
@@ -222,7 +386,7 @@ class Conversion:
             setup = (ticks, *setup)
             workers = min(num_workers, len(shards))
             with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=setup) as pool:
-                pending = {pool.submit(_write_in_worker, shard) for shard in shards}
+                pending = {pool.submit(_write_in_worker, shard, self._sources[shard.name]) for shard in shards}
                 try:
                     while pending:
                         finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -253,17 +417,45 @@ class Conversion:
         if statistics.num_episodes == 0:
             raise ValueError("no episode could be read")
 
-    def _publish(self) -> None:
-        """Make all shards visible at once."""
-        if self.is_published:
-            return
-        try:
-            (self.staging / DATA).rename(self.output / DATA)
-        except FileNotFoundError:  # another job of the array was faster
-            if not self.is_published:
-                raise
+    def _publish(self) -> bool:
+        """Make all shards visible at once. Returns whether they are, and no other job is about to do so."""
+        new, data = self.staging / DATA, self.output / DATA
+        if not new.is_dir():
+            return True
+        if self._generation == 0:
+            try:
+                new.rename(data)
+            except FileNotFoundError:  # another job of the array was faster
+                if not self.is_published:
+                    raise
+        else:
+            try:
+                with lock(self.output):
+                    if new.is_dir():
+                        replace_folder(data, new)
+            except BlockingIOError:
+                return False
+        self._clean()
+        return True
+
+    def _clean(self) -> None:
+        """Delete what earlier sets and kills left."""
         for partial in self.staging.glob(f"*{PARTIAL}"):
             partial.unlink(missing_ok=True)
+        if self._generation:
+            for name in self._records(self._folder(0)):
+                (self._folder(0) / f"{name}.json").unlink(missing_ok=True)
+        for generation in self._generations():
+            if 0 < generation < self._generation:
+                shutil.rmtree(self._folder(generation), ignore_errors=True)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file another name, or copy it where the file system has no links."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
 
 
 # -- one shard --------------------------------------------------------------------------------------------------------
@@ -276,19 +468,20 @@ def _set_up(*setup: Any) -> None:
     _WORKER = setup
 
 
-def _write_in_worker(shard: Shard) -> None:
+def _write_in_worker(shard: Shard, source: ShardSource) -> None:
     ticks, *setup = _WORKER
-    for _ in write_shard(shard, *setup):
+    for _ in write_shard(shard, source, *setup):
         ticks.put(1)
 
 
 def write_shard(
-    shard: Shard, reader: EpisodeReader, signature: Signature, staging: Path, skip_bad: bool
+    shard: Shard, source: ShardSource, reader: EpisodeReader, signature: Signature, staging: Path, skip_bad: bool
 ) -> Iterator[None]:
     """Write a shard's Parquet file and then its statistics, each under its name only when it is complete.
 
     Args:
         shard: shard to write.
+        source: what it is made of.
         reader: reader of the episodes.
         signature: cameras and action width that all episodes must have.
         staging: folder where the conversion lies while it runs.
@@ -299,6 +492,7 @@ def write_shard(
 
     Raises:
         EpisodeError: at the first episode that cannot be read, unless ``skip_bad``.
+        OSError: if a file of the source changes meanwhile, or the disk is full.
     """
     statistics = EpisodeStatistics()
     target = staging / DATA / f"{shard.name}.parquet"
@@ -314,9 +508,10 @@ def write_shard(
                     raise
                 statistics.skip(reader.episode_ids[index], str(error))
             yield
+        source.check_unchanged()
     if not statistics.num_episodes:
         target.unlink()
-    write_json(staging / f"{shard.name}.json", statistics.to_json())
+    write_json(staging / f"{shard.name}.json", statistics.to_json() | {"source": source.record})
 
 
 class ShardWriter:
@@ -335,6 +530,7 @@ class ShardWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
+        self._digest = hashlib.blake2b(digest_size=16)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -342,6 +538,7 @@ class ShardWriter:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None:
             self._flush()
+            self._writer.add_key_value_metadata({CONTENT_KEY: self._digest.hexdigest()})
         self._writer.close()
 
     def write(self, episode: Episode, index: int) -> None:
@@ -370,5 +567,7 @@ class ShardWriter:
         import pyarrow as pa
 
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            update_digest(self._digest, table)
+            self._writer.write_table(table)
             self._rows, self._num_bytes = [], 0

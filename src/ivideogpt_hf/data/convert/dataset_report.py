@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...run_folder import write_json
+from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
 from ..episodes import SCHEMA_VERSION, decode_frames
 from ..readers.parquet import ParquetReader
@@ -18,11 +21,18 @@ from .dataset_card import SHEET_FILE, DatasetText, render_dataset_card
 
 REPORT_FILE = "report.json"
 SHEET_EPISODES = 6
+SAME_RATE = 1.02  # rates of one camera differ by less
+LINES_PER_NOTE = 3  # of remarks that differ in their numbers
+RATES_SHOWN = 4
 LARGE_ACTION = 10.0  # actions are added to embeddings through a linear layer, which learns best from about -1 to 1
 
 
 def write_dataset_report(
-    output: Path, statistics: EpisodeStatistics, card: DatasetText | None = None, notes: Sequence[str] = ()
+    output: Path,
+    statistics: EpisodeStatistics,
+    card: DatasetText | None = None,
+    notes: Sequence[str] = (),
+    source: dict[str, Any] | None = None,
 ) -> str:
     """Write report.json, contact_sheet.png and the data set card README.md beside the shards.
 
@@ -31,6 +41,7 @@ def write_dataset_report(
         statistics: statistics of its episodes.
         card: text of a person about the data set; None takes the defaults.
         notes: remarks about the source as a whole.
+        source: state of the source's files, as `SourceState.summary` gives it; None where it has none.
 
     Returns:
         The report as text.
@@ -38,6 +49,7 @@ def write_dataset_report(
     files = sorted((output / DATA).glob("*.parquet"))
     report = summarize_episodes(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
     report["notes"] = [*notes, *report["notes"]]
+    report["source"] = source
     write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)
     text = render_report(report)
@@ -62,15 +74,36 @@ def summarize_episodes(statistics: EpisodeStatistics) -> dict[str, Any]:
             "max": int(lengths.max()),
         },
         "frame_sizes": dict(sorted(statistics.sizes.items())),
+        "rates": dict(statistics.rates.most_common()),
         "success_rate": num_successes / num_outcomes if num_outcomes else None,
         "rewards": _spread(statistics.rewards),
         "returns": _spread(statistics.returns),
         "actions": _actions(statistics),
         "skipped": statistics.skipped,
     }
-    report["notes"] = [f"{note} (in {number} episodes)" for note, number in sorted(statistics.notes.items())]
+    report["notes"] = _group_notes(statistics.notes)
+    if statistics.timing.best_step == LATER:
+        report["notes"].append(
+            "motion follows the actions one step later: a delay of the robot, or actions that are one row early"
+        )
     report["warnings"] = _warnings(statistics, report)
     return report
+
+
+def _group_notes(notes: Counter[str]) -> list[str]:
+    """A line per remark. Remarks that differ only in their numbers share one, where there are many."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for note, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
+        groups.setdefault(re.sub(r"\d+(\.\d+)?", "#", note), []).append((note, count))
+    lines = []
+    for _, group in sorted(groups.items()):
+        shown = group if len(group) <= LINES_PER_NOTE else group[: LINES_PER_NOTE - 1]
+        lines += [f"{note} (in {count} episodes)" for note, count in shown]
+        others = group[len(shown) :]
+        if others:
+            total = sum(count for _, count in others)
+            lines.append(f"{others[0][0]}, and the like with other numbers (in {total} episodes)")
+    return lines
 
 
 def _spread(moments: Moments) -> dict[str, float] | None:
@@ -116,9 +149,25 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
             warnings.append(f"camera {camera} begins with a picture of one colour in {number} episodes")
     if len({size.split()[-1] for size in statistics.sizes}) > 1:
         warnings.append(f"frames have different sizes: {', '.join(sorted(statistics.sizes))}")
+    rates = sorted(map(float, statistics.rates))
+    if rates and rates[-1] > SAME_RATE * rates[0]:
+        warnings.append(f"episodes have different rates: {_list_rates(statistics.rates)}; --fps resamples")
     if 1 in statistics.lengths:
         warnings.append(f"{statistics.lengths[1]} episodes have a single frame")
+    if statistics.timing.best_step == EARLIER:
+        warnings.append(
+            "motion goes together with the actions of one step later: the actions may be one row late; look at "
+            "--action-alignment"
+        )
     return warnings
+
+
+def _list_rates(rates: Counter[str]) -> str:
+    """Such as "30 fps in 2, 2.2 in 1"; the commonest come first."""
+    (first, count), *others = rates.most_common()
+    parts = [f"{first} fps in {count}", *(f"{rate} in {count}" for rate, count in others[: RATES_SHOWN - 1])]
+    rest = sum(count for _, count in others[RATES_SHOWN - 1 :])
+    return ", ".join([*parts, *([f"others in {rest}"] if rest else [])])
 
 
 def render_report(report: dict[str, Any]) -> str:
@@ -141,6 +190,12 @@ def render_report(report: dict[str, Any]) -> str:
         lines.append(f"reward: mean {report['rewards']['mean']:.4g}, return: mean {report['returns']['mean']:.4g}")
     if report["success_rate"] is not None:
         lines.append(f"success rate: {report['success_rate']:.1%}")
+    source = report["source"]
+    if source is not None:
+        lines.append(
+            f"source: {source['num_files']} files, {source['num_bytes']} bytes, last changed {source['last_change']}, "
+            f"digest {source['digest']} (of {source['digest_of']})"
+        )
     lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"skipped: {reason}" for reason in report["skipped"].values()]
     lines += [f"check: {warning}" for warning in report["warnings"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...hub.upload import create_repository, upload_folder, validate_card
+from ...run_folder import PARTIAL
 from .conversion import DATA, STAGING
 
 
@@ -35,7 +36,7 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
         repo_id,
         "dataset",
         commit_message="Upload episodes",
-        ignore_patterns=[f"{STAGING}/*"],
+        ignore_patterns=[f"{STAGING}/*", f"*{PARTIAL}/*"],
         delete_patterns=[f"{DATA}/*"],
     )
     return address

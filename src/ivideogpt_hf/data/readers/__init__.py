@@ -4,7 +4,8 @@ To add a format:
 
 1. write a module here, named after the format;
 2. in it, derive a class from `EpisodeReader`, or from `FileReader` where episodes are files in a folder: `name` and
-   `description`, `recognizes` (is this my format?), `_list_episodes` (their ids) and `_read` (one `Episode`);
+   `description`, `recognizes` (is this my format?), `_list_episodes` (their ids) and `_read` (one `Episode`, made by
+   `_make_episode`, which knows what row belongs to which frame);
 3. add the class to `READERS` below: `open_episodes`, ``--reader`` and error messages know it from there.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from ...hub.download import download_repository, list_files
 from ...hub.errors import check_hub_id
 from ..read_options import ActionAlignment, Fit, ReadOptions
-from .base import EpisodeError, EpisodeReader
+from .base import EpisodeError, EpisodeReader, is_hidden
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
 from .npz import NpzReader
@@ -84,6 +85,10 @@ def _recognize(path: Path) -> type[EpisodeReader]:
     for kind in COMPLETE_LAYOUTS:
         if kind.recognizes(path):
             return kind
+    if path.is_dir():
+        nested = sorted(str(info.parents[1]) for info in path.rglob(INFO_FILE.as_posix()) if not is_hidden(info, path))
+        if nested:
+            raise ValueError(f"{path} holds LeRobot data sets in folders: {', '.join(nested)}; name the folder of one")
     kinds = [kind for kind in READERS if kind.recognizes(path)]
     if not kinds:
         formats = "; ".join(f"{kind.name}: {kind.description}" for kind in READERS)

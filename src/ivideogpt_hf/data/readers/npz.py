@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...media.action_tables import FIRST_KEY, flagged_alignment
 from ...settings import read_yaml
-from ..episodes import Episode, step_rows
-from .base import FileReader, keys_of, pixels
+from ..episodes import Episode
+from .base import FileReader, any_success, pixels
+from .npz_files import Header, keys_of, load_arrays, read_headers
 from .stacked_npz import OBSERVATION_KEY
 
 ACTION_KEYS = ("action", "actions")
 REWARD_KEYS = ("reward", "rewards")
+SUCCESS_KEY = "success"
+NEXT_PREFIX = "next_"
 
 
 class NpzReader(FileReader):
     """npz files with frames (T, H, W, 3) under any of the original's image keys, or under any key of such a shape.
 
-    ``action`` or ``actions`` (T or T - 1, A), ``reward`` or ``rewards`` and a boolean ``success`` are optional.
+    ``action`` or ``actions`` (T or T - 1, A), ``reward`` or ``rewards`` and ``success``, a flag or one per step, are
+    optional. ``is_first`` is Dreamer's: then row t of the actions, of which the first is zero, led to frame t.
     """
 
     name = "npz"
     description = "npz files, one per episode, with frames (T, H, W, 3) such as 'image'"
     suffixes = (".npz",)
+    has_action_keys = True
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -36,21 +43,41 @@ class NpzReader(FileReader):
         self._files = self.find_files(self.path)
         return [self.name_of(file) for file in self._files]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._files[index]]
+
     def _read(self, index: int) -> Episode:
-        with np.load(self._files[index], allow_pickle=False) as arrays:
-            cameras = self._select_cameras([key for key in arrays.files if _is_camera(key, arrays)])
-            frames = {camera: pixels(arrays[camera], camera) for camera in cameras}
-            num_frames = len(frames[cameras[0]])
-            actions = _first(arrays, ACTION_KEYS)
-            rewards = _first(arrays, REWARD_KEYS)
-            return Episode(
-                frames=frames,
-                episode_id=self.episode_ids[index],
-                source=self.source_name,
-                actions=None if actions is None else step_rows(actions, num_frames, "actions"),
-                rewards=None if rewards is None else step_rows(rewards.reshape(len(rewards)), num_frames, "rewards"),
-                success=bool(arrays["success"]) if "success" in arrays.files else None,
-            )
+        file = self._files[index]
+        headers = read_headers(file)
+        cameras, left_out = self._cameras(headers)
+        action_key = self._action_key(ACTION_KEYS, headers)
+        reward_key = next((key for key in REWARD_KEYS if key in headers), None)
+        flags = [key for key in (action_key, reward_key, SUCCESS_KEY, FIRST_KEY) if key is not None and key in headers]
+        arrays = load_arrays(file, headers, [*cameras, *flags])
+        actions = None if action_key is None else arrays[action_key]
+        told = None
+        if actions is not None and self.options.action_alignment is None:
+            told = flagged_alignment(arrays.get(FIRST_KEY), actions)
+        return self._make_episode(
+            index,
+            {camera: pixels(arrays[camera], camera) for camera in cameras},
+            actions=actions,
+            rewards=None if reward_key is None else arrays[reward_key],
+            told_alignment=told,
+            success=any_success(arrays[SUCCESS_KEY]) if SUCCESS_KEY in arrays else None,
+            left_out=left_out,
+        )
+
+    def _cameras(self, headers: Mapping[str, Header]) -> tuple[list[str], set[str]]:
+        """The cameras to read, and the other arrays that may be images, which are taken only if they are asked for."""
+        possible = {key for key, header in headers.items() if _may_be_camera(header)}
+        available = [key for key, header in headers.items() if _is_camera(key, header)]
+        if self.options.cameras is not None:
+            available += sorted(possible - set(available))
+        elif possible and not available:
+            raise ValueError(f"it has no camera images, but {sorted(possible)} may be: choose with cameras, --cameras")
+        cameras = self._select_cameras(available)
+        return cameras, possible - set(cameras)
 
 
 @cache
@@ -59,12 +86,11 @@ def original_datasets() -> dict[str, Any]:
     return read_yaml(Path(__file__).parents[1] / "original.yaml")
 
 
-def _is_camera(key: str, arrays: Any) -> bool:
-    if key in {"image", *original_datasets()["image_keys"].values()}:
-        return True
-    array = arrays[key]
-    return array.ndim == 4 and array.dtype == np.uint8 and 3 in (array.shape[1], array.shape[3])
+def _may_be_camera(header: Header) -> bool:
+    return len(header.shape) == 4 and header.dtype.kind in "iuf" and 3 in (header.shape[1], header.shape[3])
 
 
-def _first(arrays: Any, keys: tuple[str, ...]) -> np.ndarray | None:
-    return next((arrays[key] for key in keys if key in arrays.files), None)
+def _is_camera(key: str, header: Header) -> bool:
+    known = key in {"image", *original_datasets()["image_keys"].values()}
+    is_following = key.startswith(NEXT_PREFIX)  # the frames after the steps, beside those before them
+    return known or (_may_be_camera(header) and header.dtype == np.uint8 and not is_following)

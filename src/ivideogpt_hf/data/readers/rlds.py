@@ -7,8 +7,11 @@ episode can be read by index, and its checksum is verified.
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +20,15 @@ import numpy as np
 
 from ...extras import require_packages
 from ...media.files import natural_key
-from ..episodes import CameraFrames, Episode, step_rows
+from ..episodes import CameraFrames, Episode
 from .base import FileReader, natural_sort
 
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 BAIR_KEY = re.compile(r"^(\d+)/image_(\w+)/encoded$")
 BAIR_SIZE = (64, 64, 3)
+FEATURES_FILE = "features.json"
+STEPS = "steps/"
 INSTRUCTION_KEYS = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
 
 
@@ -43,8 +48,10 @@ class RLDSReader(FileReader):
     """TFRecord files, an episode per record.
 
     With ``features.json`` (TensorFlow Datasets, as Open X-Embodiment publishes): cameras are the image features of a
-    step, whose encoded images are kept as they are; an action made of several tensors is concatenated in the order of
-    their names. Without it, BAIR's ``<t>/image_<camera>/encoded`` with raw pixels and ``<t>/action``.
+    step, whose encoded images are kept as they are. They carry the last part of their names, and where that is not
+    unique, as many parts as tell them apart, such as "wrist_image". Depth is no camera. An action made of several
+    tensors is concatenated in the order of their names.
+    Without ``features.json``, they are BAIR's: ``<t>/image_<camera>/encoded`` with raw pixels, and ``<t>/action``.
 
     Raises:
         ImportError: without the package tfrecord.
@@ -52,14 +59,16 @@ class RLDSReader(FileReader):
 
     name = "rlds"
     description = "TFRecord files of Open X-Embodiment (with features.json) or BAIR"
+    has_action_keys = True
+    told_alignment = "after"
 
     @classmethod
-    def find_files(cls, path: Path) -> list[Path]:
-        files = [path] if path.is_file() else path.rglob("*")
-        return natural_sort(file for file in files if re.search(r"\.tfrecords?(-|$)", file.name))
+    def matches(cls, file: Path) -> bool:
+        return re.search(r"\.tfrecords?(-|$)", file.name) is not None
 
     def _list_episodes(self) -> list[str]:
         require_packages("tfrecord", purpose="reading TFRecord")
+        self._check_one_data_set()
         lengths = _shard_lengths(self.path)
         self._offsets: dict[Path, list[int]] = {}
         self._records = [
@@ -83,20 +92,53 @@ class RLDSReader(FileReader):
             self._offsets[file] = offsets
         return self._offsets[file]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._records[index].file, *self._descriptions]
+
+    @cached_property
+    def _descriptions(self) -> list[Path]:
+        """features.json, dataset_info.json."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return natural_sort(folder.rglob("*.json"))
+
     def _read(self, index: int) -> Episode:
         record = self._records[index]
         offsets = self._offsets_of(record.file)
         if record.number >= len(offsets):
             raise ValueError(f"{record.file} has {len(offsets)} records, dataset_info.json says more: it is truncated")
         values = _parse(_read_record(record.file, offsets[record.number]))
-        return self._read_bair(values, index) if self._step_features is None else self._read_steps(values, index)
+        features = self._features
+        return self._read_bair(values, index) if features is None else self._read_steps(values, features, index)
+
+    def _check_one_data_set(self) -> None:
+        """Raise ValueError if there are several data sets, or several versions of one."""
+        folders = {self._features_file(file) for file in self.find_files(self.path)}
+        if len(folders) > 1:
+            names = sorted("files without features.json" if file is None else str(file.parent) for file in folders)
+            raise ValueError(f"{self.path} holds several data sets: {', '.join(names)}; name the folder of one")
+
+    def _features_file(self, record_file: Path) -> Path | None:
+        """The features.json of a file of records, in its folder or, within the source, the nearest one above."""
+        last = self.path if self.path.is_dir() else self.path.parent
+        for folder in record_file.parents:
+            if (folder / FEATURES_FILE).is_file():
+                return folder / FEATURES_FILE
+            if folder == last:
+                break
+        return None
 
     @cached_property
-    def _step_features(self) -> dict[str, Any] | None:
+    def _features(self) -> dict[str, Any] | None:
         """Path of each feature of a step -> its description, from features.json; None where there is none."""
-        folder = self.path if self.path.is_dir() else self.path.parent
-        file = next(iter(natural_sort(folder.rglob("features.json"))), None)
-        return None if file is None else dict(_flatten(json.loads(file.read_text(encoding="utf-8")), ""))
+        file = self._features_file(self._records[0].file)
+        if file is None:
+            return None
+        try:
+            features = dict(_flatten(json.loads(file.read_text(encoding="utf-8")), ""))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(f"{file} is not a features.json of TensorFlow Datasets: {error!r}") from error
+        steps = {path: feature for path, feature in features.items() if path.startswith(STEPS)}
+        return steps or features
 
     @property
     def source_name(self) -> str:
@@ -104,26 +146,59 @@ class RLDSReader(FileReader):
         path = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
         return path.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", path.name) else path.name
 
-    def _read_steps(self, values: dict[str, Any], index: int) -> Episode:
-        features = self._step_features or {}
-        images = {path.split("/")[-1]: path for path, feature in features.items() if "image" in feature}
-        cameras = self._select_cameras([camera for camera, path in images.items() if path in values])
-        frames: dict[str, CameraFrames] = {camera: values[images[camera]] for camera in cameras}
+    def _read_steps(self, values: dict[str, Any], features: dict[str, Any], index: int) -> Episode:
+        images = {path: feature["image"] for path, feature in features.items() if "image" in feature}
+        names = _short_names(list(images))
+        rgb = {names[path]: path for path, image in images.items() if path in values and _is_rgb(image)}
+        if not any(len(values[path]) for path in values if path in features):
+            raise ValueError("it has no steps")
+        cameras = self._select_cameras(list(rgb), [name for name in names.values() if name not in rgb])
+        frames: dict[str, CameraFrames] = {camera: values[rgb[camera]] for camera in cameras}
+        for camera, encoded in frames.items():
+            empty = [step for step, image in enumerate(encoded) if not image]
+            if empty:
+                raise ValueError(f"camera {camera!r} has no image in step {empty[0]}, nor in {len(empty) - 1} others")
         num_frames = len(frames[cameras[0]])
-        prefix = "steps/" if any(path.startswith("steps/") for path in features) else ""
-        actions, names = _actions(values, prefix + "action", num_frames)
+        prefix = STEPS if any(path.startswith(STEPS) for path in features) else ""
+        actions, action_names = self._actions(values, prefix, num_frames)
         rewards = values.get(prefix + "reward")
         instructions = (values.get(prefix + key) for key in INSTRUCTION_KEYS)
         task = next((text[0].decode("utf-8", "replace") for text in instructions if _is_text(text)), "")
-        return Episode(
-            frames=frames,
-            episode_id=self.episode_ids[index],
-            source=self.source_name,
+        order = [] if action_names is None else [f"actions side by side: {', '.join(action_names)}"]
+        return self._make_episode(
+            index,
+            frames,
             actions=actions,
-            rewards=None if rewards is None else step_rows(rewards, num_frames, "rewards"),
+            rewards=rewards,
             task=task,
-            action_names=names,
+            action_names=action_names,
+            left_out=set(names.values()) - set(cameras),
+            notes=order,
         )
+
+    def _actions(
+        self, values: dict[str, Any], prefix: str, num_frames: int
+    ) -> tuple[np.ndarray | None, list[str] | None]:
+        """The action tensor, or the tensors below its path side by side, with a name for each dimension then."""
+        wanted = self.options.action_key
+        path = prefix + (wanted or "action").removeprefix(prefix)
+        keys = [path] if path in values else sorted(key for key in values if key.startswith(f"{path}/"))
+        tensors = {key: values[key] for key in keys if isinstance(values[key], np.ndarray)}
+        if not tensors:
+            if wanted is not None:
+                numbers = sorted(
+                    key.removeprefix(prefix) for key, value in values.items() if isinstance(value, np.ndarray)
+                )
+                raise ValueError(f"there are no actions {wanted!r}; there are {numbers}")
+            return None, None
+        for key, tensor in tensors.items():
+            if len(tensor) % num_frames:
+                raise ValueError(f"{key} has {len(tensor)} numbers for {num_frames} steps")
+        parts = {key.removeprefix(f"{path}/"): tensor.reshape(num_frames, -1) for key, tensor in tensors.items()}
+        if keys == [path]:
+            return (tensors[path] if len(tensors[path]) == num_frames else parts[path]), None
+        actions = np.concatenate(list(parts.values()), axis=1)
+        return actions, [f"{key}[{i}]" for key, part in parts.items() for i in range(part.shape[1])]
 
     def _read_bair(self, values: dict[str, Any], index: int) -> Episode:
         matches = [match for match in map(BAIR_KEY.match, values) if match]
@@ -133,19 +208,26 @@ class RLDSReader(FileReader):
             )
         cameras = self._select_cameras(sorted({match[2] for match in matches}, key=natural_key))
         steps = sorted({int(match[1]) for match in matches})
-        frames = {
-            camera: np.stack(
-                [np.frombuffer(values[f"{t}/image_{camera}/encoded"][0], np.uint8).reshape(BAIR_SIZE) for t in steps]
+        if steps != list(range(len(steps))):
+            missing = next(t for t in range(len(steps)) if t not in steps)
+            raise ValueError(f"it has no frame {missing}, but frame {steps[-1]}")
+        frames = {camera: np.stack([_bair_image(values, t, camera) for t in steps]) for camera in cameras}
+        key = self.options.action_key or "action"
+        actions = [values[f"{t}/{key}"] for t in steps if f"{t}/{key}" in values]
+        if not actions and self.options.action_key is not None:
+            raise ValueError(
+                f"there are no actions {key!r}; there are {sorted(key for key in values if key[:2] == '0/')}"
             )
-            for camera in cameras
-        }
-        actions = [values[f"{t}/action"] for t in steps if f"{t}/action" in values]
-        return Episode(
-            frames=frames,
-            episode_id=self.episode_ids[index],
-            source=self.source_name,
-            actions=step_rows(actions, len(steps), "actions") if actions else None,
-        )
+        return self._make_episode(index, frames, actions=actions or None)
+
+
+def _bair_image(values: dict[str, Any], step: int, camera: str) -> np.ndarray:
+    """One of BAIR's frames, which are raw pixels."""
+    key = f"{step}/image_{camera}/encoded"
+    images = values.get(key) or [b""]
+    if len(images[0]) != math.prod(BAIR_SIZE):
+        raise ValueError(f"{key} has {len(images[0])} bytes, BAIR's raw pixels {BAIR_SIZE} are {math.prod(BAIR_SIZE)}")
+    return np.frombuffer(images[0], np.uint8).reshape(BAIR_SIZE)
 
 
 def _is_text(value: Any) -> bool:
@@ -215,17 +297,31 @@ def _flatten(feature: dict[str, Any], path: str) -> Any:
         yield path, feature
 
 
-def _actions(values: dict[str, Any], path: str, num_frames: int) -> tuple[np.ndarray | None, list[str] | None]:
-    """The action tensor, or the tensors below ``path`` side by side, with a name for each dimension then."""
-    keys = [path] if path in values else sorted(key for key in values if key.startswith(f"{path}/"))
-    tensors = {key: values[key] for key in keys if isinstance(values[key], np.ndarray)}
-    if not tensors:
-        return None, None
-    for key, tensor in tensors.items():
-        if len(tensor) % num_frames:
-            raise ValueError(f"{key} has {len(tensor)} numbers for {num_frames} steps")
-    parts = {key.removeprefix(f"{path}/"): tensor.reshape(num_frames, -1) for key, tensor in tensors.items()}
-    actions = step_rows(np.concatenate(list(parts.values()), axis=1), num_frames, "actions")
-    if keys == [path]:
-        return actions, None
-    return actions, [f"{key}[{i}]" for key, part in parts.items() for i in range(part.shape[1])]
+def _is_rgb(image: dict[str, Any]) -> bool:
+    """Whether an image feature holds 8-bit pictures of three channels, by what its description states."""
+    channels = image.get("shape", {}).get("dimensions", ["3"])[-1]
+    return str(channels) == "3" and image.get("dtype", "uint8") == "uint8"
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """A unique name for each path: its last part, or as many of its last parts as no other path has.
+
+    The folders that all paths share do not count.
+    """
+    folders = [path.split("/")[:-1] for path in paths]
+    num_shared = 0
+    while all(len(folder) > num_shared for folder in folders) and len({folder[num_shared] for folder in folders}) == 1:
+        num_shared += 1
+    parts = {path: path.split("/")[num_shared:] for path in paths}
+    names: dict[str, str] = {}
+    for path, own in parts.items():
+        others = [other for other in parts.values() if other is not own]
+        length = next(
+            (n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)),
+            len(own),
+        )
+        names[path] = "_".join(own[-length:])
+    repeated = [name for name, number in Counter(names.values()).items() if number > 1]
+    if repeated:
+        raise ValueError(f"several image features would have the name {repeated[0]!r}: {sorted(paths)}")
+    return names

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..episodes import DEFAULT_CAMERA, Episode
-from .base import FileReader, keys_of
+from .base import FileReader
+from .npz_files import keys_of, load_arrays, read_headers
 
 OBSERVATION_KEY = "observation"
 CHANNELS = 3
@@ -27,6 +28,7 @@ class StackedNpzReader(FileReader):
     name = "stacked-npz"
     description = "npz files, one per episode, with stacked frames 'observation' (T, 3 K, H, W)"
     suffixes = (".npz",)
+    told_alignment = "before"
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
@@ -37,26 +39,29 @@ class StackedNpzReader(FileReader):
         self._files = self.find_files(self.path)
         return [self.name_of(file) for file in self._files]
 
+    def files_of(self, index: int) -> list[Path]:
+        return [self._files[index]]
+
     def _read(self, index: int) -> Episode:
         file = self._files[index]
         self._select_cameras([DEFAULT_CAMERA])
-        with np.load(file, allow_pickle=False) as arrays:
-            observation, action, reward = (arrays[key] for key in (OBSERVATION_KEY, "action", "reward"))
+        arrays = load_arrays(file, read_headers(file), (OBSERVATION_KEY, "action", "reward"))
+        observation, action, reward = arrays.values()
         if observation.dtype != np.uint8 or observation.ndim != 4 or observation.shape[1] % CHANNELS:
             raise ValueError(f"observation must be uint8 (T, 3 K, H, W), got {observation.dtype} {observation.shape}")
         if not len(observation) == len(action) == len(reward):
             raise ValueError(
                 f"observation, action and reward have {len(observation)}, {len(action)} and {len(reward)} rows"
             )
-        rewards = reward[1:].reshape(len(reward) - 1).astype(np.float32)
+        if action.ndim != 2:
+            raise ValueError(f"action must be (T, A), got {action.shape}")
         is_robot = action.shape[1] == len(ACTION_NAMES)
-        return Episode(
-            frames={DEFAULT_CAMERA: observation[:, -CHANNELS:].transpose(0, 2, 3, 1)},
-            episode_id=self.episode_ids[index],
-            source=self.source_name,
-            actions=action[1:].astype(np.float32),
-            rewards=rewards,
-            success=bool((rewards >= SUCCESS_REWARD).any()),
+        return self._make_episode(
+            index,
+            {DEFAULT_CAMERA: observation[:, -CHANNELS:].transpose(0, 2, 3, 1)},
+            actions=action,
+            rewards=reward,
+            success=bool((reward[1:] >= SUCCESS_REWARD).any()),
             task=file.resolve().parent.name.replace("-", " "),
             action_names=ACTION_NAMES if is_robot else None,
             action_low=[-1.0] * action.shape[1],

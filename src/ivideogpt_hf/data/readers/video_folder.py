@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import os
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
+from ...media.frame_names import frame_gaps
+from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
+from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
+from .clip_actions import ClipActions
 
-from ...media.actions import read_action_names, read_actions
-from ...media.video import IMAGE_SUFFIXES, video_rate
-from ..episodes import DEFAULT_CAMERA, Episode, step_rows
-from .base import EpisodeReader, natural_sort
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-ACTION_SUFFIXES = (".csv", ".npy", ".npz", ".json")
-ACTIONS_STEM = "actions"
-CLIP_COLUMN = "clip"
+THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
 
 class VideoFolderReader(EpisodeReader):
     """A folder of video files, each an episode, or of folders of images, each an episode; or one of these.
 
-    Actions are optional, and all clips must have them or none. They are read from ``<clip>.csv`` (npy, npz, json)
-    beside the clip, from ``actions.csv`` in a folder of images, or from one ``actions.csv`` beside the clips, with a
-    column ``clip`` that names the file and one column per dimension; a csv's header gives the dimensions' names. There
-    is a row per frame (the last is not used) or per step between frames.
+    Actions are optional; `ClipActions` says where they are.
     """
 
     name = "video-folder"
@@ -33,70 +27,103 @@ class VideoFolderReader(EpisodeReader):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        return bool(_find_clips(path))
+        return bool(find_clips(path).clips)
 
     def _list_episodes(self) -> list[str]:
-        self._clips = _find_clips(self.path)
+        listing = find_clips(self.path)
+        self._clips, self.notes = listing.clips, listing.notes
         self._root = self.path if self.path.is_dir() and self._clips != [self.path] else self.path.parent
+        self._actions = ClipActions(self._clips, self._root, self.options.action_alignment)
+        if self._root == self.path:
+            self.notes += self._actions.left_over()
         return [clip.relative_to(self._root).as_posix() for clip in self._clips]
+
+    def files_of(self, index: int) -> list[Path]:
+        clip = self._clips[index]
+        images = [clip]
+        if clip.is_dir():  # scandir, since a question for each of a million images takes long
+            images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
+        return [*images, *self._actions.files_of(clip)]
 
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
-        frames = self._read_images(clip) if clip.is_dir() else self._decode_video(str(clip), clip.name)
-        actions, names = self._read_actions(clip)
-        return Episode(
-            frames={DEFAULT_CAMERA: frames},
-            episode_id=self.episode_ids[index],
-            source=self.source_name,
-            actions=None if actions is None else step_rows(actions, len(frames), "actions"),
-            action_names=names,
-            fps=None if clip.is_dir() else video_rate(clip),
+        self._check_rate(self._actions.files or None, None)  # before resampled frames are counted
+        frames, notes = self._read_images(clip) if clip.is_dir() else (self._decode_video(str(clip), clip.name), [])
+        actions = self._actions.read(clip, len(frames.pixels if isinstance(frames, VideoFrames) else frames))
+        return self._make_episode(
+            index,
+            {DEFAULT_CAMERA: frames},
+            actions=None if actions is None else actions.rows,
+            action_names=None if actions is None else actions.names,
+            told_alignment=None if actions is None else actions.alignment,
+            fps=frames.fps if isinstance(frames, VideoFrames) else None,
+            notes=notes if actions is None else [*notes, *actions.notes],
         )
 
     @staticmethod
-    def _read_images(folder: Path) -> Sequence[bytes]:
-        return [file.read_bytes() for file in natural_sort(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
-
-    def _read_actions(self, clip: Path) -> tuple[np.ndarray | None, list[str] | None]:
-        stem = clip / ACTIONS_STEM if clip.is_dir() else clip.with_suffix("")
-        file = _actions_file(stem)
-        if file is not None:
-            return read_actions(file).numpy(), read_action_names(file)
-        table = clip.parent / f"{ACTIONS_STEM}.csv"
-        if table.is_file():
-            return _rows_of(table, clip)
-        return None, None
+    def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
+        files = list_images(folder)
+        gaps = frame_gaps([file.stem for file in files])
+        return [file.read_bytes() for file in files], [gaps] if gaps else []
 
 
-def _find_clips(path: Path) -> list[Path]:
+class Listing(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        clips: video files and folders of images, in natural order.
+        notes: remarks about images and files that are no clips.
+    """
+
+    clips: list[Path]
+    notes: list[str]
+
+
+def find_clips(path: Path) -> Listing:
+    """Find the clips of a folder.
+
+    The images of a folder are a clip, unless they are covers or thumbnails: those in a folder that holds videos, too,
+    or in one with a name such as "thumbnails", and a single image above the folders of clips.
+
+    Raises:
+        ValueError: if a folder holds several images, and clips of images in folders below.
+    """
     if path.is_file():
-        return [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
-    videos = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES]
-    folders = {file.parent for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
-    return natural_sort([*videos, *folders])
-
-
-def _actions_file(stem: Path) -> Path | None:
-    candidates = [stem.with_name(stem.name + suffix) for suffix in ACTION_SUFFIXES]
-    files = [file for file in candidates if file.is_file()]
-    if len(files) > 1:
-        raise ValueError(f"there is more than one file of actions: {', '.join(file.name for file in files)}")
-    return files[0] if files else None
-
-
-def _rows_of(table: Path, clip: Path) -> tuple[np.ndarray, list[str]]:
-    """A clip's rows of a table for all clips, and the names of its columns."""
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, skipinitialspace=True)
-        names = [name for name in reader.fieldnames or () if name != CLIP_COLUMN]
-        if CLIP_COLUMN not in (reader.fieldnames or ()) or not names:
+        return Listing([path] if _is_video(path) else [], [])
+    files = list(visible_files(path))
+    videos = [file for file in files if _is_video(file)]
+    images = Counter(file.parent for file in files if _is_image(file))
+    video_folders = {file.parent for file in videos}
+    above = {parent for clip in (*videos, *images) for parent in clip.parents}
+    clips, covers = list(videos), []
+    for folder, number in images.items():
+        is_thumbnails = folder != path and folder.name.lower().strip("._-") in THUMBNAIL_FOLDERS
+        if folder in video_folders or is_thumbnails or (folder in above and number == 1):
+            covers.append(folder)
+        elif any(folder in other.parents and other.name.lower() not in THUMBNAIL_FOLDERS for other in images):
             raise ValueError(
-                f"{table} must have a column {CLIP_COLUMN!r} with file names and columns of actions, it has "
-                f"{reader.fieldnames}; or put the actions of each clip into a file with its name, such as "
-                f"{clip.stem}.csv"
+                f"{folder} holds {number} images, and there are images in folders below it: put each clip into a "
+                f"folder of its own"
             )
-        rows = [[row[name] for name in names] for row in reader if row[CLIP_COLUMN] in (clip.name, clip.stem)]
-    if not rows:
-        raise ValueError(f"{table} has no rows whose {CLIP_COLUMN!r} is {clip.name}")
-    return read_actions(rows).numpy(), names
+        else:
+            clips.append(folder)
+    notes = [
+        f"images in {_name(folder, path)} are no clip: {reason}"
+        for folder in natural_sort(covers)
+        for reason in [f"{images[folder]} beside videos or above clips, or thumbnails"]
+    ]
+    hidden = [file for file in path.rglob("*") if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
+
+
+def _is_video(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.name if folder == root else folder.relative_to(root).as_posix()

@@ -1,5 +1,5 @@
-"""The README is executed: its Python blocks in one namespace, beside the server that it starts, and its commands one
-after the other.
+"""The README and the pages in docs are executed: the Python blocks of each in one namespace, beside the server that it
+starts, and its commands one after the other.
 
 Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``. The playground,
 which serves until it is stopped, is tried in tests/spaces.
@@ -23,7 +23,8 @@ from ivideogpt_hf.metrics.lpips import LPIPS, WEIGHTS_VARIABLE
 from tests.data.files import write_mp4
 from tests.serving.conftest import free_port
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
 BLOCK = re.compile(
@@ -33,13 +34,13 @@ SERVE = ("ivideogpt", "serve")
 PORT = "8000"
 
 
-def blocks(language, mark=None):
-    found = BLOCK.finditer(README.read_text(encoding="utf-8"))
+def blocks(document, language, mark=None):
+    found = BLOCK.finditer(document.read_text(encoding="utf-8"))
     return [match["code"] for match in found if match["language"] == language and match["mark"] == mark]
 
 
-def commands(mark=None):
-    text = "\n".join(blocks("bash", mark)).replace("\\\n", "")
+def commands(document, mark=None):
+    text = "\n".join(blocks(document, "bash", mark)).replace("\\\n", "")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
 
@@ -50,9 +51,13 @@ def program(command):
 
 
 @contextmanager
-def server(folder):
-    """Starts what the README serves, at a port that is free; that port."""
-    (command,) = [command for command in commands("serves") if tuple(command[:2]) == SERVE]
+def server(document, folder):
+    """Starts what a document serves, at a port that is free; that port. It may serve nothing."""
+    served = [command for command in commands(document, "serves") if tuple(command[:2]) == SERVE]
+    if not served:
+        yield PORT
+        return
+    (command,) = served
     port = str(free_port())
     with subprocess.Popen(program([port if word == PORT else word for word in command]), cwd=folder) as process:
         try:
@@ -68,11 +73,16 @@ def server(folder):
             process.terminate()
 
 
+@pytest.fixture(scope="module", params=DOCUMENTS, ids=lambda path: path.name)
+def document(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where everything runs: what one block writes, the next may read. It holds the clips that the README talks
-    of, and the config files that it shows."""
-    folder = tmp_path_factory.mktemp("readme")
+def folder(document, tmp_path_factory):
+    """Where everything runs: what one block writes, the next may read. It holds the clips that the documents talk
+    of, and the config files that they show."""
+    folder = tmp_path_factory.mktemp("documents")
     lines = ["clip,x,y"]
     for name in ("kitchen", "table", "yard"):
         write_mp4(folder / f"my-clips/{name}.mp4", 30, (180, 320), fps=30)
@@ -80,17 +90,17 @@ def folder(tmp_path_factory):
     (folder / "my-clips/actions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
     save_file(LPIPS().state_dict(), folder / "lpips.safetensors")  # of random weights: the README only has to run
-    for match in CONFIG.finditer(README.read_text(encoding="utf-8")):
+    for match in CONFIG.finditer(document.read_text(encoding="utf-8")):
         (folder / match["name"]).write_text(match["content"])
     return folder
 
 
 @pytest.fixture(scope="module")
-def done(folder):
+def done(document, folder):
     """Every command, with how it ended; the Python blocks read what they write."""
     environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
     options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
-    return [(command, subprocess.run(program(command), **options, check=False)) for command in commands()]
+    return [(command, subprocess.run(program(command), **options, check=False)) for command in commands(document)]
 
 
 def test_commands_run(done):
@@ -100,18 +110,15 @@ def test_commands_run(done):
 
 
 @pytest.mark.usefixtures("done")
-def test_python_blocks_run(folder):
-    code = "\n".join(blocks("python"))
+def test_python_blocks_run(document, folder):
+    code = "\n".join(blocks(document, "python"))
     assert code
-    with server(folder) as port:
+    with server(document, folder) as port:
         argv = [sys.executable, "-c", code.replace(f":{PORT}", f":{port}")]
         ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
 
-def test_files_that_it_shows_are_there():
-    text = README.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert links
-    for link in links:
-        assert (README.parent / link).exists(), link
+def test_files_that_it_shows_are_there(document):
+    for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / link).exists(), link

@@ -1,0 +1,483 @@
+"""Frames of video files: which stream is the video, which frames it has, when they are shown, and in which colours.
+
+What a file says of its picture is obeyed or refused:
+
+- The video is the one stream that is no cover picture, thumbnail or still image. Several are refused.
+- A display matrix that rotates by quarter turns or mirrors is applied. Any other is refused.
+- Pixels that are not square are resized to square ones, if the width changes by 1 % or more.
+- Matrix and range of the colours are obeyed. HDR, wide gamuts, greyscale, transparent pixels and more than 12 bits are
+  refused.
+- A damaged or lost frame is an error, and so is a file that holds fewer frames than it states.
+"""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OPAQUE, FIXED_POINT, MAX_BITS = 255, 1 << 16, 12
+# Numbers of ISO/IEC 23091-2 (H.273), as every container has them.
+MATRICES = {0, 1, 2, 3, 4, 5, 6, 7, 9}  # those that swscale converts; 2: not stated, BT.601 as in all of ffmpeg
+HDR_TRANSFERS = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 18: "HDR (HLG)"}
+WIDE_PRIMARIES = {9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3"}
+# Intervals between frames that differ by a tenth and two ticks of the clock are no rounding any more.
+UNEVEN = 0.1
+INTERLACED_ORDERS = (2, 3, 4, 5)  # AVFieldOrder: top or bottom field first; 1 is progressive, 0 unknown
+SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
+HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds.
+
+    Attributes:
+        times: (N,) float64, time of each frame in seconds of the file's clock, which may begin anywhere; ascending.
+        frame_size: size (height, width) of a frame as it is shown.
+        stated_rate: number of frames per second that the file states; None if it does not.
+        is_interlaced: whether the file states that frames consist of two fields, of different times.
+    """
+
+    times: np.ndarray
+    frame_size: tuple[int, int]
+    stated_rate: float | None
+    is_interlaced: bool
+    tick: float
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.times)
+
+    @property
+    def duration(self) -> float:
+        """Time from the first frame to the last one, in seconds."""
+        return float(self.times[-1] - self.times[0])
+
+    @cached_property
+    def is_variable(self) -> bool:
+        """Whether an interval between two frames differs from the median by more than a tenth and rounding."""
+        intervals = np.diff(self.times)
+        if not len(intervals):
+            return False
+        median = np.median(intervals)
+        return bool(np.abs(intervals - median).max() > UNEVEN * median + 2 * self.tick)
+
+    @property
+    def rate(self) -> float | None:
+        """Number of frames per second: as stated, if the times agree to 1 %, and otherwise their mean rate.
+
+        None for a single frame of a file that does not state it.
+        """
+        if self.duration <= 0:
+            return self.stated_rate
+        measured = (self.num_frames - 1) / self.duration
+        stated = self.stated_rate
+        return stated if stated is not None and abs(stated - measured) <= 0.01 * measured else measured
+
+
+def describe_video(file: Any, name: str) -> VideoInfo:
+    """Describe a video file. Only its first frame is decoded.
+
+    Args:
+        file: path or binary file.
+        name: name of the file in errors.
+
+    Raises:
+        OSError, ValueError: as in `iterate_video`.
+    """
+    import av
+
+    first = next(iterate_video(file, name))
+    if hasattr(file, "seek"):
+        file.seek(0)
+    try:
+        with av.open(file) as container:
+            stream = _video_stream(container, name)
+            rate, tick = stream.average_rate, float(stream.time_base)
+            is_interlaced = stream.codec_context.field_order in INTERLACED_ORDERS
+            if _hides_frames(stream):
+                times = [frame.time for frame in container.decode(stream)]
+            else:
+                times = [
+                    float(_time_of(packet) * stream.time_base)
+                    for packet in container.demux(stream)
+                    if _is_shown(packet)
+                ]
+    except (av.FFmpegError, TypeError) as error:
+        raise OSError(f"{name} does not say when its frames are shown: {error}") from error
+    return VideoInfo(
+        np.sort(np.array(times)), first.shape[:2], None if rate is None else float(rate), is_interlaced, tick
+    )
+
+
+def video_rate(path: Path) -> float | None:
+    """Number of frames per second of a video file, see `VideoInfo.rate`."""
+    return describe_video(str(path), path.name).rate
+
+
+def resample_frames(times: np.ndarray, fps: float) -> np.ndarray:
+    """Choose frames for a constant rate.
+
+    Output k stands for the time k / fps after the first frame. It is the frame that is shown then: the last one that
+    begins no later than half a frame (the median interval) after this time. There is no output after the last frame.
+    So frames are left out where the clip is faster, and repeated where it is slower or paused.
+
+    Args:
+        times: (N,) ascending times of the frames, in seconds.
+        fps: number of frames per second to choose.
+
+    Returns:
+        (M,) int64, indices of the frames, ascending.
+
+    Raises:
+        ValueError: if fps is not a positive number, or the times do not ascend.
+    """
+    if not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps must be a positive number, got {fps}")
+    times = np.asarray(times, dtype=np.float64)
+    if times.ndim != 1 or not len(times) or (np.diff(times) < 0).any():
+        raise ValueError("times must be the ascending times of at least one frame")
+    half = 0.5 * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    num_outputs = int(np.floor((times[-1] - times[0]) * fps + min(half * fps, 0.5) - 1e-9)) + 1 if len(times) > 1 else 1
+    wanted = times[0] + np.arange(num_outputs) / fps
+    return np.searchsorted(times, wanted + half, side="right") - 1
+
+
+def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:
+    """Decode a video frame by frame, in the order in which it is shown.
+
+    Args:
+        file: path or binary file.
+        name: name of the file in errors.
+        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded, if the
+            file has an index of key frames (mp4, mov, mkv, webm).
+
+    Yields:
+        A frame (H, W, 3) uint8.
+
+    Raises:
+        OSError: if the file cannot be decoded, holds no frames, or fewer than it states.
+        ValueError: if it holds several videos, or says something of its picture that cannot be obeyed.
+    """
+    return (frame for frame, _ in iterate_timed_video(file, name, start=start))
+
+
+def read_frames_at(file: Any, name: str, times: Sequence[float], *, tolerance: float) -> Iterator[np.ndarray]:
+    """Decode the frames of a video that are shown at some times.
+
+    Args:
+        file: path or binary file.
+        name: name of the file in errors.
+        times: ascending times in seconds of the file's clock.
+        tolerance: largest distance in seconds between a wanted time and its frame's, such as half a frame.
+
+    Yields:
+        The nearest frame (H, W, 3) uint8 of each time.
+
+    Raises:
+        OSError: as in `iterate_video`.
+        ValueError: as in `iterate_video`; also if times do not ascend, or if no frame is as near to a time as the
+            tolerance. The message has the index, the wanted time and the nearest one.
+    """
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"{name}: the times of frames must ascend")
+    if not times:
+        return
+    frames = iterate_timed_video(file, name, start=times[0] - tolerance)
+    near: list[tuple[np.ndarray, float]] = []  # the frame before the wanted time, and the one after
+    for index, wanted in enumerate(times):
+        while not near or near[-1][1] < wanted:
+            following = next(frames, None)
+            if following is None:
+                break
+            if following[1] is None:
+                raise ValueError(f"{name} does not say when its frames are shown")
+            near = [*near[-1:], (following[0], following[1])]
+        if not near:
+            raise ValueError(f"{name} has no frame from {times[0]:.4f} s on, where frame {index} is wanted")
+        frame, time = min(near, key=lambda entry: abs(entry[1] - wanted))
+        if abs(time - wanted) > tolerance:
+            raise ValueError(
+                f"{name}: frame {index} is wanted at {wanted:.4f} s, the nearest is at {time:.4f} s, farther than "
+                f"{tolerance:.4f} s"
+            )
+        yield frame
+
+
+def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Decode a video as `iterate_video` does, with the time of each frame.
+
+    Yields:
+        A frame (H, W, 3) uint8, and its time in seconds of the file's clock, or None if the file has none.
+    """
+    import av
+
+    count, stated = 0, None
+    try:
+        with av.open(file) as container:
+            stream = _video_stream(container, name)
+            stated = _stated_frames(container, stream)
+            tolerance = 0.5 / float(stream.average_rate or 1)
+            if start > 0 and any(name in container.format.name for name in SEEKABLE):
+                container.seek(round(start / stream.time_base), stream=stream)  # goes to the key frame before it
+            ledger = _Ledger(stream, name, start - tolerance)
+            picture = _FrameReader(stream, name)
+            for packet in container.demux(stream):
+                ledger.enter(packet)
+                for frame in packet.decode():
+                    if not ledger.settle(frame):
+                        continue
+                    count += 1
+                    yield picture.read(frame), frame.time
+            ledger.close(container, None if start > 0 else stated)
+    except av.FFmpegError as error:
+        if count:
+            raise OSError(f"{name} is cut off or damaged after {count} frames{_of(stated)}: {error}") from error
+        raise OSError(f"{name} cannot be decoded as video, it is corrupt or holds none: {error}") from error
+    if not count:
+        raise OSError(f"{name} holds no frames{f' from {start} s on' if start > 0 else ''}")
+
+
+def _of(stated: int | None) -> str:
+    return "" if stated is None else f" of the {stated} that it states"
+
+
+# -- which stream, which frames ---------------------------------------------------------------------------------------
+
+
+def _video_stream(container: Any, name: str) -> Any:
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not videos:
+        instead = ", only a picture such as a cover" if container.streams.video else ""
+        raise OSError(f"{name} cannot be decoded as video, it holds none{instead}")
+    if len(videos) > 1:
+        sizes = ", ".join(f"stream {stream.index} ({stream.width} x {stream.height})" for stream in videos)
+        raise ValueError(
+            f"{name} holds {len(videos)} videos: {sizes}; copy one into a file of its own, such as "
+            f"ffmpeg -i {name} -map 0:{videos[0].index} -c copy one.mkv"
+        )
+    if videos[0].codec_context is None:
+        raise OSError(f"{name} cannot be decoded as video: its codec is unknown")
+    return videos[0]
+
+
+def _hides_frames(stream: Any) -> bool:
+    return str(stream.codec_context.name).startswith(HIDDEN_FRAMES)
+
+
+def _is_shown(packet: Any) -> bool:
+    """Whether a packet holds a frame that the file wants to be shown: trimmed clips keep others, too."""
+    return bool(packet.size) and not packet.is_discard
+
+
+def _time_of(packet: Any) -> int:
+    return packet.dts if packet.pts is None else packet.pts
+
+
+def _stated_frames(container: Any, stream: Any) -> int | None:
+    """The number of frames that a file states, without those that were trimmed off; None if it does not."""
+    if not stream.frames:
+        return None
+    if "mov" in container.format.name:
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return int(stream.frames)
+
+
+def _stated_end(container: Any, stream: Any) -> float | None:
+    """The end of a Matroska video in seconds; None if the file does not state it, and for other containers."""
+    if "matroska" not in container.format.name:
+        return None
+    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), None)
+    if text is not None:
+        hours, minutes, seconds = text.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    # The duration of the whole file may be that of another stream.
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+class _Ledger:
+    """Which frames went into the decoder and did not come out.
+
+    Args:
+        stream: stream of the video.
+        name: name of the file in errors.
+        first: time before which frames are skipped, in seconds; not positive: none.
+    """
+
+    def __init__(self, stream: Any, name: str, first: float) -> None:
+        self._stream, self._name, self._first = stream, name, first
+        self._waiting: list[int] = []  # a heap of the times of packets whose frames did not come yet
+        self._is_kept = not _hides_frames(stream)
+        self._is_damaged = False
+        self._count, self._end = 0, 0.0
+        self._times: list[float] = []
+
+    def enter(self, packet: Any) -> None:
+        """Write down a packet before it is decoded."""
+        self._is_damaged |= packet.is_corrupt
+        if self._is_kept and _is_shown(packet) and packet.pts is not None:
+            heapq.heappush(self._waiting, packet.pts)
+
+    def settle(self, frame: Any) -> bool:
+        """Write down a decoded frame. Returns whether it is one to show.
+
+        Raises:
+            OSError: if it is damaged, or an earlier frame was lost.
+        """
+        lost = []
+        while frame.pts is not None and self._waiting and self._waiting[0] <= frame.pts:
+            time = heapq.heappop(self._waiting)
+            if time == frame.pts:
+                break
+            lost.append(time)
+        if self._first > 0 and frame.time is None:
+            raise OSError(f"{self._name} does not say when its frames are shown")
+        if self._first > 0 and frame.time < self._first:
+            self._is_damaged = False
+            return False
+        self._check_lost(lost)
+        if frame.is_corrupt or self._is_damaged:
+            raise OSError(f"{self._name} is damaged: frame {self._count} cannot be decoded whole")
+        self._count += 1
+        if frame.time is not None:
+            self._times.append(frame.time)
+            self._end = frame.time + float((frame.duration or 0) * frame.time_base)
+        return True
+
+    def _check_lost(self, times: list[int]) -> None:
+        seconds = [float(time * self._stream.time_base) for time in times]
+        lost = sum(time >= self._first for time in seconds)
+        if lost:
+            raise OSError(f"{self._name} is damaged: {lost} frames, the first at {seconds[0]:.3f} s, cannot be decoded")
+
+    def close(self, container: Any, stated: int | None) -> None:
+        """Compare with what the file states, when it was read to its end.
+
+        Raises:
+            OSError: if frames are missing.
+        """
+        self._check_lost(sorted(self._waiting))
+        if stated is not None and self._count < stated:
+            raise OSError(f"{self._name} is cut off or damaged: it holds {self._count} frames{_of(stated)}")
+        end = _stated_end(container, self._stream)
+        if end is not None and len(self._times) > 1:
+            interval = float(np.median(np.diff(self._times)))
+            missing = round((end - max(self._end, self._times[-1] + interval)) / interval) if interval > 0 else 0
+            if missing > 0:
+                raise OSError(
+                    f"{self._name} is cut off or damaged: it ends after {self._count} frames, at {self._end:.2f} s, "
+                    f"and states {end:.2f} s, so about {missing} frames are missing"
+                )
+
+
+# -- from a decoded frame to pixels -----------------------------------------------------------------------------------
+
+
+class _FrameReader:
+    """Turns decoded frames of one stream into pixels.
+
+    Args:
+        stream: stream of the video.
+        name: name of the file in errors.
+
+    Raises:
+        ValueError: if the stream has an alpha channel that is stored beside it.
+    """
+
+    def __init__(self, stream: Any, name: str) -> None:
+        self._name = name
+        self._aspect = stream.sample_aspect_ratio or 1
+        self._checked: tuple[Any, ...] | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._has_alpha = False
+        if any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items()):
+            raise ValueError(_transparent(name))
+        if stream.codec_context.field_order in INTERLACED_ORDERS:
+            warnings.warn(
+                f"{name} is interlaced: its frames show two times, line by line; ffmpeg -i {name} -vf bwdif OUT.mp4 "
+                f"separates them",
+                stacklevel=2,
+            )
+
+    def read(self, frame: Any) -> np.ndarray:
+        """(H, W, 3) uint8.
+
+        Raises:
+            ValueError: if the frame has transparent pixels, cannot be shown in RGB of 8 bits, is oriented by
+                other than quarter turns, or has another size than the first.
+        """
+        kind = (frame.format.name, frame.colorspace, frame.color_trc, frame.color_primaries)
+        if kind != self._checked:
+            self._check_kind(frame)
+            self._checked = kind
+        width = round(frame.width * self._aspect)
+        if abs(width - frame.width) < 0.01 * frame.width:
+            width = frame.width
+        image = frame.to_ndarray(format="rgba" if self._has_alpha else "rgb24", width=width)
+        if self._has_alpha:
+            if (image[..., 3] != OPAQUE).any():
+                raise ValueError(_transparent(self._name))
+            image = image[..., :3]
+        image = self._oriented(image, frame)
+        if self._shape not in (None, image.shape):
+            raise ValueError(f"{self._name} changes its size from {self._shape[:2]} to {image.shape[:2]} pixels")
+        self._shape = image.shape
+        return image
+
+    def _check_kind(self, frame: Any) -> None:
+        pixel_format = frame.format
+        components = pixel_format.components
+        self._has_alpha = pixel_format.has_palette or any(component.is_alpha for component in components)
+        has_colour = pixel_format.has_palette or sum(not component.is_alpha for component in components) >= 3
+        primaries = WIDE_PRIMARIES.get(frame.color_primaries)
+        if not has_colour:
+            problem = f"is greyscale ({pixel_format.name}), perhaps depth"
+        elif max(component.bits for component in components) > MAX_BITS:
+            problem = f"has more than {MAX_BITS} bits per channel ({pixel_format.name})"
+        elif frame.color_trc in HDR_TRANSFERS:
+            problem = f"is {HDR_TRANSFERS[frame.color_trc]}"
+        elif primaries is not None:
+            problem = f"has colours of {primaries}"
+        elif frame.colorspace not in MATRICES:
+            problem = f"has an unusual colour matrix (number {frame.colorspace} of H.273)"
+        else:
+            return
+        raise ValueError(f"{self._name} {problem}; convert it to video of 8 bits with colours of BT.709")
+
+    def _oriented(self, image: np.ndarray, frame: Any) -> np.ndarray:
+        """Apply the display matrix: it maps a place (x, y) to (a x + c y, b x + d y), and shifts it."""
+        from av.sidedata.sidedata import Type
+
+        data = frame.side_data.get(Type.DISPLAYMATRIX)
+        if data is None:
+            return image
+        a, b, _, c, d, *_ = (float(value) / FIXED_POINT for value in np.frombuffer(bytes(data), dtype=np.int32))
+        turned = np.abs(np.array([b, c])).min() > 0.5
+        along, across = ((c, b), (a, d)) if turned else ((a, d), (b, c))
+        if not np.allclose(np.abs(along), 1, atol=1e-3) or not np.allclose(across, 0, atol=1e-3):
+            raise ValueError(
+                f"{self._name} asks to be shown turned by other than quarter turns, or scaled (display matrix {a:.3g}, "
+                f"{b:.3g}, {c:.3g}, {d:.3g}); encode it upright, which ffmpeg does"
+            )
+        if turned:
+            image = image.transpose(1, 0, 2)
+        return image[:: 1 if along[1] > 0 else -1, :: 1 if along[0] > 0 else -1]
+
+
+def _transparent(name: str) -> str:
+    return (
+        f"{name} has transparent pixels, and does not say what lies behind them; put it onto a background, for example "
+        f"with ffmpeg's filter overlay"
+    )
