@@ -49,11 +49,6 @@ class Codebook(nn.Module):
         self.commitment_cost = config.commitment_cost
         self.normalizes = config.normalize_latents
 
-    @property
-    def num_codes(self) -> int:
-        """Number of codes."""
-        return self.embedding.num_embeddings
-
     def lookup(self, codes: Tensor) -> Tensor:
         """Vectors (..., dim) of codes (...) int64."""
         return self.embedding(codes)
