@@ -27,7 +27,8 @@ from ivideogpt_hf import EXAMPLE_EPISODE, __version__, read_actions, read_video
 from ivideogpt_hf.data.clips.augment import AUGMENTATIONS, draw_crop
 from ivideogpt_hf.data.clips.loader import load_clips
 from ivideogpt_hf.data.clips.segments import SegmentSpec
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings
 from ivideogpt_hf.data.readers import open_episodes
 
 NUM_EPISODES, NUM_FRAMES, BATCH = 24, 16, 8

@@ -42,7 +42,7 @@ def test_predict_writes_the_prediction_beside_the_truth(checkpoint, tmp_path, ca
     np.save(tmp_path / "actions.npy", random_actions(3, 3).numpy())
     output = tmp_path / "out" / "prediction.mp4"
     argv = ["predict", str(video), "--checkpoint", checkpoint, "--actions", str(tmp_path / "actions.npy")]
-    assert main([*argv, "--num-samples", "2", "--output", str(output)]) == 0
+    assert main([*argv, "--num-frames", "3", "--num-samples", "2", "--output", str(output)]) == 0
     frames = read_video(output)
     assert len(frames) == 3
     assert frames.shape[-1] == 16 * (3 * 16 + 2 * 2)  # truth and two samples, pixels enlarged to squares of 16
@@ -65,7 +65,7 @@ def test_the_seed_decides(checkpoint, tmp_path):
     def predict(seed):
         output = tmp_path / "p.gif"
         argv = ["predict", str(video), "--checkpoint", checkpoint, "--actions", str(tmp_path / "actions.npy")]
-        assert main([*argv, "--seed", str(seed), "--output", str(output)]) == 0
+        assert main([*argv, "--num-frames", "2", "--seed", str(seed), "--output", str(output)]) == 0
         return output.read_bytes()
 
     assert predict(0) == predict(0)
@@ -119,6 +119,14 @@ def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
     assert "cannot be decoded as video" in fails(capsys, "predict", str(tmp_path / "clip.mp4"))
     with pytest.raises(OSError, match="cannot be decoded as video"):
         main(["predict", str(tmp_path / "clip.mp4"), "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [(["convert-data", "", "OUT"], "source"), (["convert-data", "SOURCE", ""], "output"), (["predict", ""], "video")],
+)
+def test_an_empty_argument_is_not_the_current_folder(argv, name, capsys):
+    assert f"error: {name} is empty" in fails(capsys, *argv)
 
 
 def test_a_missing_checkpoint_is_one_line(capsys):

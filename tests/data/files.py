@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings
 from ivideogpt_hf.data.episodes import Episode
 from ivideogpt_hf.data.readers import EpisodeReader, ReadOptions
 from ivideogpt_hf.media.images import encode_png

@@ -82,7 +82,7 @@ def test_a_clip_without_a_file_is_refused_where_others_have_one(clips):
     (clips / "typo.csv").write_text("x\n0\n1\n2\n3\n4\n")
     (clips / "s/actions.xlsx").write_bytes(b"")
     reader = open_episodes(clips)
-    assert reader.notes == [f"{name} is read as the actions of no clip" for name in ("s/actions.xlsx", "typo.csv")]
+    assert reader.notes == ["not read as the actions of a clip: s/actions.xlsx, typo.csv"]
     with pytest.raises(EpisodeError, match=r"a\.mp4 has no actions, while other clips have \(a\.csv\)"):
         reader[reader.episode_ids.index("s/a.mp4")]
 
@@ -141,11 +141,12 @@ def test_clips_with_actions_are_not_resampled(clips):
         open_episodes(clips, fps=5)[0]
 
 
-def test_the_report_tells_how_a_table_was_read(clips):
+def test_the_report_tells_how_a_table_was_read(clips, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
     lines = ("clip,x\n" + rows("a.mp4", 0) + rows("s/a.mp4", 10) + rows("w.1", 20) + rows("b.mp4", 0)).splitlines()
     (clips / "actions.csv").write_text("\n".join(["," + lines[0], *(f"{i},{row}" for i, row in enumerate(lines[1:]))]))
-    assert main(["convert-data", str(clips), str(clips / "out"), "--test-fraction", "0", "--resize", "16x16"]) == 0
-    report = (clips / "out/report.json").read_text()
+    assert main(["convert-data", str(clips), str(output), "--test-fraction", "0", "--resize", "16x16"]) == 0
+    report = (output / "report.json").read_text()
     assert "the first column has no name and counts rows" in report
     assert "by its column 'clip' (in 3 episodes)" in report
 

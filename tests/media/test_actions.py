@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivideogpt_hf import read_actions
-from ivideogpt_hf.media.action_tables import read_action_table
+from ivideogpt_hf.media.action_files import read_action_table
 from ivideogpt_hf.media.actions import read_future_actions
 from ivideogpt_hf.media.video import write_video
 from tests.conftest import random_frames
@@ -105,6 +105,8 @@ def test_a_byte_order_mark_hides_nothing(tmp_path, encoding):
         ("x\n16777217\n", "float32 cannot hold"),
         ("x\n1e39\n", "float32 cannot hold"),
         ("step,x\n0,1\n", "'step' counts rows or time"),
+        ("Time (s),x\n0,1\n", "counts rows or time"),
+        ("x,Reward\n0,1\n", "'Reward' counts rows or time, or is a reward"),
         ("clip\na\n", "no column of actions"),
         ("clip,x\n,1\n", "line 2: 'clip' is empty"),
         ("frame,x\n-1,1\n", "line 2: '-1' is no frame"),

@@ -81,3 +81,8 @@ def test_alpha_is_refused():
     Image.new("RGBA", (4, 4)).save(file, "PNG")
     with pytest.raises(ValueError, match="mode RGBA"):
         decode_images([file.getvalue()])
+
+
+def test_no_images_are_no_clip():
+    with pytest.raises(ValueError, match="no images"):
+        decode_images([])

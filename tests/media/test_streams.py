@@ -1,5 +1,6 @@
 """Which frames a video file has, how they are turned, coloured and timed, and what is missing."""
 
+import gc
 import re
 import warnings
 from fractions import Fraction
@@ -18,7 +19,6 @@ from ivideogpt_hf.media.streams import (
     iterate_video,
     read_frames_at,
     resample_frames,
-    video_rate,
 )
 from tests.data.files import make_frames, write_mp4
 
@@ -370,7 +370,7 @@ def test_an_uneven_clip_is_told(tmp_path, times):
     info = describe_video(str(path), "a.mkv")
     assert info.is_variable
     assert np.allclose(info.times, np.array(times) / 1000)
-    assert video_rate(path) == pytest.approx((len(times) - 1) / (times[-1] / 1000))
+    assert info.rate == pytest.approx((len(times) - 1) / (times[-1] / 1000))
 
 
 def test_frames_come_with_their_times(tmp_path):
@@ -445,3 +445,16 @@ def test_a_lost_frame_is_named(tmp_path, wanted, message):
     path = str(write(tmp_path / "a.mkv", make_frames(5, 16), times=[0, 100, 200, 500, 600]))
     with pytest.raises((ValueError, OSError), match=message):
         list(read_frames_at(path, "a.mkv", wanted, tolerance=0.05))
+
+
+def test_frames_that_were_read_are_freed_at_once(tmp_path):
+    """Not only by the garbage collector, which looks at few objects seldom, however large they are."""
+    path = write_mp4(tmp_path / "clip.mp4", 120)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in iterate_video(str(path), "clip"):
+            alive = sum(isinstance(value, av.VideoFrame) for value in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive < 30  # a decoder with threads holds some

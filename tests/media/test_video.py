@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from ivideogpt_hf.media.streams import video_rate
+from ivideogpt_hf.media.streams import describe_video
 from ivideogpt_hf.media.video import read_video, side_by_side, write_video
 from tests.conftest import random_frames
 from tests.data.files import write_mp4
@@ -74,7 +74,8 @@ def test_a_gif_of_an_earlier_version_is_read_as_it_is_stored(tmp_path):
 
 @pytest.mark.parametrize("fps", [0.5, 10, 29.97, 30000 / 1001, 240])
 def test_a_rate_of_an_mp4_is_kept(tmp_path, fps):
-    assert video_rate(write_video(smooth_frames(), tmp_path / "clip.mp4", fps=fps)) == pytest.approx(fps, rel=1e-9)
+    path = write_video(smooth_frames(), tmp_path / "clip.mp4", fps=fps)
+    assert describe_video(path, "clip.mp4").rate == pytest.approx(fps, rel=1e-9)
 
 
 def test_scale_enlarges_pixels(tmp_path):

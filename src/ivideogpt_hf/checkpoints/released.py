@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from .layout import (
     PathOrRepo,
 )
 from .loading import Parts
+from .saving import weights_of_config
 
 ORIGINAL_UNUSED_TOKEN_ID = 50256
 
@@ -99,8 +99,7 @@ def _weight_problems(network: nn.Module, expected_class: type[IVideoGPTVQModel |
     name = expected_class.__name__
     if not isinstance(network, expected_class):
         return [f"a {type(network).__name__} is no {name}: merge adapters first (merge_and_unload() of peft)"]
-    with torch.device("meta"):
-        expected = expected_class(copy.deepcopy(network.config)).state_dict()
+    expected = weights_of_config(expected_class, network.config)
     state = network.state_dict()
     different = sorted(expected.keys() ^ state.keys())
     if different:

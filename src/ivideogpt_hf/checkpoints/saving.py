@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import models
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
@@ -59,11 +61,15 @@ def save_parts(
         _add_remote_code(folder)
 
 
+def weights_of_config(network_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """The weights that a network of this config has: names and shapes, on the device "meta"."""
+    with torch.device("meta"):
+        return network_class(copy.deepcopy(config)).state_dict()
+
+
 def _check_weights(network: PreTrainedModel) -> None:
     """Refuse names of weights that the network's class does not load."""
-    with torch.device("meta"):
-        expected = set(type(network)(network.config).state_dict())
-    different = sorted(expected ^ set(network.state_dict()))
+    different = sorted(weights_of_config(type(network), network.config).keys() ^ network.state_dict().keys())
     if different:
         raise ValueError(
             f"the {type(network).__name__} has other weights than its config describes, which could not be loaded, "

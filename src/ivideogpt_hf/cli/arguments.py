@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, get_args
 
-from ..data.read_options import ActionAlignment
+from ..media.alignment import ActionAlignment
 
 if TYPE_CHECKING:
     from ..world.world_model import WorldModel

@@ -60,8 +60,12 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "but clips of different aspects are refused)",
     )
     convert.add_argument("--fps", type=float, help="resample video to this rate (default: every frame)")
-    convert.add_argument("--action-low", type=float, nargs="+", help="lower bounds of the actions, one per dimension")
-    convert.add_argument("--action-high", type=float, nargs="+", help="upper bounds of the actions, one per dimension")
+    convert.add_argument(
+        "--action-low", type=float, nargs="+", metavar="X", help="lower bounds of the actions, one per dimension"
+    )
+    convert.add_argument(
+        "--action-high", type=float, nargs="+", metavar="X", help="upper bounds of the actions, one per dimension"
+    )
     convert.add_argument(
         "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
     )
@@ -136,9 +140,11 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reader", help="name of the format, where the source holds several")
-    parser.add_argument("--cameras", nargs="+", help="cameras to take (default: all that are RGB)")
-    parser.add_argument("--action-key", help="name of the actions in the source (default: the format's usual names)")
+    parser.add_argument("--reader", metavar="NAME", help="name of the format, where the source holds several")
+    parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to take (default: all that are RGB)")
+    parser.add_argument(
+        "--action-key", metavar="NAME", help="name of the actions in the source (default: the format's usual names)"
+    )
     add_alignment(parser)
 
 
@@ -238,9 +244,10 @@ def _write(
     **settings: Any,
 ) -> None:
     """Write a reader's episodes, report on them, and publish them if asked to."""
-    from ..data.convert.conversion import Conversion, ConversionSettings
+    from ..data.convert.conversion import Conversion
     from ..data.convert.dataset_card import DatasetText
     from ..data.convert.dataset_report import write_dataset_report
+    from ..data.convert.shards import ConversionSettings
 
     card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}

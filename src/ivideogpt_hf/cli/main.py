@@ -45,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Raise ValueError if an argument is an empty text, which as a path would mean the current folder."""
+    for name, value in vars(args).items():
+        if value == "":
+            raise ValueError(f"{name.replace('_', '-')} is empty: was a variable of the shell not set?")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -59,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for args in read_runs(build_parser(), argv):
             debug = args.debug
+            _refuse_empty(args)
             if code := args.run(args):
                 return code
     except (ValueError, OSError, ImportError, MemoryError) as error:

@@ -30,12 +30,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
+from ..media.alignment import ActionAlignment
 from ..media.images import decode_images, encode_png, images_to_store
-from .read_options import ActionAlignment
 
 SCHEMA_VERSION = 1
 DEFAULT_CAMERA = "image"
 FRAMES_PREFIX = "frames."
+PATHS_ONLY = (
+    "holds paths of images of camera {camera!r}, not the images; `datasets` embeds them when it writes Parquet files "
+    "or pushes to the Hub"
+)
 CHANNELS = 3
 
 # Of one camera: pixels, or encoded images.
@@ -257,10 +261,17 @@ def episode_to_row(episode: Episode, index: int) -> dict[str, Any]:
 
 
 def episode_from_row(row: Mapping[str, Any], cameras: Sequence[str]) -> Episode:
-    """The inverse of `episode_to_row`, from plain Python values with undecoded images."""
+    """The inverse of `episode_to_row`, from plain Python values with undecoded images.
+
+    Raises:
+        ValueError: if the row holds the paths of images, and not the images.
+    """
     values = {name: row[name] for name in COLUMN_FIELDS}
     for name in ("actions", "rewards"):
         if values[name] is not None:
             values[name] = np.array(values[name], dtype=np.float32)
     frames = {camera: [image["bytes"] for image in row[FRAMES_PREFIX + camera]] for camera in cameras}
+    for camera, images in frames.items():
+        if None in images:
+            raise ValueError(f"it {PATHS_ONLY.format(camera=camera)}")
     return Episode(frames=frames, **values)

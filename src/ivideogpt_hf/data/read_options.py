@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args
 
+from ..media.alignment import ActionAlignment
+
 Fit = Literal["crop", "pad", "squash"]
-ActionAlignment = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class ReadOptions:
                     f"each lower bound must be below the upper one, got {list(self.action_low)} and "
                     f"{list(self.action_high)}"
                 )
+
+    @property
+    def needs_one_aspect(self) -> bool:
+        """Whether all frames of a camera must have one aspect, since nobody said how others come to the size."""
+        return self.size is not None and self.fit is None
 
     def to_json(self) -> dict[str, Any]:
         """The options that were given, as plain values: a conversion is recognised by them."""

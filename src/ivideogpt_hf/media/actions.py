@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .action_tables import ActionTable, Alignment, check_actions, read_action_table
-from .frame_counts import count_frames
-from .video import VideoSource
+from .action_files import check_actions, read_action_table
+from .action_tables import ActionTable
+from .alignment import ActionAlignment
+from .video import VideoSource, count_frames
 
 
 class FutureActions(NamedTuple):
@@ -63,7 +64,7 @@ def read_future_actions(
     *,
     first_row: int,
     num_frames: int | None = None,
-    alignment: Alignment | None = None,
+    alignment: ActionAlignment | None = None,
 ) -> FutureActions:
     """Read the actions that lead to a video's future frames from a file.
 

@@ -1,14 +1,12 @@
-"""Order of file names, folders of images, and reading of numpy files."""
+"""Files of a source: which are hidden, their order, and the images of a folder."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .frame_names import order_frames
 
@@ -16,8 +14,56 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # Pictures that would be missing from a clip without a word if they were passed over.
 OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".gif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".tga", ".dng", ".raw")
-NUMPY_SUFFIXES = (".npz", ".npy")
-NUMPY_SIGNATURES = (b"\x93NUMPY", b"PK\x03\x04")
+OTHER_VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp", ".mjpg", ".mjpeg")
+# What archivers, network drives and thumbnailers leave behind.
+SIDECAR_NAMES = {
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "Thumbs.db",
+    "lost+found",
+    "System Volume Information",
+}
+
+
+def is_hidden(file: Path, root: Path) -> bool:
+    """Whether a file below ``root``, or a folder on its way, is hidden or a sidecar."""
+    return any(part.startswith(".") or part in SIDECAR_NAMES for part in file.relative_to(root).parts)
+
+
+def all_files(root: Path) -> Iterator[Path]:
+    """The files below a folder, and below the folders that it has links to; each folder once, since links may go round.
+
+    A link to a file that is not there is among them, so that its episode is not left out without a word.
+
+    Raises:
+        OSError: if a folder that is not hidden cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not is_hidden(Path(error.filename), root):
+            raise error
+
+    seen = set()
+    for place, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folder = Path(place)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
+        folders.sort(key=lambda name: ((folder / name).is_symlink(), name))
+        yield from (file for file in map(folder.joinpath, names) if file.is_file() or file.is_symlink())
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, at any depth, but for hidden ones and sidecars."""
+    return (file for file in all_files(folder) if not is_hidden(file, folder))
+
+
+def natural_sort(paths: Iterable[Path]) -> list[Path]:
+    """The paths in an order in which episode_2 comes before episode_10."""
+    return sorted(paths, key=lambda path: natural_key(str(path)))
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
@@ -34,7 +80,8 @@ def list_images(folder: Path) -> list[Path]:
         FileNotFoundError: if there are none.
         ValueError: if the folder holds pictures of a kind that is not read, or the order is not clear.
     """
-    visible = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    # A link to an image that is not there stays, so that a frame is not left out without a word.
+    visible = [file for file in folder.iterdir() if not is_hidden(file, folder) and not file.is_dir()]
     files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
     others = sorted(file.name for file in visible if file.suffix.lower() in OTHER_IMAGE_SUFFIXES)
     kinds = ", ".join(IMAGE_SUFFIXES)
@@ -53,39 +100,3 @@ def list_images(folder: Path) -> list[Path]:
         return [files[index] for index in order_frames([file.stem for file in files])]
     except ValueError as error:
         raise ValueError(f"the order of the images of {folder} is not clear: {error}") from error
-
-
-def read_numpy(path: Path, keys: Sequence[str], *, max_rows: int | None = None) -> np.ndarray:
-    """Read the array of an npy file, or the first of ``keys`` that an npz file has. Pickles are never loaded.
-
-    Args:
-        path: file.
-        keys: names of arrays of an npz file.
-        max_rows: largest number of rows of the first dimension to read; None reads all. No others are loaded.
-    """
-    try:
-        content = np.load(path, mmap_mode=None if max_rows is None else "r", allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return np.array(content[:max_rows]) if max_rows is not None and content.ndim else content
-        with content:
-            key = next((key for key in keys if key in content.files), None)
-            if key is not None:
-                return content[key] if max_rows is None else _first_rows(content, key, max_rows)
-            names = content.files
-    except Exception as error:  # numpy and zipfile raise many kinds on a broken file
-        raise OSError(f"{path} cannot be read, it is corrupt or holds pickled objects: {error}") from error
-    raise ValueError(f"{path} must hold one of {list(keys)}, it holds {names}")
-
-
-def _first_rows(content: Any, key: str, max_rows: int) -> np.ndarray:
-    """The first rows of an array in an npz file; the rest is not decompressed."""
-    with content.zip.open(f"{key}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        if version in ((1, 0), (2, 0)):
-            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            shape, is_fortran, dtype = read_header(file)
-            if shape and not is_fortran and not dtype.hasobject:
-                shape = (min(max_rows, shape[0]), *shape[1:])
-                num_bytes = dtype.itemsize * int(np.prod(shape))
-                return np.frombuffer(bytearray(file.read(num_bytes)), dtype=dtype).reshape(shape)
-    return content[key][:max_rows]

@@ -46,8 +46,11 @@ def decode_images(images: Sequence[bytes]) -> np.ndarray:
     """Decode images of one size to frames (T, H, W, 3) uint8, as `pictures.rgb_pixels` does.
 
     Raises:
-        ValueError: if an image is corrupt, refused by `pictures.rgb_pixels`, or of another size than the first.
+        ValueError: if there are no images, or one is corrupt, refused by `pictures.rgb_pixels`, or of another size than
+            the first.
     """
+    if not images:
+        raise ValueError("there are no images to decode")
     frames = _decode_our_png(images)
     return np.stack([picture.pixels for picture in _decode(images)]) if frames is None else frames
 

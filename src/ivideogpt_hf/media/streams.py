@@ -1,37 +1,27 @@
-"""Frames of video files: which stream is the video, which frames it has, when they are shown, and in which colours.
-
-What a file says of its picture is obeyed or refused:
+"""Frames of video files: which stream is the video, which frames it has, and when they are shown.
 
 - The video is the one stream that is no cover picture, thumbnail or still image. Several are refused.
-- A display matrix that rotates by quarter turns or mirrors is applied. Any other is refused.
-- Pixels that are not square are resized to square ones, if the width changes by 1 % or more.
-- Matrix and range of the colours are obeyed. HDR, wide gamuts, greyscale, transparent pixels and more than 12 bits are
-  refused.
 - A damaged or lost frame is an error, and so is a file that holds fewer frames than it states.
 """
 
 from __future__ import annotations
 
 import heapq
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-OPAQUE, FIXED_POINT, MAX_BITS = 255, 1 << 16, 12
-# Numbers of ISO/IEC 23091-2 (H.273), as every container has them.
-MATRICES = {0, 1, 2, 3, 4, 5, 6, 7, 9}  # those that swscale converts; 2: not stated, BT.601 as in all of ffmpeg
-HDR_TRANSFERS = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 18: "HDR (HLG)"}
-WIDE_PRIMARIES = {9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3"}
+from .stream_pixels import INTERLACED_ORDERS, FrameReader
+
 # Intervals between frames that differ by a tenth and two ticks of the clock are no rounding any more.
 UNEVEN = 0.1
-INTERLACED_ORDERS = (2, 3, 4, 5)  # AVFieldOrder: top or bottom field first; 1 is progressive, 0 unknown
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
+# ffmpeg's names for what `pictures.py` reads by other rules
+ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -44,6 +34,7 @@ class VideoInfo:
         frame_size: size (height, width) of a frame as it is shown.
         stated_rate: number of frames per second that the file states; None if it does not.
         is_interlaced: whether the file states that frames consist of two fields, of different times.
+        tick: smallest difference between two times, in seconds.
     """
 
     times: np.ndarray
@@ -97,10 +88,8 @@ def describe_video(file: Any, name: str) -> VideoInfo:
     import av
 
     first = next(iterate_video(file, name))
-    if hasattr(file, "seek"):
-        file.seek(0)
     try:
-        with av.open(file) as container:
+        with _open(file) as container:
             stream = _video_stream(container, name)
             rate, tick = stream.average_rate, float(stream.time_base)
             is_interlaced = stream.codec_context.field_order in INTERLACED_ORDERS
@@ -117,11 +106,6 @@ def describe_video(file: Any, name: str) -> VideoInfo:
     return VideoInfo(
         np.sort(np.array(times)), first.shape[:2], None if rate is None else float(rate), is_interlaced, tick
     )
-
-
-def video_rate(path: Path) -> float | None:
-    """Number of frames per second of a video file, see `VideoInfo.rate`."""
-    return describe_video(str(path), path.name).rate
 
 
 def resample_frames(times: np.ndarray, fps: float) -> np.ndarray:
@@ -223,14 +207,14 @@ def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator
 
     count, stated = 0, None
     try:
-        with av.open(file) as container:
+        with _open(file) as container:
             stream = _video_stream(container, name)
             stated = _stated_frames(container, stream)
             tolerance = 0.5 / float(stream.average_rate or 1)
             if start > 0 and any(name in container.format.name for name in SEEKABLE):
                 container.seek(round(start / stream.time_base), stream=stream)  # goes to the key frame before it
             ledger = _Ledger(stream, name, start - tolerance)
-            picture = _FrameReader(stream, name)
+            picture = FrameReader(stream, name)
             for packet in container.demux(stream):
                 ledger.enter(packet)
                 for frame in packet.decode():
@@ -254,8 +238,23 @@ def _of(stated: int | None) -> str:
 # -- which stream, which frames ---------------------------------------------------------------------------------------
 
 
+def _open(file: Any) -> Any:
+    """A container at its beginning, however far a binary file was read before."""
+    import av
+
+    if hasattr(file, "seek"):
+        file.seek(0)
+    return av.open(file)
+
+
 def _video_stream(container: Any, name: str) -> Any:
     from av.stream import Disposition
+
+    if container.format.name in ANIMATIONS or container.format.name.endswith(PICTURES):
+        kind = container.format.name.removesuffix(PICTURES)
+        raise ValueError(
+            f"{name} is a picture ({kind}), not a video; pictures are read as png, jpg and the like, by those suffixes"
+        )
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
@@ -380,104 +379,3 @@ class _Ledger:
                     f"{self._name} is cut off or damaged: it ends after {self._count} frames, at {self._end:.2f} s, "
                     f"and states {end:.2f} s, so about {missing} frames are missing"
                 )
-
-
-# -- from a decoded frame to pixels -----------------------------------------------------------------------------------
-
-
-class _FrameReader:
-    """Turns decoded frames of one stream into pixels.
-
-    Args:
-        stream: stream of the video.
-        name: name of the file in errors.
-
-    Raises:
-        ValueError: if the stream has an alpha channel that is stored beside it.
-    """
-
-    def __init__(self, stream: Any, name: str) -> None:
-        self._name = name
-        self._aspect = stream.sample_aspect_ratio or 1
-        self._checked: tuple[Any, ...] | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._has_alpha = False
-        if any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items()):
-            raise ValueError(_transparent(name))
-        if stream.codec_context.field_order in INTERLACED_ORDERS:
-            warnings.warn(
-                f"{name} is interlaced: its frames show two times, line by line; ffmpeg -i {name} -vf bwdif OUT.mp4 "
-                f"separates them",
-                stacklevel=2,
-            )
-
-    def read(self, frame: Any) -> np.ndarray:
-        """(H, W, 3) uint8.
-
-        Raises:
-            ValueError: if the frame has transparent pixels, cannot be shown in RGB of 8 bits, is oriented by
-                other than quarter turns, or has another size than the first.
-        """
-        kind = (frame.format.name, frame.colorspace, frame.color_trc, frame.color_primaries)
-        if kind != self._checked:
-            self._check_kind(frame)
-            self._checked = kind
-        width = round(frame.width * self._aspect)
-        if abs(width - frame.width) < 0.01 * frame.width:
-            width = frame.width
-        image = frame.to_ndarray(format="rgba" if self._has_alpha else "rgb24", width=width)
-        if self._has_alpha:
-            if (image[..., 3] != OPAQUE).any():
-                raise ValueError(_transparent(self._name))
-            image = image[..., :3]
-        image = self._oriented(image, frame)
-        if self._shape not in (None, image.shape):
-            raise ValueError(f"{self._name} changes its size from {self._shape[:2]} to {image.shape[:2]} pixels")
-        self._shape = image.shape
-        return image
-
-    def _check_kind(self, frame: Any) -> None:
-        pixel_format = frame.format
-        components = pixel_format.components
-        self._has_alpha = pixel_format.has_palette or any(component.is_alpha for component in components)
-        has_colour = pixel_format.has_palette or sum(not component.is_alpha for component in components) >= 3
-        primaries = WIDE_PRIMARIES.get(frame.color_primaries)
-        if not has_colour:
-            problem = f"is greyscale ({pixel_format.name}), perhaps depth"
-        elif max(component.bits for component in components) > MAX_BITS:
-            problem = f"has more than {MAX_BITS} bits per channel ({pixel_format.name})"
-        elif frame.color_trc in HDR_TRANSFERS:
-            problem = f"is {HDR_TRANSFERS[frame.color_trc]}"
-        elif primaries is not None:
-            problem = f"has colours of {primaries}"
-        elif frame.colorspace not in MATRICES:
-            problem = f"has an unusual colour matrix (number {frame.colorspace} of H.273)"
-        else:
-            return
-        raise ValueError(f"{self._name} {problem}; convert it to video of 8 bits with colours of BT.709")
-
-    def _oriented(self, image: np.ndarray, frame: Any) -> np.ndarray:
-        """Apply the display matrix: it maps a place (x, y) to (a x + c y, b x + d y), and shifts it."""
-        from av.sidedata.sidedata import Type
-
-        data = frame.side_data.get(Type.DISPLAYMATRIX)
-        if data is None:
-            return image
-        a, b, _, c, d, *_ = (float(value) / FIXED_POINT for value in np.frombuffer(bytes(data), dtype=np.int32))
-        turned = np.abs(np.array([b, c])).min() > 0.5
-        along, across = ((c, b), (a, d)) if turned else ((a, d), (b, c))
-        if not np.allclose(np.abs(along), 1, atol=1e-3) or not np.allclose(across, 0, atol=1e-3):
-            raise ValueError(
-                f"{self._name} asks to be shown turned by other than quarter turns, or scaled (display matrix {a:.3g}, "
-                f"{b:.3g}, {c:.3g}, {d:.3g}); encode it upright, which ffmpeg does"
-            )
-        if turned:
-            image = image.transpose(1, 0, 2)
-        return image[:: 1 if along[1] > 0 else -1, :: 1 if along[0] > 0 else -1]
-
-
-def _transparent(name: str) -> str:
-    return (
-        f"{name} has transparent pixels, and does not say what lies behind them; put it onto a background, for example "
-        f"with ffmpeg's filter overlay"
-    )

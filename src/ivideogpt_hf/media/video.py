@@ -9,16 +9,20 @@ from fractions import Fraction
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .files import NUMPY_SIGNATURES, NUMPY_SUFFIXES, list_images, read_numpy
+from . import numpy_files
+from .files import list_images
 from .pictures import iterate_pictures, open_picture, read_picture, rgb_pixels
 from .pixels import MAX_PIXEL, pixels_to_uint8
-from .streams import iterate_video
+from .streams import describe_video, iterate_video
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 VideoSource = Any  # anything that the docstring of `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
@@ -77,48 +81,77 @@ def read_video(
     return torch.stack(frames)
 
 
+def count_frames(source: VideoSource) -> int:
+    """Count the frames of a clip in any form that `read_video` takes. A video file is not decoded for it.
+
+    Raises:
+        OSError: if a file is missing, corrupt, or holds no video.
+        ValueError: if the source is no clip.
+    """
+    if isinstance(source, (np.ndarray, Tensor)) or _is_list(source):
+        return len(source)
+    file, name = _find_file(source)
+    if isinstance(file, Path) and file.is_dir():
+        return len(list_images(file))
+    if not _holds_array(file, name):
+        picture = _open_picture(file, name)
+        if picture is None:
+            return describe_video(file, name).num_frames
+        picture.close()
+    return len(read_video(source))
+
+
 def _iterate_frames(source: VideoSource, max_frames: int | None) -> Iterator[Tensor]:
     """Frames (3, H, W) uint8 of anything but arrays, one after the other."""
+    if _is_list(source):
+        return _iterate_images(source)
+    file, name = _find_file(source)
+    if isinstance(file, Path) and file.is_dir():
+        return (_frame(read_picture(image, str(image)).pixels) for image in list_images(file))
+    if _holds_array(file, name):
+        return iter(frames_from_array(numpy_files.read_array(Path(name), VIDEO_KEYS, max_rows=max_frames)))
+    picture = _open_picture(file, name)
+    return map(_frame, iterate_video(file, name) if picture is None else iterate_pictures(picture, name))
+
+
+def _is_list(source: VideoSource) -> bool:
+    return isinstance(source, Sequence) and not isinstance(source, str)
+
+
+def _find_file(source: VideoSource) -> tuple[Path | io.BytesIO, str]:
+    """The file or folder of a clip, and its name in errors."""
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
-            return _iterate_file(io.BytesIO(source["bytes"]), source.get("path") or "the video in memory", max_frames)
+            return io.BytesIO(source["bytes"]), str(source.get("path") or "the video in memory")
         if source.get("path") is None:
             raise ValueError(f"an undecoded video must have 'bytes' or 'path', got the keys {sorted(source)}")
         source = source["path"]
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if path.is_dir():
-            return (_frame(read_picture(file, str(file)).pixels) for file in list_images(path))
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file or folder {path}")
-        return _iterate_file(path, str(path), max_frames)
-    if isinstance(source, Sequence):
-        return _iterate_images(source)
-    raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
+    if not os.fspath(source):
+        raise ValueError("the path of the video is an empty text: give a file or a folder of images")
+    path = Path(source)
+    if not path.is_dir() and not path.is_file():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    return path, str(path)
 
 
-def _iterate_file(file: Path | io.BytesIO, name: str, max_frames: int | None) -> Iterator[Tensor]:
-    """Frames of a file by its content; only where that tells nothing, by its name."""
-    signature = _first_bytes(file)
+def _holds_array(file: Path | io.BytesIO, name: str) -> bool:
+    """Whether a file is numpy's, by its content, and only where that tells nothing, by its name."""
+    if isinstance(file, io.BytesIO):
+        signature = file.getvalue()[:SIGNATURE_BYTES]
+    else:
+        with file.open("rb") as content:
+            signature = content.read(SIGNATURE_BYTES)
     if not signature:
         raise OSError(f"{name} is empty (0 bytes)")
-    if isinstance(file, Path) and (signature.startswith(NUMPY_SIGNATURES) or file.suffix.lower() in NUMPY_SUFFIXES):
-        return iter(frames_from_array(read_numpy(file, VIDEO_KEYS, max_rows=max_frames)))
-    # A file of motion JPEG is one JPEG after the other.
-    image = None if name.lower().endswith(MOTION_JPEG_SUFFIXES) else open_picture(file, name)
-    if image is not None:
-        return map(_frame, iterate_pictures(image, name))
-    if isinstance(file, Path):
-        return map(_frame, iterate_video(str(file), name))
-    file.seek(0)
-    return map(_frame, iterate_video(file, name))
+    is_numpy = signature.startswith(numpy_files.SIGNATURES)
+    return isinstance(file, Path) and (is_numpy or file.suffix.lower() in numpy_files.SUFFIXES)
 
 
-def _first_bytes(file: Path | io.BytesIO) -> bytes:
-    if isinstance(file, io.BytesIO):
-        return file.getvalue()[:SIGNATURE_BYTES]
-    with file.open("rb") as content:
-        return content.read(SIGNATURE_BYTES)
+def _open_picture(file: Path | io.BytesIO, name: str) -> Image.Image | None:
+    """An image or moving picture; None if the file is a video. Motion JPEG is a video of one JPEG after the other."""
+    return None if name.lower().endswith(MOTION_JPEG_SUFFIXES) else open_picture(file, name)
 
 
 def _frame(pixels: np.ndarray) -> Tensor:

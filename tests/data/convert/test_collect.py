@@ -5,7 +5,8 @@ import pytest
 
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.convert.collect import Behaviour, SimulatedEpisodes
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings
 from ivideogpt_hf.data.readers import open_episodes
 from ivideogpt_hf.simulators import make_simulator
 

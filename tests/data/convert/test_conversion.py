@@ -13,7 +13,8 @@ import pytest
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.dataset import SegmentDataset
 from ivideogpt_hf.data.clips.segments import SegmentSpec
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings, is_held_out, plan_shards
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings, is_held_out, plan_shards
 from ivideogpt_hf.data.episodes import FRAMES_PREFIX, SCHEMA_VERSION, decode_frames, episode_features
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from tests.data.files import MemoryReader, convert, make_episode, write_mp4, write_npz, write_npz_folder
@@ -72,6 +73,13 @@ def test_real_clips_are_those_of_the_episode(shared, tmp_path, source, streaming
 
 
 # -- shape of the result ----------------------------------------------------------------------------------------------
+
+
+def test_the_output_is_not_inside_the_source(tmp_path):
+    source = write_npz_folder(tmp_path / "source", [5, 6])
+    with pytest.raises(ValueError, match="outside"):
+        convert(open_episodes(source), source / "out")
+    assert not (source / "out").exists()
 
 
 def test_the_columns_are_the_schema(tmp_path):

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.data.convert.conversion import Conversion, ConversionSettings
+from ivideogpt_hf.data.convert.conversion import Conversion
+from ivideogpt_hf.data.convert.shards import ConversionSettings
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
+from ivideogpt_hf.media.images import encode_png
 from tests.data.files import (
     MemoryReader,
     convert,
     make_actions,
     make_episode,
+    make_frames,
     write_lerobot,
     write_mp4,
     write_npz,
@@ -185,6 +188,30 @@ def test_kept_shards_do_not_hide_that_actions_have_another_width_now(tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("change", ["aspect", "names", "rows"])
+def test_kept_shards_do_not_hide_that_episodes_do_not_fit_together_any_more(tmp_path, change):
+    source = tmp_path / "source"
+    for name in "ab":
+        write_mp4(source / f"{name}.mp4", 4)
+        (source / f"{name}.csv").write_text("x,y\n1,2\n3,4\n5,6\n")
+    age(source)
+
+    def update(output):
+        reader = open_episodes(source, size=(16, 16))
+        settings = ConversionSettings(test_fraction=0.0, num_shards=2)
+        return Conversion(reader, output, settings, {}, update=True).run()
+
+    update(tmp_path / "out")
+    if change == "aspect":
+        write_mp4(source / "a.mp4", 4, (64, 64))
+    else:
+        text = {"names": "y,x\n1,2\n3,4\n5,6\n", "rows": "x,y\n1,2\n3,4\n5,6\n7,8\n"}[change]
+        (source / "a.csv").write_text(text)
+    for output in ("out", "anew"):
+        with pytest.raises(EpisodeError, match=r"b\.(csv|mp4)"):
+            update(tmp_path / output)
+
+
 def test_jobs_share_an_update(tmp_path):
     source = make_source(tmp_path / "in")
     run(source, tmp_path / "out")
@@ -316,6 +343,16 @@ def test_a_file_that_changes_while_it_is_converted_stops_its_shard(tmp_path):
 
 
 # -- by content -------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_comes_while_its_folder_is_converted_stops_its_shard(tmp_path):
+    for index, frame in enumerate(make_frames(4)):
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        (tmp_path / f"walk/{index}.png").write_bytes(encode_png(frame))
+    conversion = open_conversion(tmp_path / "walk", tmp_path / "out")
+    (tmp_path / "walk/4.png").write_bytes(encode_png(frame))
+    with pytest.raises(OSError, match=r"4\.png came or went"):
+        conversion.run()
 
 
 def test_by_content_a_touched_source_is_the_same_and_a_changed_one_is_not(tmp_path):
@@ -488,9 +525,9 @@ def test_notes_and_rates_are_complete_and_grouped_whoever_wrote_the_shards(tmp_p
     from ivideogpt_hf.data.convert.dataset_report import write_dataset_report
 
     reader = MemoryReader(write_notes(12))
-    for job in range(3):
+    for job in range(2):
         statistics = Conversion(reader, tmp_path / "out", ConversionSettings(0.0, num_shards=4), {}).run(
-            job=(job, 3), num_workers=2
+            job=(job, 2), num_workers=1 + job
         )
     text = write_dataset_report(tmp_path / "out", statistics).splitlines()
     assert [line for line in text if line.startswith("note:")] == [

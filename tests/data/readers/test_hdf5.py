@@ -89,3 +89,12 @@ def test_missing_groups_are_named(tmp_path):
         reader[0]
     with pytest.raises(EpisodeError, match="demo_1 is empty"):
         reader[1]
+
+
+def test_cameras_whose_names_would_be_one_are_refused(tmp_path):
+    write_demo(tmp_path / "e.hdf5", wrist=make_frames(6), wrist_image=make_frames(6, seed=1))
+    with pytest.raises(EpisodeError, match="two cameras have the name 'wrist'"):
+        open_episodes(tmp_path)[0]
+    write_demo(tmp_path / "e.hdf5", _image=make_frames(6))
+    with pytest.raises(EpisodeError, match="a camera has no name"):
+        open_episodes(tmp_path)[0]

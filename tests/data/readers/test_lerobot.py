@@ -146,3 +146,19 @@ def test_several_data_sets_in_one_folder_are_named(tmp_path):
         write_lerobot(tmp_path / name, [4])
     with pytest.raises(ValueError, match=r"LeRobot data sets in folders: .*a, .*b; name the folder of one"):
         open_episodes(tmp_path)
+
+
+def test_cameras_whose_names_would_be_one_are_refused(tmp_path):
+    write_lerobot(tmp_path, [6])
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    info["features"]["wrist"] = info["features"]["observation.images.wrist"]
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(EpisodeError, match="two cameras have the name 'wrist'"):
+        open_episodes(tmp_path)[0]
+
+
+def test_a_description_that_is_no_object_is_named(tmp_path):
+    write_lerobot(tmp_path, [6])
+    (tmp_path / "meta/info.json").write_text("[]")
+    with pytest.raises(OSError, match=r"info\.json is no JSON object"):
+        open_episodes(tmp_path)

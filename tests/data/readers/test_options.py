@@ -145,6 +145,14 @@ def test_frames_without_times_are_not_resampled(tmp_path):
         open_episodes(write_npz(tmp_path / "e.npz", action=None), fps=5)[0]
 
 
+def test_a_cut_off_end_is_found_at_any_rate(tmp_path):
+    file = write_uneven_mp4(tmp_path / "a.mkv", range(0, 2000, 40))
+    file.write_bytes(file.read_bytes()[:-900])
+    for fps in (None, 5, 7):
+        with pytest.raises(EpisodeError, match="cut off"):
+            open_episodes(file, fps=fps)[0]
+
+
 def test_different_rates_are_told(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for name, fps in (("a", 10), ("b", 30)):
@@ -178,7 +186,7 @@ def test_actions_can_be_named(tmp_path):
 
 def test_two_names_of_actions_need_a_choice(tmp_path):
     write_npz(tmp_path / "e.npz", 6, actions=make_actions(6, seed=5))
-    with pytest.raises(EpisodeError, match="action and actions: choose"):
+    with pytest.raises(EpisodeError, match="actions and action: choose"):
         open_episodes(tmp_path)[0]
 
 

@@ -16,7 +16,7 @@ from ...extras import require_packages
 from ...hub.download import SCHEME, check_access, find_addresses
 from ...hub.errors import check_hub_id, hub_errors
 from ..contents import footer_digests
-from ..episodes import FRAMES_PREFIX, cameras_in, check_columns, check_version
+from ..episodes import FRAMES_PREFIX, PATHS_ONLY, cameras_in, check_columns, check_version
 
 METADATA = ["schema_version", "num_frames"]
 OPENING_THREADS = 16
@@ -58,10 +58,7 @@ class EpisodeStore(ABC):
         values = self._column(episode, FRAMES_PREFIX + camera).values.field("bytes")
         images = [values[frame].as_py() for frame in frames]
         if None in images:
-            raise ValueError(
-                f"episode {episode} of {self.name} holds paths of images of camera {camera!r}, not the images; "
-                f"`datasets` embeds them when it writes Parquet files or pushes to the Hub"
-            )
+            raise ValueError(f"episode {episode} of {self.name} {PATHS_ONLY.format(camera=camera)}")
         return images
 
     def actions(self, episode: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ...cards.text import CARDS, read_card_text
-from .conversion import DATA
+from .shards import DATA
 
 TEMPLATE = CARDS / "dataset.md"
 SHEET_FILE = "contact_sheet.png"

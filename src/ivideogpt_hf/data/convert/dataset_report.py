@@ -16,8 +16,8 @@ from ..drawing import Strip, contact_sheet
 from ..episodes import SCHEMA_VERSION, decode_frames
 from ..readers.parquet import ParquetReader
 from ..statistics import EpisodeStatistics, Moments
-from .conversion import DATA, TEST, TRAIN
 from .dataset_card import SHEET_FILE, DatasetText, render_dataset_card
+from .shards import DATA, TEST, TRAIN
 
 REPORT_FILE = "report.json"
 SHEET_EPISODES = 6

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ...hub.upload import create_repository, upload_folder, validate_card
 from ...run_folder import PARTIAL
-from .conversion import DATA, STAGING
+from .conversion import STAGING
+from .shards import DATA
 
 
 def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:

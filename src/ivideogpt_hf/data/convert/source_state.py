@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,12 +33,17 @@ class ShardSource:
     record: dict[str, Any]
     times: dict[Path, FileTimes | None]
 
-    def check_unchanged(self) -> None:
-        """Check that no file has changed since.
+    def check_unchanged(self, files: Collection[Path]) -> None:
+        """Check that no file has changed, come or gone since.
+
+        Args:
+            files: files that the episodes depend on now.
 
         Raises:
             OSError: if one has; what was read may be a mixture of the old file and the new one.
         """
+        for file in sorted(set(files) ^ set(self.times)):
+            raise OSError(f"{file} came or went while it was converted: wait until nothing writes there")
         for file, times in self.times.items():
             if _times_of(file) != times:
                 raise OSError(f"{file} changed while it was converted: wait until nothing writes there")
@@ -83,6 +88,7 @@ class SourceState:
         record = {
             "episodes": {self._reader.episode_ids[index]: index for index in indices},
             "signature": list(signature),
+            **({"common": self._reader.common} if self._reader.common else {}),
             "files": {self._names[file]: self.files[self._names[file]] for file in files},
         }
         return ShardSource(json.loads(json.dumps(record)), {file: self.times[file] for file in files})

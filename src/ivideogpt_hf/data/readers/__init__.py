@@ -17,8 +17,10 @@ from pathlib import Path
 
 from ...hub.download import download_repository, list_files
 from ...hub.errors import check_hub_id
-from ..read_options import ActionAlignment, Fit, ReadOptions
-from .base import EpisodeError, EpisodeReader, is_hidden
+from ...media.alignment import ActionAlignment
+from ...media.files import is_hidden
+from ..read_options import Fit, ReadOptions
+from .base import EpisodeError, EpisodeReader
 from .hdf5 import HDF5Reader
 from .lerobot import INFO_FILE, LeRobotReader
 from .npz import NpzReader
@@ -27,10 +29,9 @@ from .rlds import RLDSReader
 from .stacked_npz import StackedNpzReader
 from .video_folder import VideoFolderReader
 
-# LeRobot folders hold Parquet and mp4 files, and ours a picture: these two are asked about first, and alone.
-COMPLETE_LAYOUTS: tuple[type[EpisodeReader], ...] = (LeRobotReader, ParquetReader)
 READERS: tuple[type[EpisodeReader], ...] = (
-    *COMPLETE_LAYOUTS,
+    LeRobotReader,
+    ParquetReader,
     NpzReader,
     StackedNpzReader,
     HDF5Reader,
@@ -65,11 +66,16 @@ def open_episodes(
 
     Raises:
         FileNotFoundError: if there is no such source.
-        ValueError: if the format is not recognised, several are, there are no episodes, or an option is not allowed.
+        ValueError: if the source is empty, the format is not recognised, several are, there are no episodes, or an
+            option is not allowed.
         ImportError: if a package that the format needs is missing; names the extra.
     """
     options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high)
+    if not os.fspath(source):
+        raise ValueError("the source is an empty text: give a file, a folder, or an id on the Hub")
     path = Path(source)
+    if path.name in ("", ".."):  # the folder's name, and those of the files beside it, are needed
+        path = path.resolve()
     if not path.exists():
         check_hub_id(str(source), "data set")
         path = _download(str(source), cameras)
@@ -82,9 +88,11 @@ def open_episodes(
 
 
 def _recognize(path: Path) -> type[EpisodeReader]:
-    for kind in COMPLETE_LAYOUTS:
-        if kind.recognizes(path):
-            return kind
+    # LeRobot folders hold Parquet and mp4 files, and ours a picture: these two are asked about first, and alone.
+    if LeRobotReader.recognizes(path):
+        return LeRobotReader
+    if ParquetReader.recognizes(path) and ParquetReader.is_all_of(path):
+        return ParquetReader
     if path.is_dir():
         nested = sorted(str(info.parents[1]) for info in path.rglob(INFO_FILE.as_posix()) if not is_hidden(info, path))
         if nested:

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...media.action_tables import ACTION_SUFFIXES, ActionTable, Alignment, names_of, read_action_table, same_stem
-from ...media.frame_counts import count_frames
-from .base import natural_sort
+from ...media.action_files import ACTION_SUFFIXES, read_action_table
+from ...media.action_tables import ActionTable, names_of_clip, namesakes
+from ...media.alignment import ActionAlignment
+from ...media.files import is_hidden, natural_sort, visible_files
+from ...media.video import count_frames
 
 ACTIONS_STEM = "actions"
+FILES_SHOWN = 3
 
 
 class ClipRows(NamedTuple):
@@ -29,7 +32,7 @@ class ClipRows(NamedTuple):
 
     rows: np.ndarray
     names: Sequence[str] | None
-    alignment: Alignment | None
+    alignment: ActionAlignment | None
     notes: tuple[str, ...]
 
 
@@ -53,7 +56,7 @@ class ClipActions:
         OSError, ValueError: if a table of several clips cannot be read.
     """
 
-    def __init__(self, clips: Sequence[Path], root: Path, alignment: Alignment | None = None) -> None:
+    def __init__(self, clips: Sequence[Path], root: Path, alignment: ActionAlignment | None = None) -> None:
         self._clips, self._root, self._alignment = clips, root, alignment
         self._num_below = Counter(
             folder for clip in clips for folder in (clip, *clip.parents) if folder.is_relative_to(root)
@@ -85,6 +88,13 @@ class ClipActions:
         tables = (file for file in self._tables if clip.is_relative_to(file.parent))
         return list(dict.fromkeys([*self._own_files(clip), *tables]))
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What the rows of each clip are compared with, as JSON."""
+        if not self.files:
+            return {}
+        return {"names": self._first_names, "rows_for_last_frames": self._clip_with_a_row_per_frame is not None}
+
     def read(self, clip: Path, num_frames: int) -> ClipRows | None:
         """Read the actions of a clip of N frames; None if no clip has any.
 
@@ -114,17 +124,22 @@ class ClipActions:
         notes = []
         for file, table in self._tables.items():
             clips = [clip for clip in self._clips if clip.is_relative_to(file.parent)]
-            known = {name for clip in clips for name in names_of(clip, file.parent)}
+            known = {name for clip in clips for name in names_of_clip(clip, file.parent)}
             unknown = [name for name in table.clip_names if name not in known]
             if unknown:
                 listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
                 name = file.relative_to(self._root).as_posix()
                 notes.append(f"{name} has rows of {len(unknown)} clips that are not there: {listed}")
         read = {file for clip in self._clips for file in self._own_files(clip)} | self._tables.keys()
-        files = {file for stems in self._files.values() for found in stems.values() for file in found}
-        files |= {file for folder in self._files for file in folder.glob("[Aa]ctions.*") if file.is_file()}
-        for file in natural_sort(files - read - set(self._clips)):
-            notes.append(f"{file.relative_to(self._root).as_posix()} is read as the actions of no clip")
+        visible = set(visible_files(self._root))
+        files = {
+            file for file in visible if file.suffix.lower() in ACTION_SUFFIXES or file.stem.lower() == ACTIONS_STEM
+        }
+        unread = natural_sort(files - read - set(self._clips))
+        if unread:
+            names = ", ".join(file.relative_to(self._root).as_posix() for file in unread[:FILES_SHOWN])
+            more = f" and {len(unread) - FILES_SHOWN} more" if len(unread) > FILES_SHOWN else ""
+            notes.append(f"not read as the actions of a clip: {names}{more}")
         return notes
 
     def _own_files(self, clip: Path) -> list[Path]:
@@ -134,8 +149,8 @@ class ClipActions:
     def _table_of(self, clip: Path) -> ActionTable | None:
         """The table with a clip's rows, reduced to them."""
         files = [file for file in self._own_files(clip) if file not in self._tables]
-        namesakes = [other for other in same_stem(clip) if other not in self._files and other != clip]
-        if clip in self._files and not namesakes and (beside := self._files.get(clip.parent, {}).get(clip.name)):
+        other_videos = [other for other in namesakes(clip) if other not in self._files]
+        if clip in self._files and not other_videos and (beside := self._files.get(clip.parent, {}).get(clip.name)):
             raise ValueError(
                 f"the actions of a folder of images are read from the folder: move {beside[0].name} to "
                 f"{clip.name}/{ACTIONS_STEM}{beside[0].suffix}"
@@ -148,8 +163,8 @@ class ClipActions:
         if found:
             return found[0]
         if files:
-            if namesakes and clip not in self._files:
-                raise ValueError(f"{files[0]} may belong to {clip.name} or {namesakes[0].name}; rename one of them")
+            if other_videos and clip not in self._files:
+                raise ValueError(f"{files[0]} may belong to {clip.name} or {other_videos[0].name}; rename one of them")
             table = read_action_table(files[0], self._alignment)
             rows = table.rows_of(clip)
             if rows is None:
@@ -158,7 +173,7 @@ class ClipActions:
         if tables:
             table = tables[-1]
             raise ValueError(
-                f"{table.path} has no rows whose 'clip' is {names_of(clip, table.path.parent)[0]}, it names "
+                f"{table.path} has no rows whose 'clip' is {names_of_clip(clip, table.path.parent)[0]}, it names "
                 f"{table.some_clips()}; add them, or move the clip out of {self._root}"
             )
         if self.files:
@@ -197,7 +212,7 @@ def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
     """The files of a folder that may hold actions. The name "actions" is read in upper and lower case."""
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in ACTION_SUFFIXES and file.is_file() and not file.name.startswith("."):
+        if file.suffix.lower() in ACTION_SUFFIXES and file.is_file() and not is_hidden(file, folder):
             stem = ACTIONS_STEM if file.stem.lower() == ACTIONS_STEM else file.stem
             files.setdefault(stem, []).append(file)
     return files

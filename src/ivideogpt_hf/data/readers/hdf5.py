@@ -12,14 +12,14 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_key
 from ..episodes import CameraFrames, Episode, decode_frames
-from .base import FileReader, VideoFrames, any_success, pixels
+from .base import FileReader, any_success, named_cameras, pixels
+from .videos import VideoFrames, decode_video
 
 DEMONSTRATIONS = "data"
 OBSERVATIONS = "obs"
 ROBONET_GROUPS = {"env", "policy"}
 ALOHA_OBSERVATIONS, ALOHA_IMAGES = "observations", "images"
 MASKS = "mask"
-ACTION_KEYS = ("actions", "action")
 SEPARATOR = ":"
 IMAGE_SUFFIX = "_image"
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
@@ -98,17 +98,17 @@ class HDF5Reader(FileReader):
                 f"{group.name} has no group {OBSERVATIONS!r} with images, it has {sorted(group)}; robomimic's script "
                 f"dataset_states_to_obs renders them from states"
             )
-        images = {
-            name.removesuffix(IMAGE_SUFFIX): data
+        images = named_cameras(
+            (name.removesuffix(IMAGE_SUFFIX), data)
             for name, data in group[OBSERVATIONS].items()
             if isinstance(data, h5py.Dataset) and (data.ndim == 4 or name.endswith(IMAGE_SUFFIX))
-        }
+        )
         frames, left_out = self._frames(images)
         num_samples = group.attrs.get("num_samples")
         num_frames = len(next(iter(frames.values())))
         if num_samples is not None and int(num_samples) not in (num_frames, num_frames - 1):
             raise ValueError(f"{group.name} states {num_samples} samples and has {num_frames} frames")
-        actions = self._numbers(group, self._action_key(ACTION_KEYS, group))
+        actions = self._numbers(group, self._action_key(group))
         rewards = self._numbers(group, "rewards" if "rewards" in group else None)
         success = None if rewards is None else bool((rewards >= 1).any())
         if "success" in group:
@@ -117,7 +117,7 @@ class HDF5Reader(FileReader):
 
     def _read_aloha(self, content: Any, index: int) -> Episode:
         frames, left_out = self._frames(dict(content[ALOHA_OBSERVATIONS][ALOHA_IMAGES].items()))
-        actions = self._numbers(content, self._action_key(ACTION_KEYS, content))
+        actions = self._numbers(content, self._action_key(content))
         return self._make_episode(index, frames, actions=actions, left_out=left_out)
 
     def _frames(self, images: Mapping[str, Any]) -> tuple[dict[str, CameraFrames], set[str]]:
@@ -140,13 +140,13 @@ class HDF5Reader(FileReader):
         cameras = self._select_cameras(sorted(videos, key=natural_key))
         frames = {camera: self._robonet_frames(videos[camera], camera) for camera in cameras}
         policy = content["policy"]
-        actions = self._numbers(policy, self._action_key(ACTION_KEYS, policy))
+        actions = self._numbers(policy, self._action_key(policy))
         return self._make_episode(index, frames, actions=actions)
 
     def _robonet_frames(self, group: Any, camera: str) -> CameraFrames | VideoFrames:
         images, is_swapped = _robonet_images(group, camera)
         if isinstance(images, bytes):
-            video = self._decode_video(io.BytesIO(images), camera)
+            video = decode_video(io.BytesIO(images), camera, self.options)
             return video._replace(pixels=np.ascontiguousarray(video.pixels[..., ::-1])) if is_swapped else video
         return np.ascontiguousarray(decode_frames(images)[..., ::-1]) if is_swapped else images
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from ...extras import require_packages
+from ...media.files import natural_sort
 from ...media.streams import describe_video
 from ..episodes import CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, any_success, natural_sort
+from .base import EpisodeReader, any_success, named_cameras
+from .videos import VideoFrames, decode_video_at
 
 INFO_FILE = Path("meta", "info.json")
 TASKS_FILE = Path("meta", "tasks.parquet")
 CAMERA_PREFIX = "observation.images."
 SINGLE_CAMERA = "observation.image"
 VIDEO, IMAGE = "video", "image"
-ACTION_KEYS = ("action", "actions")
 ACTION_PREFIX = "action."
 REWARD, SUCCESS, TIME, TASK = "next.reward", "next.success", "timestamp", "task_index"
 NUMBERINGS = ("frame_index", "index")
@@ -53,6 +54,8 @@ class LeRobotReader(EpisodeReader):
             self._info = json.loads((self.path / INFO_FILE).read_text(encoding="utf-8"))
         except ValueError as error:
             raise OSError(f"{self.path / INFO_FILE} is not valid JSON: {error}") from error
+        if not isinstance(self._info, dict):
+            raise OSError(f"{self.path / INFO_FILE} is no JSON object with the features of a data set")
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
             raise ValueError(
@@ -98,7 +101,9 @@ class LeRobotReader(EpisodeReader):
 
     def _read(self, index: int) -> Episode:
         row, features = self._episodes[index], self._info["features"]
-        images = {_camera_name(key): key for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)}
+        images = named_cameras(
+            (_camera_name(key), key) for key, value in features.items() if value["dtype"] in (VIDEO, IMAGE)
+        )
         rgb = [camera for camera, key in images.items() if _is_rgb(features[key])]
         cameras = self._select_cameras(rgb, set(images) - set(rgb))
         action_keys = self._action_keys()
@@ -175,7 +180,7 @@ class LeRobotReader(EpisodeReader):
         start = row[f"{place}/from_timestamp"]
         wanted = [start + time for time in times]
         self._check_times(file, wanted)
-        return self._decode_video_at(str(file), str(file), wanted, 0.5 / self._fps)
+        return decode_video_at(str(file), str(file), wanted, self.options, tolerance=0.5 / self._fps)
 
     def _check_times(self, file: Path, wanted: Sequence[float]) -> None:
         """Raise ValueError unless a video has a frame for each row, near its time, and none between them."""
@@ -207,7 +212,7 @@ class LeRobotReader(EpisodeReader):
 
     def _action_keys(self) -> list[str]:
         features = self._info["features"]
-        key = self._action_key(ACTION_KEYS, features)
+        key = self._action_key(features)
         return [name for name in features if name.startswith(ACTION_PREFIX)] if key is None else [key]
 
     def _actions(

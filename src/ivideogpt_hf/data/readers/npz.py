@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...media.action_tables import FIRST_KEY, flagged_alignment
+from ...media import numpy_files
+from ...media.action_files import FIRST_KEY, flagged_alignment
 from ...settings import read_yaml
 from ..episodes import Episode
 from .base import FileReader, any_success, pixels
-from .npz_files import Header, keys_of, load_arrays, read_headers
 from .stacked_npz import OBSERVATION_KEY
 
-ACTION_KEYS = ("action", "actions")
 REWARD_KEYS = ("reward", "rewards")
 SUCCESS_KEY = "success"
 NEXT_PREFIX = "next_"
@@ -37,23 +36,16 @@ class NpzReader(FileReader):
     @classmethod
     def recognizes(cls, path: Path) -> bool:
         files = cls.find_files(path)
-        return bool(files) and OBSERVATION_KEY not in keys_of(files[0])
-
-    def _list_episodes(self) -> list[str]:
-        self._files = self.find_files(self.path)
-        return [self.name_of(file) for file in self._files]
-
-    def files_of(self, index: int) -> list[Path]:
-        return [self._files[index]]
+        return bool(files) and OBSERVATION_KEY not in numpy_files.names_in(files[0])
 
     def _read(self, index: int) -> Episode:
         file = self._files[index]
-        headers = read_headers(file)
+        headers = numpy_files.read_headers(file)
         cameras, left_out = self._cameras(headers)
-        action_key = self._action_key(ACTION_KEYS, headers)
+        action_key = self._action_key(headers)
         reward_key = next((key for key in REWARD_KEYS if key in headers), None)
         flags = [key for key in (action_key, reward_key, SUCCESS_KEY, FIRST_KEY) if key is not None and key in headers]
-        arrays = load_arrays(file, headers, [*cameras, *flags])
+        arrays = numpy_files.load_arrays(file, headers, [*cameras, *flags])
         actions = None if action_key is None else arrays[action_key]
         told = None
         if actions is not None and self.options.action_alignment is None:
@@ -68,7 +60,7 @@ class NpzReader(FileReader):
             left_out=left_out,
         )
 
-    def _cameras(self, headers: Mapping[str, Header]) -> tuple[list[str], set[str]]:
+    def _cameras(self, headers: Mapping[str, numpy_files.Header]) -> tuple[list[str], set[str]]:
         """The cameras to read, and the other arrays that may be images, which are taken only if they are asked for."""
         possible = {key for key, header in headers.items() if _may_be_camera(header)}
         available = [key for key, header in headers.items() if _is_camera(key, header)]
@@ -86,11 +78,11 @@ def original_datasets() -> dict[str, Any]:
     return read_yaml(Path(__file__).parents[1] / "original.yaml")
 
 
-def _may_be_camera(header: Header) -> bool:
+def _may_be_camera(header: numpy_files.Header) -> bool:
     return len(header.shape) == 4 and header.dtype.kind in "iuf" and 3 in (header.shape[1], header.shape[3])
 
 
-def _is_camera(key: str, header: Header) -> bool:
+def _is_camera(key: str, header: numpy_files.Header) -> bool:
     known = key in {"image", *original_datasets()["image_keys"].values()}
     is_following = key.startswith(NEXT_PREFIX)  # the frames after the steps, beside those before them
     return known or (_may_be_camera(header) and header.dtype == np.uint8 and not is_following)

@@ -17,6 +17,8 @@ from ..episodes import (
 )
 from .base import FileReader
 
+DATA = "data"
+
 
 class ParquetReader(FileReader):
     """Parquet files with the columns of `ivideogpt_hf.data.episodes`, in natural order of their names.
@@ -37,6 +39,11 @@ class ParquetReader(FileReader):
         import pyarrow.parquet as pq
 
         return set(episode_features(())) <= set(pq.read_schema(files[0]).names)
+
+    @classmethod
+    def is_all_of(cls, path: Path) -> bool:
+        """Whether the data set is what a file or folder is there for, and does not lie somewhere below other data."""
+        return path.is_file() or all(file.parent in (path, path / DATA) for file in cls.find_files(path))
 
     def _list_episodes(self) -> list[str]:
         require_packages("datasets", purpose="reading Parquet")

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...extras import require_packages
-from ...media.files import natural_key
+from ...media.files import natural_key, natural_sort
 from ..episodes import CameraFrames, Episode
-from .base import FileReader, natural_sort
+from .base import FileReader
 
 HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")

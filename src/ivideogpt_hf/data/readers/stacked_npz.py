@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...media import numpy_files
 from ..episodes import DEFAULT_CAMERA, Episode
 from .base import FileReader
-from .npz_files import keys_of, load_arrays, read_headers
 
 OBSERVATION_KEY = "observation"
 CHANNELS = 3
@@ -33,19 +33,12 @@ class StackedNpzReader(FileReader):
     @classmethod
     def recognizes(cls, path: Path) -> bool:
         files = cls.find_files(path)
-        return bool(files) and OBSERVATION_KEY in keys_of(files[0])
-
-    def _list_episodes(self) -> list[str]:
-        self._files = self.find_files(self.path)
-        return [self.name_of(file) for file in self._files]
-
-    def files_of(self, index: int) -> list[Path]:
-        return [self._files[index]]
+        return bool(files) and OBSERVATION_KEY in numpy_files.names_in(files[0])
 
     def _read(self, index: int) -> Episode:
         file = self._files[index]
         self._select_cameras([DEFAULT_CAMERA])
-        arrays = load_arrays(file, read_headers(file), (OBSERVATION_KEY, "action", "reward"))
+        arrays = numpy_files.load_arrays(file, numpy_files.read_headers(file), (OBSERVATION_KEY, "action", "reward"))
         observation, action, reward = arrays.values()
         if observation.dtype != np.uint8 or observation.ndim != 4 or observation.shape[1] % CHANNELS:
             raise ValueError(f"observation must be uint8 (T, 3 K, H, W), got {observation.dtype} {observation.shape}")

@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_images
+from ...media.files import (
+    IMAGE_SUFFIXES,
+    OTHER_IMAGE_SUFFIXES,
+    OTHER_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    all_files,
+    is_hidden,
+    list_images,
+    natural_sort,
+    visible_files,
+)
 from ...media.frame_names import frame_gaps
 from ..episodes import DEFAULT_CAMERA, CameraFrames, Episode
-from .base import EpisodeReader, VideoFrames, hidden_note, is_hidden, natural_sort, visible_files
+from .adapting import check_resampling
+from .base import EpisodeReader, hidden_note
 from .clip_actions import ClipActions
+from .videos import VideoFrames, decode_video
 
+OTHER_SUFFIXES = (*OTHER_IMAGE_SUFFIXES, *OTHER_VIDEO_SUFFIXES)
 THUMBNAIL_FOLDERS = {"thumbnails", "thumbnail", "thumbs", "thumb", "covers", "posters", "previews"}
 
 
@@ -45,11 +58,15 @@ class VideoFolderReader(EpisodeReader):
             images = [Path(file.path) for file in os.scandir(clip) if file.is_file() and not file.name.startswith(".")]
         return [*images, *self._actions.files_of(clip)]
 
+    @property
+    def common(self) -> dict[str, Any]:
+        return super().common | self._actions.common
+
     def _read(self, index: int) -> Episode:
         clip = self._clips[index]
         self._select_cameras([DEFAULT_CAMERA])
-        self._check_rate(self._actions.files or None, None)  # before resampled frames are counted
-        frames, notes = self._read_images(clip) if clip.is_dir() else (self._decode_video(str(clip), clip.name), [])
+        check_resampling(self.options, has_rows=bool(self._actions.files))  # before resampled frames are counted
+        frames, notes = _read_images(clip) if clip.is_dir() else (decode_video(str(clip), clip.name, self.options), [])
         actions = self._actions.read(clip, len(frames.pixels if isinstance(frames, VideoFrames) else frames))
         return self._make_episode(
             index,
@@ -61,11 +78,12 @@ class VideoFolderReader(EpisodeReader):
             notes=notes if actions is None else [*notes, *actions.notes],
         )
 
-    @staticmethod
-    def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
-        files = list_images(folder)
-        gaps = frame_gaps([file.stem for file in files])
-        return [file.read_bytes() for file in files], [gaps] if gaps else []
+
+def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
+    """The encoded images of a folder, and remarks on them."""
+    files = list_images(folder)
+    gaps = frame_gaps([file.stem for file in files])
+    return [file.read_bytes() for file in files], [gaps] if gaps else []
 
 
 class Listing(NamedTuple):
@@ -113,7 +131,14 @@ def find_clips(path: Path) -> Listing:
         for folder in natural_sort(covers)
         for reason in [f"{images[folder]} beside videos or above clips, or thumbnails"]
     ]
-    hidden = [file for file in path.rglob("*") if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    hidden = [file for file in all_files(path) if is_hidden(file, path) and (_is_video(file) or _is_image(file))]
+    others = natural_sort(file for file in files if file.suffix.lower() in OTHER_SUFFIXES and file.parent not in clips)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        notes.append(
+            f"not read as clips: {others[0].relative_to(path).as_posix()}{more}; clips end with "
+            f"{', '.join(VIDEO_SUFFIXES)}, and images with {', '.join(IMAGE_SUFFIXES)}"
+        )
     return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
 
 
