@@ -315,7 +315,7 @@ def test_positions_that_are_left_out_are_those_of_the_original(folder):
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
-        ("tokenizer", {"_class_name": "CompressiveVQModelFSQ"}, "_class_name is 'CompressiveVQModelFSQ'"),
+        ("tokenizer", {"_class_name": "CNNFSQModel256"}, "_class_name is 'CNNFSQModel256'"),
         ("tokenizer", {"norm_type": "spatial"}, "norm_type is 'spatial'"),
         ("tokenizer", {"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types is"),
         ("tokenizer", {"up_block_types": ...}, "up_block_types is"),

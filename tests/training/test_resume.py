@@ -41,7 +41,7 @@ def config_of(vq_config, world_config, few, tmp_path):
         settings |= RUN | {"data": str(few)}
         if command == "train-vq":
             settings["vq_config"]["attention_dropout"] = 0.1
-            settings |= {"restart_dead_codes": 2, "restart_until": 1.0, "log_every": 1}
+            settings |= {"restart_dead_codes": 2, "restart_until": 1.0, "log_every": 1, "average_decay": 0.9}
         else:
             settings |= {"attention_dropout": 0.1, "token_noise": 0.1}
         return write_yaml(tmp_path / "run.yaml", settings)

@@ -75,8 +75,11 @@ def predict_clip(
     """
     split = split_clip(clip.frames, num_context_frames=world.spec.num_context_frames)
     with torch.inference_mode():
-        tokens, _ = world.vq_model.tokenize(clip.frames[None].to(world.device, world.vq_model.dtype) / 255)
-        reconstruction = clamp_to_uint8(world.vq_model.detokenize(tokens)[0]).cpu()
+        pixels = clip.frames[None].to(world.device).float() / 255
+        context, future, _ = split_clip(pixels, num_context_frames=world.vq_model.config.num_context_frames)
+        output = world.vq_model(context, future)
+        coded = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
+        reconstruction = clamp_to_uint8(coded[0]).cpu()
     num_samples = protocol.num_samples
     counts = {MODEL: num_samples}
     actions = None

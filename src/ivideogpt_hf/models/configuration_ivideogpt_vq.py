@@ -1,11 +1,12 @@
 """Configuration of the VQ model. Reads the config files of the released checkpoints as they are."""
 
+import math
 from typing import Any, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .released_config import VQ_WEIGHTS, read_vq_fields, vq_problems
+from .released_config import FSQ_CLASS, VQ_WEIGHTS, read_fsq_fields, read_vq_fields, vq_problems
 from .token_layout import TokenLayout
 
 # Epsilon of the cross-attention's norms in models that were saved before it was a field.
@@ -45,6 +46,10 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         commitment_cost: weight beta of the codebook-to-encoder term.
         normalize_latents: whether latents are brought to unit length before they are quantised (Yu et al., 2022).
             Otherwise they can become so small that the decoder ignores them. It is False in released checkpoints.
+        composites_context: whether the future decoder also chooses, per pixel, how much of each context frame and of
+            the decoded picture a frame is made of. It is False in released checkpoints.
+        context_fsq_levels, dynamics_fsq_levels: numbers of levels of finite scalar quantisation (Mentzer et al., 2023),
+            one per dimension, in place of the codebook; the number of codes is then their product. None: a codebook.
         repeat_last_context: whether the last context frame is coded a second time, see `TokenLayout`. It is False in
             released checkpoints.
     """
@@ -77,9 +82,16 @@ class IVideoGPTVQConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     commitment_cost: float = 1.0
     normalize_latents: bool = False
+    composites_context: bool = False
+    context_fsq_levels: list[int] | tuple[int, ...] | None = None
+    dynamics_fsq_levels: list[int] | tuple[int, ...] | None = None
     repeat_last_context: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.context_fsq_levels is not None:
+            self.num_context_codes = math.prod(self.context_fsq_levels)
+        if self.dynamics_fsq_levels is not None:
+            self.num_dynamics_codes = math.prod(self.dynamics_fsq_levels)
         if self.cross_attention_norm_eps is None:
             is_saved = "model_type" in kwargs  # every saved config holds it, and no new one
             self.cross_attention_norm_eps = OLD_CROSS_ATTENTION_NORM_EPS if is_saved else 1e-5
@@ -101,6 +113,15 @@ class IVideoGPTVQConfig(PreTrainedConfig):
             raise ValueError(
                 f"resolution {self.frame_size} must be a multiple of downsampling x patch_size = "
                 f"{self.downsampling} x {self.patch_size} = {side} in height and width"
+            )
+        for name in ("context_fsq_levels", "dynamics_fsq_levels"):
+            levels = getattr(self, name)
+            if levels is not None and (not levels or min(levels) < 2):
+                raise ValueError(f"{name} must hold a number of at least 2 for each dimension, got {levels}")
+        if self.composites_context and self.in_channels != self.out_channels:
+            raise ValueError(
+                f"composites_context copies context frames, so that in_channels {self.in_channels} and out_channels "
+                f"{self.out_channels} must be equal"
             )
         for level, channels in enumerate(self.block_out_channels):
             divisors = {"norm_num_groups": self.norm_num_groups}
@@ -140,6 +161,16 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         return self.vq_embed_dim if self.vq_embed_dim is not None else self.latent_channels
 
     @property
+    def context_code_dim(self) -> int:
+        """Width of the context's codes."""
+        return self.code_dim if self.context_fsq_levels is None else len(self.context_fsq_levels)
+
+    @property
+    def dynamics_code_dim(self) -> int:
+        """Width of the dynamics codes."""
+        return self.code_dim if self.dynamics_fsq_levels is None else len(self.dynamics_fsq_levels)
+
+    @property
     def context_grid(self) -> tuple[int, int]:
         """Grid (rows, columns) of the tokens of a context frame."""
         height, width = self.frame_size
@@ -174,6 +205,8 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         """
         if "_class_name" not in config_dict:  # diffusers writes this field, transformers does not
             return super().from_dict(config_dict, **kwargs)
+        if config_dict["_class_name"] == FSQ_CLASS:
+            return super().from_dict(read_fsq_fields(config_dict) | {"transformers_weights": VQ_WEIGHTS}, **kwargs)
         problems = vq_problems(cls(**read_vq_fields(config_dict)))
         if problems:
             raise ValueError(

@@ -16,13 +16,17 @@ from transformers.utils import ModelOutput
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 from .pushing import PushesWithCard
 from .vq_layers import (
+    INITIAL_COPY_LOGIT,
     Codebook,
+    CompositeLogits,
+    ContextCompositor,
     ContextCrossAttention,
     ContextMemory,
     DecoderTower,
     EncoderTower,
     MultiheadAttention,
     Quantized,
+    make_quantizer,
 )
 
 IGNORED_LABEL = -100
@@ -92,19 +96,24 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
         super().__init__(config)
         patch_dim = config.patch_size**2 * config.latent_channels
         self.encoder = EncoderTower(config, conditional=False)
-        self.quant_conv = nn.Conv2d(config.latent_channels, config.code_dim, 1)
-        self.quantize = Codebook(config.num_context_codes, config)
-        self.post_quant_conv = nn.Conv2d(config.code_dim, config.latent_channels, 1)
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.context_code_dim, 1)
+        self.quantize = make_quantizer(config.num_context_codes, config.context_fsq_levels, config)
+        self.post_quant_conv = nn.Conv2d(config.context_code_dim, config.latent_channels, 1)
         self.decoder = DecoderTower(config, conditional=False)
         self.cond_encoder = EncoderTower(config, conditional=True)
-        self.quant_linear = nn.Linear(patch_dim, config.code_dim)
-        self.dynamics_quantize = Codebook(config.num_dynamics_codes, config)
-        self.post_quant_linear = nn.Linear(config.code_dim, patch_dim)
+        self.quant_linear = nn.Linear(patch_dim, config.dynamics_code_dim)
+        self.dynamics_quantize = make_quantizer(config.num_dynamics_codes, config.dynamics_fsq_levels, config)
+        self.post_quant_linear = nn.Linear(config.dynamics_code_dim, patch_dim)
         self.cond_decoder = DecoderTower(config, conditional=True)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, CompositeLogits):
+            init.zeros_(module.weight)
+            logits = torch.zeros_like(module.bias)
+            logits[-2] = INITIAL_COPY_LOGIT  # of the last context frame
+            init.copy_(module.bias, logits)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
@@ -155,7 +164,9 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
         quantized = self._quantize_future(_encoder_memory(context), future_frames)
         output = IVideoGPTVQOutput(
             context_reconstruction=context.reconstruction,
-            future_reconstruction=self._decode_future_vectors(context.decoder_memory, quantized.vectors),
+            future_reconstruction=self._decode_future_vectors(
+                context.decoder_memory, quantized.vectors, context_frames
+            ),
             context_commitment_loss=context.commitment_loss,
             future_commitment_loss=quantized.loss,
             context_tokens=context.tokens,
@@ -195,7 +206,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
             ValueError: if a code is outside its range.
         """
         _check_codes(tokens, 0, self.config.num_context_codes, "context")
-        vectors = self.quantize.embedding(tokens.flatten(0, 1)).unflatten(1, self.config.context_grid)
+        vectors = self.quantize.lookup(tokens.flatten(0, 1)).to(self.dtype).unflatten(1, self.config.context_grid)
         no_loss = vectors.new_zeros((), dtype=torch.float32)
         return self._decode_context(Quantized(vectors, tokens, no_loss), tokens.shape[0], None)
 
@@ -235,28 +246,40 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
         vectors = self.quant_linear(patches.flatten(3).flatten(1, 2))
         return self.dynamics_quantize(vectors.unflatten(0, future_frames.shape[:2]))
 
-    def decode_future(self, memory: Sequence[ContextMemory], codes: Tensor) -> Tensor:
+    def decode_future(
+        self, memory: Sequence[ContextMemory], codes: Tensor, context_frames: Tensor | None = None
+    ) -> Tensor:
         """Decode future frames.
 
         Args:
             memory: keys and values of B contexts, from `VQContext.decoder_memory`.
             codes: codes (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes). The T frames of a context may
                 follow each other or be alternatives.
+            context_frames: context frames (B, C, 3, H, W) float in [0, 1] that are copied from, where
+                config.composites_context is set; other models do not need them. These are the true frames where they
+                are known, and reconstructions otherwise, as in `detokenize`.
 
         Returns:
-            Future frames (B, T, 3, H, W) float, not clamped.
+            Future frames (B, T, 3, H, W) float, not clamped; float32 from a model that composites.
 
         Raises:
-            ValueError: if a code is outside its range.
+            ValueError: if a code is outside its range, or the frames to copy from are missing or of a wrong shape.
         """
         _check_codes(codes, 0, self.config.num_dynamics_codes, "dynamics")
-        return self._decode_future_vectors(memory, self.dynamics_quantize.embedding(codes))
+        if self.config.composites_context:
+            if context_frames is None:
+                raise ValueError("this model copies from the context: pass context_frames, which the codes continue")
+            self._check_frames(context_frames, "context_frames")
+        vectors = self.dynamics_quantize.lookup(codes).to(self.dtype)
+        return self._decode_future_vectors(memory, vectors, context_frames)
 
-    def _decode_future_vectors(self, memory: Sequence[ContextMemory], vectors: Tensor) -> Tensor:
+    def _decode_future_vectors(
+        self, memory: Sequence[ContextMemory], vectors: Tensor, context_frames: Tensor | None
+    ) -> Tensor:
         size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
         patches = self.post_quant_linear(vectors.flatten(0, 1)).unflatten(2, (size, size, -1))
         latents = patches.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        frames, _ = self.cond_decoder(latents, memory)
+        frames, _ = self.cond_decoder(latents, memory, context_frames)
         return frames.unflatten(0, vectors.shape[:2])
 
     # -- sequences ----------------------------------------------------------------------------------------------------
@@ -317,6 +340,8 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Decode token sequences: the inverse of `tokenize`. Tokens in the places of separators are not read.
 
+        Tokens do not tell the true context frames. A model that composites copies from the reconstructed ones.
+
         Args:
             tokens: vocabulary ids (B, L) int64 of complete frames.
 
@@ -337,7 +362,8 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
             return context.reconstruction
         codes = tokens[:, layout.prompt_length :].unflatten(1, (num_future_frames, -1))[:, :, 1:]
         _check_codes(codes, layout.dynamics_offset, layout.num_dynamics_codes, "dynamics")
-        future = self.decode_future(context.decoder_memory, codes - layout.dynamics_offset)
+        copied = context.reconstruction.clamp(0, 1)
+        future = self.decode_future(context.decoder_memory, codes - layout.dynamics_offset, copied)
         return torch.cat([context.reconstruction, future], dim=1)
 
     def resize_context(self, num_context_frames: int) -> None:
@@ -358,6 +384,8 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
                 num_new = max(0, num_context_frames - len(table))
                 table = torch.cat([table[:1].expand(num_new, -1, -1), table[-num_context_frames:]])
                 block.kv_pos_emb = nn.Parameter(table.flatten(0, 1), requires_grad=block.kv_pos_emb.requires_grad)
+            elif isinstance(block, ContextCompositor):
+                block.resize_context(num_context_frames)
         self.config.num_context_frames = num_context_frames
 
     def _check_frames(self, frames: Tensor, name: str) -> None:

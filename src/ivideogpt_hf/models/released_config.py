@@ -42,10 +42,21 @@ VQ_FIXED: dict[str, Any] = {
     "cross_attention_norm_eps": 1e-5,
     "normalize_latents": False,
     "repeat_last_context": False,
+    "composites_context": False,
+    "context_fsq_levels": None,
+    "dynamics_fsq_levels": None,
 }
 # The same, for fields that count in training only.
 VQ_TRAINING: dict[str, Any] = {"attention_dropout": 0.1, "commitment_cost": 1.0}
 LATENT_SIDE, PATCH_SIZE = 16, 4
+
+# RLVR-World's compressive tokenizer (Wu et al., 2025): the same towers, with finite scalar quantisation.
+FSQ_CLASS = "CompressiveVQModelFSQ"
+FSQ_FIELDS = tuple(
+    name for name in VQ_FIELDS if name not in ("num_vq_embeddings", "num_dyn_embeddings", "vq_embed_dim")
+)
+# Levels by the names that its configs give them: about the logarithm of the number of codes.
+FSQ_LEVELS = {8: [8, 6, 5], 10: [8, 5, 5, 5], 12: [7, 5, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5]}
 
 # Fields of `transformer/config.json`, with the values that the original's transformers takes where they are left out.
 LLAMA_FIELDS: dict[str, Any] = {
@@ -81,8 +92,39 @@ def read_vq_fields(config_dict: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if it is the config of another model than the original's.
     """
     fields = VQ_FIELDS | {name: value for name, value in config_dict.items() if name in VQ_FIELDS}
+    _check_blocks(config_dict, fields, VQ_CLASS)
+    return fields | VQ_FIXED | VQ_TRAINING
+
+
+def read_fsq_fields(config_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `IVideoGPTVQConfig` for the config of RLVR-World's compressive tokenizer.
+
+    Its ``resolution`` is the height of a frame. The width is 5/4 of it.
+
+    Raises:
+        ValueError: if a field is missing, or has a value that its code does not know.
+    """
+    names = (*FSQ_FIELDS, "vq_fsq_levels", "dyn_fsq_levels")
+    missing = [name for name in names if name not in config_dict]
+    if missing:
+        raise ValueError(f"the config of a {FSQ_CLASS} lacks {', '.join(missing)}")
+    fields = {name: config_dict[name] for name in FSQ_FIELDS}
+    _check_blocks(config_dict, fields, FSQ_CLASS)
+    for name, field in (("vq_fsq_levels", "context_fsq_levels"), ("dyn_fsq_levels", "dynamics_fsq_levels")):
+        levels = config_dict[name]
+        if isinstance(levels, int) and levels not in FSQ_LEVELS:
+            raise ValueError(f"{name} is {levels}; known are {sorted(FSQ_LEVELS)}, or a list of levels")
+        fields[field] = FSQ_LEVELS[levels] if isinstance(levels, int) else levels
+    height = fields["resolution"]
+    # Its attention is where the height of a map is small enough, ours where the larger side is.
+    fields |= {"resolution": [height, height // 4 * 5], "max_att_resolution": fields["max_att_resolution"] // 4 * 5}
+    return VQ_FIXED | VQ_TRAINING | fields
+
+
+def _check_blocks(config_dict: Mapping[str, Any], fields: Mapping[str, Any], class_name: str) -> None:
+    """Raise ValueError if a released config is of another class, or its towers are of other blocks."""
     required = {
-        "_class_name": (config_dict["_class_name"], VQ_CLASS),
+        "_class_name": (config_dict["_class_name"], class_name),
         "norm_type": (config_dict.get("norm_type", "group"), "group"),
     }
     if isinstance(fields["block_out_channels"], (list, tuple)):  # anything else is an error of the config's own
@@ -92,7 +134,6 @@ def read_vq_fields(config_dict: Mapping[str, Any]) -> dict[str, Any]:
     wrong = [f"{name} is {value!r}, not {only!r}" for name, (value, only) in required.items() if value != only]
     if wrong:
         raise ValueError(f"this tokenizer/config.json is not of a released VQ model: {'; '.join(wrong)}")
-    return fields | VQ_FIXED | VQ_TRAINING
 
 
 def vq_problems(config: Any) -> list[str]:

@@ -5,6 +5,7 @@ Attribute names are those of the released weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,10 @@ class Codebook(nn.Module):
         self.commitment_cost = config.commitment_cost
         self.normalizes = config.normalize_latents
 
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Vectors (..., dim) of codes (...) int64."""
+        return self.embedding(codes)
+
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantise vectors (..., dim). Distances and loss are always computed in float32."""
         with torch.autocast(vectors.device.type, enabled=False):
@@ -62,6 +67,58 @@ class Codebook(nn.Module):
             loss = self.commitment_cost * F.mse_loss(encoded, nearest.detach()) + F.mse_loss(nearest, encoded.detach())
             passed = encoded + (nearest - encoded).detach()
         return Quantized(passed.to(vectors.dtype), codes, loss, encoded)
+
+
+# Values are bounded a little beyond the outermost levels, so that these are reached.
+FSQ_MARGIN = 1e-3
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Finite scalar quantisation (Mentzer et al., 2023): each dimension is rounded to one of a few levels.
+
+    It has no parameters and no loss. A code is a number in base ``levels``, whose first digit counts least.
+
+    Args:
+        levels: number of levels of each dimension.
+    """
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes."""
+        return math.prod(self.levels)
+
+    def _digits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Levels (dim) and the weight (dim) of each digit of a code, int64."""
+        weights = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        return torch.tensor(self.levels, device=device), torch.tensor(weights, device=device)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Vectors (..., dim) float32, in [-1, 1], of codes (...) int64."""
+        levels, weights = self._digits(codes.device)
+        half = levels // 2
+        return (codes[..., None] // weights % levels - half) / half
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        """Quantise vectors (..., dim), always in float32, with a straight-through gradient."""
+        levels, weights = self._digits(vectors.device)
+        with torch.autocast(vectors.device.type, enabled=False):
+            encoded = vectors.float()
+            reach = (levels - 1) * (1 + FSQ_MARGIN) / 2
+            offset = torch.where(levels % 2 == 0, 0.5, 0.0)  # an even number of levels is not symmetric about zero
+            bounded = (encoded + (offset / reach).atanh()).tanh() * reach - offset
+            rounded = bounded + (bounded.round() - bounded).detach()
+            half = levels // 2
+            codes = ((rounded.detach().round().long() + half) * weights).sum(-1)
+        return Quantized((rounded / half).to(vectors.dtype), codes, encoded.new_zeros(()), encoded)
+
+
+def make_quantizer(num_codes: int, levels: Sequence[int] | None, config: IVideoGPTVQConfig) -> nn.Module:
+    """A codebook, or, where ``levels`` are given, finite scalar quantisation."""
+    return Codebook(num_codes, config) if levels is None else FiniteScalarQuantizer(levels)
 
 
 @dataclass(frozen=True)
@@ -194,10 +251,10 @@ class Tower(nn.Module):
             self.cross_att_blocks[index].remember(features[stage]) for stage, index in self.attention_after.items()
         )
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(block.__call__, x)
-        return block(x)
+            return self._gradient_checkpointing_func(block.__call__, *inputs)
+        return block(*inputs)
 
     def _run_stages(
         self, x: Tensor, stages: Sequence[nn.Module], memory: Sequence[ContextMemory] | None
@@ -211,6 +268,78 @@ class Tower(nn.Module):
                 x = self.cross_att_blocks[index](x, memory[index])
             features.append(x)
         return x, features
+
+
+# Logits of the weights stay between plus and minus this: no weight falls to zero, where its gradient would end.
+LOGIT_BOUND = 4.0
+# With it a new model begins as a copy of the last context frame, for the most part.
+INITIAL_COPY_LOGIT = 2.0
+
+
+class CompositeLogits(nn.Conv2d):
+    """The layer that gives a compositor's logits: those of the context frames, and last that of the decoded frame."""
+
+
+class ContextCompositor(nn.Module):
+    """Makes each pixel of a future frame of the context frames' pixels and of the decoded one, by weights that add up
+    to one (Finn et al., 2016, section 3.2): what does not move is copied, and the decoder draws only what does."""
+
+    def __init__(self, config: IVideoGPTVQConfig) -> None:
+        super().__init__()
+        hidden = config.block_out_channels[0]
+        self.context_in = nn.Conv2d(config.num_context_frames * config.in_channels, hidden, 3, padding=1)
+        self.frame_in = nn.Conv2d(hidden + config.out_channels, hidden, 3, padding=1, bias=False)
+        self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.logits_out = CompositeLogits(hidden, config.num_context_frames + 1, 3, padding=1)
+
+    def forward(self, decoded: Tensor, features: Tensor, context_frames: Tensor) -> Tensor:
+        """Composite frames.
+
+        Args:
+            decoded: decoded frames (B*K, 3, H, W) of K future frames for each of B contexts.
+            features: feature maps (B*K, hidden, H, W) that they were decoded from.
+            context_frames: frames (B, C, 3, H, W) float in [0, 1] to copy from.
+
+        Returns:
+            Frames (B*K, 3, H, W) float32: half precision would not hold 256 levels.
+        """
+        frames = context_frames.to(decoded.dtype)
+        context = self.context_in(frames.flatten(1, 2))  # once for all future frames of a context
+        num_frames = len(decoded) // len(frames)
+        x = self.frame_in(torch.cat([decoded, features], dim=1)).unflatten(0, (-1, num_frames)) + context[:, None]
+        x = F.silu(self.middle(F.silu(x.flatten(0, 1))))
+        logits = LOGIT_BOUND * (self.logits_out(x).float() / LOGIT_BOUND).tanh()
+        weights = logits.softmax(dim=1).unflatten(0, (-1, num_frames))
+        copied = torch.einsum("bkchw,bcdhw->bkdhw", weights[:, :, :-1], context_frames.float())
+        return copied.flatten(0, 1) + weights[:, :, -1:].flatten(0, 1) * decoded.float()
+
+    def resize_context(self, num_context_frames: int) -> None:
+        """Change the number of context frames: the first ones go, or the oldest one is offered more than once."""
+        channels = self.context_in.in_channels // (self.logits_out.out_channels - 1)
+        weight = _resized(self.context_in.weight.detach().unflatten(1, (-1, channels)), num_context_frames, 1)
+        num_new = num_context_frames - (self.logits_out.out_channels - 1)
+        weight[:, : max(0, num_new)] = 0  # new frames are not looked at before fine-tuning
+        _set_weight(self.context_in, weight.flatten(1, 2), self.context_in.bias)
+        layer = self.logits_out
+        weight, bias = (
+            torch.cat([_resized(value.detach()[:-1], num_context_frames, 0), value.detach()[-1:]])
+            for value in (layer.weight, layer.bias)
+        )
+        _set_weight(layer, weight, bias)
+
+
+def _resized(rows: Tensor, number: int, dim: int) -> Tensor:
+    """The last ``number`` rows along a dimension, or the first one repeated in front of all."""
+    length = rows.shape[dim]
+    indices = torch.arange(number, device=rows.device) + length - number
+    return rows.index_select(dim, indices.clamp(min=0))
+
+
+def _set_weight(layer: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+    layer.out_channels, layer.in_channels = weight.shape[:2]
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=layer.weight.requires_grad)
 
 
 class EncoderTower(Tower):
@@ -270,13 +399,26 @@ class DecoderTower(Tower):
         )
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        self.compositor = ContextCompositor(config) if conditional and config.composites_context else None
         if conditional:
             sizes = [_map_size(config, max(last - i, 0)) for i in range(last + 2)]
             stages = [(channels[0], sizes[0])]
             stages += [(channels[i], sizes[i + 1]) for i in range(last + 1)]
             self._add_attention(stages, config)
 
-    def forward(self, x: Tensor, memory: Sequence[ContextMemory] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return the frames and the map after the middle and after each up block."""
+    def forward(
+        self, x: Tensor, memory: Sequence[ContextMemory] | None = None, context_frames: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the frames and the map after the middle and after each up block.
+
+        Args:
+            x: latents (N, latent_channels, h, w).
+            memory: keys and values for each cross-attention.
+            context_frames: frames (B, C, 3, H, W) float in [0, 1] that a compositor copies from.
+        """
         x, features = self._run_stages(self.conv_in(x), [self.mid_block, *self.up_blocks], memory)
-        return self.conv_out(F.silu(self.conv_norm_out(x))), features
+        x = F.silu(self.conv_norm_out(x))
+        frames = self.conv_out(x)
+        if self.compositor is not None:
+            frames = self._run(self.compositor, frames, x, context_frames)
+        return frames, features

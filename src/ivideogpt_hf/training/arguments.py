@@ -128,6 +128,10 @@ class OptimizationArguments:
     warmup_updates: int = described("number of updates over which the learning rate rises linearly", default=500)
     weight_decay: float = described("weight decay of AdamW; not on biases, norms and embeddings", default=0.0)
     max_grad_norm: float = described("norm to which the gradient is clipped", default=1.0)
+    average_decay: float | None = described(
+        "decay of a moving average of the weights, which is then what is validated and saved; null: the last weights",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, f"batch_size must be at least 1, got {self.batch_size}")
@@ -139,6 +143,10 @@ class OptimizationArguments:
         require(self.warmup_updates >= 0, f"warmup_updates must be 0 or more, got {self.warmup_updates}")
         require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
         require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        require(
+            self.average_decay is None or 0 <= self.average_decay < 1,
+            f"average_decay must be in [0, 1), got {self.average_decay}",
+        )
 
 
 @dataclass

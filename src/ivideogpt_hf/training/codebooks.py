@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.clips.order import hash_seed
 from ..metrics.codes import perplexity
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel, IVideoGPTVQOutput
+from ..models.vq_layers import Codebook
 from .callbacks import is_due, write_entry
 from .loop import Callback, Loop
 
@@ -50,7 +51,7 @@ class Codebooks(Callback):
     def __post_init__(self) -> None:
         self._books = {"context": self.model.quantize, "dynamics": self.model.dynamics_quantize}
         for counts in (self._counts_since_report, self._counts_since_restart):
-            counts.update({name: torch.zeros(len(book.embedding.weight)) for name, book in self._books.items()})
+            counts.update({name: torch.zeros(book.num_codes) for name, book in self._books.items()})
 
     def record(self, output: IVideoGPTVQOutput, update: int) -> None:
         """Count the codes of a training batch, or of a part of it.
@@ -75,8 +76,9 @@ class Codebooks(Callback):
         if is_due(loop, self.log_every):
             self._report(loop)
         if self._is_due(loop.update):
-            for name in self._books:
-                self._restart(name, loop.update)
+            for name, book in self._books.items():
+                if isinstance(book, Codebook):  # finite scalar quantisation has no vectors to move
+                    self._restart(name, loop.update)
             self._latents.clear()
 
     def _report(self, loop: Loop) -> None:

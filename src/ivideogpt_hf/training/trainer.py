@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..data.clips.loader import ClipLoader
 from . import run_checkpoints
 from .arguments import OptimizationArguments, RunArguments, require
+from .averaging import AveragedWeights
 from .callbacks import CHECKPOINTS, TRAINING_LOG_FILE, Checkpoints, Metrics, Samples, Uploads, Validation
 from .launch import start_trackers
 from .loop import Batch, Callback, Loop, Loss, Phase
@@ -45,6 +46,7 @@ class Task(ABC):
         num_validation_batches: number of batches in a validation.
         description: record of the training that a checkpoint holds; see `describe_training`.
         callbacks: callbacks that belong to this training only.
+        average: average of the first phase's weights; None: without.
     """
 
     accelerator: Accelerator
@@ -55,6 +57,11 @@ class Task(ABC):
     num_validation_batches: int
     description: dict[str, Any]
     callbacks: Sequence[Callback] = ()
+    average: AveragedWeights | None = None
+
+    def final_weights(self) -> AbstractContextManager[None]:
+        """Inside, the first phase's model has the weights that are validated and saved."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     @abstractmethod
     def measure(self) -> dict[str, Tensor]:
@@ -183,6 +190,8 @@ def run_training(
         NonFiniteLossError, MemoryError: see `Loop`.
     """
     output_dir = Path(run.output_dir)
+    if optimization.average_decay is not None:
+        task.average = AveragedWeights(accelerator, task.phases[0].model, optimization.average_decay)
     loop = Loop(
         accelerator=accelerator,
         phases=task.phases,
@@ -218,12 +227,22 @@ def _callbacks(
     def export(folder: Path) -> None:
         _export(accelerator, folder, task)
 
+    def measure() -> dict[str, Tensor]:
+        with task.final_weights():
+            return task.measure()
+
+    def draw() -> Tensor | None:
+        with task.final_weights():
+            return task.draw()
+
     callbacks = [Metrics(accelerator, run.log_every, optimization.batch_size), *task.callbacks]
+    if task.average is not None:
+        callbacks.append(task.average)
     has_validation = task.validation_loader is not None
     if has_validation and run.validate_every:
-        callbacks.append(Validation(run.validate_every, task.measure))
+        callbacks.append(Validation(run.validate_every, measure))
     if has_validation and run.sample_every:
-        callbacks.append(Samples(run.sample_every, task.draw))
+        callbacks.append(Samples(run.sample_every, draw))
     callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export))
     if run.push_to_hub is not None:
         callbacks.append(Uploads(run.save_every, run.push_to_hub, run.hub_private, export))
@@ -241,7 +260,8 @@ def _resume(accelerator: Accelerator, run: RunArguments, loop: Loop) -> None:
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:
     """Write the model, and what is known of its making."""
-    task.save(folder)
+    with task.final_weights():
+        task.save(folder)
     if accelerator.is_main_process:
         write_training(folder, task.description)
         log = Path(task.description["arguments"]["output_dir"]) / TRAINING_LOG_FILE

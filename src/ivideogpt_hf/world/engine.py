@@ -227,8 +227,9 @@ class RolloutEngine:
             part = slice(first, first + contexts_per_chunk)
             memory = [ContextMemory(m.key[part], m.value[part]) for m in state.contexts.memory]
             chunks = codes[part].split(frames_per_chunk, dim=1)
+            frames = state.contexts.frames[part].float() / 255
             decoded.append(
-                torch.cat([clamp_to_uint8(self.vq_model.decode_future(memory, chunk)) for chunk in chunks], 1)
+                torch.cat([clamp_to_uint8(self.vq_model.decode_future(memory, chunk, frames)) for chunk in chunks], 1)
             )
         return torch.cat(decoded).flatten(0, 1).unflatten(0, tokens.shape[:2])
 
