@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,9 +110,10 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, CompositeLogits):
             init.zeros_(module.weight)
-            logits = torch.zeros_like(module.bias)
+            bias = cast(Tensor, module.bias)
+            logits = torch.zeros_like(bias)
             logits[-2] = INITIAL_COPY_LOGIT  # of the last context frame
-            init.copy_(module.bias, logits)
+            init.copy_(bias, logits)
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:

@@ -100,15 +100,15 @@ class FiniteScalarQuantizer(nn.Module):
         """Vectors (..., dim) float32, in [-1, 1], of codes (...) int64."""
         levels, weights = self._digits(codes.device)
         half = levels // 2
-        return (codes[..., None] // weights % levels - half) / half
+        return (codes[..., None] // weights % levels - half).float() / half
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantise vectors (..., dim), always in float32, with a straight-through gradient."""
         levels, weights = self._digits(vectors.device)
         with torch.autocast(vectors.device.type, enabled=False):
             encoded = vectors.float()
-            reach = (levels - 1) * (1 + FSQ_MARGIN) / 2
-            offset = torch.where(levels % 2 == 0, 0.5, 0.0)  # an even number of levels is not symmetric about zero
+            reach = (levels - 1).float() * (1 + FSQ_MARGIN) / 2
+            offset = 0.5 * (levels % 2 == 0).float()  # an even number of levels is not symmetric about zero
             bounded = (encoded + (offset / reach).atanh()).tanh() * reach - offset
             rounded = bounded + (bounded.round() - bounded).detach()
             half = levels // 2
@@ -116,7 +116,9 @@ class FiniteScalarQuantizer(nn.Module):
         return Quantized((rounded / half).to(vectors.dtype), codes, encoded.new_zeros(()), encoded)
 
 
-def make_quantizer(num_codes: int, levels: Sequence[int] | None, config: IVideoGPTVQConfig) -> nn.Module:
+def make_quantizer(
+    num_codes: int, levels: Sequence[int] | None, config: IVideoGPTVQConfig
+) -> Codebook | FiniteScalarQuantizer:
     """A codebook, or, where ``levels`` are given, finite scalar quantisation."""
     return Codebook(num_codes, config) if levels is None else FiniteScalarQuantizer(levels)
 
