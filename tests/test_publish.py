@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_a_checkpoint_without_an_episode_has_no_picture_and_no_environment(tmp_p
     with prepare(tmp_path / "world", "tester/arm", tmp_path / "card.yaml") as publication:
         assert not {"preview.gif", "env.py"} & set(publication.files)
         assert "![" not in publication.card.content
+
+
+def test_an_episode_whose_rows_do_not_fit_its_frames_is_not_drawn(checkpoint, tmp_path):
+    """The card's picture reads rows as predictions and conversions do."""
+    folder = shutil.copytree(checkpoint, tmp_path / "world")
+    frames, actions = random_frames(7).numpy(), random_actions(5, 3).numpy()
+    np.savez(folder / "episode.npz", frames=frames, actions=actions, rewards=np.zeros(5, np.float32))
+    with (
+        pytest.raises(ValueError, match="has 5 rows for the 7 frames"),
+        prepare(folder, "tester/arm", folder / "card.yaml"),
+    ):
+        pass
 
 
 def test_a_picture_can_be_given(checkpoint, tmp_path):

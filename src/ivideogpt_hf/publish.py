@@ -17,9 +17,9 @@ from .checkpoints.layout import EPISODE_FILE, METRICS_FILE, read_metrics
 from .checkpoints.loading import fetch
 from .decoding.sampling import Sampling
 from .hub.upload import push_folder, validate_card
-from .media.actions import read_actions
+from .media.actions import read_future_actions
 from .media.video import read_video, side_by_side, write_video
-from .spec import split_clip
+from .spec import first_action, split_clip
 from .world.world_model import WorldModel
 
 PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
@@ -106,14 +106,15 @@ def _draw_preview(world: WorldModel, folder: Path) -> bool:
     if not episode.is_file():
         return False
     spec = world.spec
+    num_context = spec.num_context_frames
     clip = split_clip(
-        read_video(episode)[None],
-        read_actions(episode)[None] if spec.action_dim else None,
-        num_context_frames=spec.num_context_frames,
-        num_future_frames=spec.max_future_frames,
+        read_video(episode)[None], num_context_frames=num_context, num_future_frames=spec.max_future_frames
     )
-    num_frames = clip.future.shape[1]
-    rollout = world.rollout(clip.context, clip.actions, num_frames=num_frames, sampling=Sampling(seed=0))
+    num_frames, actions = clip.future.shape[1], None
+    if spec.action_dim:
+        rows = read_future_actions(episode, episode, first_row=first_action(num_context)).actions
+        actions = rows[None, :num_frames]
+    rollout = world.rollout(clip.context, actions, num_frames=num_frames, sampling=Sampling(seed=0))
     write_video(side_by_side(clip.future[0], rollout.frames[0]), folder / PREVIEW_FILE, scale=4)
     return True
 
