@@ -38,7 +38,7 @@ def main(config: str, output: Path) -> None:
 
     optimizer = make_optimizer(transformer, optimization.learning_rate, optimization.weight_decay)
     scheduler = make_scheduler(optimizer, optimization.schedule, optimization.warmup_updates, run.num_updates)
-    losses = WorldModelLosses(model, vq_model, load_processor(model.transformer))
+    losses = WorldModelLosses(model, vq_model, load_processor(model.transformer), transformer.config.reward_range)
     loss = partial(losses.loss, transformer)
     output.mkdir(exist_ok=True)
     Loop(

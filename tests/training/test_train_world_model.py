@@ -53,7 +53,7 @@ def batch_of(num_clips=2, seed=0, action_dim=3):
 def losses_of(arguments, **processor):
     size = {"height": 16, "width": 16}
     processor = IVideoGPTVideoProcessor(size=size, reward_transform=arguments.reward_transform, **processor)
-    return WorldModelLosses(arguments, build_vq_model(), processor)
+    return WorldModelLosses(arguments, build_vq_model(), processor, (-10.0, 10.0))
 
 
 def terms_of(arguments, transformer, batch):
@@ -147,10 +147,11 @@ def test_the_state_after_an_action_predicts_its_reward(transform):
     torch.testing.assert_close(measured, torch.stack(expected).mean())
 
 
-def test_a_reward_head_learns_rewards_that_actions_cause(checkpoints):
+@pytest.mark.parametrize("num_bins", [None, 41])
+def test_a_reward_head_learns_rewards_that_actions_cause(num_bins):
     """With rewards that equal the action of the same row, only the right alignment can be learnt."""
     torch.manual_seed(0)
-    arguments = asked(actions=True, rewards=True, reward_transform="identity")
+    arguments = asked(actions=True, rewards=True, reward_transform="identity", num_reward_bins=num_bins)
     transformer = make_transformer(arguments, LAYOUT, 1, 3)
     losses = losses_of(arguments)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=3e-3)
@@ -160,9 +161,15 @@ def test_a_reward_head_learns_rewards_that_actions_cause(checkpoints):
         tokens = losses.tokens_of(batch)
         _, terms = losses.terms(transformer, tokens, tokens, batch)
         optimizer.zero_grad()
-        terms["reward_mse"].backward()
+        terms["reward_cross_entropy" if num_bins else "reward_mse"].backward()
         optimizer.step()
     assert terms["reward_mse"] < 0.3  # the variance of the rewards is 1
+
+
+def test_a_reward_head_of_other_bins_is_refused(checkpoints):
+    wanted = asked(transformer=str(checkpoints / "conditioned"), actions=True, rewards=True, num_reward_bins=5)
+    with pytest.raises(ValueError, match="num_reward_bins is 5"):
+        make_transformer(wanted, LAYOUT, 3, 3)
 
 
 def test_padded_action_dimensions_do_not_count():

@@ -263,7 +263,7 @@ def reward_at_start(transformer: IVideoGPTForCausalLM, hidden: Tensor) -> Tensor
     if not transformer.config.predict_reward:
         return None
     head = transformer.reward_linear
-    return head(as_input_of(head, hidden[:, 0]))[:, 0]
+    return transformer.rewards_of(head(as_input_of(head, hidden[:, 0])))
 
 
 def attend(query: Tensor, prefix: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:

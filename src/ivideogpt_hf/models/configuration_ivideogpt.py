@@ -25,6 +25,10 @@ class IVideoGPTConfig(LlamaConfig):
             frame that it causes. "scale_shift" does the same, and before every layer also scales and shifts the hidden
             states that decide on that frame (He et al., 2025, arXiv 2502.07825).
         predict_reward: whether there is a reward head.
+        num_reward_bins: number of bins over which the reward head gives a distribution, trained by two-hot targets (see
+            `reward_bins`). 1: it gives one number, trained by the squared error, as in released checkpoints.
+        reward_range: centres of the first bin and of the last, in the units of the reward head. The default is that of
+            TD-MPC2, for symlog rewards.
         reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at the last
             token of its frame.
         goal_conditioned: whether the first context frame is the goal.
@@ -54,6 +58,8 @@ class IVideoGPTConfig(LlamaConfig):
     action_dim: int = 0
     action_conditioning: str = "add"
     predict_reward: bool = False
+    num_reward_bins: int = 1
+    reward_range: list[float] | tuple[float, ...] = (-10.0, 10.0)
     reconstruct_actions: bool = False
     goal_conditioned: bool = False
     num_trained_frames: int | None = None
@@ -85,6 +91,11 @@ class IVideoGPTConfig(LlamaConfig):
             raise ValueError(f"action_dim must be 0 (action-free) or positive, got {self.action_dim}")
         if self.action_conditioning not in ("add", "scale_shift"):
             raise ValueError(f"action_conditioning must be 'add' or 'scale_shift', got {self.action_conditioning!r}")
+        if self.num_reward_bins < 1:
+            raise ValueError(f"num_reward_bins must be 1 (one number) or more, got {self.num_reward_bins}")
+        self.reward_range = tuple(self.reward_range)  # it is a list in a file
+        if len(self.reward_range) != 2 or not self.reward_range[0] < self.reward_range[1]:
+            raise ValueError(f"reward_range must be (low, high) with low < high, got {self.reward_range}")
         if self.reconstruct_actions and not self.action_dim:
             raise ValueError("reconstruct_actions needs action_dim > 0")
         if self.goal_conditioned and self.num_context_frames < 2:

@@ -18,6 +18,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_ivideogpt import IVideoGPTConfig
 from .pushing import PushesWithCard
+from .reward_bins import mean_of_bins
 
 # transformers 5.24 renamed what 5.23 calls past_key_values; both names are understood here.
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -32,11 +33,14 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
         logits: logits (B, L, vocab_size).
         rewards: outputs (B, F) of the reward head for the F frames whose last token is in the input; None without a
             reward head.
+        reward_logits: logits (B, F, num_reward_bins) of which the rewards are the means; None where the head gives one
+            number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
         past_key_values, hidden_states, attentions: outputs of transformers.
     """
 
     rewards: Tensor | None = None
+    reward_logits: Tensor | None = None
     reconstructed_actions: Tensor | None = None
 
 
@@ -133,7 +137,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
                 self.model = ActionModulatedModel(config)
                 self._no_split_modules = ["ActionModulatedLayer"]
         if config.predict_reward:
-            self.reward_linear = nn.Linear(config.hidden_size, 1)
+            self.reward_linear = nn.Linear(config.hidden_size, config.num_reward_bins)
         if config.reconstruct_actions:
             self.action_recon_linear = nn.Linear(config.hidden_size, config.action_dim)
         self.post_init()
@@ -212,10 +216,12 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
                 vocab_size=self.config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
             )
+        read = self._read_at_frame_ends("reward_linear", hidden, start)
         return IVideoGPTOutput(
             loss=loss,
             logits=logits,
-            rewards=self._read_at_frame_ends("reward_linear", hidden, start, squeeze=True),
+            rewards=None if read is None else self.rewards_of(read),
+            reward_logits=None if self.config.num_reward_bins == 1 else read,
             reconstructed_actions=self._read_at_frame_ends("action_recon_linear", hidden, start),
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
@@ -256,16 +262,21 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         row = (frame - first).clamp(min=0, max=actions.shape[1] - 1)
         return PlacedActions(actions, row, is_slot, acts)
 
-    def _read_at_frame_ends(
-        self, head: str, hidden: Tensor, start: int | Tensor, squeeze: bool = False
-    ) -> Tensor | None:
+    def rewards_of(self, outputs: Tensor) -> Tensor:
+        """Rewards (...), in the units of training (see the processor), of what the reward head's layer gives, (...,
+        num_reward_bins)."""
+        if self.config.num_reward_bins == 1:
+            return outputs[..., 0]
+        return mean_of_bins(outputs, self.config.reward_range)
+
+    def _read_at_frame_ends(self, head: str, hidden: Tensor, start: int | Tensor) -> Tensor | None:
         if not hasattr(self, head):
             return None
         start = int(start)
         ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
         module = getattr(self, head)
-        read = module(as_input_of(module, hidden[:, [end - start for end in ends]]))
-        return read.squeeze(-1) if squeeze else read
+        read: Tensor = module(as_input_of(module, hidden[:, [end - start for end in ends]]))
+        return read
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, actions: Tensor | None = None, **kwargs: Any

@@ -77,9 +77,18 @@ LLAMA_FIELDS: dict[str, Any] = {
     "rope_scaling": None,
 }
 # Fields of `IVideoGPTConfig` that its LlamaConfig has no name for: the one value that the original knows.
-TRANSFORMER_FIXED: dict[str, Any] = {"action_conditioning": "add", "repeat_last_context": False, "mlp_bias": False}
+TRANSFORMER_FIXED: dict[str, Any] = {
+    "action_conditioning": "add",
+    "repeat_last_context": False,
+    "mlp_bias": False,
+    "num_reward_bins": 1,
+}
 # The same, but nothing that the original computes depends on them: they are written beside its own fields.
-TRANSFORMER_EXTRA: dict[str, Any] = {"goal_conditioned": False, "num_trained_frames": None}
+TRANSFORMER_EXTRA: dict[str, Any] = {
+    "goal_conditioned": False,
+    "num_trained_frames": None,
+    "reward_range": (-10.0, 10.0),
+}
 # Activations that the original's versions of diffusers and of transformers both know.
 ACTIVATIONS = ("silu", "swish", "gelu", "relu", "mish")
 HEADS = ("action_linear", "reward_linear", "action_recon_linear")

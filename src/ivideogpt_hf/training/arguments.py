@@ -223,7 +223,14 @@ class WorldModelArguments:
     reward_transform: Literal["symlog", "identity"] = described(
         "transform of the reward head's target", default="symlog"
     )
-    reward_weight: float = described("weight of the reward head's mean squared error", default=1.0)
+    num_reward_bins: int | None = described(
+        "number of bins over which the reward head gives a distribution, 1: one number; null: as in the checkpoint to "
+        "start from, else 1",
+        default=None,
+    )
+    reward_weight: float = described(
+        "weight of the reward head's mean squared error, or of its cross-entropy over bins", default=1.0
+    )
     reconstruct_actions: bool = described("predict the actions too", default=False)
     action_reconstruction_weight: float = described("weight of the predicted actions' mean squared error", default=1.0)
     goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
@@ -244,6 +251,7 @@ class WorldModelArguments:
             "give either transformer (a checkpoint to start from) or transformer_config (a new model)",
         )
         require(not self.reconstruct_actions or self.actions, "reconstruct_actions needs actions")
+        require(self.num_reward_bins is None or self.rewards, "num_reward_bins needs rewards")
         require(self.action_conditioning is None or self.actions, "action_conditioning needs actions")
         require(
             not self.lora_rank or self.transformer is not None,

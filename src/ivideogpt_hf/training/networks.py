@@ -93,6 +93,8 @@ def make_transformer(
     }
     if model.action_conditioning is not None:
         settings["action_conditioning"] = model.action_conditioning
+    if model.num_reward_bins is not None:
+        settings["num_reward_bins"] = model.num_reward_bins
     if model.attention_dropout is not None:
         settings["attention_dropout"] = model.attention_dropout
     config = IVideoGPTConfig(**settings)
@@ -129,6 +131,11 @@ def _check_checkpoint(
             f"other data, or start from an action-free checkpoint",
         )
     require(not config.predict_reward or model.rewards, f"{model.transformer} predicts rewards: set rewards to true")
+    require(
+        not config.predict_reward or model.num_reward_bins in (None, config.num_reward_bins),
+        f"the reward head of {model.transformer} has {config.num_reward_bins} bins, num_reward_bins is "
+        f"{model.num_reward_bins}: leave it out to go on with that head",
+    )
     require(
         not config.reconstruct_actions or model.reconstruct_actions,
         f"{model.transformer} reconstructs actions: set reconstruct_actions to true",

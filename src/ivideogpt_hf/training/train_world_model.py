@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..extras import require_packages
 from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..models.reward_bins import two_hot_loss
 from ..models.token_layout import TokenLayout
 from ..spec import first_action, split_clip
 from ..world.world_model import WorldModel
@@ -116,7 +118,7 @@ def _train(
         )
         transformer = add_lora(transformer, model.lora_rank, model.lora_alpha)
 
-    losses = WorldModelLosses(model, vq_model, processor)
+    losses = WorldModelLosses(model, vq_model, processor, transformer.config.reward_range)
     phase = make_phase(accelerator, "transformer", transformer, losses.loss, run, optimization)
     task = WorldModelTask(
         accelerator=accelerator,
@@ -172,12 +174,18 @@ class WorldModelLosses:
         model: settings of the world model, with the weights of the terms.
         vq_model: frozen VQ model, on the device, which codes clips of frames.
         processor: processor that turns rewards into the reward head's targets.
+        reward_range: range of the transformer's reward bins, if it has any.
     """
 
     def __init__(
-        self, model: WorldModelArguments, vq_model: IVideoGPTVQModel, processor: IVideoGPTVideoProcessor
+        self,
+        model: WorldModelArguments,
+        vq_model: IVideoGPTVQModel,
+        processor: IVideoGPTVideoProcessor,
+        reward_range: Sequence[float],
     ) -> None:
         self.model, self.vq_model, self.processor = model, vq_model, processor
+        self.reward_range = reward_range
         self.layout: TokenLayout = vq_model.config.layout
 
     def tokens_of(self, batch: Batch) -> Tensor:
@@ -221,7 +229,11 @@ class WorldModelLosses:
         if self.model.rewards:
             targets = self.processor.rewards_to_head(batch["rewards"][:, first:])
             terms["reward_mse"] = F.mse_loss(output.rewards.float(), targets)
-            total = total + self.model.reward_weight * terms["reward_mse"]
+            error = terms["reward_mse"]
+            if output.reward_logits is not None:
+                error = two_hot_loss(output.reward_logits, targets, self.reward_range)
+                terms["reward_cross_entropy"] = error
+            total = total + self.model.reward_weight * error
         if self.model.reconstruct_actions:
             # A mean over each clip's own dimensions first, so that the mean over parts of a batch is that of the batch.
             mask = batch["action_mask"]
