@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 
 from ivideogpt_hf.checkpoints.layout import (
     EPISODE_FILE,
@@ -25,18 +26,28 @@ from ivideogpt_hf.media.images import decode_images
 
 EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6
-# Both networks are trained in two stages, each by a file of configs/default into a folder of this name.
-STAGES = {"vq_model": ("vq_l1", "vq"), "transformer": ("first_world", "world")}
+# The stages of each network's training, each by a file of configs/default into a folder of this name.
+STAGES = {"vq_model": ("vq_l1", "vq"), "transformer": ("world",)}
 COMMANDS = ["configs/default/run.sh"]
 
 
+def store_in_half(file):
+    """Write weights anew in float16. The config beside them still says float32, which is what they are loaded as."""
+    weights = {name: value.half() for name, value in load_file(file).items()}
+    too_large = [name for name, value in weights.items() if not value.isfinite().all()]
+    assert not too_large, f"{too_large} do not fit into float16"
+    save_file(weights, file, metadata={"format": "pt"})
+
+
 def copy_checkpoint(source, target):
-    """The parts that `WorldModel.from_pretrained` reads."""
+    """The parts that `WorldModel.from_pretrained` reads, with half the bytes."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     shutil.copy(source / INDEX_FILE, target)
     for part in (VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER):
         shutil.copytree(source / part, target / part)
+    for file in target.rglob("*.safetensors"):
+        store_in_half(file)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     assert size <= MAX_BYTES, f"{size / 1e6:.1f} MB are too many to ship"
 
@@ -89,7 +100,7 @@ def main():
     parser.add_argument("runs", type=Path, help="folder of the stages' output folders")
     parser.add_argument("target", type=Path)
     parser.add_argument("--scenes", type=Path, default=Path("spaces_demo/scenes.npz"))
-    parser.add_argument("--data", default="configs/default/02_data.yaml")
+    parser.add_argument("--data", default="configs/default/2_data.yaml")
     parser.add_argument("--root", default="datasets")
     args = parser.parse_args()
     source = args.runs / STAGES["transformer"][-1]

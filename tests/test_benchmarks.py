@@ -97,6 +97,14 @@ def test_plans(load, run, monkeypatch):
     assert shape_of(run(planning, "--measured-frames", "1")) == shape_of(published("planning"))
 
 
+def test_decoding(load, run, monkeypatch):
+    decoding = load("decoding")
+    monkeypatch.setattr(decoding, "ROUNDS", 1)
+    monkeypatch.setattr(decoding, "REPEATS", 1)
+    monkeypatch.setattr(decoding, "NUM_FRAMES", (1, 8, 32))
+    assert shape_of(run(decoding)) == shape_of(published("decoding"))
+
+
 def test_imports(load, run, monkeypatch):
     imports = load("imports")
     monkeypatch.setattr(imports, "REPEATS", 1)

@@ -4,14 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-ivideogpt collect --config configs/default/01_collect.yaml
-ivideogpt train-vq --config configs/default/03_vq_l1.yaml --resume latest
-ivideogpt train-vq --config configs/default/04_vq.yaml --resume latest
-ivideogpt tokenize --config configs/default/05_first_tokens.yaml
-ivideogpt train --config configs/default/06_first_world.yaml --resume latest
-ivideogpt tokenize --config configs/default/07_tokens.yaml
-ivideogpt train --config configs/default/08_world.yaml --resume latest
+ivideogpt collect --config configs/default/1_collect.yaml
+ivideogpt train-vq --config configs/default/3_vq_l1.yaml --resume latest
+ivideogpt train-vq --config configs/default/4_vq.yaml --resume latest
+ivideogpt tokenize --config configs/default/5_tokens.yaml
+ivideogpt train --config configs/default/6_world.yaml --resume latest
 python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
-ivideogpt evaluate --config configs/default/09_evaluate.yaml
+ivideogpt evaluate --config configs/default/7_evaluate.yaml
 cp outputs/default/evaluation/curves.png docs/default.png
-ivideogpt plan --config configs/default/10_plan.yaml
+ivideogpt plan --config configs/default/8_plan.yaml

@@ -1,0 +1,92 @@
+"""How long the VQ model takes to decode frames: the embedded one against the one of version 0.1.0.
+
+    python benchmarks/decoding.py --output benchmarks/results/decoding.json
+
+The old one had the same towers, but attention to the context at 32 x 32 as well, and it did not copy from the context:
+a model of its sizes with random weights takes as long. The two take turns.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
+
+ROUNDS, REPEATS = 9, 4
+NUM_FRAMES = (1, 8, 32)  # one user's frame, and the frames of many candidates of one context
+OLD_SIZES = {
+    "resolution": 64,
+    "block_out_channels": (16, 48, 96),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "latent_channels": 16,
+    "num_context_codes": 1024,
+    "num_dynamics_codes": 512,
+    "max_att_resolution": 32,
+    "num_attention_heads": 1,
+    "normalize_latents": True,
+}
+
+
+@torch.inference_mode()
+def decoder(vq_model):
+    """A function that decodes a number of frames of one context."""
+    config = vq_model.config
+    frames = torch.rand(1, config.num_context_frames, config.in_channels, *config.frame_size)
+    memory = vq_model.encode_context(frames).decoder_memory
+
+    @torch.inference_mode()
+    def decode(num_frames):
+        codes = torch.zeros(1, num_frames, config.layout.tokens_per_future_frame, dtype=torch.int64)
+        return vq_model.decode_future(memory, codes, frames)
+
+    return decode
+
+
+def milliseconds(decode, num_frames):
+    """Of one frame."""
+    start = time.perf_counter()
+    for _ in range(REPEATS):
+        decode(num_frames)
+    return 1000 * (time.perf_counter() - start) / (REPEATS * num_frames)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="json to write")
+    args = parser.parse_args()
+    old, new = IVideoGPTVQModel(IVideoGPTVQConfig(**OLD_SIZES)).eval(), WorldModel.default().vq_model
+    decoders = {"0.1.0": decoder(old), "now": decoder(new)}
+    result = {
+        "machine": {
+            "device": f"{platform.machine()} CPU",
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "milliseconds_per_frame": {},
+        "times_as_fast": {},
+    }
+    for num_frames in NUM_FRAMES:
+        taken = {name: [] for name in decoders}
+        for _ in range(ROUNDS + 1):  # the first one warms up
+            for name, decode in decoders.items():
+                taken[name].append(milliseconds(decode, num_frames))
+        median = {name: statistics.median(values[1:]) for name, values in taken.items()}
+        result["milliseconds_per_frame"][str(num_frames)] = median
+        result["times_as_fast"][str(num_frames)] = median["0.1.0"] / median["now"]
+        print(
+            f"{num_frames} frames at a time: {median}, {median['0.1.0'] / median['now']:.2f} times as fast", flush=True
+        )
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
