@@ -83,8 +83,8 @@ def demonstrate(environment: SimulatorEnv, num_episodes: int, *, seed: int = 0) 
             failed.append(episode.episode_seed)
         if len(solved) + len(failed) == ATTEMPTS * num_episodes and len(solved) < num_episodes:
             raise ValueError(
-                f"the expert of {environment.environment} solved {len(solved)} of {ATTEMPTS * num_episodes} episodes of "
-                f"{environment.max_steps} steps, and {num_episodes} are needed: ask for fewer, or give it more steps"
+                f"the expert of {environment.environment} solved {len(solved)} of {ATTEMPTS * num_episodes} episodes "
+                f"of {environment.max_steps} steps, and {num_episodes} are needed: ask for fewer, or give it more steps"
             )
     return Demonstrations(tuple(solved), tuple(failed))
 

@@ -60,20 +60,20 @@ def stack_frames(frames: Sequence[np.ndarray] | np.ndarray, step: int, num_stack
 class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A simulator as a gymnasium environment for agents that see frames.
 
-    An observation holds the last ``num_stack`` frames along the channels, (3 * num_stack, H, W) uint8, the oldest first.
-    At a reset all of them are the first frame. Frames are those that `ivideogpt collect` writes. Actions (A,) are in the
-    simulator's units. Those beyond the bounds are errors.
+    An observation holds the last ``num_stack`` frames along the channels, (3 * num_stack, H, W) uint8, the oldest
+    first. At a reset all of them are the first frame. Frames are those that `ivideogpt collect` writes. Actions (A,)
+    are in the simulator's units. Those beyond the bounds are errors.
 
     The reward of an agent's step is the sum of the simulator's rewards over ``action_repeat`` steps, plus
-    ``success_bonus`` if the task counted as solved after any of them. Episodes never terminate. They are truncated after
-    ``max_steps`` steps, or where the simulator itself ends them: worlds imagine no ends, so that returns of real and of
-    imagined steps mean the same.
+    ``success_bonus`` if the task counted as solved after any of them. Episodes never terminate. They are truncated
+    after ``max_steps`` steps, or where the simulator itself ends them: worlds imagine no ends, so that values of real
+    and of imagined steps mean the same.
 
     Infos hold "episode_seed" at a reset: the simulator's seed. At a step they hold "is_success" if the simulator tells
     success: whether the task was solved at any time of the episode so far.
 
-    ``reset(seed=s)`` begins episode 0 of the sequence s, and each ``reset()`` the next episode. Episode i of the sequence
-    s is the same in any process. The simulator is made once.
+    ``reset(seed=s)`` begins episode 0 of the sequence s, and each ``reset()`` the next episode. Episode i of the
+    sequence s is the same in any process. The simulator is made once.
 
     Args:
         environment: name of the simulator, see `make_simulator`.
@@ -131,6 +131,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not np.isfinite(success_bonus):
             raise ValueError(f"success_bonus must be finite, got {success_bonus}")
         self.environment, self.purpose, self.num_stack = environment, purpose, num_stack
+        self.frame_size = (height, width)
         self.action_repeat, self.max_steps, self.success_bonus = action_repeat, max_steps, float(success_bonus)
         self.simulator = make_simulator(environment, height)
         self.render_mode = "rgb_array"
@@ -196,7 +197,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         info = {} if transition.success is None else {"is_success": self._was_solved}
         return self._observation(), reward, False, truncated, info
 
-    def render(self) -> np.ndarray:  # type: ignore[override]  # gymnasium's type allows lists and None
+    def render(self) -> np.ndarray:
         """The newest frame, (H, W, 3) uint8.
 
         Raises:
@@ -208,7 +209,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def state_dict(self) -> dict[str, Any]:
         """The sequence, the number of the episode, and the actions (t, A) float32 taken in it so far."""
-        actions = np.array(self._actions, dtype=np.float32).reshape(-1, *self.action_space.shape)
+        actions = np.array(self._actions, dtype=np.float32).reshape(-1, len(self.simulator.action_low))
         return {"seed": self._seed, "episode": self._episode, "actions": actions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray | None:
@@ -239,11 +240,9 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _draw(self) -> np.ndarray:
         """The present frame, (3, H, W) uint8."""
         image = self.simulator.render()
-        height, width = self.observation_space.shape[1:]
-        if image.shape != (height, width, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"{self.environment} must render ({height}, {width}, 3) uint8, got {image.shape} {image.dtype}"
-            )
+        expected = (*self.frame_size, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise ValueError(f"{self.environment} must render {expected} uint8, got {image.shape} {image.dtype}")
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _observation(self) -> np.ndarray:

@@ -85,4 +85,14 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
+    if isinstance(value, np.ndarray):
+        return not _is_of_mujoco(value)
     return isinstance(value, PLAIN_TYPES)
+
+
+def _is_of_mujoco(array: np.ndarray) -> bool:
+    """Whether an array is a view of the simulation's own memory. It changes with the simulation, and a copy would not:
+    some of Meta-world's tasks compute rewards from such "initial" positions."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.base is not None
