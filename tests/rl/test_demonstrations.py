@@ -29,7 +29,7 @@ class Linear(torch.nn.Module):
         self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, action_dim))
 
     def forward(self, observations):
-        return self.layers(observations[:, -3:].float() / 255)
+        return self.layers(observations[:, -3:].float() / 125 - 1)
 
 
 def policy_of(network):
@@ -124,8 +124,8 @@ def test_a_clone_acts_as_it_was_shown():
     shown = Demonstrations((RealEpisode(frames, actions, rewards, success=True, episode_seed=0),), ())
     network = Linear()
     policy = policy_of(network)
-    losses = clone(policy, torch.optim.Adam(network.parameters(), 3e-3), shown, num_updates=300, batch_size=32)
-    assert losses[-1] < 1e-3 < losses[0]
+    losses = clone(policy, torch.optim.Adam(network.parameters(), 1e-4), shown, num_updates=400, batch_size=32)
+    assert losses[-1] < 1e-2 < losses[0]
     observation = np.full((9, 16, 16), 100, np.uint8)
     np.testing.assert_allclose(policy.predict(observation)[0], [-0.2, 0.2], atol=0.1)
 
@@ -141,7 +141,9 @@ def test_a_clone_belongs_to_its_seed(demonstrations):
 
 def test_targets_are_scaled_to_the_networks_range():
     frames = np.zeros((2, 3, 16, 16), np.uint8)
-    episode = RealEpisode(frames, np.array([[512, 0]], np.float32), np.zeros(1, np.float32), True, 0)
+    episode = RealEpisode(
+        frames, np.array([[512, 0]], np.float32), np.zeros(1, np.float32), success=True, episode_seed=0
+    )
     network = Linear()
     torch.nn.init.zeros_(network.layers[1].weight)
     network.layers[1].bias.data = torch.tensor([1.0, -1.0])
@@ -154,16 +156,16 @@ def test_targets_are_scaled_to_the_networks_range():
 def test_observations_are_augmented_before_the_network_sees_them(demonstrations):
     seen = []
 
-    def black(observations):
+    def grey(observations):
         seen.append(observations.shape)
-        return torch.zeros_like(observations)
+        return torch.full_like(observations, 125)
 
     network = Linear()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    clone(policy_of(network), optimizer, demonstrations, num_updates=2, batch_size=4, augment=black)
+    clone(policy_of(network), optimizer, demonstrations, num_updates=2, batch_size=4, augment=grey)
     weight, bias = network.layers[1].weight, network.layers[1].bias
     assert seen == [(4, 9, 16, 16)] * 2
-    assert torch.equal(weight, Linear().layers[1].weight)  # black pixels have no gradient
+    assert torch.equal(weight, Linear().layers[1].weight)  # grey pixels are zeros to it, and have no gradient
     assert not torch.equal(bias, Linear().layers[1].bias)
 
 
