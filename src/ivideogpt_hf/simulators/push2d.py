@@ -59,7 +59,8 @@ class Push2DSimulator(Simulator):
                 self._move(np.array([np.cos(heading), np.sin(heading)]))
             if np.linalg.norm(self.observation[2:] - puck) >= MIN_GOAL_DISTANCE:
                 break
-        self.goal_position, self.goal = self.observation[2:], self.render()
+        self.goal_position = self.observation[2:]  # before the picture, which may show it
+        self.goal = self.render()
         self.observation = start
 
     def step(self, action: np.ndarray) -> Transition:
