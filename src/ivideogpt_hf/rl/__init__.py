@@ -1,1 +1,1 @@
-"""Agents that learn by reinforcement, in simulators and in world models."""
+"""Reinforcement learning from images, with real and with imagined experience."""
