@@ -143,7 +143,8 @@ def test_scalar_quantisation_has_no_codebooks_to_freeze():
 
 
 def test_it_learns_what_it_is_shown():
-    learner = make_learner(make_world(initializer_range=0.02), batch_size=4, learning_rate=3e-3)
+    world = make_world(initializer_range=0.02, processor={"reward_transform": "symlog"})
+    learner = make_learner(world, batch_size=4, learning_rate=3e-3)
     buffer = make_buffer()
     losses = [learner.update_transformer(buffer)["loss"] for _ in range(40)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
@@ -159,7 +160,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing(update):
     before = copy_of(network)
     with pytest.raises(NonFiniteLossError, match="a lower learning rate often helps"):
         getattr(learner, update)(make_buffer())
-    assert all(torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in network.state_dict().items())
+    assert all(
+        torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in network.state_dict().items()
+    )
 
 
 def test_gradients_are_clipped():
@@ -177,7 +180,9 @@ def test_gradients_are_clipped():
 def test_rewards_are_read_in_float32_under_autocast():
     """B13 of the original: its reward head regressed in bfloat16, a hundredth off."""
     learner, seen = make_learner(mixed_precision="bf16"), []
-    learner.world.transformer.reward_linear.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    learner.world.transformer.reward_linear.register_forward_hook(
+        lambda module, args, output: seen.append(output.dtype)
+    )
     learner.update_transformer(make_buffer())
     assert seen == [torch.float32]
 
@@ -319,8 +324,9 @@ def test_new_networks_come_from_a_yaml_file(tmp_path):
     assert is_same(first.world.transformer.state_dict(), second.world.transformer.state_dict())
     normalised = first.world.processor.normalize_actions(torch.tensor([[-2.0], [6.0]]))
     assert normalised.flatten().tolist() == [-1, 1]
+    assert first.world.processor.reward_transform == "symlog"
+    file.write_text(NEW.replace("vq_config", "vq_confg"))
     with pytest.raises(ValueError, match="vq_confg"):
-        file.write_text(NEW.replace("vq_config", "vq_confg"))
         open_world(file, wide, num_future_frames=3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,10 @@ def _grow(world: WorldModel, name: str, low: np.ndarray, high: np.ndarray, num_f
     # The width of a checkpoint that has actions is compared with the environment's later, with a message of its own.
     action_dim = world.transformer.config.action_dim or len(low)
     transformer = make_transformer(arguments, world.layout, action_dim, num_future_frames)
-    processor = world.processor if world.spec.action_dim else _processor(world.spec.frame_size, low, high)
+    processor = _processor(world.spec.frame_size, low, high)
+    if world.spec.action_dim:
+        processor = copy.deepcopy(world.processor)
+        processor.reward_transform = "symlog"
     return WorldModel(world.vq_model, transformer.eval(), processor)
 
 
@@ -132,6 +136,7 @@ def _processor(frame_size: tuple[int, int], low: np.ndarray, high: np.ndarray) -
         action_high=high.tolist(),
         action_mean=((low + high) / 2).tolist(),
         action_std=((high - low) / 2).tolist(),
+        reward_transform="symlog",  # rewards of success are many times larger than the others
     )
 
 
