@@ -759,6 +759,7 @@ def _agent_state(agent: OffPolicyAlgorithm) -> dict[str, Any]:
         "last_episode_starts": (
             None if agent._last_episode_starts is None else torch.from_numpy(np.array(agent._last_episode_starts))
         ),
+        "successes": [float(success) for success in agent.ep_success_buffer or ()],
         "action_space": agent.action_space.np_random.bit_generator.state,
         "noise": None if noise is None else _with_tensors(vars(noise)),
         "logged": {
@@ -786,6 +787,9 @@ def _load_agent_state(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
     last, starts = state["last_obs"], state["last_episode_starts"]
     agent._last_obs = None if last is None else last.numpy()
     agent._last_episode_starts = None if starts is None else starts.numpy()
+    # What `learn` would make anew if it was not there.
+    agent.ep_info_buffer = deque(maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
     agent.action_space.np_random.bit_generator.state = state["action_space"]
     if agent.action_noise is not None and state["noise"] is not None:
         for name, value in state["noise"].items():
