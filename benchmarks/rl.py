@@ -89,7 +89,7 @@ def measure_run(args, folder):
 
 @torch.inference_mode()
 def original(world, frames, actions, num_frames):
-    """Tokens (B, num_frames, n) of rollouts from starts (B, C, 3, H, W) under actions (B, T, A); each frame is decoded."""
+    """Tokens (B, num_frames, n) of rollouts from starts (B, C, 3, H, W) under actions (B, T, A), frames decoded."""
     layout, vq_model, transformer = world.layout, world.vq_model, world.transformer
     pixels = (frames.float() / 255).to(world.device)
     tokens, _ = vq_model.tokenize(pixels)
