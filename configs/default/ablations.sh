@@ -14,7 +14,7 @@ try() {
   local name=$1 config=$2
   shift 2
   ivideogpt train-vq --config configs/default/3_vq_l1.yaml --output-dir "outputs/default/ablations/$name" \
-    --vq-config "{$config}" --num-updates 1500 --validate-every 1500 --sample-every 0 --tracker none --resume latest "$@"
+    --vq-config "{$config}" --num-updates 1000 --validate-every 1000 --save-every 1000 --sample-every 0 --tracker none --resume latest "$@"
 }
 
 try as_before "$sizes, \"max_att_resolution\": 32"
