@@ -226,6 +226,11 @@ def test_the_buffer_is_told_returns_discount_and_seed():
     assert (agent.replay_buffer.n_steps, agent.replay_buffer.gamma) == (5, 0.9)
 
 
+def test_what_the_buffer_is_told_is_not_given_to_it_as_well():
+    with pytest.raises(ValueError, match="gamma is an argument of the agent"):
+        make_agent(replay_buffer_kwargs={"gamma": 0.5})
+
+
 def test_the_buffers_of_stable_baselines3_do_too():
     agent = make_agent(replay_buffer_class=NStepReplayBuffer).learn(25)
     assert agent.replay_buffer.n_steps == 3
@@ -265,6 +270,13 @@ def test_a_loaded_agent_acts_without_an_environment(tmp_path):
     loaded = DrQv2.load(tmp_path / "agent.zip", device="cpu")
     assert loaded.action_std == agent.action_std
     assert np.array_equal(loaded.predict(observations())[0], agent.predict(observations())[0])
+
+
+def test_a_loaded_agent_may_have_other_settings(tmp_path):
+    make_agent(mixed_precision="bf16").save(tmp_path / "agent.zip")
+    loaded = DrQv2.load(tmp_path / "agent.zip", env=SquareEnv(), device="cpu", mixed_precision="no", gamma=0.5)
+    assert loaded.encoder.mixed_precision == "no"
+    assert loaded.replay_buffer.gamma == 0.5
 
 
 def test_parameters_are_set_as_they_were_got():
