@@ -1,5 +1,7 @@
 """The store of frames: links between them, and which are forgotten."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def frame(number):
 def fill(store, numbers, *, terminated=False):
     """Add an episode whose frames show numbers; the reward of a step is the number of its first frame."""
     slot = store.begin(np.stack([frame(numbers[0])] * store.num_stack))
-    for before, number in zip(numbers, numbers[1:], strict=False):
+    for before, number in pairwise(numbers):
         ends = terminated and number == numbers[-1]
         slot = store.append(slot, np.zeros(1), float(before), frame(number), terminated=ends)
 

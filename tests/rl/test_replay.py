@@ -133,11 +133,11 @@ def test_returns_are_those_of_stable_baselines3():
     add = buffer.add
     buffer.add = lambda *transition: (add(*transition), other.add(*transition))
     recorder.play(50)
-    own = buffer._read(buffer._real, buffer._real.steps, None)
+    own = buffer._read([(buffer._real, buffer._real.steps)], None)
     theirs = other._get_samples(np.arange(50))
     for name, column in zip(theirs._fields, own, strict=True):
         # Both in the order in which the steps were taken: slots are handed out in order until the buffer is full.
-        assert np.allclose(column, getattr(theirs, name).numpy(), atol=1e-6), name
+        assert np.allclose(column.numpy(), getattr(theirs, name).numpy(), atol=1e-6), name
 
 
 @pytest.mark.parametrize("num_frames", [60, 500])

@@ -131,12 +131,13 @@ class FrameStore:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def stacks(self, slots: np.ndarray) -> np.ndarray:
-        """The stacks (N, S, 3, H, W) uint8, oldest frame first, that end at N slots."""
+    def stacks(self, slots: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The stacks (N, S, 3, H, W) uint8, oldest frame first, that end at N slots, in ``out`` if it is given."""
         indices = [slots]
         for _ in range(self.num_stack - 1):
             indices.append(self.previous[indices[-1]])
-        return self.frames[np.stack(indices[::-1], axis=1)]
+        # With mode "raise", numpy would write to memory of its own first. All slots exist.
+        return np.take(self.frames, np.stack(indices[::-1], axis=1), axis=0, out=out, mode="clip")
 
     def returns(
         self,

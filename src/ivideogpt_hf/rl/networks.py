@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         num_inputs, *size = observation_shape
         layers: list[nn.Module] = []
         for stride in strides:
-            layers += [nn.Conv2d(num_inputs, num_channels, KERNEL_SIZE, stride), nn.ReLU()]
+            layers += [nn.Conv2d(num_inputs, num_channels, KERNEL_SIZE, stride), nn.ReLU(inplace=True)]
             size = [(pixels - KERNEL_SIZE) // stride + 1 for pixels in size]
             num_inputs = num_channels
         if min(size) < 1:
@@ -102,7 +102,8 @@ class Encoder(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Features (B, num_features) float32 of observations (B, 3 * S, H, W) uint8."""
         is_bf16 = self.mixed_precision == "bf16"
-        inputs = observations.to(torch.bfloat16 if is_bf16 else torch.float32) / 255 - 0.5
+        # In place, since on a CPU new memory costs more than the arithmetic; the first operation has made a copy.
+        inputs = observations.to(torch.bfloat16 if is_bf16 else torch.float32).div_(255).sub_(0.5)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=is_bf16):
             features = self.layers(inputs)

@@ -376,26 +376,35 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         num_real = math.floor(batch_size * self.real_ratio + 0.5) if self.num_imagined else batch_size
         parts = [(self._real, num_real, "real"), (self._imagined, batch_size - num_real, "imagined")]
-        drawn = []
+        chosen = []
         for store, count, kind in parts:
-            if not count:
-                continue
-            if not len(store.steps):
+            if count and not len(store.steps):
                 raise ValueError(f"the buffer holds no {kind} transitions yet, and {count} of a batch were asked for")
-            drawn.append(self._read(store, store.steps[self.rng.integers(len(store.steps), size=count)], env))
-        columns = (np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*drawn, strict=True))
-        return ReplayBufferSamples(*(self.to_torch(column, copy=False) for column in columns))
+            if count:
+                chosen.append((store, store.steps[self.rng.integers(len(store.steps), size=count)]))
+        return self._read(chosen, env)
 
-    def _read(self, store: FrameStore, slots: np.ndarray, env: VecNormalize | None) -> tuple[np.ndarray, ...]:
-        """The columns of a batch."""
-        rewards, discounts, last, terminated = store.returns(
-            slots, self.n_steps, self.gamma, lambda values: self._normalize_reward(values, env)
-        )
-        observations, after = (self._normalize_obs(self._flat(store.stacks(at)), env) for at in (slots, last))
+    def _read(self, chosen: list[tuple[FrameStore, np.ndarray]], env: VecNormalize | None) -> ReplayBufferSamples:
+        """The batch of the steps that lead from slots of stores."""
+        size = sum(len(slots) for _, slots in chosen)
+        # Both are filled part by part, since joining them afterwards would copy all frames again.
+        before, after = (np.empty((size, self.num_stack, *self._real.frame_shape), np.uint8) for _ in range(2))
+        columns, row = [], 0
+        for store, slots in chosen:
+            rewards, discounts, last, terminated = store.returns(
+                slots, self.n_steps, self.gamma, lambda values: self._normalize_reward(values, env)
+            )
+            rows = slice(row, row + len(slots))
+            store.stacks(slots, out=before[rows])
+            store.stacks(last, out=after[rows])
+            columns.append((store.actions[slots], terminated[:, None], rewards[:, None], discounts[:, None]))
+            row += len(slots)
+        actions, dones, sums, factors = (np.concatenate(column) for column in zip(*columns, strict=True))
+        observations, next_observations = (self._normalize_obs(self._flat(stacks), env) for stacks in (before, after))
         assert isinstance(observations, np.ndarray)  # stable-baselines3 allows for dicts
-        assert isinstance(after, np.ndarray)
-        columns = (terminated.astype(np.float32)[:, None], rewards[:, None], discounts[:, None])
-        return observations, store.actions[slots], after, *columns
+        assert isinstance(next_observations, np.ndarray)
+        arrays = (observations, actions, next_observations, dones.astype(np.float32), sums, factors)
+        return ReplayBufferSamples(*(self.to_torch(array, copy=False) for array in arrays))
 
     def sample_starts(self, num_starts: int, num_context_frames: int, rng: np.random.Generator | None = None) -> Starts:
         """Draw real moments to start rollouts from: those at which an action was taken, after enough real frames.
