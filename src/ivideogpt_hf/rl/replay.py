@@ -29,8 +29,9 @@ from stable_baselines3.common.vec_env import VecNormalize  # noqa: E402
 NUM_CHANNELS = 3
 # The key of the JSON text in a saved file.
 RECORD = "record"
-# By how much an action may lie outside the bounds: rounding in float32.
-TOLERANCE = 1e-5
+# By how much an action may lie outside the bounds, as a share of their distance: rounding in float32. Where the bounds
+# are far from zero and close to each other, stable-baselines3's scaling to [-1, 1] rounds more.
+TOLERANCE, SCALED_TOLERANCE = 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,12 @@ class MixedReplayBuffer(ReplayBuffer):
             ValueError: if observations are not uint8 stacks of frames, or next_obs is not obs moved on by a frame.
         """
         obs, next_obs = self._check_observations(obs), self._check_observations(next_obs)
+        if not len(obs) == len(next_obs) == len(infos) == self.n_envs:
+            raise ValueError(f"the buffer was made for {self.n_envs} environments, and got steps of {len(obs)}")
         actions = np.asarray(action, np.float32).reshape(self.n_envs, self.action_dim)
-        _check_actions(actions, "add takes scaled actions", -np.ones(self.action_dim), np.ones(self.action_dim))
+        bounds = np.ones(self.action_dim)
+        _check_actions(actions, -bounds, bounds, SCALED_TOLERANCE, "add takes actions that are scaled to them")
+        actions = actions.clip(-1, 1)
         for env, info in enumerate(infos):
             after = next_obs[env]
             if done[env] and info.get("terminal_observation") is not None:
@@ -546,7 +551,8 @@ class MixedReplayBuffer(ReplayBuffer):
         low, high = (bound.ravel().astype(np.float64) for bound in (self.action_space.low, self.action_space.high))
         if clip_actions and np.isfinite(values).all():
             values = np.clip(values, low, high)
-        _check_actions(values, "clip them first, as the environment does (add_episode: clip_actions=True)", low, high)
+        hint = "clip them first, as the environment does (add_episode: clip_actions=True)"
+        _check_actions(values, low, high, TOLERANCE, hint)
         return np.clip(2 * (values - low) / (high - low) - 1, -1, 1).astype(np.float32)
 
 
@@ -567,8 +573,8 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
     return shape[0] // NUM_CHANNELS
 
 
-def _check_actions(actions: np.ndarray, hint: str, low: np.ndarray, high: np.ndarray) -> None:
-    margin = TOLERANCE * (high - low)
+def _check_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, tolerance: float, hint: str) -> None:
+    margin = tolerance * (high - low)
     is_outside = ~((actions >= low - margin) & (actions <= high + margin))  # also where an action is NaN
     if is_outside.any():
         index = tuple(int(number) for number in np.argwhere(is_outside)[0])
