@@ -57,19 +57,11 @@ def is_same(before, module):
 # -- losses -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_actor_s_loss_leaves_the_encoder_as_it_is(monkeypatch):
+def test_the_actor_s_loss_leaves_the_encoder_as_it_is():
     agent = make_agent().learn(20)
-    monkeypatch.setattr(agent.critic.optimizer, "step", lambda: None)
+    agent.critic.optimizer.step = lambda: None
     encoder, critic, actor = weights(agent.encoder), weights(agent.critic), weights(agent.actor)
-    agent.critic.optimizer.zero_grad()
-    seen = {}
-    monkeypatch.setattr(
-        agent.critic.optimizer, "zero_grad", lambda: seen.update(before=[p.grad for p in agent.encoder.parameters()])
-    )
     agent.train(1, 8)
-    after_critic = [parameter.grad.clone() for parameter in agent.encoder.parameters()]
-    assert seen["before"] == [None] * len(encoder)
-    assert all(gradient.abs().sum() > 0 for gradient in after_critic[:1])
     assert is_same(encoder, agent.encoder)
     assert is_same(critic, agent.critic)
     assert not is_same(actor, agent.actor)

@@ -47,9 +47,9 @@ def test_segments_do_not_cross_episodes():
     store = FrameStore(100, FRAME, 1, num_stack=3)
     fill(store, range(4))
     fill(store, range(10, 13))
-    assert shown(store, store.segments(3)) == [[0, 1, 2], [1, 2, 3], [10, 11, 12]]
-    assert shown(store, store.segments(4)) == [[0, 1, 2, 3]]
-    assert shown(store, store.segments(5)) == []
+    assert shown(store, store.segments(store.segment_starts(3), 3)) == [[0, 1, 2], [1, 2, 3], [10, 11, 12]]
+    assert shown(store, store.segments(store.segment_starts(4), 4)) == [[0, 1, 2, 3]]
+    assert shown(store, store.segments(store.segment_starts(5), 5)) == []
 
 
 def test_histories_are_whole_where_all_frames_are_known():
@@ -66,7 +66,7 @@ def test_frames_of_a_first_stack_are_no_history():
     store.append(slot, np.zeros(1), 0.0, frame(8), terminated=False)
     assert store.stacks(store.steps)[..., 0, 0, 0].tolist() == [[0, 0, 7]]
     assert not store.histories(store.steps, 2)[1].any()
-    assert shown(store, store.segments(2)) == [[7, 8]]
+    assert shown(store, store.segments(store.segment_starts(2), 2)) == [[7, 8]]
 
 
 def test_rewards_are_scaled_before_they_are_summed():

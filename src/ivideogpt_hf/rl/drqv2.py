@@ -132,7 +132,7 @@ class DrQv2(OffPolicyAlgorithm):
 
     One convolutional encoder serves actor and critic, and only the critic's loss trains it. Images are shifted by a few
     pixels in each update. The noise of actions falls linearly. Learning, callbacks, logger, saving and loading are
-    those of stable-baselines3.
+    those of stable-baselines3. So a saved agent runs code when it is loaded: load only files whose author you trust.
 
     Observations are stacks of frames, channels first: (3 * S, H, W) uint8, oldest frame first. Nothing else is taken,
     so that real and imagined frames mean the same to the agent.

@@ -445,10 +445,11 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         if num_frames < 2:
             raise ValueError(f"num_frames must be at least 2, got {num_frames}")
-        runs = self._real.segments(num_frames)
-        if not len(runs):
+        starts = self._real.segment_starts(num_frames)
+        if not len(starts):
             raise ValueError(f"the buffer holds no real episode of {num_frames} frames yet; ask for fewer, or later")
-        chosen = runs[(self.rng if rng is None else rng).integers(len(runs), size=num_segments)]
+        starts = starts[(self.rng if rng is None else rng).integers(len(starts), size=num_segments)]
+        chosen = self._real.segments(starts, num_frames)
         steps = chosen[:, :-1]
         low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
         actions = (low + (self._real.actions[steps] + 1) * ((high - low) / 2)).astype(np.float32)
