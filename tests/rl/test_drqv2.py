@@ -57,19 +57,11 @@ def is_same(before, module):
 # -- losses -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_actor_s_loss_leaves_the_encoder_as_it_is(monkeypatch):
+def test_the_actor_s_loss_leaves_the_encoder_as_it_is():
     agent = make_agent().learn(20)
-    monkeypatch.setattr(agent.critic.optimizer, "step", lambda: None)
+    agent.critic.optimizer.step = lambda: None
     encoder, critic, actor = weights(agent.encoder), weights(agent.critic), weights(agent.actor)
-    agent.critic.optimizer.zero_grad()
-    seen = {}
-    monkeypatch.setattr(
-        agent.critic.optimizer, "zero_grad", lambda: seen.update(before=[p.grad for p in agent.encoder.parameters()])
-    )
     agent.train(1, 8)
-    after_critic = [parameter.grad.clone() for parameter in agent.encoder.parameters()]
-    assert seen["before"] == [None] * len(encoder)
-    assert all(gradient.abs().sum() > 0 for gradient in after_critic[:1])
     assert is_same(encoder, agent.encoder)
     assert is_same(critic, agent.critic)
     assert not is_same(actor, agent.actor)
@@ -226,6 +218,11 @@ def test_the_buffer_is_told_returns_discount_and_seed():
     assert (agent.replay_buffer.n_steps, agent.replay_buffer.gamma) == (5, 0.9)
 
 
+def test_what_the_buffer_is_told_is_not_given_to_it_as_well():
+    with pytest.raises(ValueError, match="gamma is an argument of the agent"):
+        make_agent(replay_buffer_kwargs={"gamma": 0.5})
+
+
 def test_the_buffers_of_stable_baselines3_do_too():
     agent = make_agent(replay_buffer_class=NStepReplayBuffer).learn(25)
     assert agent.replay_buffer.n_steps == 3
@@ -265,6 +262,13 @@ def test_a_loaded_agent_acts_without_an_environment(tmp_path):
     loaded = DrQv2.load(tmp_path / "agent.zip", device="cpu")
     assert loaded.action_std == agent.action_std
     assert np.array_equal(loaded.predict(observations())[0], agent.predict(observations())[0])
+
+
+def test_a_loaded_agent_may_have_other_settings(tmp_path):
+    make_agent(mixed_precision="bf16").save(tmp_path / "agent.zip")
+    loaded = DrQv2.load(tmp_path / "agent.zip", env=SquareEnv(), device="cpu", mixed_precision="no", gamma=0.5)
+    assert loaded.encoder.mixed_precision == "no"
+    assert loaded.replay_buffer.gamma == 0.5
 
 
 def test_parameters_are_set_as_they_were_got():

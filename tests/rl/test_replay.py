@@ -133,11 +133,11 @@ def test_returns_are_those_of_stable_baselines3():
     add = buffer.add
     buffer.add = lambda *transition: (add(*transition), other.add(*transition))
     recorder.play(50)
-    own = buffer._read(buffer._real, buffer._real.steps, None)
+    own = buffer._read([(buffer._real, buffer._real.steps)], None)
     theirs = other._get_samples(np.arange(50))
     for name, column in zip(theirs._fields, own, strict=True):
         # Both in the order in which the steps were taken: slots are handed out in order until the buffer is full.
-        assert np.allclose(column, getattr(theirs, name).numpy(), atol=1e-6), name
+        assert np.allclose(column.numpy(), getattr(theirs, name).numpy(), atol=1e-6), name
 
 
 @pytest.mark.parametrize("num_frames", [60, 500])
@@ -196,6 +196,17 @@ def test_stacks_that_begin_with_other_frames_are_kept_as_they_are():
     batch = buffer.sample(1)
     assert torch.equal(batch.observations[0], torch.from_numpy(first))
     assert torch.equal(batch.next_observations[0], torch.from_numpy(second))
+
+
+def test_an_episode_in_progress_goes_on_after_its_frames_were_forgotten():
+    """A demonstration may displace them."""
+    buffer = make_buffer(61, n_envs=2)
+    recorder = Recorder(buffer, 2, seed=0)
+    recorder.play(3)
+    buffer.add_episode(np.stack([picture(1000 + n) for n in range(61)]), np.zeros((60, 2)), np.zeros(60))
+    recorder.play(8)
+    for shown in numbers(buffer.sample(500).observations):
+        assert shown[-1] >= 1000 or shown.tolist() == recorder.expected(shown[-1], 3, 0.99)[0]
 
 
 def test_the_terminal_observation_replaces_that_of_the_next_episode():
@@ -574,6 +585,18 @@ def test_frames_in_floats_are_refused():
         buffer.add_imagined(
             torch.zeros(1, 2, *FRAME), torch.zeros(1, 1, *FRAME), torch.zeros(1, 1, 2), torch.zeros(1, 1)
         )
+
+
+def test_another_number_of_environments_is_refused():
+    stacks = np.zeros((2, 9, 2, 2), np.uint8)
+    with pytest.raises(ValueError, match="made for 1 environments, and got steps of 2"):
+        make_buffer().add(stacks, stacks, np.zeros((2, 2)), np.ones(2), np.array([False] * 2), [{}, {}])
+
+
+def test_actions_in_environment_units_are_refused_by_add():
+    stack = np.zeros((1, 9, 2, 2), np.uint8)
+    with pytest.raises(ValueError, match="add takes actions that are scaled"):
+        make_buffer().add(stack, stack, np.full((1, 2), 3.0), np.ones(1), np.array([False]), [{}])
 
 
 def test_observations_that_are_no_stacks_are_refused():

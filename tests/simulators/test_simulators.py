@@ -341,6 +341,28 @@ def test_an_environment_without_rendering_is_refused(monkeypatch):
         simulator.render()
 
 
+@pytest.mark.parametrize(
+    ("takes_mode", "message"),
+    [(True, r"Dark-v0 does not render RGB images: its render modes are \['human'\]"), (False, "cannot make 'Dark-v0'")],
+)
+def test_an_environment_without_pictures_is_refused_before_it_is_played(takes_mode, message, monkeypatch):
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Dark(gymnasium.Env):
+        action_space = observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        metadata = {"render_modes": ["human"]}  # noqa: RUF012 (gymnasium declares it so)
+
+    def make_dark(**options):
+        if not takes_mode:
+            raise TypeError("Dark() takes no arguments")
+        return Dark()
+
+    spec = gymnasium.envs.registration.EnvSpec("Dark-v0", make_dark, disable_env_checker=True)
+    monkeypatch.setitem(gymnasium.registry, "Dark-v0", spec)
+    with pytest.raises(ValueError, match=message):
+        make_simulator("Dark-v0", SIZE)
+
+
 @pytest.mark.parametrize(("name", "package"), [item for item in ENVIRONMENTS.items() if item[1] != "numpy"])
 def test_without_its_package_the_extra_is_named(name, package, monkeypatch):
     hide_package(monkeypatch, package)

@@ -1,1 +1,1 @@
-"""Reinforcement learning from images, with real and with imagined experience."""
+"""Agents that learn by reinforcement, in simulators and in world models."""

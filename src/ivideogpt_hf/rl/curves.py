@@ -406,10 +406,10 @@ def comparison_as_text(comparison: dict[str, Any]) -> str:
         ]
         parts.append(as_markdown(total))
     parts.append(
-        "Interquartile means over seeds, with 95 % intervals of a stratified bootstrap over seeds. Success at the end: "
-        f"the mean of a run's last {comparison['num_last']} evaluations, or of all if there are fewer. Area: from the "
-        "first evaluation to the last, 1 if all succeed. Real steps: of the mean curve, with straight lines between "
-        "evaluations. Imagined steps and minutes: means over seeds."
+        "Interquartile means over seeds, with 95 % intervals of a bootstrap over the seeds of each environment. "
+        f"Success at the end: the mean of a run's last {comparison['num_last']} evaluations, or of all if there are "
+        "fewer. Area: from the first evaluation to the last, 1 if all succeed. Real steps: of the mean curve, with "
+        "straight lines between evaluations. Imagined steps and minutes: means over seeds."
     )
     parts += comparison["notes"]
     return "\n\n".join(parts)

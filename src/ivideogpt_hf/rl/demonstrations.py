@@ -20,7 +20,7 @@ class Demonstrations:
     """Episodes in which an expert solved its task.
 
     Attributes:
-        episodes: the episodes, in the order of their seeds' sequence.
+        episodes: solved episodes, in the order in which they were played.
         failed_seeds: simulator's seeds of the episodes that the expert did not solve, which were left out.
     """
 
@@ -29,8 +29,10 @@ class Demonstrations:
 
     def __str__(self) -> str:
         """One line: how many demonstrations there are, and how many episodes were left out."""
-        text = f"{len(self.episodes)} demonstrations of {sum(map(len, self.episodes))} steps"
-        return f"{text}; {len(self.failed_seeds)} more episodes, which the expert did not solve, were left out"
+        text = f"{len(self.episodes)} demonstrations of {sum(map(len, self.episodes))} steps in all"
+        if not self.failed_seeds:
+            return text
+        return f"{text}; {len(self.failed_seeds)} episodes that the expert did not solve were left out"
 
 
 def demonstrate(environment: SimulatorEnv, num_episodes: int, *, seed: int = 0) -> Demonstrations:
@@ -134,7 +136,7 @@ def clone(
     Args:
         policy: policy whose network is trained, in place.
         optimizer: optimizer of the network's parameters.
-        demonstrations: demonstrations.
+        demonstrations: episodes to learn from.
         num_updates: number of updates.
         batch_size: number of steps in a batch, drawn from all steps of all demonstrations.
         num_stack: number of frames in an observation.

@@ -59,7 +59,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "std_steps": 2000,
         "reward_scale": 0.1,
         "mixed_precision": "bf16",
-        "policy_kwargs": {"num_channels": 32, "strides": (2, 2, 1, 1), "trunk_dim": 50, "hidden_dim": 256},
+        "policy_kwargs": {
+            "num_channels": 32,
+            "strides": (2, 2, 1, 1),
+            "trunk_dim": 50,
+            "hidden_dim": 256,
+            "optimizer_kwargs": {"fused": True},
+        },
     },
 }
 
@@ -126,7 +132,7 @@ class DrQv2(OffPolicyAlgorithm):
 
     One convolutional encoder serves actor and critic, and only the critic's loss trains it. Images are shifted by a few
     pixels in each update. The noise of actions falls linearly. Learning, callbacks, logger, saving and loading are
-    those of stable-baselines3.
+    those of stable-baselines3. So a saved agent runs code when it is loaded: load only files whose author you trust.
 
     Observations are stacks of frames, channels first: (3 * S, H, W) uint8, oldest frame first. Nothing else is taken,
     so that real and imagined frames mean the same to the agent.
@@ -151,7 +157,7 @@ class DrQv2(OffPolicyAlgorithm):
         reward_scale: factor of the rewards within updates.
         mixed_precision: "bf16" computes the convolutions in bfloat16.
         replay_buffer_class: class of the replay buffer; None: `MixedReplayBuffer`.
-        replay_buffer_kwargs: further arguments of the buffer. It is told ``n_steps`` and ``gamma``.
+        replay_buffer_kwargs: further arguments of the buffer, but for ``n_steps`` and ``gamma``, which it is told.
         policy_kwargs: sizes of the networks; see `DrQv2Policy`.
         stats_window_size, tensorboard_log, verbose: arguments of `stable_baselines3.common.base_class.BaseAlgorithm`.
         seed: seed of the networks, actions, updates and of the buffer's draws.
@@ -222,6 +228,9 @@ class DrQv2(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must be at least 0, got {number}")
         if std_steps < 1:
             raise ValueError(f"std_steps must be at least 1, got {std_steps}")
+        twice = {"n_steps", "gamma"} & set(replay_buffer_kwargs or {})
+        if twice:
+            raise ValueError(f"{min(twice)} is an argument of the agent, which tells the buffer; give it there")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None is for loading, as in stable-baselines3 itself
@@ -257,9 +266,9 @@ class DrQv2(OffPolicyAlgorithm):
         assert self.replay_buffer_class is not None
         own = {"n_steps": self.n_steps, "gamma": self.gamma}
         if issubclass(self.replay_buffer_class, MixedReplayBuffer):
-            self.replay_buffer_kwargs = own | {"seed": self.seed} | self.replay_buffer_kwargs
+            self.replay_buffer_kwargs = {"seed": self.seed} | self.replay_buffer_kwargs | own
         elif issubclass(self.replay_buffer_class, NStepReplayBuffer):
-            self.replay_buffer_kwargs = own | self.replay_buffer_kwargs
+            self.replay_buffer_kwargs = self.replay_buffer_kwargs | own
         elif self.n_steps > 1:
             raise ValueError(
                 f"{self.replay_buffer_class.__name__} has no returns of n_steps={self.n_steps}: use MixedReplayBuffer, "

@@ -78,8 +78,8 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Args:
         environment: name of the simulator, see `make_simulator`.
         frame_size: height and width of the frames, in pixels, which must be equal.
-        purpose: what the episodes are for: "training", "evaluation" or "demonstration". Different purposes have
-            different episodes.
+        purpose: use of the episodes: "training", "evaluation" or "demonstration". Different purposes have different
+            episodes.
         num_stack: number of frames in an observation.
         action_repeat: number of simulator steps per action.
         max_steps: number of steps after which an episode is truncated.
@@ -87,8 +87,8 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         seed: sequence of episodes until ``reset`` is given another one.
 
     Attributes:
-        simulator: the simulator.
-        purpose: what the episodes are for.
+        simulator: simulator that is stepped and drawn.
+        environment, purpose, frame_size, num_stack, action_repeat, max_steps, success_bonus: arguments.
 
     Raises:
         ImportError: if the simulator's package is missing; names the extra.

@@ -131,12 +131,13 @@ class FrameStore:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def stacks(self, slots: np.ndarray) -> np.ndarray:
-        """The stacks (N, S, 3, H, W) uint8, oldest frame first, that end at N slots."""
+    def stacks(self, slots: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The stacks (N, S, 3, H, W) uint8, oldest frame first, that end at N slots, in ``out`` if it is given."""
         indices = [slots]
         for _ in range(self.num_stack - 1):
             indices.append(self.previous[indices[-1]])
-        return self.frames[np.stack(indices[::-1], axis=1)]
+        # With mode "raise", numpy would write to memory of its own first. All slots exist.
+        return np.take(self.frames, np.stack(indices[::-1], axis=1), axis=0, out=out, mode="clip")
 
     def returns(
         self,
@@ -168,15 +169,21 @@ class FrameStore:
             discounts = np.where(goes_on, discounts * gamma, discounts)
         return sums.astype(np.float32), discounts.astype(np.float32), self.following[last], self.terminated[last]
 
-    def segments(self, length: int) -> np.ndarray:
-        """All runs of frames (N, length) that steps connect, as slots."""
-        runs = [np.flatnonzero(self.is_step[: self._num_touched])]
-        for frame in range(1, length):
-            after = self.following[runs[-1]]
-            runs = [*runs, after]
-            if frame < length - 1:
-                runs = [run[self.is_step[after]] for run in runs]
-        return np.stack(runs, axis=1)
+    def segment_starts(self, length: int) -> np.ndarray:
+        """All slots (N,) from which steps lead through ``length`` frames, at least 2, with the first one."""
+        starts = np.flatnonzero(self.is_step[: self._num_touched])
+        last = self.following[starts]
+        for _ in range(length - 2):
+            goes_on = self.is_step[last]
+            starts, last = starts[goes_on], self.following[last[goes_on]]
+        return starts
+
+    def segments(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The frames, as slots (N, length), of N segments whose starts `segment_starts` gave."""
+        slots = [starts]
+        for _ in range(length - 1):
+            slots.append(self.following[slots[-1]])
+        return np.stack(slots, axis=1)
 
     def histories(self, slots: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """The frames that end at N slots, as slots (N, length), and which rows are whole (N,) bool.

@@ -37,13 +37,16 @@ def random_shift(observations: Tensor, max_pixels: int, generator: torch.Generat
     Returns:
         Moved observations (B, K, H, W). In memory, the channels of a pixel are neighbours.
     """
-    size, _, height, width = observations.shape
+    size, num_channels, height, width = observations.shape
     device = observations.device
     distances = torch.randint(-max_pixels, max_pixels + 1, (2, size, 1), generator=generator, device=device)
     rows = (torch.arange(height, device=device) + distances[0]).clamp(0, height - 1)
     columns = (torch.arange(width, device=device) + distances[1]).clamp(0, width - 1)
-    which = torch.arange(size, device=device)[:, None, None]
-    return observations[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    first = torch.arange(size, device=device)[:, None, None] * (height * width)
+    chosen = first + rows[:, :, None] * width + columns[:, None, :]
+    # Whole pixels are copied, with all their channels: several times faster on a CPU than single numbers.
+    pixels = observations.permute(0, 2, 3, 1).reshape(-1, num_channels)
+    return pixels.index_select(0, chosen.flatten()).view(size, height, width, num_channels).permute(0, 3, 1, 2)
 
 
 def truncated_normal(mean: Tensor, std: float, generator: torch.Generator, *, clip: float | None = None) -> Tensor:
@@ -87,7 +90,7 @@ class Encoder(nn.Module):
         num_inputs, *size = observation_shape
         layers: list[nn.Module] = []
         for stride in strides:
-            layers += [nn.Conv2d(num_inputs, num_channels, KERNEL_SIZE, stride), nn.ReLU()]
+            layers += [nn.Conv2d(num_inputs, num_channels, KERNEL_SIZE, stride), nn.ReLU(inplace=True)]
             size = [(pixels - KERNEL_SIZE) // stride + 1 for pixels in size]
             num_inputs = num_channels
         if min(size) < 1:
@@ -99,7 +102,8 @@ class Encoder(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Features (B, num_features) float32 of observations (B, 3 * S, H, W) uint8."""
         is_bf16 = self.mixed_precision == "bf16"
-        inputs = observations.to(torch.bfloat16 if is_bf16 else torch.float32) / 255 - 0.5
+        # In place, since on a CPU new memory costs more than the arithmetic; the first operation has made a copy.
+        inputs = observations.to(torch.bfloat16 if is_bf16 else torch.float32).div_(255).sub_(0.5)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=is_bf16):
             features = self.layers(inputs)

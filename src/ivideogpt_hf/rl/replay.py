@@ -29,8 +29,9 @@ from stable_baselines3.common.vec_env import VecNormalize  # noqa: E402
 NUM_CHANNELS = 3
 # The key of the JSON text in a saved file.
 RECORD = "record"
-# By how much an action may lie outside the bounds: rounding in float32.
-TOLERANCE = 1e-5
+# By how much an action may lie outside the bounds, as a share of their distance: rounding in float32. Where the bounds
+# are far from zero and close to each other, stable-baselines3's scaling to [-1, 1] rounds more.
+TOLERANCE, SCALED_TOLERANCE = 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,12 @@ class MixedReplayBuffer(ReplayBuffer):
             ValueError: if observations are not uint8 stacks of frames, or next_obs is not obs moved on by a frame.
         """
         obs, next_obs = self._check_observations(obs), self._check_observations(next_obs)
+        if not len(obs) == len(next_obs) == len(infos) == self.n_envs:
+            raise ValueError(f"the buffer was made for {self.n_envs} environments, and got steps of {len(obs)}")
         actions = np.asarray(action, np.float32).reshape(self.n_envs, self.action_dim)
-        _check_actions(actions, "add takes scaled actions", -np.ones(self.action_dim), np.ones(self.action_dim))
+        bounds = np.ones(self.action_dim)
+        _check_actions(actions, -bounds, bounds, SCALED_TOLERANCE, "add takes actions that are scaled to them")
+        actions = actions.clip(-1, 1)
         for env, info in enumerate(infos):
             after = next_obs[env]
             if done[env] and info.get("terminal_observation") is not None:
@@ -376,26 +381,35 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         num_real = math.floor(batch_size * self.real_ratio + 0.5) if self.num_imagined else batch_size
         parts = [(self._real, num_real, "real"), (self._imagined, batch_size - num_real, "imagined")]
-        drawn = []
+        chosen = []
         for store, count, kind in parts:
-            if not count:
-                continue
-            if not len(store.steps):
+            if count and not len(store.steps):
                 raise ValueError(f"the buffer holds no {kind} transitions yet, and {count} of a batch were asked for")
-            drawn.append(self._read(store, store.steps[self.rng.integers(len(store.steps), size=count)], env))
-        columns = (np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*drawn, strict=True))
-        return ReplayBufferSamples(*(self.to_torch(column, copy=False) for column in columns))
+            if count:
+                chosen.append((store, store.steps[self.rng.integers(len(store.steps), size=count)]))
+        return self._read(chosen, env)
 
-    def _read(self, store: FrameStore, slots: np.ndarray, env: VecNormalize | None) -> tuple[np.ndarray, ...]:
-        """The columns of a batch."""
-        rewards, discounts, last, terminated = store.returns(
-            slots, self.n_steps, self.gamma, lambda values: self._normalize_reward(values, env)
-        )
-        observations, after = (self._normalize_obs(self._flat(store.stacks(at)), env) for at in (slots, last))
+    def _read(self, chosen: list[tuple[FrameStore, np.ndarray]], env: VecNormalize | None) -> ReplayBufferSamples:
+        """The batch of the steps that lead from slots of stores."""
+        size = sum(len(slots) for _, slots in chosen)
+        # Both are filled part by part, since joining them afterwards would copy all frames again.
+        before, after = (np.empty((size, self.num_stack, *self._real.frame_shape), np.uint8) for _ in range(2))
+        columns, row = [], 0
+        for store, slots in chosen:
+            rewards, discounts, last, terminated = store.returns(
+                slots, self.n_steps, self.gamma, lambda values: self._normalize_reward(values, env)
+            )
+            rows = slice(row, row + len(slots))
+            store.stacks(slots, out=before[rows])
+            store.stacks(last, out=after[rows])
+            columns.append((store.actions[slots], terminated[:, None], rewards[:, None], discounts[:, None]))
+            row += len(slots)
+        actions, dones, sums, factors = (np.concatenate(column) for column in zip(*columns, strict=True))
+        observations, next_observations = (self._normalize_obs(self._flat(stacks), env) for stacks in (before, after))
         assert isinstance(observations, np.ndarray)  # stable-baselines3 allows for dicts
-        assert isinstance(after, np.ndarray)
-        columns = (terminated.astype(np.float32)[:, None], rewards[:, None], discounts[:, None])
-        return observations, store.actions[slots], after, *columns
+        assert isinstance(next_observations, np.ndarray)
+        arrays = (observations, actions, next_observations, dones.astype(np.float32), sums, factors)
+        return ReplayBufferSamples(*(self.to_torch(array, copy=False) for array in arrays))
 
     def sample_starts(self, num_starts: int, num_context_frames: int, rng: np.random.Generator | None = None) -> Starts:
         """Draw real moments to start rollouts from: those at which an action was taken, after enough real frames.
@@ -431,10 +445,11 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         if num_frames < 2:
             raise ValueError(f"num_frames must be at least 2, got {num_frames}")
-        runs = self._real.segments(num_frames)
-        if not len(runs):
+        starts = self._real.segment_starts(num_frames)
+        if not len(starts):
             raise ValueError(f"the buffer holds no real episode of {num_frames} frames yet; ask for fewer, or later")
-        chosen = runs[(self.rng if rng is None else rng).integers(len(runs), size=num_segments)]
+        starts = starts[(self.rng if rng is None else rng).integers(len(starts), size=num_segments)]
+        chosen = self._real.segments(starts, num_frames)
         steps = chosen[:, :-1]
         low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
         actions = (low + (self._real.actions[steps] + 1) * ((high - low) / 2)).astype(np.float32)
@@ -537,7 +552,8 @@ class MixedReplayBuffer(ReplayBuffer):
         low, high = (bound.ravel().astype(np.float64) for bound in (self.action_space.low, self.action_space.high))
         if clip_actions and np.isfinite(values).all():
             values = np.clip(values, low, high)
-        _check_actions(values, "clip them first, as the environment does (add_episode: clip_actions=True)", low, high)
+        hint = "clip them first, as the environment does (add_episode: clip_actions=True)"
+        _check_actions(values, low, high, TOLERANCE, hint)
         return np.clip(2 * (values - low) / (high - low) - 1, -1, 1).astype(np.float32)
 
 
@@ -558,8 +574,8 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
     return shape[0] // NUM_CHANNELS
 
 
-def _check_actions(actions: np.ndarray, hint: str, low: np.ndarray, high: np.ndarray) -> None:
-    margin = TOLERANCE * (high - low)
+def _check_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, tolerance: float, hint: str) -> None:
+    margin = tolerance * (high - low)
     is_outside = ~((actions >= low - margin) & (actions <= high + margin))  # also where an action is NaN
     if is_outside.any():
         index = tuple(int(number) for number in np.argwhere(is_outside)[0])
