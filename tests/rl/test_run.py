@@ -357,6 +357,10 @@ def test_checkpoints_that_do_not_fit(options, message, tmp_path, capsys):
         (["push2d", "--world-model", "WORLD"], "the horizon must be 1 to"),
         (["push2d", "--world-model", "WORLD", "--horizon", "3", "--max-steps", "3"], "raise max_steps"),
         (["push2d", "--horizon", "3"], "only for runs with a world model"),
+        (
+            ["push2d", "--world-model", "WORLD", "--horizon", "3", "--real-ratio", "0", "--first-step", "600"],
+            "lower first",
+        ),
         (["push2d", "--demos", "-1"], "demos must be at least 0"),
         (["push2d", "--real-ratio", "2"], "real_ratio is the share"),
         (["gymnasium/Pendulum-v1", "--demos", "1"], "demonstrations were asked for, but"),

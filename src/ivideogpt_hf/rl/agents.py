@@ -27,6 +27,8 @@ OFF_POLICY = ("drqv2", "sac", "td3", "crossq", "tqc")
 CONTRIBUTED = {"crossq": "CrossQ", "tqc": "TQC"}
 # Standard deviation of the exploration of TD3, in units of actions scaled to [-1, 1].
 TD3_NOISE = 0.2
+# What DrQ-v2 has where its presets say nothing.
+GAMMA, NUM_RETURN_STEPS = 0.99, 3
 
 
 class FrameFeatures(BaseFeaturesExtractor):
@@ -56,7 +58,8 @@ class FrameFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Features (B, trunk_dim) of observations (B, 3 * S, H, W) in 0 ... 255."""
-        features: Tensor = self.trunk(self.encoder(observations))
+        # Policies of stable-baselines3 have made floats of them.
+        features: Tensor = self.trunk(self.encoder(observations.to(torch.uint8)))
         return features
 
 
@@ -110,20 +113,17 @@ def make_agent(
     """
     check_agent(name)
     settings = preset(preset_name)
-    own = {"n_steps": settings.get("n_steps", 3), "gamma": settings.get("gamma", 0.99), "seed": seed}
-    common = {
-        "replay_buffer_class": MixedReplayBuffer,
-        "replay_buffer_kwargs": own | (buffer or {}),
-        "seed": seed,
-        "device": device,
-    }
+    kwargs = {"seed": seed} | (buffer or {})
+    common = {"replay_buffer_class": MixedReplayBuffer, "seed": seed, "device": device}
     if name == "drqv2":
-        return DrQv2("CnnPolicy", environment, **settings | common | overrides)
+        return DrQv2("CnnPolicy", environment, **settings | common | {"replay_buffer_kwargs": kwargs} | overrides)
+    gamma = settings.get("gamma", GAMMA)
+    common["replay_buffer_kwargs"] = {"n_steps": settings.get("n_steps", NUM_RETURN_STEPS), "gamma": gamma} | kwargs
     sizes = settings["policy_kwargs"]
     eyes = {size: sizes[size] for size in ("num_channels", "strides", "trunk_dim")}
     shared = ("learning_rate", "buffer_size", "learning_starts", "batch_size", "gradient_steps")
     arguments = {argument: settings[argument] for argument in shared} | {
-        "gamma": own["gamma"],
+        "gamma": gamma,
         "train_freq": 1,
         "policy_kwargs": {
             "features_extractor_class": FrameFeatures,

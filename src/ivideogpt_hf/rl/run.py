@@ -332,7 +332,14 @@ class AgentRun:
         self.evaluated = self._make_environment("evaluation")
         self.agent = self._make_agent()
         self.imagined = self._make_imagined()
-        self._evaluated_step, self._best_success = -1, None
+        if self.imagined is not None and settings.real_ratio == 0:
+            first, begins = self.imagined.schedule.first_step, self.agent.learning_starts
+            if first > begins:
+                raise ValueError(
+                    f"real_ratio is 0, and the agent learns from step {begins} on, when nothing is imagined until step "
+                    f"{first}: raise learning_starts, or lower first_step"
+                )
+        self._evaluated_step = -1
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._saved = time.perf_counter()
         self._stop = Stop()
