@@ -20,7 +20,8 @@ import torch
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.rl.imagination import ImaginedPolicy
-from ivideogpt_hf.rl.run import AgentRun, AgentRunSettings
+from ivideogpt_hf.rl.agent_run import AgentRun
+from ivideogpt_hf.rl.run import AgentRunSettings
 
 GREEDY = Sampling(greedy=True)
 
@@ -76,8 +77,8 @@ def measure_run(args, folder):
     clocks.watch(run.environment, "reset", "environment")
     clocks.watch(run.agent, "_sample_action", "acting")
     clocks.watch(run.agent, "train", "agent updates")
-    clocks.watch(run.imagined.learner, "update_transformer", "model updates")
-    clocks.watch(run.imagined.learner, "update_vq_model", "model updates")
+    clocks.watch(run.learner, "update_transformer", "model updates")
+    clocks.watch(run.learner, "update_vq_model", "model updates")
     clocks.watch(run.imagined, "imagine", "imagination")
     clocks.watch(run, "evaluate", "evaluation")
     start = time.perf_counter()
@@ -125,7 +126,7 @@ def timed(function, *args):
 
 def measure_imagination(args, run):
     """One round of rollouts of the agent's policy, ours and the original's."""
-    world, agent, schedule = run.imagined.learner.world, run.agent, run.imagined.schedule
+    world, agent, schedule = run.learner.world, run.agent, run.imagined.schedule
     starts = run.buffer.sample_starts(schedule.num_starts, world.spec.num_context_frames)
 
     def ours():

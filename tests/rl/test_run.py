@@ -17,11 +17,13 @@ pytest.importorskip("scipy")
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main, rl
 from ivideogpt_hf.media.video import read_video
-from ivideogpt_hf.rl import run as runs
+from ivideogpt_hf.rl import agent_run, run_settings
+from ivideogpt_hf.rl.agent_run import AgentRun
+from ivideogpt_hf.rl.baselines import DreamingRun
 from ivideogpt_hf.rl.curves import compare_runs, read_run
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
-from ivideogpt_hf.rl.run import AgentRun, AgentRunSettings, run_agent
+from ivideogpt_hf.rl.run import AgentRunSettings, run_agent
 from tests.conftest import build_world, hide_package, locked_elsewhere
 from tests.training.conftest import Started, _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)
 
@@ -187,13 +189,13 @@ def test_other_agents_imagine_too(agent, checkpoint, tmp_path):
 
 
 def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, monkeypatch):
-    batches, sample = [], runs.MixedReplayBuffer.sample
+    batches, sample = [], agent_run.MixedReplayBuffer.sample
 
     def watch(self, *args, **options):
         batches.append((self.real_ratio, self.num_imagined))
         return sample(self, *args, **options)
 
-    monkeypatch.setattr(runs.MixedReplayBuffer, "sample", watch)
+    monkeypatch.setattr(agent_run.MixedReplayBuffer, "sample", watch)
     start(IMAGINED, tmp_path / "run", world_model=checkpoint, real_ratio=0.0, demos=1, num_steps=12, max_steps=20)
     assert batches
     assert all(ratio == 0 and num_imagined for ratio, num_imagined in batches)
@@ -233,6 +235,46 @@ def test_a_clone_needs_demonstrations_and_no_world_model(tmp_path):
         AgentRunSettings(environment="push2d", output=tmp_path, agent="clone")
 
 
+# -- imagination alone -------------------------------------------------------------------------------------------------
+
+DREAMS = {"agent": "ppo", "demos": 1, "max_steps": 20, "evaluate_every": 6, "num_steps": 12}
+
+
+def test_ppo_takes_imagined_steps_only(checkpoint, tmp_path, monkeypatch):
+    purposes, step = [], SimulatorEnv.step
+
+    def watch(self, action):
+        purposes.append(self.purpose)
+        return step(self, action)
+
+    monkeypatch.setattr(SimulatorEnv, "step", watch)
+    output = tmp_path / "run"
+    start(IMAGINED | DREAMS, output, world_model=checkpoint)
+    assert "training" not in purposes
+    assert [(entry["step"], entry["imagined_steps"]) for entry in evaluations(output)] == [(0, 0), (6, 6), (12, 12)]
+    assert read_run(output).imagined_steps == 12
+
+
+def test_its_world_model_learns_from_the_demonstrations_first(checkpoint, tmp_path):
+    start(IMAGINED | DREAMS, tmp_path / "run", world_model=checkpoint)
+    learner = state_of(tmp_path / "run")["learner"]
+    assert (learner["num_transformer_updates"], learner["num_vq_updates"]) == (2, 0)
+
+
+def test_imagined_episodes_begin_in_demonstrations(checkpoint, tmp_path):
+    run = DreamingRun(AgentRunSettings(**TINY | IMAGINED | DREAMS, world_model=checkpoint, output=tmp_path / "run"))
+    run._begin()
+    (episode,) = run.demonstrations.episodes
+    pairs = {episode.frames[step : step + 2].tobytes() for step in range(20)}
+    assert {frames.numpy().tobytes() for frames in run.worlds.start_frames} <= pairs
+    run.close()
+
+
+def test_ppo_needs_a_world_model_and_demonstrations(tmp_path):
+    with pytest.raises(ValueError, match="give demos, and a world model"):
+        AgentRunSettings(environment="push2d", output=tmp_path, agent="ppo", demos=1)
+
+
 # -- resume -----------------------------------------------------------------------------------------------------------
 
 
@@ -254,10 +296,11 @@ def last_step(folder):
         return -1
 
 
-@pytest.mark.parametrize("agent", ["drqv2", "sac"])
+@pytest.mark.parametrize("agent", ["drqv2", "sac", "ppo"])
 def test_a_run_that_is_killed_ends_as_one_that_is_not(agent, config_of, checkpoint, tmp_path):
     """B11 of the original: it resumed the agent only."""
-    config = config_of(**IMAGINED, world_model=checkpoint, agent=agent, save_minutes=0.0, truncate_quantile=0.1)
+    settings = {"demos": 1, "max_steps": 20} if agent == "ppo" else {"truncate_quantile": 0.1}
+    config = config_of(**IMAGINED | settings, world_model=checkpoint, agent=agent, save_minutes=0.0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
     for step in (3, 14) if agent == "drqv2" else (10,):
@@ -304,7 +347,7 @@ def test_a_simulator_that_changed_is_noticed(tmp_path, monkeypatch):
         stop(self)
         if self.agent.num_timesteps == 5:
             self.save()
-            raise runs.Interrupted
+            raise agent_run.Interrupted
 
     monkeypatch.setattr(AgentRun, "between_steps", stop_at_5)
     assert start({}, tmp_path / "run") == 75
@@ -406,8 +449,8 @@ def test_new_networks_need_updates_of_the_vq_model(tmp_path, capsys):
 
 
 def test_the_command_line_names_what_there_is():
-    assert set(rl.AGENTS) == set(runs.AGENTS)
-    assert set(rl.TRACKERS) == set(runs.TRACKERS)
+    assert set(rl.AGENTS) == set(run_settings.AGENTS)
+    assert set(rl.TRACKERS) == set(run_settings.TRACKERS)
 
 
 def test_defaults_of_the_command_are_those_of_the_settings(tmp_path):

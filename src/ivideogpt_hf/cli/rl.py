@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-AGENTS = ("drqv2", "sac", "td3", "crossq", "tqc", "clone")
+AGENTS = ("drqv2", "sac", "td3", "crossq", "tqc", "clone", "ppo")
 PRESETS = ("cpu", "paper")
 TRACKERS = ("trackio", "tensorboard", "wandb", "none")
 # Options that only this command has, and `AgentRunSettings` does not.
@@ -40,7 +40,8 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
         "--agent",
         choices=AGENTS,
         default="drqv2",
-        help="clone: no learning but from demonstrations (default: %(default)s)",
+        help="clone: imitates demonstrations; ppo: acts in imagination only, which --num-steps then counts (default: "
+        "%(default)s)",
     )
     rl.add_argument(
         "--preset", choices=PRESETS, default="cpu", help="sizes of the agent, and schedule (default: %(default)s)"
