@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from ivideogpt_hf import Sampling
-from ivideogpt_hf.rl.imagination import ImaginedPolicy
 from ivideogpt_hf.rl.agent_run import AgentRun
+from ivideogpt_hf.rl.imagination import ImaginedPolicy
 from ivideogpt_hf.rl.run import AgentRunSettings
 
 GREEDY = Sampling(greedy=True)
