@@ -1,4 +1,4 @@
-"""The command that lets an agent learn: ``ivideogpt rl``."""
+"""The commands that let an agent learn, and publish it: ``ivideogpt rl`` and ``rl-publish``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,40 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
     run.add_argument("--run-name", help="name of the run in the tracker (default: that of the folder)")
     run.add_argument("--without-videos", action="store_true", help="write no videos of evaluations")
     rl.set_defaults(run=_rl)
+
+
+def add_rl_publish_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``rl-publish``.
+
+    Args:
+        commands: subparsers of the command line.
+        common: parent parser of all commands.
+    """
+    publish = commands.add_parser(
+        "rl-publish",
+        parents=[common],
+        help="upload the agent of a finished run with a card",
+        description="Upload the agent of a finished run to the Hub as one commit, with its curve, a video, and a card "
+        "that names world model, real and imagined steps, all settings, and every evaluation.",
+    )
+    publish.add_argument("run_folder", metavar="run", type=Path, help="folder of a finished run")
+    publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
+    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    publish.add_argument("--token", help="Hub token (default: the one you are logged in with)")
+    publish.add_argument("--dry-run", action="store_true", help="show files and card, and upload nothing")
+    publish.set_defaults(run=_publish)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from ..rl.publish import prepare_agent, publish_agent
+
+    with prepare_agent(args.run_folder, args.repo) as publication:
+        for name, size in publication.files.items():
+            print(f"{size / 1e6:10.3f} MB  {name}")
+        if args.dry_run:
+            print(f"\n{publication.card.content}")
+            return
+        print(publish_agent(publication, args.repo, private=args.private or None, token=args.token))
 
 
 def _add_environment_options(group: Any) -> None:

@@ -58,8 +58,8 @@ class Replanner:
     def select(
         self, make_cost: Callable[[], CostT], batch_size: int, propose: Callable[[CostT], Tensor] | None = None
     ) -> Tensor:
-        """The next action (B, A) on the CPU; a cost, and candidates (B, K, H, A) proposed for it, are made only if it is
-        time to plan."""
+        """The next action (B, A) on the CPU; a cost, and candidates (B, K, H, A) that are proposed, are made only if it
+        is time to plan."""
         self._num_selected += 1
         if self.first_action_zero and self._num_selected == 1:
             return torch.zeros(batch_size, self.planner.action_dim)

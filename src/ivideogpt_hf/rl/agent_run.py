@@ -129,7 +129,7 @@ class AgentRun:
 
     def _make_world_and_environment(self) -> None:
         """A world model may need the actions of the environment, and the environment the frame size of the model."""
-        settings, self.start = self.settings, None
+        settings = self.settings
         pixels = settings.frame_size or FRAME_PIXELS
         self.frame_size = (pixels, pixels)
         self.environment = self._make_environment("training")
@@ -166,7 +166,9 @@ class AgentRun:
                 f"episodes have {settings.max_steps + 1} frames, and the world model is trained on clips of "
                 f"{num_frames}: lower the horizon, or raise max_steps"
             )
-        self.start: StartingWorld | None = start
+        self.start = start
+
+    start: StartingWorld | None = None
 
     def _check_expert(self, environment: SimulatorEnv) -> None:
         simulator = environment.simulator
@@ -289,7 +291,7 @@ class AgentRun:
         )
         with unchanged_random_numbers():
             accelerator = start_run(run)
-        start_trackers(accelerator, run, settings.record())
+            start_trackers(accelerator, run, settings.record())
         return accelerator
 
     def _begin(self) -> None:
