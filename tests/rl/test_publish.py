@@ -47,7 +47,7 @@ def test_the_card_names_world_model_steps_and_results(finished, capsys):
 
 def test_a_run_that_is_not_finished_is_refused(finished):
     (finished / "agent.zip").unlink()
-    with pytest.raises(ValueError, match="is not finished: agent.zip is missing"), prepare_agent(finished, "a/b"):
+    with pytest.raises(ValueError, match=r"is not finished: agent\.zip is missing"), prepare_agent(finished, "a/b"):
         pass
 
 

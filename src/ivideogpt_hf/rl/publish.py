@@ -57,7 +57,7 @@ The file is one of stable-baselines3, which runs code when it is loaded: load it
 
 ## Results
 
-{num_episodes} episodes of an evaluation, always the same ones, on which nothing was trained. Intervals are Wilson's of 95 %.
+{num_episodes} episodes, the same in each evaluation, on which nothing was trained. Intervals are Wilson's of 95 %.
 
 {evaluations}
 {video}"""

@@ -71,7 +71,7 @@ def load_agent_state(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
 
 def with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state with tensors in place of arrays and of what else a file of weights cannot hold."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, np.ndarray):
             kept[name] = torch.from_numpy(value.copy())
