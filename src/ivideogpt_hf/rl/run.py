@@ -52,6 +52,7 @@ def run_agent(settings: AgentRunSettings) -> int | None:
         >>> sorted(path.name for path in Path("push").iterdir())  # doctest: +ELLIPSIS
         ['agent.zip', 'evaluations.jsonl', ..., 'run.json', 'state', 'videos']
     """
+    require_packages("stable_baselines3", "accelerate", purpose="reinforcement learning")
     require_trial_packages()
     run = KINDS.get(settings.agent, AgentRun)(settings)
     try:
