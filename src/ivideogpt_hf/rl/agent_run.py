@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped] # it has none
 
 from ..checkpoints.loading import weights_hash
 from ..decoding.sampling import Sampling
@@ -32,6 +32,7 @@ from .worlds import StartingWorld, check_world, open_world
 
 require_packages("stable_baselines3", "accelerate", purpose="reinforcement learning")
 
+from gymnasium import spaces  # noqa: E402
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList  # noqa: E402
 from stable_baselines3.common.logger import KVWriter, Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
@@ -138,7 +139,7 @@ class AgentRun:
         schedule = settings.schedule()
         start = open_world(
             settings.world_model,
-            self.environment.action_space,
+            self.action_space,
             num_future_frames=schedule.horizon,
             seed=settings.seed,
             revision=settings.revision,
@@ -159,7 +160,7 @@ class AgentRun:
             self.close()
             self.frame_size = spec.frame_size
             self.environment = self._make_environment("training")
-        check_world(spec, self.environment.action_space, self.frame_size, schedule.horizon, settings.world_model)
+        check_world(spec, self.action_space, self.frame_size, schedule.horizon, settings.world_model)
         num_frames = spec.num_context_frames + schedule.horizon
         if settings.max_steps + 1 < num_frames:
             raise ValueError(
@@ -169,6 +170,13 @@ class AgentRun:
         self.start = start
 
     start: StartingWorld | None = None
+
+    @property
+    def action_space(self) -> spaces.Box:
+        """The box of the environment's actions."""
+        space = self.environment.action_space
+        assert isinstance(space, spaces.Box)
+        return space
 
     def _check_expert(self, environment: SimulatorEnv) -> None:
         simulator = environment.simulator
@@ -437,7 +445,7 @@ class AgentRun:
             self.learner.load_state_dict(state["learner"])
         observation = self.environment.load_state_dict(state["environment"])
         load_agent_state(self.agent, state["agent"])
-        if observation is not None and not np.array_equal(observation, self.agent._last_obs[0]):  # type: ignore[index]
+        if observation is not None and not np.array_equal(observation, self.agent._last_obs[0]):
             name = self.settings.environment
             raise OSError(
                 f"{name} does not come to the frame at which the run in {self.output} stopped: its "

@@ -94,8 +94,8 @@ class DreamingRun(AgentRun):
             schedule.num_starts,
             horizon=schedule.horizon,
             frame_stack=settings.num_stack,
-            action_low=self.environment.action_space.low.tolist(),
-            action_high=self.environment.action_space.high.tolist(),
+            action_low=self.action_space.low.tolist(),
+            action_high=self.action_space.high.tolist(),
         )
         self._demonstrated = MixedReplayBuffer(
             max(settings.demos * (settings.max_steps + 1), MIN_FRAMES),
@@ -104,7 +104,7 @@ class DreamingRun(AgentRun):
             seed=settings.seed,
         )
         sizes = preset(settings.preset)["policy_kwargs"]
-        given = {"batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
+        given: dict[str, Any] = {"batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
         return PPO(
             "MlpPolicy",
             ImaginedWorlds(self.worlds),

@@ -283,7 +283,7 @@ class ImaginedExperience(BaseCallback):
         self._copied_updates = (-1, -1)
 
     last: ImaginedRollouts | None
-    model: OffPolicyAlgorithm  # type: ignore[assignment] # the parent takes any algorithm
+    model: OffPolicyAlgorithm
 
     # -- when ---------------------------------------------------------------------------------------------------------
 
@@ -302,9 +302,8 @@ class ImaginedExperience(BaseCallback):
                 f"{type(agent).__name__} with {type(getattr(agent, 'replay_buffer', None)).__name__}"
             )
         assert isinstance(agent.action_space, spaces.Box)
-        check_world(
-            self.learner.world.spec, agent.action_space, agent.replay_buffer.obs_shape[1:], self.schedule.horizon
-        )
+        height, width = agent.replay_buffer.obs_shape[1:]
+        check_world(self.learner.world.spec, agent.action_space, (height, width), self.schedule.horizon)
         if self._generator.device.type != agent.device.type:
             self._generator = torch.Generator(agent.device).manual_seed(self._generator_seed)
 

@@ -154,7 +154,7 @@ class WorldModelLearner:
         self._make_optimizers()
         self._clips = None if self.settings.data is None else DataClips(self.settings, world, seed)
         for network in (world.vq_model, world.transformer):
-            network.eval()
+            nn.Module.eval(network)
 
     def _make_losses(self) -> None:
         settings, world = self.settings, self.world

@@ -105,7 +105,7 @@ def _new_world(file: Path, low: np.ndarray, high: np.ndarray, num_future_frames:
     )
     transformer = make_transformer(arguments, vq_model.config.layout, len(low), num_future_frames)
     processor = _processor(vq_model.config.frame_size, low, high)
-    return WorldModel(vq_model.eval(), transformer.eval(), processor)
+    return WorldModel(vq_model, transformer, processor)
 
 
 def _grow(world: WorldModel, name: str, low: np.ndarray, high: np.ndarray, num_future_frames: int) -> WorldModel:
@@ -124,7 +124,7 @@ def _grow(world: WorldModel, name: str, low: np.ndarray, high: np.ndarray, num_f
     if world.spec.action_dim:
         processor = copy.deepcopy(world.processor)
         processor.reward_transform = "symlog"
-    return WorldModel(world.vq_model, transformer.eval(), processor)
+    return WorldModel(world.vq_model, transformer, processor)
 
 
 def _processor(frame_size: tuple[int, int], low: np.ndarray, high: np.ndarray) -> IVideoGPTVideoProcessor:
