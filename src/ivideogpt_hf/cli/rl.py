@@ -28,7 +28,9 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
         "of its experience is imagined. Evaluates it in fixed episodes with Wilson's intervals of 95 %. After a kill "
         "the same command goes on where the state was saved last. Defaults of the presets are told as cpu | paper.",
     )
-    rl.add_argument("environment", help="push2d/goal-shown, metaworld/<task>, robodesk/<task>, pusht or gymnasium/<id>")
+    rl.add_argument(
+        "environment", help="push2d/goal-shown, metaworld/<task>, robodesk/<task>, pusht, or a gymnasium id"
+    )
     rl.add_argument("--output", type=Path, default=Path("outputs/rl"), help="folder to write (default: %(default)s)")
     rl.add_argument(
         "--world-model",
