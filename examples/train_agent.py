@@ -9,52 +9,13 @@ what it can do.
 
 import argparse
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor
 
 from ivideogpt_hf import WorldModelVectorEnv
-
-
-class ForStableBaselines(VecEnv):
-    """A `WorldModelVectorEnv` as stable-baselines3 wants its vector environments, which are older than gymnasium's."""
-
-    def __init__(self, worlds):
-        self.worlds = worlds
-        super().__init__(worlds.num_envs, worlds.single_observation_space, worlds.single_action_space)
-
-    def reset(self):
-        observations, _ = self.worlds.reset(seed=self._seeds[0])
-        self._reset_seeds()
-        return observations
-
-    def step_async(self, actions):
-        self._actions = actions
-
-    def step_wait(self):
-        observations, rewards, terminations, truncations, infos = self.worlds.step(self._actions)
-        is_over = terminations | truncations
-        per_world = [{"TimeLimit.truncated": bool(truncated)} for truncated in truncations]
-        for row in np.flatnonzero(is_over):
-            per_world[row]["terminal_observation"] = infos["final_obs"][row]
-        return observations, rewards.astype(np.float32), is_over, per_world
-
-    def close(self):
-        self.worlds.close()
-
-    def get_attr(self, attr_name, indices=None):
-        return [getattr(self.worlds, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name, value, indices=None):
-        raise NotImplementedError("the worlds of a batch share their attributes")
-
-    def env_method(self, method_name, *method_args, indices=None, **method_kwargs):
-        raise NotImplementedError("the worlds of a batch have no methods of their own")
-
-    def env_is_wrapped(self, wrapper_class, indices=None):
-        return [False for _ in self._get_indices(indices)]
+from ivideogpt_hf.rl.imagined_worlds import ImaginedWorlds
 
 
 def main():
@@ -67,7 +28,7 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     worlds = WorldModelVectorEnv(args.checkpoint, num_envs=args.num_worlds, horizon=args.horizon)
-    environment = VecMonitor(ForStableBaselines(worlds))
+    environment = VecMonitor(ImaginedWorlds(worlds))
     environment.seed(args.seed)
     agent = PPO("CnnPolicy", environment, n_steps=2 * args.horizon, batch_size=64, n_epochs=4, seed=args.seed)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ivideogpt_hf import WorldModel
-from tests.conftest import build_transformer, build_vq_model
+from tests.conftest import build_transformer, build_vq_model, build_world
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NEEDS = {"options": "torchao", "demo": "playwright"}
+NEEDS = {"options": "torchao", "demo": "playwright", "rl": "stable_baselines3"}
 PROGRAMS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 
@@ -120,3 +120,22 @@ def test_all_ways_of_training_have_one_loss(load):
     assert losses == pytest.approx([losses[0]] * len(losses), abs=1e-3)
     bench.step("cached")
     assert bench.loss("cached").item() < losses[0]
+
+
+def test_agents(load, run, tmp_path):
+    """The program itself refuses other tokens than those of the original's algorithm."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("scipy")
+    rl = load("rl")
+    vq = {"resolution": 32, "max_att_resolution": 8, "patch_size": 8}
+    build_world(vq=vq, max_position_embeddings=600, action_dim=2, predict_reward=True).save_pretrained(
+        tmp_path / "world"
+    )
+    options = {"num-steps": 12, "max-steps": 6, "first-step": 6, "imagine-every": 4, "num-starts": 2, "horizon": 2}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    checkpoint = ["--environment", "push2d/goal-shown", "--checkpoint", str(tmp_path / "world")]
+    content = run(rl, *checkpoint, *words, "--measured-frames", "1")
+    parts = {"environment", "acting", "agent updates", "model updates", "imagination", "evaluation", "other"}
+    assert content["run"]["parts"].keys() == parts
+    assert all(seconds > 0 for seconds in content["run"]["parts"].values())
+    assert content["imagination"]["ratio"] > 0

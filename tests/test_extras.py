@@ -82,6 +82,8 @@ def test_environments_without_gymnasium_name_the_extra(monkeypatch):
         ("scipy", ["plan", "nowhere", "--checkpoint", "no/where"], "eval"),
         ("matplotlib", ["evaluate", "no/where", "nowhere"], "eval"),
         ("matplotlib", ["rl-compare", "no/where"], "eval"),
+        ("stable_baselines3", ["rl", "nowhere"], "rl"),
+        ("scipy", ["rl", "nowhere"], "eval"),
         ("websockets", ["serve", "no/where"], "serve"),
         ("gradio", ["play"], "demo"),
     ],

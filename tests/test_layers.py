@@ -37,7 +37,7 @@ OWNERS = {
     "av": {"media"},
     "PIL": {"data", "media", "pipeline", "simulators"},
     "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "rl", "serving", "simulators"},
-    "tqdm": {"data", "evaluation", "planning", "training"},
+    "tqdm": {"data", "evaluation", "planning", "rl", "training"},
     "yaml": {"settings"},
     # Optional packages: wherever one is imported, its lack is an error that names the extra.
     "accelerate": {"cli", "training"},
@@ -59,6 +59,7 @@ OWNERS = {
     "prometheus_client": {"serving"},
     "pyarrow": {"data"},
     "robodesk": {"simulators"},
+    "sb3_contrib": {"rl"},
     "scipy": {"evaluation", "planning", "rl"},
     "skimage": {"metrics"},
     "stable_baselines3": {"rl"},

@@ -20,6 +20,7 @@ PACKAGES = {
     "peft": ("peft", "train"),
     "prometheus_client": ("prometheus-client", "serve"),
     "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
+    "sb3_contrib": ("sb3-contrib", "rl"),
     "scipy": ("scipy", "eval"),
     "skimage": ("scikit-image", "eval"),
     "stable_baselines3": ("stable-baselines3", "rl"),

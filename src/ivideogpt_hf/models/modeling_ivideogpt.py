@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,8 +275,11 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             return None
         start = int(start)
         ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
-        module = getattr(self, head)
-        read: Tensor = module(as_input_of(module, hidden[:, [end - start for end in ends]]))
+        module, kind = getattr(self, head), hidden.device.type
+        # Under autocast, too, heads compute in the precision of their weights: in bfloat16, a reward of 20 would be off
+        # by a hundredth.
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            read: Tensor = module(as_input_of(module, hidden[:, [end - start for end in ends]]))
         return read
 
     def prepare_inputs_for_generation(

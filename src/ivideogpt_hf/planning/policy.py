@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,27 @@ from torch import Tensor, nn
 from ..decoding.sampling import Sampling
 from ..media.pixels import pixels_to_uint8
 from ..world.protocol import World
+from ..world.state import State
 from .costs import RolloutCost
 from .objectives import Objective
-from .planners import Cost, Plan, Planner
+from .planners import Plan, Planner
 from .replanning import Replanner, derived_seed
 
 # LeRobot names images "observation.image", or "observation.images.<camera>" where there are several.
 IMAGE_KEY = "observation.image"
+
+
+class Proposals(Protocol):
+    """What proposes candidates for a plan, such as an agent: `ivideogpt_hf.rl.proposals.AgentProposals`.
+
+    Attributes:
+        num_frames: number S of frames that it looks at.
+    """
+
+    num_frames: int
+
+    def __call__(self, frames: Tensor, state: State) -> Tensor:
+        """Candidates (B, K, H, A) after the last frames (B, S, 3, H, W) uint8, and the state of the worlds there."""
 
 
 class PlannerPolicy(nn.Module):
@@ -39,6 +53,8 @@ class PlannerPolicy(nn.Module):
         goal: goal images (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
         num_futures, chunk_size: see `RolloutCost`.
         temperature: temperature of the predictions; below 1, they are nearer to the most likely future.
+        proposals: source of further candidates for each plan, which take the place of as many random ones; None: none.
+            A plan costs at most what the best of them does.
         seed: seed of planner and predictions.
 
     Raises:
@@ -68,6 +84,7 @@ class PlannerPolicy(nn.Module):
         num_futures: int = 1,
         chunk_size: int | None = None,
         temperature: float = 1.0,
+        proposals: Proposals | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -80,6 +97,7 @@ class PlannerPolicy(nn.Module):
             raise ValueError(f"the model {needs} in its context")
         self.world, self.objective = world, objective
         self.goal, self.num_futures, self.chunk_size, self.seed = goal, num_futures, chunk_size, seed
+        self.proposals = proposals
         self.sampling = Sampling(temperature=temperature, common_random_numbers=True)
         self._replanner = Replanner(
             planner, replan_every, first_action_zero=first_action_zero, seed=seed, device=world.device
@@ -88,7 +106,9 @@ class PlannerPolicy(nn.Module):
 
     def reset(self) -> None:
         """Forget everything: a new episode begins."""
-        self._frames: deque[Tensor] = deque(maxlen=self.world.spec.num_real_context_frames)
+        num_seen = 1 if self.proposals is None else self.proposals.num_frames
+        self._num_kept = max(self.world.spec.num_real_context_frames, num_seen)
+        self._frames: deque[Tensor] = deque(maxlen=self._num_kept)
         self._replanner.reset()
 
     @property
@@ -116,19 +136,22 @@ class PlannerPolicy(nn.Module):
             ValueError: if the observation is of another size or out of range, or a batch holds no image or several.
         """
         self._see(observation)
-        return self._replanner.select(self._make_cost, len(self._frames[-1]))
+        propose = None if self.proposals is None else self._propose
+        return self._replanner.select(self._make_cost, len(self._frames[-1]), propose)
 
     @torch.no_grad()
     def predict_action_chunk(self, observation: Any) -> Tensor:
         """A whole new plan, (B, H, A); arguments as of `select_action`."""
         self._see(observation)
-        return self._replanner.plan(self._make_cost(), len(self._frames[-1])).actions.cpu()
+        cost = self._make_cost()
+        proposals = None if self.proposals is None else self._propose(cost)
+        return self._replanner.plan(cost, len(self._frames[-1]), proposals).actions.cpu()
 
     def _see(self, observation: Any) -> None:
         frame = self._as_frame(observation)
         if self._frames and len(frame) != len(self._frames[-1]):
             raise ValueError(f"{len(frame)} frames after {len(self._frames[-1])}: call reset before another batch")
-        self._frames.extend([frame] * (1 if self._frames else self.world.spec.num_real_context_frames))
+        self._frames.extend([frame] * (1 if self._frames else self._num_kept))
 
     def _as_frame(self, observation: Any) -> Tensor:
         if isinstance(observation, Mapping):
@@ -141,9 +164,16 @@ class PlannerPolicy(nn.Module):
             raise ValueError(f"frames must be (B, 3, H, W), got {tuple(frame.shape)}")
         return self.world.spec.resize_frames(pixels_to_uint8(frame))
 
-    def _make_cost(self) -> Cost:
+    def _propose(self, cost: RolloutCost) -> Tensor:
+        assert self.proposals is not None
+        frames = list(self._frames)[-self.proposals.num_frames :]
+        return self.proposals(torch.stack(frames, dim=1), cost.state)
+
+    def _make_cost(self) -> RolloutCost:
         """Cost of the futures that follow the last frames."""
-        frames = list(self._frames) if self.goal is None else [self.goal, *self._frames]
+        frames = list(self._frames)[-self.world.spec.num_real_context_frames :]
+        if self.goal is not None:
+            frames.insert(0, self.goal)
         seed = derived_seed(self.seed, self.num_plans)
         return RolloutCost(
             self.world,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .planners import Cost, Plan, Planner
+
+CostT = TypeVar("CostT", bound=Cost)
 
 
 class Replanner:
@@ -52,18 +55,23 @@ class Replanner:
         self._num_selected = self.num_plans = 0
         self.last_plan: Plan | None = None
 
-    def select(self, make_cost: Callable[[], Cost], batch_size: int) -> Tensor:
-        """The next action (B, A) on the CPU; a cost is made only if it is time to plan."""
+    def select(
+        self, make_cost: Callable[[], CostT], batch_size: int, propose: Callable[[CostT], Tensor] | None = None
+    ) -> Tensor:
+        """The next action (B, A) on the CPU; a cost, and candidates (B, K, H, A) that are proposed, are made only if it
+        is time to plan."""
         self._num_selected += 1
         if self.first_action_zero and self._num_selected == 1:
             return torch.zeros(batch_size, self.planner.action_dim)
         if not self._queue:
-            plan = self.plan(make_cost(), batch_size)
+            cost = make_cost()
+            plan = self.plan(cost, batch_size, None if propose is None else propose(cost))
             self._queue.extend(plan.actions[:, : self.every].cpu().unbind(1))
         return self._queue.popleft()
 
-    def plan(self, cost: Cost, batch_size: int) -> Plan:
-        """A new plan, whose search begins with the mean of the one before, shifted by what was executed of it."""
+    def plan(self, cost: Cost, batch_size: int, proposals: Tensor | None = None) -> Plan:
+        """A new plan, whose search begins with the mean of the one before, shifted by what was executed of it, and with
+        candidates (B, K, H, A) that were proposed."""
         warm_start = None
         if self.last_plan is not None:
             executed = min(self.every, self.planner.horizon - 1)
@@ -71,7 +79,12 @@ class Replanner:
             warm_start = torch.cat([mean[:, executed:], mean[:, -1:].expand(-1, executed, -1)], dim=1)
         self.num_plans += 1
         self.last_plan = self.planner.plan(
-            cost, batch_size=batch_size, warm_start=warm_start, generator=self._generator, device=self.device
+            cost,
+            batch_size=batch_size,
+            warm_start=warm_start,
+            proposals=proposals,
+            generator=self._generator,
+            device=self.device,
         )
         return self.last_plan
 

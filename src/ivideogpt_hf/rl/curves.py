@@ -95,13 +95,7 @@ def read_run(folder: Path) -> Run:
             raise FileNotFoundError(f"{folder} holds no run of an agent with evaluations ({name} is missing)")
     settings = next(_parsed((folder / RUN_FILE).read_text(encoding="utf-8")), {})
     _check_keys(folder / RUN_FILE, settings, SETTINGS)
-    by_step: dict[int, dict[str, Any]] = {}
-    # A kill may tear a line. The run that went on has written the evaluation again.
-    for line in (folder / EVALUATIONS_FILE).read_text(encoding="utf-8").splitlines():
-        for evaluation in _parsed(line):
-            _check_keys(folder / EVALUATIONS_FILE, evaluation, MEASURES)
-            by_step[evaluation["step"]] = evaluation
-    evaluations = [by_step[step] for step in sorted(by_step)]
+    evaluations = read_evaluations(folder)
     reached = evaluations[-1]["step"] if evaluations else 0
     if not evaluations or reached < settings["num_steps"]:
         raise ValueError(
@@ -119,6 +113,21 @@ def read_run(folder: Path) -> Run:
     last = evaluations[-1]
     steps = np.array([evaluation["step"] for evaluation in evaluations], dtype=np.int64)
     return Run(folder, settings, steps, success, counts[0], int(last["imagined_steps"]), float(last["seconds"]))
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, by their steps; see `read_run`.
+
+    Raises:
+        ValueError: if an evaluation lacks something.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    # A kill may tear a line. The run that went on has written the evaluation again.
+    for line in (folder / EVALUATIONS_FILE).read_text(encoding="utf-8").splitlines():
+        for evaluation in _parsed(line):
+            _check_keys(folder / EVALUATIONS_FILE, evaluation, MEASURES)
+            by_step[evaluation["step"]] = evaluation
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _parsed(text: str) -> Iterator[dict[str, Any]]:

@@ -144,7 +144,7 @@ class Loop:
                 callback.close()
 
     def _update_until_the_end(self) -> None:
-        with _stop_signals() as stop:
+        with stop_signals() as stop:
             while self.update < self.num_updates and not self.interrupted:
                 for batch in self.loader:
                     metrics = self._do_update(send_to_device(batch, self.accelerator.device, non_blocking=True))
@@ -271,14 +271,20 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 @dataclass
-class _Stop:
+class Stop:
+    """Whether a signal asked to stop.
+
+    Attributes:
+        requested: whether one came.
+    """
+
     requested: bool = False
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def stop_signals() -> Iterator[Stop]:
     """Let SIGTERM and SIGINT ask to stop after the update. A second SIGINT interrupts as usual."""
-    stop = _Stop()
+    stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:

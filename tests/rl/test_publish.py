@@ -1,0 +1,65 @@
+"""An agent on the Hub: what is uploaded, and what its card says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("accelerate")
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+import ivideogpt_hf
+from ivideogpt_hf.cli import main
+from ivideogpt_hf.rl.publish import prepare_agent
+from tests.hub.fake_hub import TOKEN, FakeHub
+from tests.rl.test_run import IMAGINED, checkpoint, start  # noqa: F401 (the first is a fixture)
+from tests.training.conftest import _fresh_accelerate  # noqa: F401 (it is a fixture)
+
+
+@pytest.fixture
+def finished(checkpoint, tmp_path):  # noqa: F811
+    start(IMAGINED, tmp_path / "run", world_model=checkpoint, num_steps=12, demos=1, max_steps=20)
+    return tmp_path / "run"
+
+
+def test_the_card_names_world_model_steps_and_results(finished, capsys):
+    with prepare_agent(finished, "tester/pusher") as publication:
+        names = ["README.md", "agent.zip", "curves.png", "episode.gif", "evaluations.jsonl", "run.json"]
+        assert sorted(publication.files) == names
+        text = publication.card.content
+        result = publication.card.data.eval_results[0]
+    settings = json.loads((finished / "run.json").read_text())
+    assert f"12 real steps, and from 18 that the world model {settings['world_model']} imagined" in text
+    assert "1 demonstrations" in text
+    assert "from ivideogpt_hf.rl.drqv2 import DrQv2" in text
+    assert "![Success against steps](curves.png)" in text
+    last = json.loads((finished / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert result.metric_value == last["success"]
+    assert f"[{last['low']:.2f}, {last['high']:.2f}]" in text
+    assert main(["rl-publish", str(finished), "tester/pusher", "--dry-run"]) == 0
+    assert "agent.zip" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_finished_is_refused(finished):
+    (finished / "agent.zip").unlink()
+    with pytest.raises(ValueError, match=r"is not finished: agent\.zip is missing"), prepare_agent(finished, "a/b"):
+        pass
+
+
+def test_it_is_uploaded(finished, tmp_path):
+    hub = FakeHub()
+    paths = [str(Path(ivideogpt_hf.__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "ivideogpt_hf.cli", "rl-publish", str(finished), "tester/pusher", "--token", TOKEN]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        hub.close()
+    assert done.returncode == 0, done.stderr
+    assert "tester/pusher" in done.stdout.splitlines()[-1]
