@@ -59,6 +59,7 @@ OWNERS = {
     "pyarrow": {"data"},
     "robodesk": {"simulators"},
     "scipy": {"evaluation", "planning"},
+    "shtab": {"cli"},
     "skimage": {"metrics"},
     "tfrecord": {"data"},
     "torchvision": set(),

@@ -44,7 +44,7 @@ class WorldModelVectorEnv(VectorEnv):
     ``frame_stack`` frames along the channels, (3 * frame_stack, H, W) uint8, the newest last; where the start has fewer
     frames, its first one is repeated. The goal of a goal-conditioned model is not part of it.
 
-    Infos of `reset` and of `step` hold the same: "start", which start frames the episode began with, and "log_prob", the
+    Infos of `reset` and of `step` hold the same: "start", the number of the episode's start frames, and "log_prob", the
     log-probability of the newest frame, which is low where the model is uncertain. It is 0 for start frames, which are
     real.
 
@@ -81,7 +81,7 @@ class WorldModelVectorEnv(VectorEnv):
         ((2,), [False, False])
     """
 
-    metadata: dict[str, Any] = METADATA  # noqa: RUF012  # as gymnasium declares it
+    metadata: dict[str, Any] = METADATA  # as gymnasium declares it
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ class WorldModelEnv(gymnasium.Env):
     the horizon.
     """
 
-    metadata: dict[str, Any] = METADATA  # noqa: RUF012  # as gymnasium declares it
+    metadata: dict[str, Any] = METADATA  # as gymnasium declares it
 
     def __init__(
         self,

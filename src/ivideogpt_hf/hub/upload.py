@@ -12,6 +12,10 @@ from .errors import NOUNS, hub_errors
 if TYPE_CHECKING:
     from huggingface_hub import RepoCard
 
+CARD_FILE = "README.md"
+# Names of files with wildcards, one or several; None: no choice.
+Patterns = Sequence[str] | None
+
 
 def create_repository(
     repo_id: str, kind: str, *, private: bool | None = None, token: str | bool | None = None
@@ -46,8 +50,9 @@ def upload_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
-    ignore_patterns: Sequence[str] = (),
-    delete_patterns: Sequence[str] = (),
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    delete_patterns: Patterns = None,
 ) -> str:
     """Upload the files of a folder as one commit.
 
@@ -56,6 +61,7 @@ def upload_folder(
         repo_id: id of a repository that exists.
         kind: kind of the repository: "model" or "dataset".
         commit_message, revision, create_pr, token: arguments of `huggingface_hub.HfApi.upload_folder`.
+        allow_patterns: names of the files that are uploaded, with wildcards; None: all.
         ignore_patterns: names of files that are not uploaded, with wildcards.
         delete_patterns: names of files, with wildcards, that are deleted on the Hub unless the folder holds them.
 
@@ -76,8 +82,9 @@ def upload_folder(
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message,
-                ignore_patterns=list(ignore_patterns),
-                delete_patterns=list(delete_patterns) or None,
+                allow_patterns=_as_list(allow_patterns),
+                ignore_patterns=_as_list(ignore_patterns),
+                delete_patterns=_as_list(delete_patterns),
             )
         except RuntimeError as error:  # huggingface_hub raises it when a large file does not arrive
             raise OSError(
@@ -96,9 +103,19 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
+    keep_card: bool = False,
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    delete_patterns: Patterns = None,
 ) -> str:
-    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`."""
+    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`.
+
+    Args:
+        keep_card: whether a card that is in the repository already stays, since somebody may have edited it.
+    """
     repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
+    if keep_card and has_file(repo_id, CARD_FILE, revision=revision, token=token):
+        ignore_patterns = [*(_as_list(ignore_patterns) or ()), CARD_FILE]
     return upload_folder(
         folder,
         repo_id,
@@ -107,7 +124,27 @@ def push_folder(
         revision=revision,
         create_pr=create_pr,
         token=token,
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        delete_patterns=delete_patterns,
     )
+
+
+def has_file(repo_id: str, name: str, *, revision: str | None = None, token: str | bool | None = None) -> bool:
+    """Whether a model repository holds a file.
+
+    Raises:
+        OSError: see `hub_errors`.
+    """
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo_id, NOUNS["model"], revision=revision):
+        return HfApi(token=token).file_exists(repo_id, name, revision=revision)
+
+
+def _as_list(patterns: Patterns) -> list[str] | None:
+    """Patterns as a list, of which huggingface_hub takes one as text, too."""
+    return [patterns] if isinstance(patterns, str) else None if patterns is None else list(patterns)
 
 
 def upload_in_background(
