@@ -16,7 +16,9 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 # Where a newcomer looks first. Methods are named with their class.
 ENTRANCES = {
     "CEM",
+    "DrQv2",
     "IVideoGPTPipeline.__call__",
+    "MixedReplayBuffer",
     "PlannerPolicy",
     "WorldModel",
     "WorldModel.rollout",

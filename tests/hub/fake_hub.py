@@ -26,7 +26,7 @@ API = re.compile(
 )
 RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "other", "unknown"}
-TASKS = {"robotics", "image-to-video", "video-to-video"}
+TASKS = {"robotics", "image-to-video", "video-to-video", "reinforcement-learning"}
 PREFIXES = {"models": "", "datasets": "datasets/"}
 Files = dict[str, bytes]
 

@@ -15,6 +15,7 @@ ENVIRONMENTS = {
     "robodesk/push_red": "robodesk",
     "pusht": "gym_pusht",
     "push2d": "numpy",
+    "push2d/goal-shown": "numpy",
     "Pendulum-v1": "gymnasium",
 }
 SIZE = 32
@@ -158,6 +159,67 @@ def test_bounds_and_names_agree(simulator):
     assert simulator.action_names is None or len(simulator.action_names) == len(low) == len(high)
 
 
+# -- Meta-world's environments are kept between episodes --------------------------------------------------------------
+
+
+# The rewards of "sweep" depend on an attribute that is a view of the simulation's memory.
+@pytest.mark.parametrize("task", ["button-press", "sweep"])
+def test_a_kept_environment_gives_the_episodes_of_a_new_one(task):
+    kept = make(f"metaworld/{task}", "metaworld")
+    play(kept, 2, 20)
+    new = make(f"metaworld/{task}", "metaworld")
+    expected, expected_rewards = play(new, 5, 20)
+    frames, rewards = play(kept, 5, 20)
+    for simulator in (kept, new):
+        simulator.close()
+    np.testing.assert_array_equal(frames, expected)
+    assert rewards == expected_rewards
+
+
+def test_an_episode_does_not_depend_on_the_seed_that_came_first():
+    frames = []
+    for first in (0, 2**32 - 1):
+        simulator = make("metaworld/reach", "metaworld")
+        simulator.reset(first)
+        frames.append(play(simulator, 5)[0])
+        simulator.close()
+    np.testing.assert_array_equal(*frames)
+
+
+def test_rewards_follow_a_state_that_was_put_back():
+    simulator = make("metaworld/sweep", "metaworld")
+    simulator.reset(5)
+    state, rewards = simulator.get_state(), []
+    for _ in range(2):
+        simulator.set_state(state)
+        rewards.append([simulator.step(np.clip(simulator.expert_action(), -1, 1)).reward for _ in range(15)])
+    simulator.close()
+    assert rewards[0] == rewards[1] == pytest.approx(play_expert(5, 15))
+
+
+def play_expert(seed: int, num_steps: int) -> list[float]:
+    """Rewards of the expert of "sweep" in an environment whose state was never put back."""
+    simulator = make("metaworld/sweep", "metaworld")
+    simulator.reset(seed)
+    rewards = [simulator.step(np.clip(simulator.expert_action(), -1, 1)).reward for _ in range(num_steps)]
+    simulator.close()
+    return rewards
+
+
+# -- Push-2D's goal ---------------------------------------------------------------------------------------------------
+
+
+def test_the_goal_can_be_shown():
+    frames = []
+    for name in ("push2d", "push2d/goal-shown"):
+        simulator = make_simulator(name, SIZE)
+        simulator.reset(0)
+        x, y = (simulator.goal_position * SIZE).astype(int)
+        frames.append(simulator.render()[y, x])
+    assert frames[0].tolist() == [236, 232, 222]
+    assert frames[1].tolist() == [165, 185, 225]
+
+
 # -- RoboDesk's own faults --------------------------------------------------------------------------------------------
 
 
@@ -244,6 +306,7 @@ def test_without_an_expert_there_is_an_error(name, package):
     [
         ("metaworld/fly", "metaworld", "no task 'fly'.*plate-slide"),
         ("robodesk/fly", "robodesk", "no task 'fly'.*push_red"),
+        ("push2d/fly", "numpy", "no task 'fly'.*goal-shown"),
         ("Fly-v0", "gymnasium", "cannot make 'Fly-v0'"),
     ],
 )
@@ -276,6 +339,28 @@ def test_an_environment_without_rendering_is_refused(monkeypatch):
     simulator.reset(0)
     with pytest.raises(ValueError, match="Blind-v0 does not render RGB images: got NoneType"):
         simulator.render()
+
+
+@pytest.mark.parametrize(
+    ("takes_mode", "message"),
+    [(True, r"Dark-v0 does not render RGB images: its render modes are \['human'\]"), (False, "cannot make 'Dark-v0'")],
+)
+def test_an_environment_without_pictures_is_refused_before_it_is_played(takes_mode, message, monkeypatch):
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Dark(gymnasium.Env):
+        action_space = observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        metadata = {"render_modes": ["human"]}  # noqa: RUF012 (gymnasium declares it so)
+
+    def make_dark(**options):
+        if not takes_mode:
+            raise TypeError("Dark() takes no arguments")
+        return Dark()
+
+    spec = gymnasium.envs.registration.EnvSpec("Dark-v0", make_dark, disable_env_checker=True)
+    monkeypatch.setitem(gymnasium.registry, "Dark-v0", spec)
+    with pytest.raises(ValueError, match=message):
+        make_simulator("Dark-v0", SIZE)
 
 
 @pytest.mark.parametrize(("name", "package"), [item for item in ENVIRONMENTS.items() if item[1] != "numpy"])

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ivideogpt_hf import WorldModel, read_actions, read_video
+from ivideogpt_hf import IVideoGPTForCausalLM, WorldModel, read_actions, read_video
 from tests.data.files import MemoryReader, convert, make_episode
-from tests.training.conftest import assert_same_weights, run
+from tests.training.conftest import run, weights_of
 
 SCRIPT = Path(__file__).parents[2] / "scripts/embed_default.py"
 LENGTH = 26
@@ -32,8 +33,12 @@ def test_trainings_become_a_checkpoint(tmp_path, tokens_config, world_config, mo
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, [runs, target, *options])])
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
-    assert_same_weights(target, runs / "world")
+    stored, trained = weights_of(target), weights_of(runs / "world")
+    assert stored.keys() == trained.keys()
+    assert all(value.dtype == torch.float16 and value.equal(trained[name].half()) for name, value in stored.items())
     world = WorldModel.from_pretrained(target)
+    networks = [world.vq_model, IVideoGPTForCausalLM.from_pretrained(target, subfolder="transformer")]
+    assert {parameter.dtype for network in networks for parameter in network.parameters()} == {torch.float32}
     frames, actions = read_video(target / "episode.npz"), read_actions(target / "episode.npz")
     assert (len(frames), len(actions)) == (25, 24)
     clip = frames[None, : world.spec.num_context_frames]

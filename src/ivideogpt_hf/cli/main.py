@@ -17,6 +17,7 @@ from .info import add_info_command
 from .plan import add_plan_command
 from .predict import add_predict_command
 from .publish import add_hub_commands
+from .rl_compare import add_rl_compare_command
 from .serve import add_serving_commands
 from .train import add_training_commands
 
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_training_commands(commands, common)
     add_evaluation_commands(commands, common, [model, device])
     add_plan_command(commands, common, [model, device])
+    add_rl_compare_command(commands, common)
     add_hub_commands(commands, common)
     add_serving_commands(commands, common, [model, device])
 

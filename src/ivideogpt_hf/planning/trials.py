@@ -148,22 +148,28 @@ class Trials:
         write_video(side_by_side(frames, *goal), self.output / "videos" / f"{name}-{seed}.gif", fps=5, scale=scale)
 
 
+def wilson_interval(num_successes: int, num_trials: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % of a success rate, each bound in [0, 1]."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(num_successes, num_trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def summarize_trials(trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Summarize the trials of each controller: success rate with Wilson's interval of 95 %, the rate as a share of the
     simulator's, rewards, steps and time."""
-    from scipy.stats import binomtest
-
     results: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(trial.controller for trial in trials):
         rows = [trial for trial in trials if trial.controller == name]
         num_trials, num_successes = len(rows), sum(trial.success for trial in rows)
-        interval = binomtest(num_successes, num_trials).proportion_ci(method="wilson")
+        low, high = wilson_interval(num_successes, num_trials)
         num_plans, seconds = sum(trial.num_plans for trial in rows), sum(trial.seconds for trial in rows)
         results[name] = {
             "num_trials": num_trials,
             "success_rate": round(num_successes / num_trials, 4),
-            "low": round(float(interval.low), 4),
-            "high": round(float(interval.high), 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
             "mean_reward": round(sum(trial.reward for trial in rows) / num_trials, 4),
             "mean_num_steps": round(sum(trial.num_steps for trial in rows) / num_trials, 2),
             "seconds": round(seconds, 1),

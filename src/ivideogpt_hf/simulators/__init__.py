@@ -16,8 +16,8 @@ def make_simulator(name: str, size: int) -> Simulator:
     """Make an environment that renders.
 
     Args:
-        name: name of the environment: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", or the id of any
-            gymnasium environment.
+        name: name of the environment: "metaworld/<task>", "robodesk/<task>", "pusht", "push2d", "push2d/goal-shown", or
+            the id of any gymnasium environment.
         size: side of the frames, in pixels.
 
     Raises:
@@ -37,10 +37,10 @@ def make_simulator(name: str, size: int) -> Simulator:
         from .pusht import PushTSimulator
 
         return PushTSimulator(size)
-    if name == "push2d":
+    if family == "push2d":
         from .push2d import Push2DSimulator
 
-        return Push2DSimulator(size)
+        return Push2DSimulator(size, task)
     from .gymnasium import GymnasiumSimulator
 
     return GymnasiumSimulator(name, size)

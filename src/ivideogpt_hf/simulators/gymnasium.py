@@ -33,8 +33,14 @@ class GymnasiumSimulator(Simulator):
 
         try:
             self._environment = gymnasium.make(environment_id, render_mode="rgb_array", **options)
-        except gymnasium.error.Error as error:
+        except (
+            gymnasium.error.Error,
+            TypeError,
+        ) as error:  # TypeError: it takes no such option, not even a render mode
             raise ValueError(f"gymnasium cannot make {environment_id!r}: {error}") from error
+        modes = self._environment.metadata.get("render_modes", [])
+        if "rgb_array" not in modes:
+            raise ValueError(f"{environment_id} does not render RGB images: its render modes are {modes}")
         space = self._environment.action_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
             raise ValueError(f"{environment_id} has the actions {space}; a bounded one-dimensional Box is needed")

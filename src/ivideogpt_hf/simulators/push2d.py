@@ -14,6 +14,8 @@ SUCCESS_DISTANCE = 0.05
 MIN_GOAL_DISTANCE = 0.15  # smallest distance from the puck's start to the goal
 LONGEST_PUSH = 12  # largest number of steps from the start to the goal
 BACKGROUND, PUCK, AGENT = np.array([236, 232, 222.0]), np.array([40, 90, 200.0]), np.array([215, 60, 50.0])
+GOAL = np.array([165, 185, 225.0])
+GOAL_SHOWN = "goal-shown"
 
 
 class Push2DSimulator(Simulator):
@@ -23,15 +25,25 @@ class Push2DSimulator(Simulator):
     The goal of each seed is the place where a scripted push from the start leaves the puck. The reward is minus the
     puck's distance from the goal. Success is a distance below 0.05, and does not end the episode.
 
+    Frames do not show the goal: planners get it as an image of its own. An agent that sees nothing but frames needs the
+    task "goal-shown", "push2d/goal-shown" by name, in which a pale disc lies at the goal.
+
     Args:
         size: side of the frames, in pixels.
+        task: "" or "goal-shown".
+
+    Raises:
+        ValueError: if there is no such task.
     """
 
     task = "push the puck to the goal"
     action_names = ("right", "down")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, task: str = "") -> None:
+        if task not in ("", GOAL_SHOWN):
+            raise ValueError(f"push2d has no task {task!r}; it has {GOAL_SHOWN}, or none: 'push2d'")
         self.size = size
+        self._shows_goal = task == GOAL_SHOWN
         self.action_low, self.action_high = np.full(2, -1, np.float32), np.full(2, 1, np.float32)
 
     def reset(self, seed: int) -> None:
@@ -47,7 +59,8 @@ class Push2DSimulator(Simulator):
                 self._move(np.array([np.cos(heading), np.sin(heading)]))
             if np.linalg.norm(self.observation[2:] - puck) >= MIN_GOAL_DISTANCE:
                 break
-        self.goal_position, self.goal = self.observation[2:], self.render()
+        self.goal_position = self.observation[2:]  # before the picture, which may show it
+        self.goal = self.render()
         self.observation = start
 
     def step(self, action: np.ndarray) -> Transition:
@@ -72,10 +85,12 @@ class Push2DSimulator(Simulator):
         self.observation = np.concatenate([agent, puck])
 
     def render(self) -> np.ndarray:
-        """Draw both discs, with smooth edges of one pixel."""
+        """Draw the discs, with smooth edges of one pixel."""
         places = (np.arange(self.size) + 0.5) / self.size
         image = np.broadcast_to(BACKGROUND, (self.size, self.size, 3))
-        discs = ((self.observation[2:], PUCK_RADIUS, PUCK), (self.observation[:2], AGENT_RADIUS, AGENT))
+        discs = [(self.observation[2:], PUCK_RADIUS, PUCK), (self.observation[:2], AGENT_RADIUS, AGENT)]
+        if self._shows_goal:
+            discs.insert(0, (self.goal_position, PUCK_RADIUS, GOAL))
         for (x, y), radius, colour in discs:
             distance = np.hypot(places[None] - x, places[:, None] - y)
             cover = np.clip((radius - distance) * self.size + 0.5, 0, 1)[..., None]

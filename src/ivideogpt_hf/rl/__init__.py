@@ -1,0 +1,1 @@
+"""Agents that learn by reinforcement, in simulators and in world models."""
