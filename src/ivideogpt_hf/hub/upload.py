@@ -50,6 +50,7 @@ def upload_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
+    keep_card: bool = False,
     allow_patterns: Patterns = None,
     ignore_patterns: Patterns = None,
     delete_patterns: Patterns = None,
@@ -61,6 +62,7 @@ def upload_folder(
         repo_id: id of a repository that exists.
         kind: kind of the repository: "model" or "dataset".
         commit_message, revision, create_pr, token: arguments of `huggingface_hub.HfApi.upload_folder`.
+        keep_card: whether a card that is in the repository already stays, since somebody may have edited it.
         allow_patterns: names of the files that are uploaded, with wildcards; None: all.
         ignore_patterns: names of files that are not uploaded, with wildcards.
         delete_patterns: names of files, with wildcards, that are deleted on the Hub unless the folder holds them.
@@ -73,9 +75,12 @@ def upload_folder(
     """
     from huggingface_hub import HfApi
 
+    api, ignored = HfApi(token=token), _as_list(ignore_patterns) or []
     with hub_errors(repo_id, NOUNS[kind], revision=revision):
+        if keep_card and api.file_exists(repo_id, CARD_FILE, repo_type=kind, revision=revision):
+            ignored.append(CARD_FILE)
         try:
-            commit = HfApi(token=token).upload_folder(
+            commit = api.upload_folder(
                 repo_id=repo_id,
                 repo_type=kind,
                 folder_path=os.fspath(folder),
@@ -83,7 +88,7 @@ def upload_folder(
                 create_pr=create_pr,
                 commit_message=commit_message,
                 allow_patterns=_as_list(allow_patterns),
-                ignore_patterns=_as_list(ignore_patterns),
+                ignore_patterns=ignored,
                 delete_patterns=_as_list(delete_patterns),
             )
         except RuntimeError as error:  # huggingface_hub raises it when a large file does not arrive
@@ -108,14 +113,8 @@ def push_folder(
     ignore_patterns: Patterns = None,
     delete_patterns: Patterns = None,
 ) -> str:
-    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`.
-
-    Args:
-        keep_card: whether a card that is in the repository already stays, since somebody may have edited it.
-    """
+    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`."""
     repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
-    if keep_card and has_file(repo_id, CARD_FILE, revision=revision, token=token):
-        ignore_patterns = [*(_as_list(ignore_patterns) or ()), CARD_FILE]
     return upload_folder(
         folder,
         repo_id,
@@ -124,22 +123,11 @@ def push_folder(
         revision=revision,
         create_pr=create_pr,
         token=token,
+        keep_card=keep_card,
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         delete_patterns=delete_patterns,
     )
-
-
-def has_file(repo_id: str, name: str, *, revision: str | None = None, token: str | bool | None = None) -> bool:
-    """Whether a model repository holds a file.
-
-    Raises:
-        OSError: see `hub_errors`.
-    """
-    from huggingface_hub import HfApi
-
-    with hub_errors(repo_id, NOUNS["model"], revision=revision):
-        return HfApi(token=token).file_exists(repo_id, name, revision=revision)
 
 
 def _as_list(patterns: Patterns) -> list[str] | None:
