@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ivideogpt_hf import RemoteWorldModel, World, WorldModel
+from ivideogpt_hf.checkpoints.family import with_released_id
 from ivideogpt_hf.hub.download import size_of_files
 
 DEFAULT = "default"
@@ -58,7 +59,7 @@ class LoadingRules:
                 raise ValueError("Folders and servers can be played only where this page runs on your own machine.")
             return
         try:
-            size = size_of_files(name, ".safetensors")
+            size = with_released_id(name, lambda repo_id: size_of_files(repo_id, ".safetensors"))
         except OSError as error:
             raise ValueError(f"{name} cannot be found: {error}") from error
         if size > self.max_bytes:

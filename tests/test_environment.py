@@ -19,6 +19,8 @@ from gymnasium.vector import AutoresetMode  # noqa: E402
 from ivideogpt_hf import WorldModelEnv, WorldModelVectorEnv  # noqa: E402
 
 MODES = list(AutoresetMode)
+# The part before the colon is imported by gymnasium, which has no plugins.
+ENVIRONMENT_ID = "ivideogpt_hf:ivideogpt_hf/WorldModel-v0"
 BOUNDS = {"action_low": -2.0, "action_high": 2.0}
 
 
@@ -50,11 +52,48 @@ def ends_at(*steps):
     return rule
 
 
-def test_gymnasium_accepts_the_single_environment(world):
-    bounds = {"action_low": -1.0, "action_high": 1.0}  # it recommends those
+@pytest.fixture
+def named_single():
+    """The embedded model as gymnasium makes it by name, to be drawn."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        check_env(WorldModelEnv(world, random_frames(5, 2), horizon=4, **bounds), skip_render_check=True)
+        warnings.simplefilter("error", UserWarning)  # by which gymnasium tells what it does not like
+        yield gymnasium.make(ENVIRONMENT_ID, horizon=3, render_mode="rgb_array")
+
+
+def test_gymnasium_accepts_the_single_environment(named_single):
+    """Its check has nothing to remark, rendering and the making by name included."""
+    check_env(named_single.unwrapped)
+
+
+@pytest.mark.parametrize("kind", [WorldModelEnv, WorldModelVectorEnv])
+def test_the_class_tells_how_it_renders(kind):
+    assert kind.metadata["render_modes"] == ["rgb_array"]
+    assert kind.metadata["render_fps"] > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resets_and_steps_tell_the_same_things(make, mode):
+    environment = make(autoreset_mode=mode, horizon=9)
+    _, first = environment.reset(seed=0)
+    *_, second = act(environment, 1)[0]
+    assert first.keys() == second.keys() == {"start", "_start", "log_prob", "_log_prob"}
+    assert first["log_prob"].tolist() == [0.0] * 3
+    assert second["start"].tolist() == first["start"].tolist()
+    assert {name: value.dtype for name, value in first.items()} == {name: value.dtype for name, value in second.items()}
+
+
+def test_gymnasiums_name_of_the_horizon_is_understood():
+    worlds = gymnasium.make_vec(ENVIRONMENT_ID, num_envs=2, max_episode_steps=2)
+    worlds.reset(seed=0)
+    assert [step[3].all() for step in act(worlds, 2)] == [False, True]
+
+
+def test_torchrl_collects_from_a_batch_of_worlds():
+    libs = pytest.importorskip("torchrl.envs")
+    worlds = libs.GymWrapper(gymnasium.make_vec(ENVIRONMENT_ID, num_envs=2, horizon=2))
+    steps = worlds.rollout(3, break_when_any_done=False)
+    assert steps["next", "observation"].shape == (2, 3, 3, 64, 64)
+    assert steps["next", "truncated"][..., 0].tolist() == [[False, True, False]] * 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -176,11 +215,16 @@ def test_rewards_can_come_from_a_function(world):
     np.testing.assert_allclose(rewards, observations.mean((1, 2, 3)), rtol=1e-4)
 
 
-def test_gymnasium_makes_both_by_name():
-    """In a fresh interpreter, where gymnasium may be imported before the package."""
-    code = """
-import gymnasium, ivideogpt_hf
-name = "ivideogpt_hf/WorldModel-v0"
+@pytest.mark.parametrize(
+    ("imports", "name"),
+    [("gymnasium", ENVIRONMENT_ID), ("gymnasium, ivideogpt_hf", "ivideogpt_hf/WorldModel-v0")],
+    ids=["gymnasium alone", "both"],
+)
+def test_gymnasium_makes_both_by_name(imports, name):
+    """In a fresh interpreter, where gymnasium may be imported before the package, or alone."""
+    code = f"""
+import {imports}
+name = {name!r}
 many = gymnasium.make_vec(name, num_envs=2, horizon=3)
 one = gymnasium.make(name, horizon=3)
 many.reset(seed=0), one.reset(seed=0)
@@ -199,6 +243,7 @@ print(many.step(many.action_space.sample())[0].shape, one.step(one.action_space.
         ({"start_frames": torch.zeros(2, 3, 3, 16, 16)}, "start_frames must be uint8 of shape"),
         ({"start_frames": None}, "start_frames are missing"),
         ({"horizon": 0}, "horizon must be at least 1"),
+        ({"horizon": 3, "max_episode_steps": 4}, "are two names of one number"),
         ({"frame_stack": 0}, "frame_stack must be at least 1"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"sampling": Sampling(seed=1)}, "pass it to reset"),

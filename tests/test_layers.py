@@ -61,6 +61,7 @@ OWNERS = {
     "robodesk": {"simulators"},
     "sb3_contrib": {"rl"},
     "scipy": {"evaluation", "planning", "rl"},
+    "shtab": {"cli"},
     "skimage": {"metrics"},
     "stable_baselines3": {"rl"},
     "tfrecord": {"data"},

@@ -88,6 +88,13 @@ def test_a_card_that_the_hub_would_refuse_stops_everything(checkpoint, hub, tmp_
     assert not hub.repos
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(checkpoint, hub, tmp_path):
+    hub.close()
+    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("ivideogpt: error: the Hub cannot be reached for the card of")
+
+
 def test_a_checkpoint_without_an_episode_has_no_picture_and_no_environment(tmp_path):
     build_world().save_pretrained(tmp_path / "world")
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD))

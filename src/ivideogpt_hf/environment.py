@@ -32,6 +32,10 @@ from gymnasium.vector.utils import batch_space  # noqa: E402
 
 StepRule = Callable[[Step], Tensor]
 
+DEFAULT_HORIZON = 15
+# gymnasium reads it of the class, before there is an environment.
+METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
+
 
 class WorldModelVectorEnv(VectorEnv):
     """Imagined worlds as a vector environment: what an agent does in them costs no real interaction.
@@ -40,15 +44,17 @@ class WorldModelVectorEnv(VectorEnv):
     ``frame_stack`` frames along the channels, (3 * frame_stack, H, W) uint8, the newest last; where the start has fewer
     frames, its first one is repeated. The goal of a goal-conditioned model is not part of it.
 
-    Infos hold "start" at a reset (which start frames), and "log_prob" at a step: the log-probability of the frame,
-    which is low where the model is uncertain.
+    Infos of `reset` and of `step` hold the same: "start", the number of the episode's start frames, and "log_prob", the
+    log-probability of the newest frame, which is low where the model is uncertain. It is 0 for start frames, which are
+    real.
 
     Args:
         world: a world, here or served; or the folder or Hub id of a checkpoint, "default" is the embedded one.
         start_frames: frames (S, C, 3, H, W) uint8 of S starts, C = spec.num_context_frames. None: those in the episode
             that came with the checkpoint.
         num_envs: number of worlds; None: one for each start.
-        horizon: number of steps after which an episode is truncated.
+        horizon: number of steps after which an episode is truncated; None: 15.
+        max_episode_steps: the same number, under the name by which `gymnasium.make_vec` passes it.
         frame_stack: number of frames in an observation.
         autoreset_mode: moment at which a world whose episode ended begins the next one: in the same step (its last
             observation is then in ``infos["final_obs"]``), in the next step (whose action is ignored), or when `reset`
@@ -61,7 +67,7 @@ class WorldModelVectorEnv(VectorEnv):
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: if an argument does not fit the model.
+        ValueError: if an argument does not fit the model, or both ``horizon`` and ``max_episode_steps`` are given.
         OSError: if a checkpoint cannot be read.
 
     Example:
@@ -75,13 +81,16 @@ class WorldModelVectorEnv(VectorEnv):
         ((2,), [False, False])
     """
 
+    metadata: dict[str, Any] = METADATA  # as gymnasium declares it
+
     def __init__(
         self,
         world: World[Any] | str | os.PathLike[str] = "default",
         start_frames: Tensor | np.ndarray | None = None,
         num_envs: int | None = None,
         *,
-        horizon: int = 15,
+        horizon: int | None = None,
+        max_episode_steps: int | None = None,
         frame_stack: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         sampling: Sampling | None = None,
@@ -105,7 +114,7 @@ class WorldModelVectorEnv(VectorEnv):
             start_frames = _windows(read_video(episode), spec.num_context_frames)
         self.start_frames = _checked_starts(torch.as_tensor(start_frames).cpu(), spec)
         self.num_envs = len(self.start_frames) if num_envs is None else num_envs
-        self.horizon, self.frame_stack = horizon, frame_stack
+        self.horizon, self.frame_stack = _horizon(horizon, max_episode_steps), frame_stack
         for name in ("num_envs", "horizon", "frame_stack"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -118,7 +127,7 @@ class WorldModelVectorEnv(VectorEnv):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.reward, self.terminates, self.render_mode = reward, terminates, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": self.autoreset_mode}
+        self.metadata = METADATA | {"autoreset_mode": self.autoreset_mode}
 
         self.single_observation_space = Box(0, 255, (3 * frame_stack, *spec.frame_size), np.uint8)
         self.single_action_space: Box = _action_space(spec, action_low, action_high)
@@ -128,6 +137,7 @@ class WorldModelVectorEnv(VectorEnv):
         self._state: State | None = None
         self._frames = np.zeros((self.num_envs, frame_stack, 3, *spec.frame_size), np.uint8)
         self._seeds = [0] * self.num_envs
+        self._starts = np.zeros(self.num_envs, np.int64)
         self._num_steps = np.zeros(self.num_envs, np.int64)
         self._is_over = np.zeros(self.num_envs, bool)
 
@@ -180,7 +190,8 @@ class WorldModelVectorEnv(VectorEnv):
                 terminations[acting] = _checked_rule("terminates", self.terminates(step), len(acting)).cpu().numpy()
             truncations[acting] = (self._num_steps[acting] >= self.horizon) & ~terminations[acting]
             step_infos = {
-                row: {"log_prob": value} for row, value in zip(acting.tolist(), step.log_prob.tolist(), strict=True)
+                row: {"start": int(self._starts[row]), "log_prob": value}
+                for row, value in zip(acting.tolist(), step.log_prob.tolist(), strict=True)
             }
         if len(beginning):
             infos = self._begin(beginning, None, infos)
@@ -229,8 +240,8 @@ class WorldModelVectorEnv(VectorEnv):
         for i in range(self.frame_stack):
             self._frames[rows, -1 - i] = observations[:, -1 - min(i, observations.shape[1] - 1)]
         for row, start, row_seed in zip(rows, row_starts, seeds, strict=True):
-            self._seeds[row] = int(row_seed)
-            infos = self._add_info(infos, {"start": int(start)}, row)
+            self._seeds[row], self._starts[row] = int(row_seed), start
+            infos = self._add_info(infos, {"start": int(start), "log_prob": 0.0}, row)
         self._num_steps[rows] = 0
         self._is_over[rows] = False
         return infos
@@ -293,7 +304,13 @@ class WorldModelVectorEnv(VectorEnv):
 
 
 class WorldModelEnv(gymnasium.Env):
-    """One imagined world; takes what `WorldModelVectorEnv` takes but ``num_envs`` and ``autoreset_mode``."""
+    """One imagined world; takes what `WorldModelVectorEnv` takes but ``num_envs`` and ``autoreset_mode``.
+
+    `gymnasium.make` does not pass ``max_episode_steps`` on: it cuts episodes from outside, so that it can only shorten
+    the horizon.
+    """
+
+    metadata: dict[str, Any] = METADATA  # as gymnasium declares it
 
     def __init__(
         self,
@@ -308,7 +325,6 @@ class WorldModelEnv(gymnasium.Env):
         )
         self.observation_space = self._worlds.single_observation_space
         self.action_space = self._worlds.single_action_space
-        self.metadata = self._worlds.metadata
         self.render_mode = render_mode
 
     def reset(
@@ -330,6 +346,15 @@ class WorldModelEnv(gymnasium.Env):
         """The newest frame, (H, W, 3) uint8; None without a render mode."""
         frames = self._worlds.render()
         return None if frames is None else frames[0]
+
+
+def _horizon(horizon: int | None, max_episode_steps: int | None) -> int:
+    if None not in (horizon, max_episode_steps):
+        raise ValueError(
+            f"horizon ({horizon}) and max_episode_steps ({max_episode_steps}) are two names of one number: pass one"
+        )
+    given = max_episode_steps if horizon is None else horizon
+    return DEFAULT_HORIZON if given is None else given
 
 
 def _of_one(infos: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ PACKAGES = {
     "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
     "sb3_contrib": ("sb3-contrib", "rl"),
     "scipy": ("scipy", "eval"),
+    "shtab": ("shtab", "completion"),
     "skimage": ("scikit-image", "eval"),
     "stable_baselines3": ("stable-baselines3", "rl"),
     "tfrecord": ("tfrecord", "rlds"),  # brings crc32c

@@ -100,6 +100,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         dtype: torch.dtype | str | Mapping[str, torch.dtype | str] | None = torch.float32,
         goal_conditioned: bool | None = None,
         **components: Any,
@@ -108,7 +109,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
 
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
-            revision, token, cache_dir, local_files_only, goal_conditioned: see `WorldModel.from_pretrained`.
+            revision, token, cache_dir, local_files_only, force_download, goal_conditioned: see
+                `WorldModel.from_pretrained`.
             dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
                 "tokenizer", "transformer", or "default" for what is not named.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
@@ -125,7 +127,12 @@ class IVideoGPTPipeline(DiffusionPipeline):
             raise ValueError(f"dtype names unknown components {unknown}; it may name {DTYPE_NAMES}")
         default = dtypes.get("default", torch.float32)
         folder = checkpoints.fetch(
-            path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            path_or_repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
         if "tokenizer" not in components:
             components["tokenizer"] = checkpoints.load_vq_model(folder, dtype=dtypes.get("tokenizer", default))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from ivideogpt_hf.cards.facts import facts_of
 from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_card
@@ -72,8 +73,20 @@ def test_metadata_is_for_the_hub(world):
     assert metadata["license"] == "mit"
     assert metadata["library_name"] == "ivideogpt_hf"
     assert metadata["datasets"] == ["u/arm"]
-    assert {"world-model", "arxiv:2405.15223"} <= set(metadata["tags"])
+    assert {"world-model", "world-models", "video-prediction", "robotics", "arxiv:2405.15223"} <= set(metadata["tags"])
     assert metadata["model-index"][0]["name"] == "model"
+
+
+def test_the_hubs_own_reader_takes_the_card(world, tmp_path):
+    card = card_of(world)
+    card.save(tmp_path / "README.md")
+    read = ModelCard.load(tmp_path / "README.md", ignore_metadata_errors=False)
+    assert read.data.to_dict() == card.data.to_dict()
+    assert read.data.eval_results == card.data.eval_results
+
+
+def test_a_licence_that_nobody_stated_is_unknown(world):
+    assert card_of(world, None).data.license == "unknown"
 
 
 def test_a_card_without_results_says_so(world):

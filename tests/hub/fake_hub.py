@@ -25,10 +25,8 @@ API = re.compile(
     r"^/api/(models|datasets)/([^/]+/[^/]+)(?:/(auth-check|revision|tree|refs|preupload|commit|paths-info)(?:/(.*))?)?$"
 )
 RESOLVE = re.compile(r"^/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
-LICENSES, TASKS = (
-    {"mit", "apache-2.0", "cc-by-4.0", "other"},
-    {"robotics", "image-to-video", "video-to-video", "reinforcement-learning"},
-)
+LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "other", "unknown"}
+TASKS = {"robotics", "image-to-video", "video-to-video", "reinforcement-learning"}
 PREFIXES = {"models": "", "datasets": "datasets/"}
 Files = dict[str, bytes]
 
@@ -61,6 +59,10 @@ def blob_id(content: bytes) -> str:
 def entry(path: str, content: bytes) -> dict[str, Any]:
     """A file in a listing."""
     return {"type": "file", "oid": blob_id(content), "size": len(content), "path": path}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _parents(path: str) -> list[str]:
@@ -252,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return None
         if match[3] != "paths-info":
-            if not self.writable(name):
+            proposes = "create_pr=1" in self.path and self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            if not proposes and not self.writable(name):  # anybody may propose
                 return None
             if repo.resolve(match[4]) is None:
                 return self.refuse(404, "RevisionNotFound")
@@ -275,11 +278,11 @@ class _Handler(BaseHTTPRequestHandler):
     def validate(self, card: str) -> None:
         """Refuse what the Hub refuses: licences and tasks that it does not know."""
         metadata = yaml.safe_load(card.split("---")[1])
-        known = {"license": LICENSES, "pipeline_tag": TASKS}
+        known = {"license": LICENSES, "pipeline_tag": TASKS, "task_categories": TASKS}
         wrong = [
             f'"{key}" must be one of {sorted(values)}'
             for key, values in known.items()
-            if metadata.get(key) and metadata[key] not in values
+            if not values.issuperset(_as_list(metadata.get(key)))
         ]
         if wrong:
             return self.answer(400, "; ".join(wrong).encode())

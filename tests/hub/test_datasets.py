@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import DatasetCard
 
 from ivideogpt_hf.data.readers import open_episodes
 from tests.data.files import make_dataset, make_episode, write_lerobot, write_npz_folder
@@ -30,7 +31,8 @@ def scene(name, play):
     try:
         results[name] = play()
     except (OSError, ValueError) as error:
-        results[name] = f"{type(error).__name__}: {error}"
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")  # what users catch
+        results[name] = f"{kind.__name__}: {error}"
 
 from pathlib import Path
 Path("OUT.yaml").write_text("title: My arm\\nlicense: mit\\nsource: My desk.")
@@ -110,6 +112,21 @@ def test_the_card_says_what_a_person_says(hub, results):
     assert "# My arm" in card
     assert "My desk." in card
     assert "20 episodes" in card
+
+
+def test_the_card_names_its_repository(hub, results):
+    repo = hub.repos["datasets/tester/pushed"]
+    card = DatasetCard(repo.commits[repo.head]["README.md"].decode())
+    assert 'load_dataset("tester/pushed", split="train")' in card.content
+    assert "# pushed" in card.content  # nobody gave the second push a title
+
+
+def test_the_cards_metadata_is_for_the_hub(hub, results):
+    repo = hub.repos["datasets/tester/pushed"]
+    data = DatasetCard(repo.commits[repo.head]["README.md"].decode()).data
+    assert data.license == "unknown"
+    assert data.task_categories == ["robotics", "image-to-video"]
+    assert {"world-model", "world-models", "video-prediction", "robotics"} <= set(data.tags)
 
 
 def test_a_card_that_the_hub_refuses_is_not_uploaded(hub, results):

@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 
 import ivideogpt_hf
+from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.released import save_released
 from tests.conftest import build_original_world
 from tests.hub.fake_hub import TOKEN, FakeHub
 
 SCENES = """
-import json, sys
+import json, logging, sys, tempfile
+from pathlib import Path
 import torch
 import ivideogpt_hf
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, WorldModel
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
+from ivideogpt_hf.cards.model_card import CardText
+from ivideogpt_hf.checkpoints.loading import fetch
+from ivideogpt_hf.cli import main
 from ivideogpt_hf.hub.download import find_file, size_of_files
 from transformers import AutoModel
 from tests.conftest import build_world, random_frames
@@ -29,7 +34,8 @@ def scene(name, play):
     try:
         results[name] = play()
     except (OSError, ValueError) as error:
-        results[name] = f"{type(error).__name__}: {error}"
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")  # what users catch
+        results[name] = f"{kind.__name__}: {error}"
 
 def total(network):
     return float(sum(p.double().abs().sum() for p in network.parameters()))
@@ -40,6 +46,39 @@ first = results["push"].rsplit("/", 1)[-1]
 scene("push again", lambda: other.push_to_hub("tester/world", token="TOKEN", commit_message="Second"))
 scene("push by the pipeline", lambda: IVideoGPTPipeline(
     world.vq_model, world.transformer).push_to_hub("tester/pipeline", private=True, token="TOKEN"))
+
+EDITED = "---\\nlicense: mit\\n---\\nMy words."
+folder = Path(tempfile.mkdtemp()) / "saved"
+scene("save and push", lambda: world.save_pretrained(
+    folder, push_to_hub=True, repo_id="tester/saved", token="TOKEN", allow_patterns="*.json"))
+results["saved"] = sorted(path.name for path in folder.iterdir())
+scene("propose", lambda: world.push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
+scene("propose by the pipeline", lambda: IVideoGPTPipeline(
+    world.vq_model, world.transformer).push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
+scene("root config", lambda: (fetch("tester/world") / "config.json").read_text())
+
+world.push_to_hub("tester/edited", token="TOKEN")
+HfApi(token="TOKEN").upload_file(
+    path_or_fileobj=EDITED.encode(), path_in_repo="README.md", repo_id="tester/edited")
+world.push_to_hub("tester/edited", token="TOKEN")
+IVideoGPTPipeline(world.vq_model, world.transformer).push_to_hub("tester/edited", token="TOKEN")
+scene("card that somebody edited", lambda: ModelCard.load("tester/edited").content)
+world.push_to_hub("tester/edited", token="TOKEN", card=CardText("Anew"))
+scene("card that is given", lambda: ModelCard.load("tester/edited").content)
+
+lines = []
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("ivideogpt_hf").addHandler(handler)
+scene("family", lambda: total(WorldModel.from_pretrained("thuml/ivideogpt").transformer))
+scene("family by the pipeline", lambda: total(IVideoGPTPipeline.from_pretrained("thuml/ivideogpt").transformer))
+scene("family on the command line", lambda: main(["info", "thuml/ivideogpt"]))
+scene("family in the cache", lambda: total(
+    WorldModel.from_pretrained("thuml/ivideogpt", local_files_only=True).transformer))
+scene("family's general member", lambda: total(
+    WorldModel.from_pretrained("thuml/ivideogpt-oxe-64-act-free").transformer))
+results["lines"] = lines
+scene("misspelt", lambda: WorldModel.from_pretrained("thuml/ivideogpt-bair-act-cond"))
 
 scene("push a network", lambda: world.vq_model.push_to_hub("tester/vq", token="TOKEN"))
 scene("card of a network", lambda: ModelCard.load("tester/vq").content)
@@ -92,6 +131,7 @@ print(json.dumps(results, default=repr))
 NO_NETWORK = """
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.hub.download import find_file, list_files, size_of_files
+from ivideogpt_hf.hub.upload import upload_folder
 from tests.conftest import build_world
 for use in (
     lambda: WorldModel.from_pretrained("tester/never"),
@@ -99,6 +139,8 @@ for use in (
     lambda: list_files("tester/never", "dataset"),
     lambda: size_of_files("tester/never", ".safetensors"),
     lambda: build_world().push_to_hub("tester/never", token="TOKEN"),
+    lambda: build_world().vq_model.push_to_hub("tester/never", token="TOKEN"),
+    lambda: upload_folder("tests/hub", "tester/never", "model", commit_message=""),
 ):
     try:
         use()
@@ -140,6 +182,7 @@ def played(tmp_path_factory):
         save_released(folder / name, (world.vq_model, world.transformer, world.processor))
     hub.add("thuml/act-cond", folder / "cond")
     hub.add("thuml/ivideogpt-oxe-64-goal-cond", folder / "goal")
+    hub.add("thuml/ivideogpt-oxe-64-act-free", folder / "goal")
     hub.add("tester/gated", folder / "goal", gated=True)
     hub.add("somebody/gated", folder / "goal", gated=True)
     hub.add("somebody/public", folder / "goal")
@@ -168,6 +211,46 @@ def test_the_pipeline_pushes_the_same_files(played):
     repo = repos["tester/pipeline"]
     assert repo.private
     assert set(repo.commits[repo.head]) == set(repos["tester/world"].commits[repos["tester/world"].head])
+
+
+def test_a_card_that_somebody_edited_stays_unless_a_text_is_given(played):
+    results, _, _ = played
+    assert results["card that somebody edited"].endswith("---\nMy words.")
+    assert "# Anew" in results["card that is given"]
+
+
+def test_saving_can_push_what_patterns_choose(played):
+    results, _, repos = played
+    repo = repos["tester/saved"]
+    assert results["save and push"].endswith(repo.head)
+    assert all(name.endswith(".json") for name in repo.commits[repo.head])
+    assert results["saved"] == ["config.json", "model_index.json", "processor", "tokenizer", "transformer"]
+
+
+@pytest.mark.parametrize("scene", ["propose", "propose by the pipeline"])
+def test_a_pull_request_can_be_opened_in_a_repository_of_others(played, scene):
+    results, _, repos = played
+    assert results[scene].endswith("/somebody/public/discussions/1")
+    assert "modeling_ivideogpt.py" not in repos["somebody/public"].commits[repos["somebody/public"].head]
+
+
+def test_downloads_count_by_the_config_at_the_root(played):
+    """The Hub counts requests for it, where it does not know the library."""
+    results, _, _ = played
+    assert json.loads(results["root config"])["frame_size"] == [16, 16]
+
+
+@pytest.mark.parametrize("scene", ["family", "family by the pipeline", "family in the cache"])
+def test_the_family_is_its_general_member(played, scene):
+    results, _, _ = played
+    assert results[scene] == results["family's general member"]
+
+
+def test_the_family_is_told_in_one_line_with_all_ids(played):
+    results, _, _ = played
+    assert results["family on the command line"] == 0
+    (line,) = results["lines"]
+    assert all(released_id in line for released_id in RELEASED_IDS)
 
 
 def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
@@ -209,6 +292,7 @@ def test_what_loads_from_the_hub(played, scene, expected):
         ("missing", "FileNotFoundError: there is no checkpoint tester/nothing here, and none on the Hub"),
         ("private", "FileNotFoundError: there is no checkpoint tester/pipeline here, and none on the Hub"),
         ("missing revision", "FileNotFoundError: the checkpoint tester/world has no revision 'v9'"),
+        ("misspelt", "released are thuml/ivideogpt-bair-64-act-cond, thuml/ivideogpt-"),
         ("gated", "OSError: the checkpoint tester/gated is gated: ask for access"),
         ("corrupt", "model.safetensors is corrupt or incomplete"),
         ("no checkpoint", "is no iVideoGPT checkpoint: tokenizer/config.json is missing"),
@@ -254,9 +338,9 @@ def test_single_files_and_sizes(played):
 
 def test_without_a_network_the_cache_is_used_and_its_lack_told(played):
     _, said, _ = played
-    assert len(said) == 6
-    assert all("the Hub cannot be reached" in line for line in said[:5])
-    assert said[5] == "(16, 16)"
+    assert len(said) == 8
+    assert all("the Hub cannot be reached" in line for line in said[:7])
+    assert said[7] == "(16, 16)"
 
 
 def test_an_upload_that_broke_off_goes_on_with_what_is_missing(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ivideogpt_hf import Sampling, read_actions
+from ivideogpt_hf.checkpoints.family import FAMILY_ID, GENERAL_ID
+from ivideogpt_hf.hub.errors import NotOnHubError
 from ivideogpt_hf.media.images import decode_images
 from tests.conftest import assert_same_frames, random_actions, random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
@@ -172,3 +174,16 @@ def test_servers_and_folders_are_for_the_own_machine():
     for name in ("http://127.0.0.1:8000", "."):
         with pytest.raises(ValueError, match="only where this page runs on your own machine"):
             rules.check(name)
+
+
+def test_the_familys_name_is_weighed_as_its_general_member(monkeypatch):
+    def size_of_files(repo_id, suffix):
+        if repo_id == FAMILY_ID:
+            raise NotOnHubError(repo_id)
+        assert repo_id == GENERAL_ID
+        return 2**30
+
+    monkeypatch.setattr(worlds, "size_of_files", size_of_files)
+    worlds.LoadingRules().check(FAMILY_ID)
+    with pytest.raises(ValueError, match="has 1024 MB of weights"):
+        worlds.LoadingRules(max_bytes=2**20).check(FAMILY_ID)

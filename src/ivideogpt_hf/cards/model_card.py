@@ -15,7 +15,7 @@ from ..hub.upload import validate_card
 from ..metrics import FVD
 from ..settings import as_yaml
 from .facts import Facts
-from .text import CARDS, read_card_text
+from .text import CARDS, TAGS, UNKNOWN_LICENSE, read_card_text
 
 TEMPLATE = CARDS / "template.md"
 PAPER = "arxiv:2405.15223"
@@ -106,10 +106,10 @@ def render_card(
     text = text or CardText(title=repo_id.rsplit("/", 1)[-1])
     results = _results(text, metrics)
     data = ModelCardData(
-        license=text.license,
+        license=text.license or UNKNOWN_LICENSE,
         library_name="ivideogpt_hf",
         pipeline_tag=_task(facts),
-        tags=["ivideogpt", "world-model", "video-prediction", "robotics", PAPER],
+        tags=[*TAGS, PAPER],
         datasets=[source["id"] for source in text.datasets if "id" in source] or None,
         base_model=text.base_model,
         model_name=repo_id.rsplit("/", 1)[-1],

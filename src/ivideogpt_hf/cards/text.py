@@ -10,6 +10,10 @@ from ..settings import fill, packaged_folder, read_yaml
 Text = TypeVar("Text")
 
 CARDS = packaged_folder("model_cards")
+# Tags by which such models and data sets are found on the Hub; both numbers of "world model" are in use.
+TAGS = ("ivideogpt", "world-model", "world-models", "video-prediction", "robotics")
+# The Hub's identifier where nobody stated a licence.
+UNKNOWN_LICENSE = "unknown"
 # The keys of a card are spelled as the Hub spells its metadata. Older cards have the British spelling.
 BRITISH_KEYS = {"licence": "license", "licence_note": "license_note"}
 

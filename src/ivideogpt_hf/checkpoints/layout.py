@@ -5,7 +5,7 @@ released one has the VQ model in diffusers' files, and an action-conditioned tra
 ``llm.``::
 
     ours                                            released
-    model_index.json                                -
+    model_index.json, config.json                   -
     tokenizer/config.json, model.safetensors        tokenizer/config.json, diffusion_pytorch_model.safetensors
     transformer/config.json, model.safetensors      transformer/config.json, model.safetensors
     processor/video_preprocessor_config.json        -
@@ -38,6 +38,7 @@ METRICS_FILE = "metrics.json"
 # Files that are downloaded from a repository: configs and safetensors, never a pickle.
 DOWNLOADED = (
     INDEX_FILE,
+    CONFIG_FILE,  # by which the Hub counts downloads
     EPISODE_FILE,
     *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
     f"{PROCESSOR_FOLDER}/*.json",

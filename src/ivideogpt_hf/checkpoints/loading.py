@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from ..hub.download import download_repository
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from .family import with_released_id
 from .layout import (
     CONFIG_FILE,
     DEFAULT_FOLDER,
@@ -49,15 +51,18 @@ def fetch(
     token: str | bool | None = None,
     cache_dir: PathOrRepo | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """Find the local folder of a checkpoint. A Hub id is downloaded: safetensors and json files only.
 
     Args:
         path_or_repo_id: folder or Hub id; "default" is the embedded checkpoint, unless there is a folder of that name.
+            The family's id means its general member, see `with_released_id`.
         revision: branch, tag or commit of a Hub id.
         token: token for the Hub.
         cache_dir: folder of the Hub's cache.
         local_files_only: whether only the cache is used.
+        force_download: whether what is in the cache is downloaded again.
 
     Raises:
         OSError: if there is no such folder or repository, access is denied, or the Hub cannot be reached.
@@ -67,15 +72,17 @@ def fetch(
     name = os.fspath(path_or_repo_id)
     if name == "default":
         return DEFAULT_FOLDER
-    return download_repository(
-        name,
-        "model",
+    download = functools.partial(
+        download_repository,
+        kind="model",
         patterns=DOWNLOADED,
         revision=revision,
         token=token,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
+        force_download=force_download,
     )
+    return with_released_id(name, download)
 
 
 def load_parts(
@@ -131,7 +138,8 @@ def load_transformer(
 def is_goal_conditioned(path_or_repo_id: PathOrRepo, override: bool | None) -> bool | None:
     """Whether the first context frame is the goal: the override, or True for released Hub ids that are known to be so.
     None: the checkpoint's own setting."""
-    return True if override is None and os.fspath(path_or_repo_id) in RELEASED_GOAL_CONDITIONED else override
+    released = os.fspath(path_or_repo_id).casefold() in RELEASED_GOAL_CONDITIONED  # the Hub does not tell cases apart
+    return True if override is None and released else override
 
 
 def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:

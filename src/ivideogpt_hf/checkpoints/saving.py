@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import models
+from ..models.configuration_ivideogpt import IVideoGPTConfig
+from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -57,8 +59,22 @@ def save_parts(
     index: dict[str, Any] = {"_class_name": "IVideoGPTPipeline", "_diffusers_version": diffusers.__version__}
     index |= {part: ["ivideogpt_hf", type(value).__name__] for part, value in classes.items()}
     write_json(folder / INDEX_FILE, index)
+    write_json(folder / CONFIG_FILE, _world_config(vq_model.config, transformer.config))
     if remote_code:
         _add_remote_code(folder)
+
+
+def _world_config(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig) -> dict[str, Any]:
+    """What a world takes and gives. Nothing here reads it: the Hub counts downloads by the config.json at the root."""
+    return {
+        "_class_name": "WorldModel",
+        "library_name": "ivideogpt_hf",
+        "frame_size": list(vq_config.frame_size),
+        "num_context_frames": config.num_context_frames,
+        "action_dim": config.action_dim,
+        "goal_conditioned": config.goal_conditioned,
+        "has_reward": config.predict_reward,
+    }
 
 
 def weights_of_config(network_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Tensor]:

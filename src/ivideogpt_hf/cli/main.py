@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
 from .arguments import checkpoint_arguments
+from .completion import add_completion_option
 from .config import add_config_option, read_runs, subcommands
 from .convert import add_convert_command
 from .data import add_data_commands
@@ -26,6 +28,8 @@ USAGE_ERROR = 2
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands. Each command sets ``run`` to the function that executes it."""
     parser = argparse.ArgumentParser(prog="ivideogpt", description="iVideoGPT, the interactive world model.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_completion_option(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")

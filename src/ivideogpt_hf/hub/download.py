@@ -21,6 +21,7 @@ def download_repository(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """Download a repository into the cache. When the Hub cannot be reached, the cache is used.
 
@@ -28,7 +29,7 @@ def download_repository(
         repo_id: Hub id, owner/name.
         kind: kind of the repository: "model" or "dataset".
         patterns: names of the files to download, with wildcards; None: all.
-        revision, token, cache_dir, local_files_only: arguments of `huggingface_hub.snapshot_download`.
+        revision, token, cache_dir, local_files_only, force_download: arguments of `huggingface_hub.snapshot_download`.
 
     Returns:
         The local folder.
@@ -47,6 +48,7 @@ def download_repository(
             token=token,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=local_files_only,
+            force_download=force_download,
         )
     return Path(folder)
 

@@ -13,6 +13,14 @@ LOG_IN = "log in with `hf auth login`, or use a token"
 FORBIDDEN = (401, 403)
 
 
+class NotOnHubError(FileNotFoundError):
+    """Nothing of this name is on this machine or on the Hub."""
+
+
+class NotCachedError(OSError):
+    """Nothing of this name is on this machine, and the Hub was not asked or did not answer."""
+
+
 def check_hub_id(name: str, noun: str) -> None:
     """Refuse a name that cannot be an id on the Hub.
 
@@ -27,10 +35,10 @@ def check_hub_id(name: str, noun: str) -> None:
         raise no_hub_id(name, noun)
 
 
-def no_hub_id(name: str, noun: str) -> FileNotFoundError:
+def no_hub_id(name: str, noun: str) -> NotOnHubError:
     """The error for a name that is neither on this machine nor has the form of a name on the Hub."""
     form = "owner/name/path" if noun == "file" else "owner/name"
-    return FileNotFoundError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
+    return NotOnHubError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
 
 
 @contextmanager
@@ -43,8 +51,9 @@ def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator
         revision: branch, tag or commit that is asked for.
 
     Raises:
-        FileNotFoundError: if the Hub has nothing of this name, or access is not allowed.
-        OSError: if the Hub refuses or cannot be reached.
+        FileNotFoundError: if the Hub has nothing of this name, or access is not allowed; `NotOnHubError` if the
+            repository itself is missing.
+        OSError: if the Hub refuses or cannot be reached; `NotCachedError` if nothing was downloaded before either.
     """
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
@@ -56,14 +65,14 @@ def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator
     except errors.GatedRepoError as error:
         raise OSError(f"the {noun} {name} is gated: ask for access at its page on the Hub, then {LOG_IN}") from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        raise NotOnHubError(
             f"there is no {noun} {name} here, and none on the Hub that you may use; check the name, and if it is "
             f"private, {LOG_IN}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"the {noun} {name} has no revision {revision!r} on the Hub") from error
     except errors.LocalEntryNotFoundError as error:
-        raise OSError(
+        raise NotCachedError(
             f"the {noun} {name} is not in the local cache, and the Hub cannot be reached or was not to be asked; check "
             f"the network"
         ) from error

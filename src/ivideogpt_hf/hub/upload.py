@@ -12,6 +12,10 @@ from .errors import NOUNS, hub_errors
 if TYPE_CHECKING:
     from huggingface_hub import RepoCard
 
+CARD_FILE = "README.md"
+# Names of files with wildcards, one or several; None: no choice.
+Patterns = Sequence[str] | None
+
 
 def create_repository(
     repo_id: str, kind: str, *, private: bool | None = None, token: str | bool | None = None
@@ -46,8 +50,10 @@ def upload_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
-    ignore_patterns: Sequence[str] = (),
-    delete_patterns: Sequence[str] = (),
+    keep_card: bool = False,
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    delete_patterns: Patterns = None,
 ) -> str:
     """Upload the files of a folder as one commit.
 
@@ -56,6 +62,8 @@ def upload_folder(
         repo_id: id of a repository that exists.
         kind: kind of the repository: "model" or "dataset".
         commit_message, revision, create_pr, token: arguments of `huggingface_hub.HfApi.upload_folder`.
+        keep_card: whether a card that is in the repository already stays, since somebody may have edited it.
+        allow_patterns: names of the files that are uploaded, with wildcards; None: all.
         ignore_patterns: names of files that are not uploaded, with wildcards.
         delete_patterns: names of files, with wildcards, that are deleted on the Hub unless the folder holds them.
 
@@ -67,17 +75,21 @@ def upload_folder(
     """
     from huggingface_hub import HfApi
 
+    api, ignored = HfApi(token=token), _as_list(ignore_patterns) or []
     with hub_errors(repo_id, NOUNS[kind], revision=revision):
+        if keep_card and api.file_exists(repo_id, CARD_FILE, repo_type=kind, revision=revision):
+            ignored.append(CARD_FILE)
         try:
-            commit = HfApi(token=token).upload_folder(
+            commit = api.upload_folder(
                 repo_id=repo_id,
                 repo_type=kind,
                 folder_path=os.fspath(folder),
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message,
-                ignore_patterns=list(ignore_patterns),
-                delete_patterns=list(delete_patterns) or None,
+                allow_patterns=_as_list(allow_patterns),
+                ignore_patterns=ignored,
+                delete_patterns=_as_list(delete_patterns),
             )
         except RuntimeError as error:  # huggingface_hub raises it when a large file does not arrive
             raise OSError(
@@ -96,6 +108,10 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
+    keep_card: bool = False,
+    allow_patterns: Patterns = None,
+    ignore_patterns: Patterns = None,
+    delete_patterns: Patterns = None,
 ) -> str:
     """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`."""
     repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
@@ -107,7 +123,16 @@ def push_folder(
         revision=revision,
         create_pr=create_pr,
         token=token,
+        keep_card=keep_card,
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        delete_patterns=delete_patterns,
     )
+
+
+def _as_list(patterns: Patterns) -> list[str] | None:
+    """Patterns as a list, of which huggingface_hub takes one as text, too."""
+    return [patterns] if isinstance(patterns, str) else None if patterns is None else list(patterns)
 
 
 def upload_in_background(

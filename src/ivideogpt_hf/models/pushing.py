@@ -7,10 +7,13 @@ package is not installed. So it imports nothing of the package but its siblings.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import httpx
 
 CARD = """---
 {metadata}
@@ -32,9 +35,19 @@ Training data and licence were not stated.
 """
 
 
+@contextmanager
+def _hub_is_reached() -> Iterator[None]:
+    """Raise what the Hub's client raises without a connection as an OSError, as its other errors are."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise OSError(f"the Hub cannot be reached: {error}") from error
+
+
 class PushesWithCard:
     """Replaces the upload of `PreTrainedModel`, which leaves an empty card."""
 
+    @_hub_is_reached()
     def push_to_hub(
         self,
         repo_id: str,
@@ -59,6 +72,9 @@ class PushesWithCard:
 
         Returns:
             The address of the commit, or of the pull request.
+
+        Raises:
+            OSError: if the Hub refuses the upload or cannot be reached.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -79,7 +95,8 @@ class PushesWithCard:
         data = ModelCardData(
             library_name="ivideogpt_hf",
             pipeline_tag="image-to-video",
-            tags=["ivideogpt", "world-model", "video-prediction", "arxiv:2405.15223"],
+            license="unknown",
+            tags=["ivideogpt", "world-model", "world-models", "video-prediction", "robotics", "arxiv:2405.15223"],
         )
         content = CARD.format(
             metadata=data.to_yaml(),

@@ -16,8 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 
 from ..extras import require_packages
-from ..hub.download import list_files
-from ..hub.upload import create_repository, upload_folder
+from ..hub.upload import CARD_FILE, create_repository, upload_folder
 from .networks import Actor, Critic, DrQv2Policy, Encoder, MixedPrecision, random_shift, truncated_normal
 from .replay import MixedReplayBuffer
 
@@ -496,8 +495,7 @@ class DrQv2(OffPolicyAlgorithm):
         repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
         with tempfile.TemporaryDirectory() as folder:
             self.save(os.path.join(folder, AGENT_FILE))
-            self._card(repo_id).save(Path(folder) / "README.md")
-            kept = [name for name in list_files(repo_id, "model", token=token) if name == "README.md"]
+            self._card(repo_id).save(Path(folder) / CARD_FILE)
             return upload_folder(
                 folder,
                 repo_id,
@@ -506,7 +504,7 @@ class DrQv2(OffPolicyAlgorithm):
                 revision=revision,
                 create_pr=create_pr,
                 token=token,
-                ignore_patterns=kept,
+                keep_card=True,
             )
 
     def _card(self, repo_id: str) -> ModelCard:

@@ -6,6 +6,8 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from ..checkpoints.saving import save_parts
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
 from ..decoding.sampling import Sampling
-from ..hub.upload import push_folder
+from ..hub.upload import CARD_FILE, push_folder
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -99,6 +101,7 @@ class WorldModel:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         dtype: torch.dtype | str | None = torch.float32,
         goal_conditioned: bool | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
@@ -106,11 +109,13 @@ class WorldModel:
         """Load a checkpoint: a folder or a Hub id, in the released layout or ours.
 
         Args:
-            path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
+            path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``. The name of the family,
+                ``"thuml/ivideogpt"``, means its general member, which a logged line tells.
             revision: branch, tag or commit on the Hub; None: the main branch.
             token: token of the Hub for a private or gated checkpoint; None: the one that was logged in with.
             cache_dir: folder that downloads are kept in; None: the Hub's own cache.
             local_files_only: whether to take what was downloaded before, and not to ask the Hub.
+            force_download: whether to download again what was downloaded before.
             dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32. See `to` for
                 the VQ model's on a CPU.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
@@ -123,7 +128,12 @@ class WorldModel:
             ValueError: if it is there, but a weight is missing, unused or wrongly shaped, or the dtype is unknown.
         """
         folder = fetch(
-            path_or_repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            path_or_repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
         )
         goal_conditioned = is_goal_conditioned(path_or_repo_id, goal_conditioned)
         parts = load_parts(
@@ -138,15 +148,40 @@ class WorldModel:
         """The small checkpoint inside the package (simulated Meta-world, 64 x 64); needs no network."""
         return cls.from_pretrained(DEFAULT_FOLDER)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, remote_code: bool = False) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        remote_code: bool = False,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> str | None:
         """Save to a folder that `from_pretrained`, `IVideoGPTPipeline` and the Auto classes read.
 
         Args:
-            folder: folder to write; it is created where it does not exist.
+            save_directory: folder to write; it is created where it does not exist.
             remote_code: whether to copy the modelling code too, so that the Auto classes load it with
                 ``trust_remote_code=True`` where this package is not installed.
+            repo_id: Hub id to upload to; None: the user's own, with the folder's name.
+            push_to_hub: whether to upload as well.
+            push_options: other arguments of `push_to_hub`.
+
+        Returns:
+            The address of the commit, or of the pull request; None without an upload.
+
+        Raises:
+            ValueError: if there are arguments of an upload without one; nothing is written then. Or as in
+                `push_to_hub`, and if weights are not those that a checkpoint holds, as with adapters.
+            OSError: as in `push_to_hub`.
         """
-        save_parts(folder, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
+        if not push_to_hub and (repo_id is not None or push_options):
+            names = sorted({"repo_id", *push_options} if repo_id is not None else push_options)
+            raise ValueError(f"{', '.join(names)} are for an upload: pass push_to_hub=True, or leave them out")
+        save_parts(save_directory, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **push_options)
 
     def push_to_hub(
         self,
@@ -154,32 +189,58 @@ class WorldModel:
         *,
         private: bool | None = None,
         revision: str | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
         token: str | bool | None = None,
         card: CardText | None = None,
         commit_message: str = "Upload iVideoGPT world model",
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        delete_patterns: Sequence[str] | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes, modelling code and a card included; returns the commit's address.
+        """Upload what `save_pretrained` writes, modelling code and a card included.
+
         `ivideogpt publish` adds results and a picture.
 
         Args:
             repo_id: Hub id, owner/name; the repository is created where it does not exist.
             private: whether a new repository is private; None: as the owner's settings say.
             revision: branch to commit to; None: the main branch.
+            branch: the same, under the name that `huggingface_hub.ModelHubMixin` has for it.
+            create_pr: whether to open a pull request instead, as one does in a repository of others.
             token: token of the Hub; None: the one that was logged in with.
-            card: text that a person wrote of the checkpoint; None: nothing, which leaves training data and licence
-                open.
+            card: text that a person wrote of the checkpoint, for a new card. None: a card that is in the repository
+                already stays as it is; a new one leaves training data and licence open.
             commit_message: message of the commit.
+            allow_patterns, ignore_patterns, delete_patterns: names of files with wildcards, as
+                `huggingface_hub.HfApi.upload_folder` takes them.
+
+        Returns:
+            The address of the commit, or of the pull request.
 
         Raises:
-            ValueError: if the Hub would refuse the card; nothing is uploaded then.
+            ValueError: if the Hub would refuse the card, or both ``revision`` and ``branch`` are given; nothing is
+                uploaded then.
             OSError: if the Hub refuses the upload or cannot be reached; the message says why.
         """
+        if None not in (revision, branch):
+            raise ValueError(f"revision ({revision}) and branch ({branch}) are two names of one thing: pass one")
         readme = valid_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, remote_code=True)
-            readme.save(os.path.join(folder, "README.md"))
+            readme.save(os.path.join(folder, CARD_FILE))
             return push_folder(
-                folder, repo_id, commit_message=commit_message, private=private, revision=revision, token=token
+                folder,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                revision=branch if revision is None else revision,
+                create_pr=create_pr,
+                token=token,
+                keep_card=card is None,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
             )
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> WorldModel:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...cards.text import CARDS, read_card_text
+from ...cards.text import CARDS, TAGS, UNKNOWN_LICENSE, read_card_text
 from .shards import DATA
 
 TEMPLATE = CARDS / "dataset.md"
 SHEET_FILE = "contact_sheet.png"
+# What a card calls its data set: the first argument of `load_dataset`.
+LOADED_NAME = re.compile(r'(?<=load_dataset\(")[^"]*')
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def render_dataset_card(
     """
     card = card or DatasetText()
     splits = [split for split in sizes if report["splits"][split]]
+    name = folder.resolve().name
     data = DatasetCardData(
-        license=card.license,
-        tags=["robotics", "world-model", "video", "ivideogpt"],
+        license=card.license or UNKNOWN_LICENSE,
+        task_categories=["robotics", "image-to-video"] if report["actions"] else ["image-to-video"],
+        tags=[*TAGS, "video"],
         configs=[
             {
                 "config_name": "default",
@@ -74,12 +79,24 @@ def render_dataset_card(
             ]
         },
     )
-    words = asdict(card) | {"title": card.title or folder.resolve().name}
+    words = asdict(card) | {"title": card.title or name}
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
+        repo_id=name,
         schema_version=report["schema_version"],
         sheet=SHEET_FILE,
         report=text,
         **words,
     )
+
+
+def name_repository(card: DatasetCard, repo_id: str) -> DatasetCard:
+    """A card whose `load_dataset` names a repository on the Hub, where it named a folder or another repository; so does
+    its heading, unless a person wrote one."""
+    before = LOADED_NAME.search(card.text)
+    if before is None:
+        return card  # a person took the lines out
+    content = LOADED_NAME.sub(repo_id, card.content, count=1)
+    old, new = (name.rsplit("/", 1)[-1] for name in (before[0], repo_id))
+    return DatasetCard(re.sub(rf"^# {re.escape(old)}$", f"# {new}", content, count=1, flags=re.MULTILINE))

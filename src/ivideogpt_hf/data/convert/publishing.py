@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...hub.upload import create_repository, upload_folder, validate_card
-from ...run_folder import PARTIAL
+from ...hub.upload import CARD_FILE, create_repository, upload_folder, validate_card
+from ...run_folder import PARTIAL, write_text
 from .conversion import STAGING
+from .dataset_card import name_repository
 from .shards import DATA
 
 
 def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """Upload a finished conversion as one commit; an interrupted upload goes on when it is called again.
+
+    Its card, README.md, names the repository from then on. Somebody's edits of that file go up with it.
 
     Args:
         folder: folder of the data set.
@@ -30,8 +33,10 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
 
     if not (folder / DATA).is_dir():
         raise ValueError(f"{folder} holds no finished conversion: there is no folder {DATA} in it")
-    validate_card(DatasetCard.load(folder / "README.md"), repo_id)
+    card = DatasetCard.load(folder / CARD_FILE)
+    validate_card(card, repo_id)
     repo_id, address = create_repository(repo_id, "dataset", private=private)
+    write_text(folder / CARD_FILE, name_repository(card, repo_id).content)
     upload_folder(
         folder,
         repo_id,
