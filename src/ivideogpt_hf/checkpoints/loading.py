@@ -33,7 +33,7 @@ from .layout import (
 )
 
 # What a config says of how it was loaded or saved, not of the network.
-LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
+LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
 
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.
 DTypeLike = torch.dtype | str | None

@@ -150,11 +150,6 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         super()._init_weights(module)
         _set_to_zero(module)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but only from safetensors: a pickle is never read."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
-
     @can_return_tuple
     def forward(
         self,

@@ -147,11 +147,6 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
             init.copy_(module.q_pos_emb, places)
             init.copy_(module.kv_pos_emb, places.repeat(module.num_context_frames, 1))
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but only from safetensors: a pickle is never read."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
-
     def get_input_embeddings(self) -> nn.Module:
         """The convolution by which context frames come in."""
         return self.encoder.conv_in
