@@ -11,7 +11,10 @@ import pytest
 import torch
 
 pytest.importorskip("transformers_tests", reason="make test-common fetches transformers' own tests")
-for module, name in (("generation.test_utils", "GenerationTesterMixin"), ("exporters.test_export", "ExportTesterMixin")):
+for module, name in (
+    ("generation.test_utils", "GenerationTesterMixin"),
+    ("exporters.test_export", "ExportTesterMixin"),
+):
     # The common tests build on these two classes, which are in no distribution.
     stand_in = types.ModuleType(f"transformers_tests.{module}")
     setattr(stand_in, name, type(name, (), {}))

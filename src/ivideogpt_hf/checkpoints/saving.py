@@ -70,6 +70,8 @@ def save_parts(
     processor: IVideoGPTVideoProcessor,
     *,
     remote_code: bool = False,
+    variant: str | None = None,
+    max_shard_size: int | str | None = None,
 ) -> None:
     """Write a checkpoint in our layout.
 
@@ -78,6 +80,8 @@ def save_parts(
         vq_model, transformer, processor: parts of the checkpoint.
         remote_code: whether the code of the models is written too, for `trust_remote_code=True` where this package is
             not installed.
+        variant: variant in the names of the weight files; None: no variant.
+        max_shard_size: size of the largest file of weights; None: transformers' choice.
 
     Raises:
         ValueError: if weights are not those that a checkpoint holds, as with adapters; nothing is written then.
@@ -85,8 +89,10 @@ def save_parts(
     for network in (vq_model, transformer):
         _check_weights(network)
     folder = Path(folder)
-    vq_model.save_pretrained(folder / VQ_FOLDER)
-    transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
+    options = {"variant": variant, "max_shard_size": max_shard_size}
+    options = {name: value for name, value in options.items() if value is not None}
+    vq_model.save_pretrained(folder / VQ_FOLDER, **options)
+    transformer.save_pretrained(folder / TRANSFORMER_FOLDER, **options)
     processor.save_pretrained(folder / PROCESSOR_FOLDER)
     classes = {
         VQ_FOLDER: type(vq_model).__name__,
@@ -136,7 +142,12 @@ def weights_of_config(network_class: type[PreTrainedModel], config: PreTrainedCo
 
 
 def _check_weights(network: PreTrainedModel) -> None:
-    """Refuse names of weights that the network's class does not load."""
+    """Refuse names of weights that the network's class does not load, and weights that are not in memory."""
+    if any(value.is_meta for value in network.state_dict().values()):
+        raise ValueError(
+            f"weights of the {type(network).__name__} are offloaded: bring them back by "
+            f"accelerate.hooks.remove_hook_from_module(network, recurse=True), and save then"
+        )
     different = sorted(weights_of_config(type(network), network.config).keys() ^ network.state_dict().keys())
     if different:
         raise ValueError(
