@@ -67,7 +67,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
     tokenizer: IVideoGPTVQModel
     transformer: IVideoGPTForCausalLM
     processor: IVideoGPTVideoProcessor
-    model_cpu_offload_seq = "tokenizer->transformer"
+    model_cpu_offload_seq = "tokenizer->transformer"  # type: ignore[assignment]  # diffusers declares None
     _optional_components = ["processor"]  # noqa: RUF012
     _callback_tensor_inputs = list(CALLBACK_TENSORS)  # noqa: RUF012
 
@@ -163,7 +163,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
             part = replace(options, dtype=dtypes.get("tokenizer", default))
             components["tokenizer"] = vq_model = checkpoints.load_vq_model(folder, part)
             if "tokenizer" not in dtypes:
-                vq_model.to(dtype=convolution_dtype(vq_model.dtype, device_of(vq_model)))
+                wanted = convolution_dtype(vq_model.dtype, device_of(vq_model))
+                vq_model.to(dtype=wanted)  # type: ignore[call-arg]  # transformers' wrapper of it loses its self
         if "transformer" not in components:
             components["transformer"] = checkpoints.load_transformer(
                 folder,

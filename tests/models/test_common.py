@@ -21,10 +21,10 @@ for module, name in (
     sys.modules[f"transformers_tests.{module.split('.')[0]}"] = types.ModuleType(module.split(".")[0])
     sys.modules[stand_in.__name__] = stand_in
 
-from transformers_tests.test_modeling_common import ModelTesterMixin
+from transformers_tests.test_modeling_common import ModelTesterMixin  # noqa: E402
 
-from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel
-from tests.conftest import build_transformer, build_vq_model, random_actions
+from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel  # noqa: E402
+from tests.conftest import build_transformer, build_vq_model, random_actions  # noqa: E402
 
 VQ_CONFIG = build_vq_model().config
 LAYOUT = VQ_CONFIG.layout

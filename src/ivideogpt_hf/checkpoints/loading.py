@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -75,6 +75,7 @@ class LoadingOptions:
         return {name: value for name, value in options.items() if value is not None}
 
 
+T = TypeVar("T")
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
 
@@ -200,8 +201,8 @@ def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part:
     return network.eval()
 
 
-def choose_dtype(dtype: DTypeLike, torch_dtype: DTypeLike) -> DTypeLike:
-    """The dtype that was asked for by its name or by its older name, which is None where it was not given.
+def choose_dtype(dtype: T, torch_dtype: T | None) -> T:
+    """The dtype, or dtypes, that were asked for by that name or by the older one, which is None where it was not given.
 
     Raises:
         ValueError: if both were given, and differ.

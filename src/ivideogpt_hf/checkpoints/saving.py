@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
-from ..models.remote_code import AUTO_CLASSES, add_code, copy_code, module_of
+from ..models.remote_code import add_code, copy_code, module_of
 from ..run_folder import write_json
 from .layout import (
     CONFIG_FILE,
@@ -31,7 +31,7 @@ CONFIG_FILES = {VQ_FOLDER: CONFIG_FILE, TRANSFORMER_FOLDER: CONFIG_FILE, PROCESS
 # of each part.
 PIPELINE_MODULE, PART_MODULE = "pipeline_ivideogpt", "ivideogpt_part"
 PORTABLE_MODULE = "portable_pipeline"
-PIPELINE_CODE = '''"""The pipeline of this checkpoint, for `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`."""
+PIPELINE_CODE = '''"""The pipeline of this checkpoint, for `DiffusionPipeline.from_pretrained` with `trust_remote_code=True`."""
 
 import importlib
 
@@ -41,7 +41,7 @@ except ImportError:
 {without_package}
 '''
 WITHOUT_CODE = """    raise ImportError(
-        "this checkpoint was saved without the code of its models: install ivideogpt_hf, or save it with remote_code=True"
+        "this checkpoint was saved without its models' code: install ivideogpt_hf, or save it with remote_code=True"
     ) from None"""
 PART_CODE = '''"""Loads this part of the checkpoint for diffusers, which takes one file from each folder."""
 

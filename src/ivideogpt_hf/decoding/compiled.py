@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
-from .frames import DecodedFrame, attend, draw_tokens, reward_at_start
 from .devices import device_of
+from .frames import DecodedFrame, attend, draw_tokens, reward_at_start
 from .layers import compute_dtype, rotary_embeddings, run_layers
 from .plain import PlainParts
 from .sampling import Sampling

@@ -1,4 +1,4 @@
-"""Where a network computes. Its weights may be elsewhere, and be brought there by Accelerate when a module is called."""
+"""Where a network computes. Its weights may be elsewhere: Accelerate brings them there when a module is called."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
         loss: mean cross-entropy (scalar float) over the labelled tokens, or their sum by `num_items_in_batch`.
         logits: logits (B, L, vocab_size).
         rewards: outputs (B, F) of the reward head for the F frames whose last token is in the input; None without a
-            reward head.
+            reward head, and in an exported program with a static cache.
         reward_logits: logits (B, F, num_reward_bins) of which the rewards are the means; None where the head gives one
             number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
@@ -190,6 +190,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         """
         cache = past_key_values if cache is None else cache
         start = cache.get_seq_length() if cache is not None else 0
+        if isinstance(start, Tensor):
+            start = start.clone()  # a static cache counts on in this tensor
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placed_actions = self._place_actions(inputs_embeds, actions, start)
@@ -275,6 +277,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
     def _read_at_frame_ends(self, head: str, hidden: Tensor, start: int | Tensor) -> Tensor | None:
         if not hasattr(self, head):
             return None
+        if isinstance(start, Tensor) and torch.compiler.is_exporting():
+            return None  # where frames end is not known while a program with a static cache is written
         start = int(start)
         ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
         module = getattr(self, head)

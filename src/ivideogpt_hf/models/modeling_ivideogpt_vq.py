@@ -47,8 +47,8 @@ class IVideoGPTVQOutput(ModelOutput):
         future_latents: latents (B, T, tokens_per_future_frame, code_dim) float that the dynamics codebook quantised.
         loss: sum (scalar float32) of the mean absolute errors of both reconstructions and of both commitment losses.
             `ivideogpt train-vq` adds what makes pictures sharp, a perceptual and an adversarial loss.
-        hidden_states: feature maps (B * T, channels, h, w) of the future frames, after each stage of their encoder, then
-            of their decoder; None unless they were asked for.
+        hidden_states: feature maps (B * T, channels, h, w) of the future frames, after each stage of their encoder,
+            then of their decoder; None unless they were asked for.
     """
 
     context_reconstruction: Tensor | None = None
@@ -153,7 +153,7 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace that convolution."""
-        self.encoder.conv_in = value
+        self.encoder.conv_in = cast(nn.Conv2d, value)
 
     # -- training -----------------------------------------------------------------------------------------------------
 

@@ -61,8 +61,8 @@ class FrameGrammar(LogitsProcessor):
 class IVideoGPTPipeline(DiffusionPipeline):
     """Predicts how a clip goes on, with transformers' `generate`.
 
-    The package ivideogpt_hf has a larger pipeline of this name: faster, from files too, for several clips and samples at
-    once, and beyond the frames that the model was trained on.
+    The package ivideogpt_hf has a larger pipeline of this name: faster, from files too, for several clips and samples
+    at once, and beyond the frames that the model was trained on.
 
     Args:
         tokenizer: VQ model, which codes and decodes frames.

@@ -1,5 +1,5 @@
-"""What both networks do otherwise than `PreTrainedModel`: loading from safetensors only, and upload of one network on its
-own, with its code and a card, as one commit.
+"""What both networks do otherwise than `PreTrainedModel`: loading from safetensors only, and upload of one network on
+its own, with its code and a card, as one commit.
 
 This module cannot use `ivideogpt_hf.hub`. It is published with checkpoints as remote code, which has to run where the
 package is not installed. So it imports nothing of the package but its siblings.
@@ -67,7 +67,8 @@ class PushesWithCard:
         commit_message: str | None = None,
         **saving: Any,
     ) -> str:
-        """Upload weights, config, code and a card. The Auto classes load it with ``trust_remote_code=True``. A card that is already in the repository stays.
+        """Upload weights, config, code and a card. The Auto classes load them with ``trust_remote_code=True``. A card
+        that is already in the repository stays.
 
         Args:
             repo_id: Hub id of the repository, which is created if there is none.

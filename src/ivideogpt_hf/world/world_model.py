@@ -53,7 +53,8 @@ class WorldModel:
     Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
     forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
     takes longer, and compiled programs are not used then. Weights that Accelerate offloads to the CPU or to disk are
-    brought as they are needed. What else hangs on the call of a whole network is refused, since a rollout runs its parts.
+    brought as they are needed. What else hangs on the call of a whole network is refused, since a rollout runs its
+    parts.
 
     Args:
         vq_model: network that codes and decodes frames.
