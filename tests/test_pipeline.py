@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import CpuOffload
 from diffusers.callbacks import PipelineCallback
+from diffusers.quantizers import PipelineQuantizationConfig
 from PIL import Image
+from transformers import TorchAoConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
 from ivideogpt_hf.checkpoints.released import save_released
@@ -171,10 +175,86 @@ def test_components_can_be_given_and_have_dtypes_of_their_own(world, tmp_path):
     assert set(loaded.components) == {"tokenizer", "transformer", "processor"}
 
 
-def test_to_moves_and_casts_the_networks(tmp_path):
-    pipeline = as_pipeline(build_world()).to("cpu", torch.bfloat16)
-    assert pipeline.tokenizer.dtype == pipeline.transformer.dtype == torch.bfloat16
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_to_moves_and_casts_the_networks(monkeypatch, fast, expected):
+    """As in `WorldModel.to`, on a CPU with and without instructions for half precision."""
+    monkeypatch.setattr("ivideogpt_hf.decoding.layers._has_fast_products", lambda dtype: fast)
+    pipeline = as_pipeline(build_world())
+    for arguments in (("cpu", torch.bfloat16), (torch.bfloat16,)):
+        assert pipeline.to(*arguments) is pipeline
+        assert pipeline.transformer.dtype == torch.bfloat16
+        assert pipeline.tokenizer.dtype == expected
     assert pipeline(random_frames(2), num_frames=1, output_type="pt").frames.dtype == torch.uint8
+
+
+def test_arguments_that_diffusers_users_write(world, tmp_path):
+    as_pipeline(world).save_pretrained(
+        tmp_path / "sub", variant="fp16", max_shard_size="100KB", safe_serialization=True
+    )
+    assert len(list((tmp_path / "sub/tokenizer").glob("model.fp16-*.safetensors"))) > 1
+    loaded = IVideoGPTPipeline.from_pretrained(
+        tmp_path,
+        subfolder="sub",
+        variant="fp16",
+        torch_dtype={"transformer": torch.bfloat16},
+        use_safetensors=True,
+        device_map="cpu",
+    )
+    assert loaded.transformer.dtype == torch.bfloat16
+    assert loaded.tokenizer.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"use_safetensors": False}, "only loaded from safetensors"),
+        ({"dtype": "bfloat16", "torch_dtype": "float16"}, "two names of one thing: pass dtype"),
+        (
+            {
+                "quantization_config": PipelineQuantizationConfig(
+                    quant_mapping={"tokenizer": QuantizationConfigMixin(None)}
+                )
+            },
+            r"the VQ model \(tokenizer\) is not quantised",
+        ),
+    ],
+)
+def test_arguments_that_are_refused(world, tmp_path, arguments, message):
+    world.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        IVideoGPTPipeline.from_pretrained(tmp_path, **arguments)
+    with pytest.raises(ValueError, match="only saved as safetensors"):
+        as_pipeline(world).save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_the_transformer_is_quantised(tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    build_world(action_dim=3, hidden_size=64).save_pretrained(tmp_path)
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    mapping = PipelineQuantizationConfig(quant_mapping={"transformer": config})
+    for settings in (config, mapping):
+        loaded = IVideoGPTPipeline.from_pretrained(tmp_path, quantization_config=settings)
+        assert loaded.transformer.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+
+
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offloaded_components_predict_the_same(offload):
+    pipeline = as_pipeline(build_world(action_dim=3, predict_reward=True))
+    clip = random_frames(2), random_actions(3, 3)
+    expected = pipeline(*clip, sampling=GREEDY, output_type="pt").frames
+    getattr(pipeline, offload)(device="cpu")
+    for _ in range(2):
+        assert_same_frames(pipeline(*clip, sampling=GREEDY, output_type="pt").frames, expected)
+
+
+def test_offloaded_components_are_brought_before_they_are_used(monkeypatch):
+    """A GPU is not there for this test: each network counts how often it is brought."""
+    pipeline, brought = as_pipeline(build_world()), []
+    pipeline.enable_model_cpu_offload(device="cpu")
+    monkeypatch.setattr(CpuOffload, "pre_forward", lambda hook, module, *args: brought.append(type(module).__name__))
+    pipeline.world.rollout(random_frames(1, 2), num_frames=1)
+    assert list(dict.fromkeys(brought)) == ["IVideoGPTVQModel", "IVideoGPTForCausalLM"]
+    assert brought[-1] == "IVideoGPTVQModel"  # to decode
 
 
 def test_the_progress_bar_counts_frames(world, capsys):

@@ -17,6 +17,8 @@ AUTO_CLASSES = [
     ("AutoModel", "transformer", "IVideoGPTForCausalLM"),
     ("AutoModelForCausalLM", "transformer", "IVideoGPTForCausalLM"),
 ]
+# AutoVideoProcessor does not work without torchvision, and AutoProcessor does.
+AUTO_PROCESSOR = ("AutoProcessor", "processor", "IVideoGPTVideoProcessor")
 
 
 def run(code, *, with_package, home):
@@ -52,13 +54,16 @@ def test_importing_the_package_is_enough(checkpoint, tmp_path, order):
 
 
 def test_remote_code_needs_no_package(checkpoint, tmp_path):
+    """By the folder of the checkpoint and a subfolder, or by the subfolder itself."""
+    classes = [*AUTO_CLASSES, AUTO_PROCESSOR]
+    places = (f"{str(checkpoint)!r}, subfolder={{part!r}}", f"{str(checkpoint)!r} + '/{{part}}'")
     lines = [
-        f"print(type(transformers.{auto}.from_pretrained("
-        f"{str(checkpoint)!r}, subfolder={part!r}, trust_remote_code=True)))"
-        for auto, part, _ in AUTO_CLASSES
+        f"print(type(transformers.{auto}.from_pretrained({place.format(part=part)}, trust_remote_code=True)))"
+        for place in places
+        for auto, part, _ in classes
     ]
     output = run("\n".join(["import transformers", *lines]), with_package=False, home=tmp_path)
-    for line, (_, _, name) in zip(output.splitlines(), AUTO_CLASSES, strict=True):
+    for line, (_, _, name) in zip(output.splitlines(), classes * 2, strict=True):
         assert line.startswith("<class 'transformers_modules.")
         assert name in line
 

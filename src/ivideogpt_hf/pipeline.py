@@ -12,11 +12,16 @@ import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.quantizers import PipelineQuantizationConfig
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoints import loading as checkpoints
+from .checkpoints.loading import DeviceMap, DTypeLike, LoadingOptions, choose_dtype
+from .decoding.devices import device_of
+from .decoding.layers import convolution_dtype
 from .decoding.sampling import Sampling, check_count
 from .media.actions import read_actions, read_future_actions
 from .media.pictures import read_picture
@@ -62,6 +67,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
     tokenizer: IVideoGPTVQModel
     transformer: IVideoGPTForCausalLM
     processor: IVideoGPTVideoProcessor
+    model_cpu_offload_seq = "tokenizer->transformer"  # type: ignore[assignment]  # diffusers declares None
     _optional_components = ["processor"]  # noqa: RUF012
     _callback_tensor_inputs = list(CALLBACK_TENSORS)  # noqa: RUF012
 
@@ -101,18 +107,29 @@ class IVideoGPTPipeline(DiffusionPipeline):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        dtype: torch.dtype | str | Mapping[str, torch.dtype | str] | None = torch.float32,
+        subfolder: str = "",
+        variant: str | None = None,
+        dtype: DTypeLike | Mapping[str, torch.dtype | str] = torch.float32,
+        torch_dtype: DTypeLike | Mapping[str, torch.dtype | str] = None,
+        device_map: DeviceMap = None,
+        offload_folder: str | os.PathLike[str] | None = None,
+        use_safetensors: bool | None = None,
         goal_conditioned: bool | None = None,
+        quantization_config: PipelineQuantizationConfig | QuantizationConfigMixin | None = None,
         **components: Any,
     ) -> IVideoGPTPipeline:
         """Load a checkpoint: a folder or a Hub id, in the released layout or ours.
 
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
-            revision, token, cache_dir, local_files_only, force_download, goal_conditioned: see
-                `WorldModel.from_pretrained`.
+            revision, token, cache_dir, local_files_only, force_download, subfolder, variant, device_map,
+                offload_folder, goal_conditioned: see `WorldModel.from_pretrained`.
             dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
                 "tokenizer", "transformer", or "default" for what is not named.
+            torch_dtype: the older name of `dtype`; None: `dtype` holds.
+            use_safetensors: whether weights are safetensors, which they always are.
+            quantization_config: settings that quantise weights: diffusers' for components by name, or transformers' for
+                the transformer. The VQ model is not quantised: which code is nearest depends on its precision.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
         Raises:
@@ -121,6 +138,9 @@ class IVideoGPTPipeline(DiffusionPipeline):
         unknown = sorted(set(components) - set(COMPONENTS))
         if unknown:
             raise ValueError(f"unknown arguments {unknown}; the components are {COMPONENTS}")
+        if use_safetensors is False:
+            raise ValueError("weights are only loaded from safetensors: leave use_safetensors out")
+        dtype = choose_dtype(dtype, torch_dtype)
         dtypes = dtype if isinstance(dtype, Mapping) else {"default": dtype}
         unknown = sorted(set(dtypes) - set(DTYPE_NAMES))
         if unknown:
@@ -133,13 +153,24 @@ class IVideoGPTPipeline(DiffusionPipeline):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             force_download=force_download,
+            subfolder=subfolder,
+        )
+        options = LoadingOptions(
+            device_map=device_map,
+            offload_folder=offload_folder,
+            variant=variant,
+            quantization_config=_for_transformer(quantization_config),
         )
         if "tokenizer" not in components:
-            components["tokenizer"] = checkpoints.load_vq_model(folder, dtype=dtypes.get("tokenizer", default))
+            part = replace(options, dtype=dtypes.get("tokenizer", default))
+            components["tokenizer"] = vq_model = checkpoints.load_vq_model(folder, part)
+            if "tokenizer" not in dtypes:
+                wanted = convolution_dtype(vq_model.dtype, device_of(vq_model))
+                vq_model.to(dtype=wanted)  # type: ignore[call-arg]  # transformers' wrapper of it loses its self
         if "transformer" not in components:
             components["transformer"] = checkpoints.load_transformer(
                 folder,
-                dtype=dtypes.get("transformer", default),
+                replace(options, dtype=dtypes.get("transformer", default)),
                 goal_conditioned=checkpoints.is_goal_conditioned(path_or_repo_id, goal_conditioned),
             )
         if "processor" not in components:
@@ -147,14 +178,25 @@ class IVideoGPTPipeline(DiffusionPipeline):
         return cls(**components)
 
     def save_pretrained(  # type: ignore[override]  # as above
-        self, save_directory: str | os.PathLike[str], *, remote_code: bool = False
+        self, save_directory: str | os.PathLike[str], **options: Any
     ) -> None:
         """Save to a folder; the same as `WorldModel.save_pretrained`."""
-        self.world.save_pretrained(save_directory, remote_code=remote_code)
+        self.world.save_pretrained(save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]  # as above
         """Upload; the same as `WorldModel.push_to_hub`."""
         return self.world.push_to_hub(repo_id, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> IVideoGPTPipeline:
+        """Move and convert both networks, as in diffusers; in half precision on a CPU, see `WorldModel.to`."""
+        dtypes = [value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)]
+        if len(dtypes) == 1:
+            kwargs.pop("dtype", None)
+            args = tuple(value for value in args if value is not dtypes[0])
+        super().to(*args, **kwargs)
+        if len(dtypes) == 1:
+            self.world.to(dtype=dtypes[0])
+        return self
 
     @torch.no_grad()
     def __call__(
@@ -253,6 +295,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             )
         # 4. Give frames the form that was asked for.
         rewards = None if rollout.rewards is None else rollout.rewards.cpu()
+        self.maybe_free_model_hooks()
         output = IVideoGPTPipelineOutput(frames=_as_output(rollout.frames, output_type), rewards=rewards)
         return output if return_dict else (output.frames, output.rewards)
 
@@ -304,6 +347,25 @@ class IVideoGPTPipeline(DiffusionPipeline):
         if len(shapes) > 1:
             raise ValueError(f"the clips' actions must have one shape (T, A), got {sorted(shapes)}")
         return torch.stack(actions)
+
+
+def _for_transformer(
+    config: PipelineQuantizationConfig | QuantizationConfigMixin | None,
+) -> QuantizationConfigMixin | None:
+    """The part of a quantization that is for the transformer.
+
+    Raises:
+        ValueError: if the VQ model is to be quantised too.
+    """
+    if not isinstance(config, PipelineQuantizationConfig):
+        return config
+    settings = {name: config._resolve_quant_config(is_diffusers=False, module_name=name) for name in COMPONENTS[:2]}
+    if settings["tokenizer"] is not None:
+        raise ValueError(
+            "the VQ model (tokenizer) is not quantised, since which code is nearest depends on its precision: name the "
+            "transformer only, components_to_quantize=['transformer']"
+        )
+    return settings["transformer"]
 
 
 def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Registration of our classes with transformers' Auto classes and with gymnasium, when these are first used.
+"""Registration of our classes with transformers' Auto classes, PEFT and gymnasium, when these are first used.
 
 To register a model class one has to import it, with transformers and diffusers, which takes seconds. So registration
 waits for the first call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 ENVIRONMENT_ID = "ivideogpt_hf/WorldModel-v0"
+TRANSFORMER_TYPE = "ivideogpt"
 
 
 @functools.cache
@@ -51,6 +52,13 @@ def _register_on_first_call(auto_class: type) -> None:
     auto_class.from_pretrained = classmethod(from_pretrained)
 
 
+def _register_with_peft(constants: ModuleType) -> None:
+    """Let adapters that name no modules take those of a LLaMA, whose layers the transformer has."""
+    for name, modules_of_type in vars(constants).items():
+        if name.startswith("TRANSFORMERS_MODELS_TO_") and "llama" in modules_of_type:
+            modules_of_type.setdefault(TRANSFORMER_TYPE, modules_of_type["llama"])
+
+
 def _register_environment(gymnasium_registration: ModuleType) -> None:
     gymnasium_registration.register(
         ENVIRONMENT_ID,
@@ -64,6 +72,7 @@ _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": lambda module: _register_on_first_call(module.AutoConfig),
     "transformers.models.auto.video_processing_auto": lambda module: _register_on_first_call(module.AutoVideoProcessor),
     "gymnasium.envs.registration": _register_environment,
+    "peft.utils.constants": _register_with_peft,
 }
 
 

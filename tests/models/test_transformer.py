@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
+from transformers import DynamicCache, LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
 from tests.conftest import build_transformer, build_vq_model, random_actions
@@ -147,6 +147,17 @@ def test_static_cache_gives_the_same_generation(conditioning):
     assert model.generate(prompt, **settings).equal(model.generate(prompt, past_key_values=static, **settings))
 
 
+def test_rewards_with_a_static_cache():
+    """Which counts its tokens while the layers run."""
+    model = build_transformer(VQ_CONFIG, predict_reward=True)
+    rewards = []
+    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=160)):
+        model(tokens()[:, : LAYOUT.slot(1)], past_key_values=cache, use_cache=True)
+        output = model(tokens()[:, LAYOUT.slot(1) :], past_key_values=cache, use_cache=True)
+        rewards.append(output.rewards)
+    torch.testing.assert_close(*rewards, atol=1e-4, rtol=1e-4)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
@@ -275,3 +286,41 @@ def test_trainers_gradients_do_not_depend_on_the_accumulation(tmp_path, options)
     whole = trained(tmp_path, 8, 1, **options)
     for batch, accumulation in ((4, 2), (1, 8)):
         assert trained(tmp_path, batch, accumulation, **options) == pytest.approx(whole, rel=1e-4)
+
+
+# -- as a causal language model ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conditioning", ["add", "scale_shift"])
+def test_generate_takes_embeddings(conditioning):
+    model = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning=conditioning)
+    prompt = tokens()[:, : LAYOUT.slot(0) + 1]
+    settings = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 4, "actions": random_actions(2, 1, 3)}
+    settings["attention_mask"] = torch.ones_like(prompt)
+    embeddings = model.get_input_embeddings()(prompt)
+    new = model.generate(prompt, **settings)[:, prompt.shape[1] :]
+    assert model.generate(inputs_embeds=embeddings, **settings).equal(new)
+
+
+def test_shifted_labels_replace_the_others():
+    model, labels = build_transformer(VQ_CONFIG), tokens()
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    expected = model(tokens(), labels=labels).loss
+    torch.testing.assert_close(model(tokens(), labels=labels.flip(0), shift_labels=shifted).loss, expected)
+
+
+def test_checkpointing_in_the_config_holds_for_modulated_layers():
+    config = build_transformer(VQ_CONFIG, action_dim=3, action_conditioning="scale_shift").config
+    config.gradient_checkpointing = True
+    assert all(layer.gradient_checkpointing for layer in IVideoGPTForCausalLM(config).model.layers)
+
+
+def test_an_adapter_needs_no_names_of_modules_and_finds_its_base(tmp_path):
+    peft = pytest.importorskip("peft")
+    build_transformer(VQ_CONFIG).save_pretrained(tmp_path / "world/transformer")
+    base = IVideoGPTForCausalLM.from_pretrained(tmp_path / "world", subfolder="transformer")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    assert adapted.peft_config["default"].target_modules == {"q_proj", "v_proj"}
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(loaded(tokens()).logits, adapted.eval()(tokens()).logits)

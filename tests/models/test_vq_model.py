@@ -1,5 +1,7 @@
+import accelerate
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel
 from ivideogpt_hf.models.vq_layers import Codebook, ContextCrossAttention
@@ -225,3 +227,54 @@ def test_codes_are_searched_for_in_what_the_embedding_gives(book):
     codebook.embedding.register_forward_hook(lambda _module, _inputs, output: output.flip(0))
     vectors = codebook.embedding.weight.detach().flip(0)
     assert codebook(vectors).codes.equal(torch.arange(len(vectors)))
+
+
+# -- as a model of transformers ---------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_absolute_errors_and_commitment():
+    model, frames = build_vq_model(), clips(2, 4)
+    with torch.no_grad():
+        output = model(frames[:, :2], frames[:, 2:])
+    errors = (output.context_reconstruction - frames[:, :2]).abs().mean()
+    errors += (output.future_reconstruction - frames[:, 2:]).abs().mean()
+    torch.testing.assert_close(output.loss, errors + output.context_commitment_loss + output.future_commitment_loss)
+
+
+def test_feature_maps_on_request():
+    model, frames = build_vq_model(), clips(1, 4)
+    maps = model(frames[:, :2], frames[:, 2:], output_hidden_states=True).hidden_states
+    assert [part.shape[-1] for part in maps] == [8, 8, 8, 16, 16]  # two stages of the encoder, three of the decoder
+    assert model(frames[:, :2], frames[:, 2:]).hidden_states is None
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError, match="IVideoGPTVQModel takes no pixel_values"):
+        build_vq_model()(clips(1, 2), clips(1, 1), pixel_values=None)
+
+
+def test_trainer_trains_it(tmp_path):
+    model, frames = build_vq_model(), clips(4, 3)
+    data = [{"context_frames": clip[:2], "future_frames": clip[2:]} for clip in frames]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=2, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    before = model.encoder.conv_in.weight.clone()
+    Trainer(model=model, args=arguments, train_dataset=data).train()
+    assert not model.encoder.conv_in.weight.equal(before)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_offloaded_weights_give_the_same(place, tmp_path):
+    """All weights are read in calls, at which Accelerate brings them."""
+    model, frames = build_vq_model(composites_context=True), clips(1, 4)
+    tokens = model.tokenize(frames)[0]
+    decoded = model.detokenize(tokens)
+    cpu = torch.device("cpu")
+    if place == "cpu":
+        accelerate.cpu_offload(model, cpu)
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=cpu)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert model.tokenize(frames)[0].equal(tokens)
+    torch.testing.assert_close(model.detokenize(tokens), decoded)

@@ -43,18 +43,6 @@ DOWNLOADED = (
     *(f"{folder}/{pattern}" for folder in (VQ_FOLDER, TRANSFORMER_FOLDER) for pattern in ("*.json", "*.safetensors")),
     f"{PROCESSOR_FOLDER}/*.json",
 )
-# Entries in the configs of a checkpoint that comes with its code, for `trust_remote_code=True`.
-AUTO_CLASSES = {
-    VQ_FOLDER: {
-        "AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig",
-        "AutoModel": "modeling_ivideogpt_vq.IVideoGPTVQModel",
-    },
-    TRANSFORMER_FOLDER: {
-        "AutoConfig": "configuration_ivideogpt.IVideoGPTConfig",
-        "AutoModel": "modeling_ivideogpt.IVideoGPTForCausalLM",
-        "AutoModelForCausalLM": "modeling_ivideogpt.IVideoGPTForCausalLM",
-    },
-}
 # Being goal-conditioned is the one property of a released checkpoint that is in none of its files.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 

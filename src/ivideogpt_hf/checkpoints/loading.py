@@ -6,8 +6,9 @@ import functools
 import hashlib
 import json
 import os
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -35,12 +36,48 @@ from .layout import (
 )
 
 # What a config says of how it was loaded or saved, not of the network.
-LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
+LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
 
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.
 DTypeLike = torch.dtype | str | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+DeviceMap = str | int | torch.device | dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How the networks of a checkpoint are loaded.
+
+    Args:
+        dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32.
+        device_map: placement of both networks, as transformers takes it; None: the CPU. "auto", and a dict that names
+            "disk", need Accelerate.
+        offload_folder: folder for weights that are offloaded to disk, which gets a folder for each network.
+        variant: variant of the weight files, as "fp16" in ``model.fp16.safetensors``; None: no variant.
+        attn_implementation: attention of the transformer when it is called; None: transformers' choice.
+        quantization_config: quantization of the transformer's weights; None: none.
+    """
+
+    dtype: DTypeLike = torch.float32
+    device_map: DeviceMap = None
+    offload_folder: PathOrRepo | None = None
+    variant: str | None = None
+    attn_implementation: str | None = None
+    quantization_config: QuantizationConfigMixin | None = None
+
+    def of_part(self, part: str) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for the network in a folder of the checkpoint."""
+        options = {"device_map": self.device_map, "variant": self.variant}
+        if self.offload_folder is not None:
+            options["offload_folder"] = Path(self.offload_folder) / part
+        if part == TRANSFORMER_FOLDER:
+            options["attn_implementation"] = self.attn_implementation
+            options["quantization_config"] = self.quantization_config
+        return {name: value for name, value in options.items() if value is not None}
+
+
+T = TypeVar("T")
 Parts = tuple[IVideoGPTVQModel, IVideoGPTForCausalLM, IVideoGPTVideoProcessor | None]
 
 
@@ -52,6 +89,7 @@ def fetch(
     cache_dir: PathOrRepo | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    subfolder: str = "",
 ) -> Path:
     """Find the local folder of a checkpoint. A Hub id is downloaded: safetensors and json files only.
 
@@ -63,42 +101,38 @@ def fetch(
         cache_dir: folder of the Hub's cache.
         local_files_only: whether only the cache is used.
         force_download: whether what is in the cache is downloaded again.
+        subfolder: folder of the checkpoint within the folder or repository.
 
     Raises:
         OSError: if there is no such folder or repository, access is denied, or the Hub cannot be reached.
     """
     if os.path.isdir(path_or_repo_id):
-        return Path(path_or_repo_id)
+        return Path(path_or_repo_id) / subfolder
     name = os.fspath(path_or_repo_id)
     if name == "default":
-        return DEFAULT_FOLDER
+        return DEFAULT_FOLDER / subfolder
     download = functools.partial(
         download_repository,
         kind="model",
-        patterns=DOWNLOADED,
+        patterns=[(PurePosixPath(subfolder) / pattern).as_posix() for pattern in DOWNLOADED],
         revision=revision,
         token=token,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    return with_released_id(name, download)
+    return with_released_id(name, download) / subfolder
 
 
 def load_parts(
-    folder: PathOrRepo,
-    *,
-    dtype: DTypeLike = torch.float32,
-    goal_conditioned: bool | None = None,
-    quantization_config: QuantizationConfigMixin | None = None,
+    folder: PathOrRepo, options: LoadingOptions | None = None, *, goal_conditioned: bool | None = None
 ) -> Parts:
     """Load all parts of a checkpoint folder, in either layout.
 
     Args:
         folder: folder of the checkpoint.
-        dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32.
+        options: how the networks are loaded; None: `LoadingOptions()`.
         goal_conditioned: whether the first context frame is the goal; None: the checkpoint's own setting.
-        quantization_config: quantization of the transformer's weights.
 
     Returns:
         VQ model and transformer in eval mode, and the processor, or None where the checkpoint has none.
@@ -107,28 +141,22 @@ def load_parts(
         OSError: if a file is missing or corrupt.
         ValueError: if a weight is missing, unused or wrongly shaped, or the dtype is unknown.
     """
-    vq_model = load_vq_model(folder, dtype=dtype)
-    transformer = load_transformer(
-        folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
-    )
-    return vq_model, transformer, load_processor(folder)
+    vq_model = load_vq_model(folder, options)
+    return vq_model, load_transformer(folder, options, goal_conditioned=goal_conditioned), load_processor(folder)
 
 
-def load_vq_model(folder: PathOrRepo, *, dtype: DTypeLike = torch.float32) -> IVideoGPTVQModel:
+def load_vq_model(folder: PathOrRepo, options: LoadingOptions | None = None) -> IVideoGPTVQModel:
     """Load the VQ model alone; see `load_parts`."""
-    return _load_strictly(IVideoGPTVQModel, folder, VQ_FOLDER, dtype)
+    options = options or LoadingOptions()
+    return _load_strictly(IVideoGPTVQModel, folder, VQ_FOLDER, options)
 
 
 def load_transformer(
-    folder: PathOrRepo,
-    *,
-    dtype: DTypeLike = torch.float32,
-    goal_conditioned: bool | None = None,
-    quantization_config: QuantizationConfigMixin | None = None,
+    folder: PathOrRepo, options: LoadingOptions | None = None, *, goal_conditioned: bool | None = None
 ) -> IVideoGPTForCausalLM:
     """Load the transformer alone; see `load_parts`."""
-    options = {} if quantization_config is None else {"quantization_config": quantization_config}
-    transformer = _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, dtype, **options)
+    options = options or LoadingOptions()
+    transformer = _load_strictly(IVideoGPTForCausalLM, folder, TRANSFORMER_FOLDER, options)
     if goal_conditioned is not None:
         transformer.config.goal_conditioned = goal_conditioned
         transformer.config.check_geometry()
@@ -149,18 +177,21 @@ def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
     return IVideoGPTVideoProcessor.from_pretrained(folder, subfolder=PROCESSOR_FOLDER)
 
 
-def _load_strictly(
-    model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, dtype: DTypeLike, **options: Any
-) -> Any:
-    """Load one network, and refuse weights that do not fit. Options go to `from_pretrained`."""
-    dtype = _as_dtype(dtype)
+def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, options: LoadingOptions) -> Any:
+    """Load one network, and refuse weights that do not fit."""
+    dtype = _as_dtype(options.dtype)
     config_file(folder, part)
     _check_weight_files(Path(folder) / part)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # problems that it would print are raised below
     try:
         network, info = model_class.from_pretrained(
-            folder, subfolder=part, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            folder,
+            subfolder=part,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options.of_part(part),
         )
     except StrictDataclassError as error:
         raise ValueError(f"{Path(folder) / part / CONFIG_FILE} holds a value of the wrong kind: {error}") from error
@@ -175,6 +206,19 @@ def _load_strictly(
     if problems:
         raise ValueError(f"the weights in {Path(folder) / part} do not fit: " + "; ".join(problems))
     return network.eval()
+
+
+def choose_dtype(dtype: T, torch_dtype: T | None) -> T:
+    """The dtype, or dtypes, that were asked for by that name or by the older one, which is None where it was not given.
+
+    Raises:
+        ValueError: if both were given, and differ.
+    """
+    if torch_dtype is None:
+        return dtype
+    if dtype not in (torch.float32, None, torch_dtype):
+        raise ValueError(f"dtype ({dtype}) and torch_dtype ({torch_dtype}) are two names of one thing: pass dtype")
+    return torch_dtype
 
 
 def _as_dtype(dtype: DTypeLike) -> torch.dtype | str:

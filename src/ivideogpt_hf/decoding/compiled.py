@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
+from .devices import device_of
 from .frames import DecodedFrame, attend, draw_tokens, reward_at_start
 from .layers import compute_dtype, rotary_embeddings, run_layers
 from .plain import PlainParts
@@ -53,7 +54,7 @@ class CompiledFrames:
             sampling.temperature, sampling.top_k, sampling.greedy, restrict_to_codes=sampling.restrict_to_codes
         )
         # The transformer may have been moved or cast since the last call.
-        key = (num_prefixes, rows_per_prefix, drawing, self.transformer.device, self.transformer.dtype)
+        key = (num_prefixes, rows_per_prefix, drawing, device_of(self.transformer), self.transformer.dtype)
         if key not in self._programs:
             self._programs[key] = FrameProgram(
                 self.transformer, num_prefixes, rows_per_prefix, drawing, self.max_frames, self.mode
@@ -87,7 +88,7 @@ class FrameProgram:
         self.num_rows = num_prefixes * rows_per_prefix
         self.plain = PlainParts.of(transformer)
         self.modulates = config.action_conditioning == "scale_shift"
-        device, dtype = transformer.device, compute_dtype(transformer)
+        device, dtype = device_of(transformer), compute_dtype(transformer)
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
         capacity = layout.block_length * max_frames + 1  # one more for the pass that reads the reward
         # Zeros, since positions that are masked still take part in products.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, PlacedActions
+from .devices import device_of
 from .plain import PlainParts
 
 # Called for each layer with its number, its query, key and value, each (rows, heads, n, head_dim) with positions
@@ -28,7 +29,7 @@ Rotary = tuple[Tensor, Tensor]
 
 def compute_dtype(transformer: IVideoGPTForCausalLM) -> torch.dtype:
     """The dtype of hidden states, keys and values."""
-    return torch.float32 if transformer.device.type == "cpu" else transformer.dtype
+    return torch.float32 if device_of(transformer).type == "cpu" else transformer.dtype
 
 
 def convolution_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -33,7 +33,7 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
         loss: mean cross-entropy (scalar float) over the labelled tokens, or their sum by `num_items_in_batch`.
         logits: logits (B, L, vocab_size).
         rewards: outputs (B, F) of the reward head for the F frames whose last token is in the input; None without a
-            reward head.
+            reward head, and in an exported program with a static cache.
         reward_logits: logits (B, F, num_reward_bins) of which the rewards are the means; None where the head gives one
             number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
@@ -131,7 +131,11 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
     output_modalities = ("video",)
 
     def __init__(self, config: IVideoGPTConfig) -> None:
+        # A request to checkpoint activations, which LLaMA's own initialisation takes out of the config.
+        checkpoints = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
+        if checkpoints:
+            config.gradient_checkpointing = True
         if config.action_dim:
             self.action_linear = ZeroLinear(config.action_dim, config.hidden_size)
             if config.action_conditioning == "scale_shift":
@@ -147,11 +151,6 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         super()._init_weights(module)
         _set_to_zero(module)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but only from safetensors: a pickle is never read."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
-
     @can_return_tuple
     def forward(
         self,
@@ -166,6 +165,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         logits_to_keep: int | Tensor = 0,
         cache: Cache | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> IVideoGPTOutput:
         """Predict the next token at each position.
@@ -182,6 +182,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             cache: another name of `past_key_values`.
             num_items_in_batch: number of labels of all the parts that an update accumulates, by which the sum of this
                 part's cross-entropy is divided, as transformers' `Trainer` asks for; None: the number in this input.
+            shift_labels: labels (B, L) int64 of the next tokens, not to be shifted, which replace `labels` in the loss;
+                where sequences are cut into parts (context parallelism), `Trainer` passes both.
             kwargs: further arguments of `LlamaModel`.
 
         Raises:
@@ -189,6 +191,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         """
         cache = past_key_values if cache is None else cache
         start = cache.get_seq_length() if cache is not None else 0
+        if isinstance(start, Tensor):
+            start = start.clone()  # a static cache counts on in this tensor
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         placed_actions = self._place_actions(inputs_embeds, actions, start)
@@ -216,6 +220,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
                 labels=labels,
                 vocab_size=self.config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
             )
         read = self._read_at_frame_ends("reward_linear", hidden, start)
         return IVideoGPTOutput(
@@ -273,6 +278,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
     def _read_at_frame_ends(self, head: str, hidden: Tensor, start: int | Tensor) -> Tensor | None:
         if not hasattr(self, head):
             return None
+        if isinstance(start, Tensor) and torch.compiler.is_exporting():
+            return None  # where frames end is not known while a program with a static cache is written
         start = int(start)
         ends = self.config.layout.frame_end_positions(start, start + hidden.shape[1])
         module, kind = getattr(self, head), hidden.device.type
@@ -283,19 +290,26 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         return read
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, actions: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        actions: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """As in transformers. `generate(..., actions=)` takes one row for every slot of the sequence, from the first
-        on. Each pass gets the rows of the slots among its tokens."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        on. Each pass gets the rows of the slots among its tokens. `inputs_embeds` are embeddings (B, L, hidden) of the
+        prompt, to which the actions of its slots are added."""
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if actions is not None:
-            stop = input_ids.shape[1]
             passed = inputs.get("inputs_embeds")
             passed = passed if passed is not None else inputs["input_ids"]
+            cache = inputs.get(CACHE_NAME)
+            start = 0 if cache is None else int(cache.get_seq_length())
+            stop = start + passed.shape[1]
             layout = self.config.layout
-            first, last = layout.num_slots_before(stop - passed.shape[1]), layout.num_slots_before(stop)
+            first, last = layout.num_slots_before(start), layout.num_slots_before(stop)
             if self.config.action_conditioning == "scale_shift":
-                first = layout.acting_frames(stop - passed.shape[1], stop).start
+                first = layout.acting_frames(start, stop).start
             inputs["actions"] = actions[:, first:last]
         return inputs
 

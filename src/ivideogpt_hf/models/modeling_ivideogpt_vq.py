@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 from .pushing import PushesWithCard
@@ -45,6 +45,10 @@ class IVideoGPTVQOutput(ModelOutput):
         future_tokens: codes (B, T, tokens_per_future_frame) int64 of the future frames.
         context_latents: latents (B * C, h, w, code_dim) float that the context codebook quantised.
         future_latents: latents (B, T, tokens_per_future_frame, code_dim) float that the dynamics codebook quantised.
+        loss: sum (scalar float32) of the mean absolute errors of both reconstructions and of both commitment losses.
+            `ivideogpt train-vq` adds what makes pictures sharp, a perceptual and an adversarial loss.
+        hidden_states: feature maps (B * T, channels, h, w) of the future frames, after each stage of their encoder,
+            then of their decoder; None unless they were asked for.
     """
 
     context_reconstruction: Tensor | None = None
@@ -55,6 +59,8 @@ class IVideoGPTVQOutput(ModelOutput):
     future_tokens: Tensor | None = None
     context_latents: Tensor | None = None
     future_latents: Tensor | None = None
+    loss: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
     output_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["DownEncoderBlock2D", "UpDecoderBlock2D", "UNetMidBlock2D", "ContextCrossAttention"]  # noqa: RUF012
+    _no_split_modules = ["DownStage", "UpStage", "MiddleStage", "ContextCrossAttention"]  # noqa: RUF012
+    accepts_loss_kwargs = False  # for transformers' Trainer: the loss is a mean, whatever is accumulated
 
     def __init__(self, config: IVideoGPTVQConfig) -> None:
         super().__init__(config)
@@ -140,42 +147,62 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
             init.copy_(module.q_pos_emb, places)
             init.copy_(module.kv_pos_emb, places.repeat(module.num_context_frames, 1))
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but only from safetensors: a pickle is never read."""
-        return super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+    def get_input_embeddings(self) -> nn.Module:
+        """The convolution by which context frames come in."""
+        return self.encoder.conv_in
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace that convolution."""
+        self.encoder.conv_in = cast(nn.Conv2d, value)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def forward(
-        self, context_frames: Tensor, future_frames: Tensor, return_dict: bool | None = None
-    ) -> IVideoGPTVQOutput | tuple[Tensor, ...]:
+        self,
+        context_frames: Tensor,
+        future_frames: Tensor,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> IVideoGPTVQOutput:
         """Code and decode a clip.
 
         Args:
             context_frames: context frames (B, C, 3, H, W) float in [0, 1].
             future_frames: future frames (B, T, 3, H, W) float in [0, 1].
-            return_dict: whether to return an `IVideoGPTVQOutput` (the default) or a tuple.
+            output_hidden_states: whether to return feature maps, see `IVideoGPTVQOutput`; None: as the config says.
+            kwargs: arguments that transformers passes to every model: `return_dict=False` asks for a tuple, and
+                `output_attentions` must be false, since no attention weights are computed.
 
         Raises:
             ValueError: on a wrong shape or dtype.
+            TypeError: on an unknown argument.
         """
+        unknown = sorted(name for name, value in kwargs.items() if name != "output_attentions" or value)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no {', '.join(unknown)}")
         context = self.encode_context(context_frames)
         self._check_frames(future_frames, "future_frames")
-        quantized = self._quantize_future(_encoder_memory(context), future_frames)
-        output = IVideoGPTVQOutput(
+        quantized, encoder_maps = self._quantize_future(_encoder_memory(context), future_frames)
+        future, decoder_maps = self._decode_future_vectors(context.decoder_memory, quantized.vectors, context_frames)
+        errors = (
+            (reconstruction.float() - frames.float()).abs().mean()
+            for reconstruction, frames in ((context.reconstruction, context_frames), (future, future_frames))
+        )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return IVideoGPTVQOutput(
             context_reconstruction=context.reconstruction,
-            future_reconstruction=self._decode_future_vectors(
-                context.decoder_memory, quantized.vectors, context_frames
-            ),
+            future_reconstruction=future,
             context_commitment_loss=context.commitment_loss,
             future_commitment_loss=quantized.loss,
             context_tokens=context.tokens,
             future_tokens=quantized.codes,
             context_latents=context.latents,
             future_latents=quantized.latents,
+            loss=sum(errors, context.commitment_loss + quantized.loss),
+            hidden_states=(*encoder_maps, *decoder_maps) if output_hidden_states else None,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     # -- the parts ----------------------------------------------------------------------------------------------------
 
@@ -238,14 +265,18 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
             ValueError: on a wrong shape or dtype.
         """
         self._check_frames(future_frames, "future_frames")
-        return self._quantize_future(memory, future_frames).codes
+        quantized, _ = self._quantize_future(memory, future_frames)
+        return quantized.codes
 
-    def _quantize_future(self, memory: Sequence[ContextMemory], future_frames: Tensor) -> Quantized:
+    def _quantize_future(
+        self, memory: Sequence[ContextMemory], future_frames: Tensor
+    ) -> tuple[Quantized, list[Tensor]]:
+        """Quantised future frames, and the encoder's maps after each stage."""
         size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
-        latents, _ = self.cond_encoder(future_frames.flatten(0, 1).to(self.dtype), memory)
+        latents, maps = self.cond_encoder(future_frames.flatten(0, 1).to(self.dtype), memory)
         patches = latents.unflatten(3, (columns, size)).unflatten(2, (rows, size)).permute(0, 2, 4, 3, 5, 1)
         vectors = self.quant_linear(patches.flatten(3).flatten(1, 2))
-        return self.dynamics_quantize(vectors.unflatten(0, future_frames.shape[:2]))
+        return self.dynamics_quantize(vectors.unflatten(0, future_frames.shape[:2])), maps
 
     def decode_future(
         self, memory: Sequence[ContextMemory], codes: Tensor, context_frames: Tensor | None = None
@@ -272,16 +303,18 @@ class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  
                 raise ValueError("this model copies from the context: pass context_frames, which the codes continue")
             self._check_frames(context_frames, "context_frames")
         vectors = self.dynamics_quantize.lookup(codes).to(self.dtype)
-        return self._decode_future_vectors(memory, vectors, context_frames)
+        frames, _ = self._decode_future_vectors(memory, vectors, context_frames)
+        return frames
 
     def _decode_future_vectors(
         self, memory: Sequence[ContextMemory], vectors: Tensor, context_frames: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Decoded future frames, and the decoder's maps after each stage."""
         size, (rows, columns) = self.config.patch_size, self.config.dynamics_grid
         patches = self.post_quant_linear(vectors.flatten(0, 1)).unflatten(2, (size, size, -1))
         latents = patches.unflatten(1, (rows, columns)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-        frames, _ = self.cond_decoder(latents, memory, context_frames)
-        return frames.unflatten(0, vectors.shape[:2])
+        frames, maps = self.cond_decoder(latents, memory, context_frames)
+        return frames.unflatten(0, vectors.shape[:2]), maps
 
     # -- sequences ----------------------------------------------------------------------------------------------------
 
@@ -416,6 +449,8 @@ def _encoder_memory(context: VQContext) -> tuple[ContextMemory, ...]:
 
 
 def _check_codes(codes: Tensor, first: int, num_codes: int, name: str) -> None:
+    if torch.compiler.is_exporting():
+        return  # a program that is being written has no values yet, and cannot raise by them
     if codes.numel() and (codes.min() < first or codes.max() >= first + num_codes):
         raise ValueError(
             f"{name} tokens must be in [{first}, {first + num_codes}), "

@@ -1,4 +1,5 @@
-"""Upload of one network on its own, with a card, as one commit.
+"""What both networks do otherwise than `PreTrainedModel`: loading from safetensors only, and upload of one network on
+its own, with its code and a card, as one commit.
 
 This module cannot use `ivideogpt_hf.hub`. It is published with checkpoints as remote code, which has to run where the
 package is not installed. So it imports nothing of the package but its siblings.
@@ -6,6 +7,7 @@ package is not installed. So it imports nothing of the package but its siblings.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import httpx
+
+from .remote_code import add_code
 
 CARD = """---
 {metadata}
@@ -45,7 +49,24 @@ def _hub_is_reached() -> Iterator[None]:
 
 
 class PushesWithCard:
-    """Replaces the upload of `PreTrainedModel`, which leaves an empty card."""
+    """Replaces the upload of `PreTrainedModel`, which leaves an empty card and no code, and its loading."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but only from safetensors: a pickle is never read.
+
+        A network from a subfolder of a folder on this machine is named by the subfolder, so that what refers to it by
+        its name, as an adapter's config does, finds it again.
+        """
+        options = kwargs | {"use_safetensors": True}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)  # type: ignore[misc]
+        network = loaded[0] if isinstance(loaded, tuple) else loaded
+        part = os.path.join(os.fspath(pretrained_model_name_or_path or ""), kwargs.get("subfolder") or "")
+        if os.path.isdir(part):
+            network.name_or_path = network.config._name_or_path = part
+        return loaded
 
     @_hub_is_reached()
     def push_to_hub(
@@ -59,7 +80,8 @@ class PushesWithCard:
         commit_message: str | None = None,
         **saving: Any,
     ) -> str:
-        """Upload weights, config and a card. A card that is already in the repository stays.
+        """Upload weights, config, code and a card. The Auto classes load them with ``trust_remote_code=True``. A card
+        that is already in the repository stays.
 
         Args:
             repo_id: Hub id of the repository, which is created if there is none.
@@ -80,6 +102,7 @@ class PushesWithCard:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **saving)
+            add_code(Path(folder) / "config.json", type(self).__name__)
             if not api.file_exists(repo_id, "README.md", revision=revision):
                 self._card(repo_id).save(Path(folder) / "README.md")
             commit = api.upload_folder(

@@ -6,14 +6,14 @@ Attribute names are those of the released weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UNetMidBlock2D, UpDecoderBlock2D
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 
@@ -148,13 +148,15 @@ class MultiheadAttention(nn.Module):
 
     def remember(self, x: Tensor) -> ContextMemory:
         """Project features (B, L, channels) to keys and values."""
-        channels = x.shape[-1]
-        key, value = F.linear(x, self.in_proj_weight[channels:], self.in_proj_bias[channels:]).chunk(2, dim=-1)
-        return ContextMemory(self._heads(key), self._heads(value))
+        return self(x, None)  # a call, so that weights which are fetched for a call are there
 
-    def forward(self, x: Tensor, memory: ContextMemory) -> Tensor:
-        """Let queries (B, Q, channels) attend to a memory; returns features (B, Q, channels)."""
+    def forward(self, x: Tensor, memory: ContextMemory | None) -> Tensor | ContextMemory:
+        """Let queries (B, Q, channels) attend to a memory; returns features (B, Q, channels). Without a memory, see
+        `remember`."""
         channels = x.shape[-1]
+        if memory is None:
+            key, value = F.linear(x, self.in_proj_weight[channels:], self.in_proj_bias[channels:]).chunk(2, dim=-1)
+            return ContextMemory(self._heads(key), self._heads(value))
         query = self._heads(F.linear(x, self.in_proj_weight[:channels], self.in_proj_bias[:channels]))
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, memory.key, memory.value, dropout_p=dropout)
@@ -199,14 +201,17 @@ class ContextCrossAttention(nn.Module):
 
     def remember(self, context: Tensor) -> ContextMemory:
         """Keys and values of a context's feature maps (B, C, channels, h, w)."""
-        stacked = context.transpose(1, 2).flatten(2)  # (B, channels, C*h*w): frames, then rows, then columns
-        return self.att.remember(self.kv_norm(stacked).transpose(1, 2) + self.kv_pos_emb)
+        return self(context, None)  # a call, as in `MultiheadAttention`
 
-    def forward(self, x: Tensor, memory: ContextMemory) -> Tensor:
-        """Update maps (B*K, channels, h, w) of K future frames for each of the memory's B rows.
+    def forward(self, x: Tensor, memory: ContextMemory | None) -> Tensor | ContextMemory:
+        """Update maps (B*K, channels, h, w) of K future frames for each of the memory's B rows. Without a memory, see
+        `remember`.
 
         The frames of one row share its keys and values: they are folded into the queries, never repeated.
         """
+        if memory is None:
+            stacked = x.transpose(1, 2).flatten(2)  # (B, channels, C*h*w): frames, then rows, then columns
+            return self.att.remember(self.kv_norm(stacked).transpose(1, 2) + self.kv_pos_emb)
         queries = self.q_norm(x).flatten(2).transpose(1, 2) + self.q_pos_emb
         batch_size = memory.key.shape[0]
         folded = queries.reshape(batch_size, -1, queries.shape[-1])
@@ -214,9 +219,21 @@ class ContextCrossAttention(nn.Module):
         return F.silu(x + attended.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
-def _middle(config: IVideoGPTVQConfig, add_attention: bool) -> UNetMidBlock2D:
+class DownStage(GradientCheckpointingLayer, DownEncoderBlock2D):
+    """A stage of an encoder, which gradient checkpointing can compute again."""
+
+
+class UpStage(GradientCheckpointingLayer, UpDecoderBlock2D):
+    """A stage of a decoder, which gradient checkpointing can compute again."""
+
+
+class MiddleStage(GradientCheckpointingLayer, UNetMidBlock2D):
+    """The stage between the two chains, which gradient checkpointing can compute again."""
+
+
+def _middle(config: IVideoGPTVQConfig, add_attention: bool) -> MiddleStage:
     channels = config.block_out_channels[-1]
-    return UNetMidBlock2D(
+    return MiddleStage(
         in_channels=channels,
         temb_channels=None,
         resnet_eps=NORM_EPS,
@@ -235,9 +252,6 @@ def _map_size(config: IVideoGPTVQConfig, num_halvings: int) -> tuple[int, int]:
 class Tower(nn.Module):
     """Common part of encoder and decoder: a chain of blocks, some of which are followed by cross-attention."""
 
-    gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Any]
-
     def _add_attention(self, stages: Sequence[tuple[int, tuple[int, int]]], config: IVideoGPTVQConfig) -> None:
         """Add a cross-attention after each stage, (channels, map size), whose map is small enough."""
         blocks, self.attention_after = [], {}
@@ -253,18 +267,13 @@ class Tower(nn.Module):
             self.cross_att_blocks[index].remember(features[stage]) for stage, index in self.attention_after.items()
         )
 
-    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(block.__call__, *inputs)
-        return block(*inputs)
-
     def _run_stages(
         self, x: Tensor, stages: Sequence[nn.Module], memory: Sequence[ContextMemory] | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the chain; return the last map and the map after each stage."""
         features = []
         for stage, block in enumerate(stages):
-            x = self._run(block, x)
+            x = block(x)
             if memory is not None and stage in self.attention_after:
                 index = self.attention_after[stage]
                 x = self.cross_att_blocks[index](x, memory[index])
@@ -282,7 +291,7 @@ class CompositeLogits(nn.Conv2d):
     """The layer that gives a compositor's logits: those of the context frames, and last that of the decoded frame."""
 
 
-class ContextCompositor(nn.Module):
+class ContextCompositor(GradientCheckpointingLayer):
     """Makes each pixel of a future frame of the context frames' pixels and of the decoded one, by weights that add up
     to one (Finn et al., 2016, section 3.2): what does not move is copied, and the decoder draws only what does."""
 
@@ -353,7 +362,7 @@ class EncoderTower(Tower):
         last = len(channels) - 1
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            DownEncoderBlock2D(
+            DownStage(
                 num_layers=config.layers_per_block,
                 in_channels=channels[max(level - 1, 0)],
                 out_channels=channels[level],
@@ -374,7 +383,7 @@ class EncoderTower(Tower):
     def forward(self, x: Tensor, memory: Sequence[ContextMemory] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return the latents and the map after each down block."""
         x, features = self._run_stages(self.conv_in(x), list(self.down_blocks), memory)
-        x = self._run(self.mid_block, x)
+        x = self.mid_block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x))), features
 
 
@@ -388,7 +397,7 @@ class DecoderTower(Tower):
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.mid_block = _middle(config, conditional or config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList(
-            UpDecoderBlock2D(
+            UpStage(
                 num_layers=config.layers_per_block + 1,
                 in_channels=channels[max(level - 1, 0)],
                 out_channels=channels[level],
@@ -422,5 +431,5 @@ class DecoderTower(Tower):
         x = F.silu(self.conv_norm_out(x))
         frames = self.conv_out(x)
         if self.compositor is not None:
-            frames = self._run(self.compositor, frames, x, context_frames)
+            frames = self.compositor(frames, x, context_frames)
         return frames, features

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from ..decoding.devices import device_of, is_brought
 from ..decoding.plain import is_altered
 from ..decoding.sampling import check_count
 from ..models.configuration_ivideogpt import IVideoGPTConfig
@@ -58,11 +60,11 @@ def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM
                 f"rollout would go past; pass the network inside (of a PeftModel, get_base_model() for LoRA, or "
                 f"merge_and_unload())"
             )
-        absent = [weight for weight, value in network.named_parameters() if value.is_meta]
+        absent = _absent_weights(network)
         if absent:
             raise ValueError(
-                f"{len(absent)} weights of {name} are not in memory (on the meta device, or offloaded), among them "
-                f"{absent[0]}: load it whole, without device_map or offloading, and move it by WorldModel.to"
+                f"{len(absent)} weights of {name} are not in memory, but on the meta device, among them {absent[0]}: "
+                f"load it anew by from_pretrained, or offload it by Accelerate, whose hooks bring weights when needed"
             )
     check_calls(vq_model, transformer)
 
@@ -75,12 +77,7 @@ def check_calls(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -
     """
     wholes = (("the VQ model", vq_model), ("the transformer", transformer), ("transformer.model", transformer.model))
     for name, module in wholes:
-        if hasattr(module, "_hf_hook"):
-            raise ValueError(
-                f"{name} is offloaded or dispatched by Accelerate, which rollouts go past: load it whole, without "
-                f"device_map or offloading, and move it by WorldModel.to"
-            )
-        if is_altered(module):
+        if is_altered(module) and not _only_offloaded(module):
             raise ValueError(
                 f"{name} has a forward hook or another forward, which rollouts go past: they run its layers one by "
                 f"one. Register the hook on a layer or another part, or remove it"
@@ -90,14 +87,31 @@ def check_calls(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -
             f"transformer.model is a {type(transformer.model).__name__} with another forward, which rollouts go past: "
             f"replace its layers instead"
         )
-    for name, network in wholes[:2]:
-        if network.device.type == "meta":
+    devices = device_of(vq_model), device_of(transformer)
+    for (name, _), device in zip(wholes, devices, strict=False):
+        if device.type == "meta":
             raise ValueError(f"the weights of {name} are not in memory, but on the meta device: load it anew")
-    if vq_model.device != transformer.device:
+    if devices[0] != devices[1]:
         raise ValueError(
-            f"the VQ model is on {vq_model.device}, the transformer on {transformer.device}; WorldModel.to moves both "
-            f"to one device"
+            f"the VQ model is on {devices[0]}, the transformer on {devices[1]}; WorldModel.to moves both to one device"
         )
+
+
+def _absent_weights(network: PreTrainedModel) -> list[str]:
+    """Names of the weights that are on the meta device, and that nothing brings when they are needed."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        for name, value in module.named_parameters(recurse=False)
+        if value.is_meta and not is_brought(module)
+    ]
+
+
+def _only_offloaded(module: nn.Module) -> bool:
+    """Whether nothing is altered but that Accelerate brings weights at the call; it keeps the forward it replaces."""
+    replaced = getattr(module.__dict__.get("_old_forward"), "__func__", None)
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return is_brought(module) and not hooks and replaced is type(module).forward
 
 
 def check_frames(frames: Tensor, spec: WorldModelSpec) -> None:
@@ -148,7 +162,7 @@ def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVid
     Raises:
         ValueError: naming what differs.
     """
-    device, dtype = transformer.device, vq_model.dtype
+    device, dtype = device_of(transformer), vq_model.dtype
     if state.device != device:
         raise ValueError(
             f"the state is on {state.device}, the world model on {device}; state.to({str(device)!r}) moves it"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.compiled import CompiledFrames
+from ..decoding.devices import bring, device_of
 from ..decoding.frames import FrameDecoder, prefill
 from ..decoding.plain import PlainParts
 from ..decoding.sampling import Sampling, uniforms
@@ -135,8 +136,8 @@ class RolloutEngine:
 
     @property
     def device(self) -> torch.device:
-        """Device of the transformer."""
-        return self.transformer.device
+        """Device that the networks compute on."""
+        return device_of(self.transformer)
 
     @property
     def spec(self) -> WorldModelSpec:
@@ -195,10 +196,12 @@ class RolloutEngine:
         chunks = []
         for chunk in frames.split(max(1, PIXELS_PER_CHUNK // frames[0, :, 0].numel())):
             with measure("vq"):
+                bring(self.vq_model)
                 pixels = chunk.float() / 255
                 context = self.vq_model.encode_context(pixels)
                 prompts = self.vq_model.prompt_tokens(pixels, context)
             with measure("prefill"):
+                bring(self.transformer)
                 prefix = prefill(self.transformer, prompts)
             chunks.append(Contexts(chunk, prompts[:, -1], prefix, context.decoder_memory))
         return chunks[0] if len(chunks) == 1 else Contexts.cat(chunks)
@@ -216,6 +219,7 @@ class RolloutEngine:
         codes = tokens - self.layout.dynamics_offset
         if not sampling.restrict_to_codes:
             codes = codes.clamp(0, self.layout.num_dynamics_codes - 1)
+        bring(self.vq_model)
         state = state.grouped()
         codes = codes.unflatten(0, (len(state.contexts), -1)).flatten(1, 2)
         height, width = self.spec.frame_size
@@ -244,6 +248,7 @@ class RolloutEngine:
         num_frames_ahead: int | None = None,
     ) -> Advance:
         """Decode the tokens of one more frame for every row."""
+        bring(self.transformer)
         state = state.grouped()
         layout, device = self.layout, self.device
         rows_per_prefix = state.batch_size // len(state.contexts)

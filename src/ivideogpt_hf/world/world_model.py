@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..cards.facts import facts_of
 from ..cards.model_card import CardText, valid_card
 from ..checkpoints.layout import DEFAULT_FOLDER
-from ..checkpoints.loading import fetch, is_goal_conditioned, load_parts
+from ..checkpoints.loading import DeviceMap, LoadingOptions, choose_dtype, fetch, is_goal_conditioned, load_parts
 from ..checkpoints.saving import save_parts
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
@@ -54,8 +54,9 @@ class WorldModel:
 
     Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
     forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
-    takes longer, and compiled programs are not used then. What hangs on the call of a whole network is refused, since
-    a rollout runs its parts.
+    takes longer, and compiled programs are not used then. Weights that Accelerate offloads to the CPU or to disk are
+    brought as they are needed. What else hangs on the call of a whole network is refused, since a rollout runs its
+    parts.
 
     Args:
         vq_model: network that codes and decodes frames.
@@ -63,8 +64,8 @@ class WorldModel:
         processor: frame size, action statistics and reward units; None: a plain one of the VQ model's frame size.
 
     Raises:
-        ValueError: if the parts do not fit each other, a network is wrapped (as a PeftModel is), has a hook or is
-            offloaded as a whole, or weights are not in memory.
+        ValueError: if the parts do not fit each other, a network is wrapped (as a PeftModel is) or has a hook as a
+            whole, or weights are on the meta device and nothing brings them.
 
     Example:
         >>> import torch
@@ -102,7 +103,13 @@ class WorldModel:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        subfolder: str = "",
+        variant: str | None = None,
         dtype: torch.dtype | str | None = torch.float32,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: DeviceMap = None,
+        offload_folder: str | os.PathLike[str] | None = None,
+        attn_implementation: str | None = None,
         goal_conditioned: bool | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
     ) -> WorldModel:
@@ -116,8 +123,17 @@ class WorldModel:
             cache_dir: folder that downloads are kept in; None: the Hub's own cache.
             local_files_only: whether to take what was downloaded before, and not to ask the Hub.
             force_download: whether to download again what was downloaded before.
+            subfolder: folder of the checkpoint within the folder or repository.
+            variant: variant of the weight files, as "fp16" in ``model.fp16.safetensors``; None: no variant.
             dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32. See `to` for
                 the VQ model's on a CPU.
+            torch_dtype: the older name of `dtype`; None: `dtype` holds.
+            device_map: placement of both networks, as transformers takes it, such as ``"cuda"``, or ``{"": "disk"}``
+                to bring weights when they are needed; None: the CPU. Rollouts take one device. "auto" and "disk" need
+                Accelerate (extra train).
+            offload_folder: folder for weights that are offloaded to disk.
+            attn_implementation: attention of the transformer where it is called as in training, such as "eager"; None:
+                transformers' choice. Rollouts have an attention of their own.
             goal_conditioned: whether the first context frame is the goal. Only needed for a released checkpoint in a
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
             quantization_config: settings that quantise the transformer's weights, as transformers takes them, such as
@@ -134,13 +150,21 @@ class WorldModel:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             force_download=force_download,
+            subfolder=subfolder,
         )
-        goal_conditioned = is_goal_conditioned(path_or_repo_id, goal_conditioned)
-        parts = load_parts(
-            folder, dtype=dtype, goal_conditioned=goal_conditioned, quantization_config=quantization_config
+        options = LoadingOptions(
+            dtype=choose_dtype(dtype, torch_dtype),
+            device_map=device_map,
+            offload_folder=offload_folder,
+            variant=variant,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
         )
+        parts = load_parts(folder, options, goal_conditioned=is_goal_conditioned(path_or_repo_id, goal_conditioned))
         world = cls(*parts)
-        _move(world.vq_model, dtype=convolution_dtype(world.vq_model.dtype, world.device))
+        convolution = convolution_dtype(world.vq_model.dtype, world.device)
+        if convolution != world.vq_model.dtype:
+            _move(world.vq_model, dtype=convolution)
         return world
 
     @classmethod
@@ -153,6 +177,9 @@ class WorldModel:
         save_directory: str | os.PathLike[str],
         *,
         remote_code: bool = False,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        safe_serialization: bool = True,
         repo_id: str | None = None,
         push_to_hub: bool = False,
         **push_options: Any,
@@ -163,6 +190,9 @@ class WorldModel:
             save_directory: folder to write; it is created where it does not exist.
             remote_code: whether to copy the modelling code too, so that the Auto classes load it with
                 ``trust_remote_code=True`` where this package is not installed.
+            variant: variant in the names of the weight files, such as "fp16"; None: no variant.
+            max_shard_size: size of the largest file of weights, in bytes or as in "5GB"; None: transformers' choice.
+            safe_serialization: whether weights are safetensors, which they always are.
             repo_id: Hub id to upload to; None: the user's own, with the folder's name.
             push_to_hub: whether to upload as well.
             push_options: other arguments of `push_to_hub`.
@@ -171,14 +201,25 @@ class WorldModel:
             The address of the commit, or of the pull request; None without an upload.
 
         Raises:
-            ValueError: if there are arguments of an upload without one; nothing is written then. Or as in
-                `push_to_hub`, and if weights are not those that a checkpoint holds, as with adapters.
+            ValueError: if `safe_serialization` is false, or there are arguments of an upload without one; nothing is
+                written then. Or as in `push_to_hub`, and if weights are not those that a checkpoint holds, as with
+                adapters.
             OSError: as in `push_to_hub`.
         """
+        if not safe_serialization:
+            raise ValueError("weights are only saved as safetensors: leave safe_serialization out")
         if not push_to_hub and (repo_id is not None or push_options):
             names = sorted({"repo_id", *push_options} if repo_id is not None else push_options)
             raise ValueError(f"{', '.join(names)} are for an upload: pass push_to_hub=True, or leave them out")
-        save_parts(save_directory, self.vq_model, self.transformer, self.processor, remote_code=remote_code)
+        save_parts(
+            save_directory,
+            self.vq_model,
+            self.transformer,
+            self.processor,
+            remote_code=remote_code,
+            variant=variant,
+            max_shard_size=max_shard_size,
+        )
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **push_options)
@@ -303,8 +344,8 @@ class WorldModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the transformer, and of the tensors that come out."""
-        return self.transformer.device
+        """Device that the networks compute on, and of the tensors that come out."""
+        return self._engine.device
 
     # -- stepping -----------------------------------------------------------------------------------------------------
 

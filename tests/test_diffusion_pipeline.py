@@ -1,0 +1,74 @@
+"""`DiffusionPipeline.from_pretrained` with `trust_remote_code=True`, in fresh interpreters, with this package and without."""
+
+import pytest
+
+from tests.test_registration import run
+
+PROGRAM = """
+import json, sys
+import torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+frames = (torch.arange(2 * 3 * 256).view(2, 3, 16, 16) % 256).to(torch.uint8)
+actions = torch.linspace(-1, 1, 9).view(3, 3).tolist()
+images = pipe.numpy_to_pil(frames.movedim(1, -1).numpy() / 255)
+greedy = GREEDY
+outputs = [pipe(clip, actions, output_type="np", **greedy) for clip in (frames, images)]
+assert (outputs[0].frames == outputs[1].frames).all()
+half = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True, torch_dtype=torch.bfloat16)
+assert half.transformer.dtype == torch.bfloat16
+refused = []
+for arguments in ({"num_frames": 1}, {"actions": actions * 5}, {"actions": [[0.0]]}, {"actions": actions, "output_type": "x"}):
+    try:
+        pipe(frames, **arguments)
+    except ValueError as error:
+        refused.append(str(error))
+print(json.dumps([type(pipe).__module__, outputs[0].frames.reshape(-1).tolist(), outputs[0].rewards.reshape(-1).tolist(), refused]))
+"""
+
+
+def program(folder, greedy):
+    return PROGRAM.replace("FOLDER", repr(str(folder))).replace("GREEDY", greedy)
+
+
+@pytest.fixture(scope="module")
+def folders(world, tmp_path_factory):
+    """A checkpoint with its models' code, and one without."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for remote_code in (True, False):
+        world.save_pretrained(folder / str(remote_code), remote_code=remote_code)
+    return folder
+
+
+def test_the_same_frames_with_the_package_and_without(folders, tmp_path):
+    import json
+
+    with_it = "{'sampling': __import__('ivideogpt_hf').Sampling(greedy=True)}"
+    module, frames, rewards, _ = json.loads(
+        run(program(folders / "True", with_it), with_package=True, home=tmp_path / "with").splitlines()[-1]
+    )
+    assert module == "ivideogpt_hf.pipeline"
+    alone = run(program(folders / "True", "{'top_k': 1}"), with_package=False, home=tmp_path / "without")
+    module, other_frames, other_rewards, refused = json.loads(alone.splitlines()[-1])
+    assert module == "diffusers_modules.local.portable_pipeline"
+    assert max(abs(a - b) for a, b in zip(frames, other_frames, strict=True)) <= 1
+    assert rewards == pytest.approx(other_rewards, abs=1e-3)
+    messages = (
+        "actions of width 3 are missing",
+        "num_frames must be from 1 to",
+        "must have shape",
+        "output_type must be",
+    )
+    assert all(message in line for message, line in zip(messages, refused, strict=True))
+
+
+def test_without_package_and_code_it_says_what_to_do(folders, tmp_path):
+    code = f"""
+from diffusers import DiffusionPipeline
+try:
+    DiffusionPipeline.from_pretrained({str(folders / "False")!r}, trust_remote_code=True)
+except ImportError as error:
+    print(error)
+"""
+    assert "install ivideogpt_hf, or save it with remote_code=True" in run(code, with_package=False, home=tmp_path)
