@@ -94,7 +94,7 @@ class State(Protocol):
 @dataclass(frozen=True)
 class WorldState:
     """Where B imagined worlds stand. Immutable: stepping returns a new state and leaves the old one valid, so that
-    keeping a state is all that undo needs.
+    keeping a state is all that undo needs. Several threads may step one state at once.
 
     Args:
         contexts: the P contexts that the rows continue.
@@ -137,7 +137,7 @@ class WorldState:
     def num_bytes(self) -> int:
         """Memory that its keys and values take: of contexts, which states may share, and of rows."""
         memory = (tensor for m in self.contexts.memory for tensor in (m.key, m.value))
-        tail = 0 if self.tail.buffer is None else self.tail.buffer.storage.nbytes
+        tail = 0 if self.tail.buffer is None else self.tail.buffer.num_bytes
         return self.contexts.prefix.nbytes + sum(tensor.nbytes for tensor in memory) + tail
 
     @property
@@ -271,7 +271,7 @@ class WorldState:
             tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
         tensors["tokens"] = self.tokens
         if self.tail.length:
-            tensors["tail"] = self.tail.storage
+            tensors["tail"] = self.tail.copy()
         header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
         tensors = {name: x.contiguous() for name, x in tensors.items()}
         try:
