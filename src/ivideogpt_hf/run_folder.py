@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import secrets
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -266,7 +268,7 @@ def _open_locked(folder: Path) -> IO[bytes]:
         except (BlockingIOError, PermissionError) as error:  # Windows says the latter
             file.close()
             raise BlockingIOError(
-                f"another process is writing {folder}: wait for it, stop it, or give another folder"
+                f"another process is writing {folder}: wait for it, stop it, or give another folder{_holder(path)}"
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -279,8 +281,20 @@ def _open_locked(folder: Path) -> IO[bytes]:
             return file
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)  # what a process that was killed left
+                now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+                file.write(f"process {os.getpid()} on {platform.node()}, since {now}".encode())
+                file.flush()
                 return file
         file.close()  # the process that had the lock before has just removed this file
+
+
+def _holder(lock_file: Path) -> str:
+    """Who has a lock, in brackets; empty where the file does not tell."""
+    with suppress(OSError):  # Windows does not let others read it
+        text = lock_file.read_text(encoding="utf-8", errors="replace")
+        return f" ({text[:200]})" if text else ""
+    return ""
 
 
 def _lock_file(descriptor: int) -> None:

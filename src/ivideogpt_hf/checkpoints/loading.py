@@ -195,7 +195,7 @@ def _check_weight_files(folder: Path) -> None:
             raise OSError(f"{file} is corrupt or incomplete, fetch it again: {error}") from error
 
 
-def weights_hash(model: PreTrainedModel) -> str:
+def weights_hash(model: torch.nn.Module) -> str:
     """A hash of a network's weights in float32, which does not depend on the file or device that they come from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
@@ -204,14 +204,17 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def settings_of(part: PreTrainedConfig | IVideoGPTVideoProcessor) -> dict[str, Any]:
+    """What a config or a processor says of a checkpoint, without versions of packages and places of files."""
+    values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
+    return {name: value for name, value in values.items() if name not in LOADING_KEYS}
+
+
 def settings_hash(*parts: PreTrainedConfig | IVideoGPTVideoProcessor) -> str:
     """A hash of what configs and processors say of a checkpoint, which does not depend on versions of packages.
 
     Args:
         parts: configs of networks, and processors.
     """
-    content = []
-    for part in parts:
-        values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
-        content.append({name: value for name, value in values.items() if name not in LOADING_KEYS})
+    content = [settings_of(part) for part in parts]
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

@@ -181,11 +181,13 @@ class Checkpoints(Callback):
         every: number of updates between two checkpoints. There is one at the end and after a signal, too.
         max_checkpoints: number of the last checkpoints to keep.
         export: function that writes the model to a folder; called on every process.
+        training: record of the training, by which a run that goes on is known to be the same.
     """
 
     every: int
     max_checkpoints: int
     export: Callable[[Path], None]
+    training: dict[str, Any]
     _lowest_loss: float = float("inf")
 
     def on_start(self, loop: Loop) -> None:
@@ -205,6 +207,7 @@ class Checkpoints(Callback):
         if is_due(loop, self.every) or loop.interrupted:
             folder = loop.output_dir / CHECKPOINTS
             state = loop.state_dict() | {"validation_loss": loop.validation.get("validation/loss")}
+            state |= {"training": self.training}
             run_checkpoints.save(loop.accelerator, folder, loop.update, state)
             if loop.accelerator.is_main_process:
                 run_checkpoints.rotate(folder, self.max_checkpoints)

@@ -8,9 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
+from accelerate.utils import load as load_pickle  # with weights_only
+from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
 from ..run_folder import PARTIAL, as_json, replace_folder
@@ -141,12 +144,31 @@ def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
         checkpoint: folder of the checkpoint.
 
     Raises:
+        OSError: if the random state of this process cannot be read.
         ValueError: if the checkpoint is of another model.
     """
     try:
         accelerator.load_state(str(checkpoint))
     except RuntimeError as error:
         raise ValueError(f"the checkpoint {checkpoint} is of another model: {error}") from error
+    _check_random_state(checkpoint / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
+    return read_state(checkpoint)
+
+
+def _check_random_state(file: Path) -> None:
+    """Accelerate goes on without a random state that it cannot read. A run would then be another one."""
+    if not file.exists():  # there are more processes than before
+        return
+    try:
+        saved = load_pickle(file)["torch_manual_seed"]
+    except Exception as error:  # whatever a damaged pickle, or one of another version of numpy, brings about
+        raise OSError(f"{file} cannot be read, and without its random state the run would be another one") from error
+    if not torch.equal(torch.get_rng_state(), saved):
+        raise OSError(f"the random state in {file} could not be put back, and without it the run would be another one")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state that was saved in a checkpoint beside weights, optimisers and random states."""
     return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
 
 
