@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from .layout import (
     VQ_FOLDER,
     PathOrRepo,
     config_file,
+    read_json,
 )
 
 # What a config says of how it was loaded or saved, not of the network.
 LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
 
+ADAPTER_FILE = "adapter_config.json"  # PEFT's
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.
 DTypeLike = torch.dtype | str | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -182,6 +185,7 @@ def _as_dtype(dtype: DTypeLike) -> torch.dtype | str:
 
 def _check_weight_files(folder: Path) -> None:
     """Check that there are readable safetensors files. The errors of transformers would not name a broken one."""
+    _check_names(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
@@ -193,6 +197,30 @@ def _check_weight_files(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise OSError(f"{file} is corrupt or incomplete, fetch it again: {error}") from error
+
+
+def _check_names(folder: Path) -> None:
+    """Check that transformers will read nothing but safetensors files in this folder.
+
+    Raises:
+        OSError: if an index is damaged.
+        ValueError: if an index names other files, or there are adapters, which transformers would add by itself.
+    """
+    for index in folder.glob("*.index.json"):
+        content = read_json(index).get("weight_map")
+        names = content.values() if isinstance(content, dict) else [content]
+        for name in names:
+            # A name with a separator of Windows or a drive leaves the folder there.
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+                raise ValueError(
+                    f"{index} names {name!r:.80}: weights are safetensors files in the same folder, and pickles are "
+                    f"never loaded"
+                )
+    if (folder / ADAPTER_FILE).exists():
+        raise ValueError(
+            f"{folder} holds {ADAPTER_FILE}: merge the adapters into the weights (PEFT's merge_and_unload), or load "
+            f"them onto the loaded network yourself"
+        )
 
 
 def weights_hash(model: torch.nn.Module) -> str:

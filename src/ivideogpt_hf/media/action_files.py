@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..run_folder import parse_json
 from . import numpy_files
 from .action_tables import CLIP_COLUMN, FRAME_COLUMN, ActionTable, plain_name
 from .alignment import ActionAlignment
@@ -35,6 +36,7 @@ POINT_NUMBER = NUMBER.replace(".,", ".")
 WITH_THOUSANDS = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+"
 UNNAMED = re.compile(r"(?:Unnamed: [0-9]+)?")  # as pandas writes and reads it
 MISSING = ("nan", "na", "n/a", "null", "none", "inf", "infinity")
+MAX_COLUMNS = 10_000  # a robot has tens
 MAX_EXACT_INTEGER = 2**24  # float32 holds every integer up to this one
 MAX_FLOAT = float(np.finfo(np.float32).max)
 
@@ -187,6 +189,8 @@ def _read_csv(path: Path, text: str) -> ActionTable:
             f"{path}, line {int(ragged[2]) + first}: {ragged[3]} cells, but the first line has {ragged[1]}. If numbers "
             f"have decimal commas, write points, put the numbers into quotes, or separate cells by semicolons"
         ) from error
+    if cells.shape[1] > MAX_COLUMNS:
+        raise ValueError(f"{path} has {cells.shape[1]} columns, of which at most {MAX_COLUMNS} are read")
     cells = cells.apply(lambda column: column.str.strip())
     cells.index += first + 1  # lines, for errors
     cells = _without_empty_lines(path, cells)
@@ -242,13 +246,11 @@ def _is_header(path: Path, first: list[str], cells: DataFrame) -> bool:
 def _read_json(path: Path, text: str) -> ActionTable:
     import pandas as pd
 
-    try:
-        if path.suffix.lower() == ".jsonl":
-            rows = [_parse_json(line) for line in text.rstrip().split("\n")]
-        else:
-            rows = _parse_json(text)
-    except ValueError as error:
-        raise OSError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
+    if path.suffix.lower() == ".jsonl":
+        lines = enumerate(text.rstrip().split("\n"), start=1)
+        rows = [_parse_json(line, f"{path}, line {number},") for number, line in lines]
+    else:
+        rows = _parse_json(text, str(path))
     kinds = {type(row) for row in rows} if isinstance(rows, list) else set()
     if kinds not in ({list}, {dict}):
         raise ValueError(
@@ -256,6 +258,8 @@ def _read_json(path: Path, text: str) -> ActionTable:
             f"for each name, as DataFrame.to_json(orient='records') writes it"
         )
     names = list(rows[0]) if kinds == {dict} else None
+    if len(rows[0]) > MAX_COLUMNS:
+        raise ValueError(f"{path} has rows of {len(rows[0])} numbers, of which at most {MAX_COLUMNS} are read")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]) or (names is not None and set(row) != set(names)):
             expected = f"{len(rows[0])} numbers" if names is None else f"the names {', '.join(names)}"
@@ -265,9 +269,10 @@ def _read_json(path: Path, text: str) -> ActionTable:
     return _table(path, names, pd.DataFrame(table, dtype=str), "row")
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str, name: str) -> Any:
     """Parse JSON, with its numbers as text, as they are written."""
-    return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique)
+    numbers: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
+    return parse_json(text, name, object_pairs_hook=_unique, **numbers)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from accelerate.utils import load as load_pickle  # with weights_only
 from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
-from ..run_folder import PARTIAL, as_json, replace_folder
+from ..run_folder import PARTIAL, as_json, read_object, replace_folder
 
 logger = get_logger(__name__)
 
@@ -83,13 +82,13 @@ def _digest(path: Path) -> str:
 def problem_of(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_object(checkpoint / MANIFEST_FILE)
         for name, digest in manifest.items():
             if _digest(checkpoint / name) != digest:
                 return f"{name} is corrupt"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
         return f"{MANIFEST_FILE} cannot be read: {error}"
     return None
 
@@ -169,7 +168,7 @@ def _check_random_state(file: Path) -> None:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state that was saved in a checkpoint beside weights, optimisers and random states."""
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return read_object(checkpoint / STATE_FILE)
 
 
 def rotate(folder: Path, max_checkpoints: int) -> None:
@@ -192,7 +191,7 @@ def rotate(folder: Path, max_checkpoints: int) -> None:
 
 def _validation_loss(checkpoint: Path) -> float | None:
     try:
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_state(checkpoint)
+    except OSError:
         return None
     return state.get("validation_loss")

@@ -283,6 +283,7 @@ class RolloutEngine:
             tail=decoded.tail,
             num_frames=tuple(count + 1 for count in state.num_frames),
             num_steps=tuple(count + 1 for count in state.num_steps),
+            is_from_file=False,
         )
         reward, previous_reward = (
             None if value is None else self.processor.rewards_from_head(value)

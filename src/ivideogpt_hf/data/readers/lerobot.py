@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
@@ -14,6 +13,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_sort
 from ...media.streams import describe_video
+from ...run_folder import read_object
 from ..episodes import CameraFrames, Episode
 from .base import EpisodeReader, any_success, named_cameras
 from .videos import VideoFrames, decode_video_at
@@ -50,12 +50,7 @@ class LeRobotReader(EpisodeReader):
         require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
-        try:
-            self._info = json.loads((self.path / INFO_FILE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OSError(f"{self.path / INFO_FILE} is not valid JSON: {error}") from error
-        if not isinstance(self._info, dict):
-            raise OSError(f"{self.path / INFO_FILE} is no JSON object with the features of a data set")
+        self._info = read_object(self.path / INFO_FILE)
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
             raise ValueError(
