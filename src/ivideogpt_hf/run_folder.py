@@ -293,7 +293,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     content = read_json(file)
     if not isinstance(content, dict):
-        raise OSError(f"{file} must hold a JSON object, it holds a {type(content).__name__}")
+        raise OSError(f"{file} is no JSON object, it holds a {type(content).__name__}")
     return content
 
 

@@ -62,7 +62,7 @@ def read_options(file: Path) -> dict[str, dict[str, Any]]:
     return {name: _with_snake_keys(run, name) for name, run in runs.items()}
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

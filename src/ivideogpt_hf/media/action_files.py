@@ -170,6 +170,9 @@ def _read_csv(path: Path, text: str) -> ActionTable:
         raise ValueError(f"{path} has no rows")
     outside_quotes = re.sub(r'"[^"]*"', "", lines[first])
     separator = next((mark for mark in "\t;" if mark in outside_quotes), "\t" if path.suffix.lower() == ".tsv" else ",")
+    num_columns = lines[first].count(separator) + 1
+    if num_columns > MAX_COLUMNS:
+        raise ValueError(f"{path} has {num_columns} columns, of which at most {MAX_COLUMNS} are read")
     try:
         cells = pd.read_csv(
             io.StringIO("\n".join(lines[first:])),
@@ -189,8 +192,6 @@ def _read_csv(path: Path, text: str) -> ActionTable:
             f"{path}, line {int(ragged[2]) + first}: {ragged[3]} cells, but the first line has {ragged[1]}. If numbers "
             f"have decimal commas, write points, put the numbers into quotes, or separate cells by semicolons"
         ) from error
-    if cells.shape[1] > MAX_COLUMNS:
-        raise ValueError(f"{path} has {cells.shape[1]} columns, of which at most {MAX_COLUMNS} are read")
     cells = cells.apply(lambda column: column.str.strip())
     cells.index += first + 1  # lines, for errors
     cells = _without_empty_lines(path, cells)
@@ -203,6 +204,8 @@ def _read_csv(path: Path, text: str) -> ActionTable:
 def _without_empty_lines(path: Path, cells: DataFrame) -> DataFrame:
     """The lines up to the last one with content."""
     is_empty = cells.eq("").all(axis=1)
+    if is_empty.all():
+        raise ValueError(f"{path} has no rows")
     cells = cells.loc[: is_empty[~is_empty].index[-1]]
     if is_empty[cells.index].any():
         raise ValueError(f"{path}, line {is_empty.idxmax()} is empty; was a row lost? Take such lines out")

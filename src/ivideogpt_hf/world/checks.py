@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -182,13 +182,16 @@ def _frame_sizes(state: WorldState, vq_model: IVideoGPTVQModel) -> list[tuple[in
 def _check_content(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
     """What a file says of a state must be what this model can have computed. Of other states it is known."""
     config, contexts = transformer.config, state.contexts
+    vocab_size = config.vocab_size or config.layout.vocab_size
     for name, ids in (("tokens", state.tokens), ("last_tokens", contexts.last_tokens)):
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < config.vocab_size:
-            raise ValueError(f"the {name} of the state are no ids of the vocabulary, [0, {config.vocab_size})")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+            raise ValueError(f"the {name} of the state are no ids of the vocabulary, [0, {vocab_size})")
     if contexts.prefix.dtype != compute_dtype(transformer):
         raise ValueError(f"the state is in {contexts.prefix.dtype}, the world model in {compute_dtype(transformer)}")
-    blocks = [vq_model.cond_decoder.cross_att_blocks[i] for i in vq_model.cond_decoder.attention_after.values()]
-    expected = []
+    blocks: list[Any] = [
+        vq_model.cond_decoder.cross_att_blocks[i] for i in vq_model.cond_decoder.attention_after.values()
+    ]
+    expected: list[tuple[int, ...]] = []
     for block in blocks:
         length, channels = block.kv_pos_emb.shape
         heads = block.att.num_heads

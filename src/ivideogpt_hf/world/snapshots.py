@@ -50,6 +50,8 @@ def problem_of_snapshot(header: dict[str, Any], tensors: dict[str, Tensor]) -> s
     memories = [tensors[name] for name in pairs]
     if any(memory.ndim != 4 or len(memory) != num_contexts for memory in memories):
         return f"the keys and values of the context are not 4-dimensional, for {num_contexts} contexts"
+    if len({memory.dtype for memory in memories}) > 1:
+        return "the keys and values of the context have different dtypes"
     for name, tensor in tensors.items():
         if name not in ("frames", "last_tokens", "tokens") and not (
             tensor.is_floating_point() and torch.isfinite(tensor).all()

@@ -88,7 +88,10 @@ class RLDSReader(FileReader):
                     header = stream.read(HEADER.size)
                     if len(header) < HEADER.size:
                         break
-                    stream.seek(HEADER.unpack(header)[0] + CHECKSUM.size, 1)
+                    length = HEADER.unpack(header)[0]
+                    if length > size:  # reading it says what is wrong
+                        break
+                    stream.seek(length + CHECKSUM.size, 1)
             self._offsets[file] = offsets
         return self._offsets[file]
 
