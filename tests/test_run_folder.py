@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import time
@@ -288,8 +289,10 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
         for _ in range(2):
             with pytest.raises(BlockingIOError) as caught, lock(tmp_path / "out"):
                 pass
-        assert str(caught.value) == (
-            f"another process is writing {tmp_path / 'out'}: wait for it, stop it, or give another folder"
+        assert re.fullmatch(
+            re.escape(f"another process is writing {tmp_path / 'out'}: wait for it, stop it, or give another folder")
+            + r" \(process \d+ on .+, since .+\)",
+            str(caught.value),
         )
         assert (tmp_path / "out" / LOCK_FILE).exists()
     with lock(tmp_path / "out"):  # after a kill

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import secrets
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +25,9 @@ PARTIAL = ".partial"
 RUN_FILE, RESULTS_FILE = "run.json", "results.json"
 LOCK_FILE = ".lock"
 NAMES_SHOWN = 3  # in messages about many files
+MAX_BYTES = 256 * 2**20
+# Content that is nested deeper than this is none of ours, and too deep for what reads it further.
+MAX_DEPTH = 64
 # How systems say that a file system has no locks at all.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -108,11 +113,12 @@ def _content(folder: Path) -> set[str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    with suppress(ValueError):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return record
-    raise OSError(f"{file} is damaged: it holds no JSON mapping; give another folder, or delete this one")
+    try:
+        return read_object(file)
+    except OSError as error:
+        raise OSError(
+            f"{file} is damaged: it holds no JSON mapping; give another folder, or delete this one ({error})"
+        ) from error
 
 
 def _write_once(file: Path, record: dict[str, Any]) -> None:
@@ -225,6 +231,72 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+# -- JSON that anybody may have written -------------------------------------------------------------------------------
+
+
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: if it cannot be read, is larger than `MAX_BYTES`, or is not in UTF-8.
+    """
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise OSError(f"{file} has {size} bytes, of which at most {MAX_BYTES} are read")
+    try:
+        return file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise OSError(f"{file} is not text in UTF-8: {error}") from error
+
+
+def parse_json(text: str, name: str, **options: Any) -> Any:
+    """What a text in JSON holds.
+
+    Args:
+        text: text to parse.
+        name: name of the file, for errors.
+        options: other arguments of `json.loads`.
+
+    Raises:
+        OSError: if it is not valid JSON, or nested more than `MAX_DEPTH` levels deep.
+    """
+    try:
+        content = json.loads(text, **options)
+    except RecursionError as error:
+        raise OSError(f"{name} is nested too deep") from error
+    except ValueError as error:
+        raise OSError(f"{name} is not valid JSON: {error}") from error
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for part in level for child in _children(part)]
+        if not level:
+            return content
+    raise OSError(f"{name} is nested too deep: more than {MAX_DEPTH} levels")
+
+
+def _children(part: Any) -> list[Any]:
+    if isinstance(part, dict):
+        return list(part.values())
+    return part if isinstance(part, list) else []
+
+
+def read_json(file: Path) -> Any:
+    """What a json file holds; see `read_text` and `parse_json` for what is raised."""
+    return parse_json(read_text(file), str(file))
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a json file.
+
+    Raises:
+        OSError: if it holds anything else.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise OSError(f"{file} is no JSON object, it holds a {type(content).__name__}")
+    return content
+
+
 # -- who writes it ----------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +338,7 @@ def _open_locked(folder: Path) -> IO[bytes]:
         except (BlockingIOError, PermissionError) as error:  # Windows says the latter
             file.close()
             raise BlockingIOError(
-                f"another process is writing {folder}: wait for it, stop it, or give another folder"
+                f"another process is writing {folder}: wait for it, stop it, or give another folder{_holder(path)}"
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -279,8 +351,20 @@ def _open_locked(folder: Path) -> IO[bytes]:
             return file
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)  # what a process that was killed left
+                now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+                file.write(f"process {os.getpid()} on {platform.node()}, since {now}".encode())
+                file.flush()
                 return file
         file.close()  # the process that had the lock before has just removed this file
+
+
+def _holder(lock_file: Path) -> str:
+    """Who has a lock, in brackets; empty where the file does not tell."""
+    with suppress(OSError):  # Windows does not let others read it
+        text = lock_file.read_text(encoding="utf-8", errors="replace")
+        return f" ({text[:200]})" if text else ""
+    return ""
 
 
 def _lock_file(descriptor: int) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound="DataclassInstance")
 
+MAX_YAML_BYTES, MAX_YAML_VALUES, MAX_YAML_DEPTH, MAX_YAML_MERGES = 2**19, 200_000, 64, 16
 # What yaml calls the values of a type.
 YAML_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
@@ -61,13 +62,47 @@ def read_options(file: Path) -> dict[str, dict[str, Any]]:
     return {name: _with_snake_keys(run, name) for name, run in runs.items()}
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        count = sum(len(value.value) if isinstance(value, yaml.SequenceNode) else 1 for value in merged)
+        if count <= MAX_YAML_MERGES:
+            super().flatten_mapping(node)
+        if count > MAX_YAML_MERGES or len(node.value) > MAX_YAML_VALUES:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1} merges too many mappings")
+
+
 def _load(file: Path) -> Any:
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no yaml file {file}")
+    size = Path(file).stat().st_size
+    if size > MAX_YAML_BYTES:
+        raise ValueError(f"{file} has {size} bytes, of which at most {MAX_YAML_BYTES} are read")
     try:
-        return yaml.safe_load(Path(file).read_bytes())
-    except yaml.YAMLError as error:
+        content = yaml.load(Path(file).read_bytes(), _Loader)
+        num_values = _count_values(content, {}, ())
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deep, or holds itself") from error
+    # A date that does not exist, a whole number of too many digits and the like are no YAMLErrors.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
+    if num_values > MAX_YAML_VALUES:
+        raise ValueError(f"{file} holds more than {MAX_YAML_VALUES} values, those included that aliases repeat")
+    return content
+
+
+def _count_values(content: Any, counts: dict[int, int], above: tuple[int, ...]) -> int:
+    """Number of values, where each alias counts as what it stands for: so many there are when they are written out."""
+    if not isinstance(content, (dict, list)):
+        return 1
+    if id(content) in above or len(above) > MAX_YAML_DEPTH:
+        raise RecursionError
+    if id(content) not in counts:
+        children = content.values() if isinstance(content, dict) else content
+        counts[id(content)] = 1 + sum(_count_values(child, counts, (*above, id(content))) for child in children)
+    return counts[id(content)]
 
 
 def _with_snake_keys(content: Mapping[Any, Any], name: str) -> dict[str, Any]:

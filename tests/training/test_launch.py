@@ -17,7 +17,8 @@ def test_a_second_training_into_one_folder_is_refused(command, request, tmp_path
     capsys.readouterr()
     assert run(command, config, "--num_updates", 2) == 2
     message = f"another process is writing {tmp_path / 'out'}: wait for it, stop it, or give another folder"
-    assert capsys.readouterr().err == f"ivideogpt: error: {message}\n"
+    told = capsys.readouterr().err
+    assert told.startswith(f"ivideogpt: error: {message} (process {first.process.pid} on ")
     first.send(signal.SIGKILL)
     first.wait()
     assert run(command, config, "--num_updates", 2) == 0

@@ -7,8 +7,10 @@ import signal
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
-from ivideogpt_hf.training.run_checkpoints import checkpoints_in
+from ivideogpt_hf.training.run_checkpoints import STATE_FILE, _seal, checkpoints_in
+from tests.conftest import build_vq_model
 from tests.data.files import change_one_pixel, make_dataset
 from tests.training.conftest import Started, assert_same_weights, metrics_of, run, weights_of, write_yaml
 
@@ -210,4 +212,121 @@ def test_another_batch_size_is_refused(config_of, capsys):
     config = config_of("train")
     assert run("train", config, "--num_updates", 2) == 0
     assert run("train", config, "--num_updates", 4, "--resume", "latest", "--batch_size", 4) == 2
-    assert "global_batch_size" in capsys.readouterr().err
+    assert "of another run: batch_size is 2 there, 4 here" in capsys.readouterr().err
+
+
+OTHERS = {
+    "train": {
+        "learning_rate": 0.01,
+        "weight_decay": 0.5,
+        "schedule": "constant",
+        "warmup_updates": 1,
+        "max_grad_norm": 2.0,
+        "average_decay": 0.5,
+        "seed": 1,
+        "token_noise": 0.2,
+        "reward_weight": 2.0,
+        "num_validation_batches": 1,
+        "augmentation": "weak",
+        "mixed_precision": "bf16",
+    },
+    "train-vq": {"squared_weight": 1.0, "restart_dead_codes": 4, "freeze_codebooks": "true"},
+}
+
+
+@pytest.mark.parametrize("command", ["train-vq", "train"])
+def test_arguments_that_shape_the_result_are_refused(command, config_of, tmp_path, capsys):
+    config = config_of(command)
+    assert run(command, config, "--num_updates", 2) == 0
+    told = (tmp_path / "out/training.json").read_text()
+    for name, value in OTHERS[command].items():
+        options = ["--num_updates", 4, "--resume", "latest", f"--{name}", value]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if name == "freeze_codebooks":
+            options += ["--restart_dead_codes", 0]
+        assert run(command, config, *options) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{tmp_path / 'out/checkpoints/update-00000002'} is of another run: " in error
+        assert f"{name} is " in error
+    assert (tmp_path / "out/training.json").read_text() == told
+
+
+def test_a_model_of_the_same_weights_and_another_shape_is_refused(config_of, capsys):
+    """Four heads of eight have the weights of two of sixteen."""
+    config = config_of("train")
+    settings = yaml.safe_load(config.read_text())["transformer_config"]
+    assert run("train", config, "--num_updates", 2) == 0
+    other = json.dumps(settings | {"num_attention_heads": 2})
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--transformer_config", other) == 2
+    assert "model: num_key_value_heads is 4 there, 2 here" in capsys.readouterr().err
+
+
+def test_another_vq_model_of_the_same_shape_is_refused(config_of, tmp_path, capsys):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    other = build_vq_model(attention_dropout=0.0)
+    other.quant_conv.weight.data.neg_()
+    other.save_pretrained(tmp_path / "vq/tokenizer")
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--vq_model", tmp_path / "vq") == 2
+    assert "of another run: vq_model_hash is" in capsys.readouterr().err
+
+
+def test_other_tokens_of_the_same_number_are_refused(config_of, tokens_config, few, tmp_path, capsys):
+    options = {}
+    for name, seed in (("one", 0), ("other", 1)):
+        options[name] = ["--tokens", tmp_path / name, "--data", "null", "--num_context_frames", 2]
+        arguments = ["--data", few, "--augmentation", "strong", "--seed", seed, "--output_dir", tmp_path / name]
+        assert run("tokenize", tokens_config, *arguments) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2, *options["one"]) == 0
+    (tmp_path / "one").rename(tmp_path / "moved")  # the same tokens may lie elsewhere
+    options["one"][1] = tmp_path / "moved"
+    assert run("train", config, "--num_updates", 3, "--resume", "latest", *options["one"]) == 0
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", *options["other"]) == 2
+    assert "the data have changed since the state was saved" in capsys.readouterr().err
+
+
+def test_what_may_change_is_applied_and_told(config_of, tmp_path):
+    """The rate falls to the new end at once, and the record tells what was before."""
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 4) == 0
+    assert run("train", config, "--num_updates", 8, "--resume", "latest", "--log_every", 1) == 0
+    made = json.loads((tmp_path / "out/training.json").read_text())
+    assert made["arguments"]["num_updates"] == 8
+    assert made["resumed"] == [{"update": 4, "arguments_before": {"num_updates": 4}, "versions_before": {}}]
+    assert run("train", config, "--num_updates", 8, "--output_dir", tmp_path / "whole") == 0
+    rates = [
+        {
+            entry["update"]: entry["transformer/learning_rate"]
+            for entry in metrics_of(tmp_path / name)
+            if "loss" in entry
+        }
+        for name in ("out", "whole")
+    ]
+    assert [rates[0][update] for update in range(5, 9)] == [rates[1][update] for update in range(5, 9)]
+
+
+def test_a_checkpoint_without_arguments_goes_on(config_of, tmp_path, caplog):
+    """Earlier versions did not note them."""
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    checkpoint = tmp_path / "out/checkpoints/update-00000002"
+    state = json.loads((checkpoint / STATE_FILE).read_text())
+    del state["training"]
+    (checkpoint / STATE_FILE).write_text(json.dumps(state))
+    (checkpoint / "manifest.json").unlink()
+    _seal(checkpoint)
+    assert run("train", config, "--num_updates", 3, "--resume", "latest") == 0
+    assert "did not note the arguments" in caplog.text
+
+
+def test_a_random_state_that_cannot_be_read_is_an_error(config_of, tmp_path, capsys):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 2) == 0
+    checkpoint = tmp_path / "out/checkpoints/update-00000002"
+    (checkpoint / "random_states_0.pkl").write_bytes(b"of another version")
+    (checkpoint / "manifest.json").unlink()
+    _seal(checkpoint)
+    assert run("train", config, "--num_updates", 3, "--resume", "latest") == 2
+    assert f"{checkpoint / 'random_states_0.pkl'} cannot be read" in capsys.readouterr().err

@@ -16,12 +16,11 @@ This module loads no network, so that importing it costs next to nothing.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ..run_folder import write_json
+from ..run_folder import read_object, write_json
 
 PathOrRepo = str | os.PathLike[str]
 
@@ -83,7 +82,4 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         OSError: if it is not valid JSON.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{file} is not valid JSON: {error}") from error
+    return read_object(file)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -33,11 +34,13 @@ from .layout import (
     VQ_FOLDER,
     PathOrRepo,
     config_file,
+    read_json,
 )
 
 # What a config says of how it was loaded or saved, not of the network.
 LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
 
+ADAPTER_FILE = "adapter_config.json"  # PEFT's
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.
 DTypeLike = torch.dtype | str | None
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -234,6 +237,7 @@ def _as_dtype(dtype: DTypeLike) -> torch.dtype | str:
 
 def _check_weight_files(folder: Path) -> None:
     """Check that there are readable safetensors files. The errors of transformers would not name a broken one."""
+    _check_names(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
@@ -247,7 +251,31 @@ def _check_weight_files(folder: Path) -> None:
             raise OSError(f"{file} is corrupt or incomplete, fetch it again: {error}") from error
 
 
-def weights_hash(model: PreTrainedModel) -> str:
+def _check_names(folder: Path) -> None:
+    """Check that transformers will read nothing but safetensors files in this folder.
+
+    Raises:
+        OSError: if an index is damaged.
+        ValueError: if an index names other files, or there are adapters, which transformers would add by itself.
+    """
+    for index in folder.glob("*.index.json"):
+        content = read_json(index).get("weight_map")
+        names = content.values() if isinstance(content, dict) else [content]
+        for name in names:
+            # A name with a separator of Windows or a drive leaves the folder there.
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+                raise ValueError(
+                    f"{index} names {name!r:.80}: weights are safetensors files in the same folder, and pickles are "
+                    f"never loaded"
+                )
+    if (folder / ADAPTER_FILE).exists():
+        raise ValueError(
+            f"{folder} holds {ADAPTER_FILE}: merge the adapters into the weights (PEFT's merge_and_unload), or load "
+            f"them onto the loaded network yourself"
+        )
+
+
+def weights_hash(model: torch.nn.Module) -> str:
     """A hash of a network's weights in float32, which does not depend on the file or device that they come from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
@@ -256,14 +284,17 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def settings_of(part: PreTrainedConfig | IVideoGPTVideoProcessor) -> dict[str, Any]:
+    """What a config or a processor says of a checkpoint, without versions of packages and places of files."""
+    values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
+    return {name: value for name, value in values.items() if name not in LOADING_KEYS}
+
+
 def settings_hash(*parts: PreTrainedConfig | IVideoGPTVideoProcessor) -> str:
     """A hash of what configs and processors say of a checkpoint, which does not depend on versions of packages.
 
     Args:
         parts: configs of networks, and processors.
     """
-    content = []
-    for part in parts:
-        values = part.to_diff_dict() if isinstance(part, PreTrainedConfig) else part.to_dict()
-        content.append({name: value for name, value in values.items() if name not in LOADING_KEYS})
+    content = [settings_of(part) for part in parts]
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()

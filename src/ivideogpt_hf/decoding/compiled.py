@@ -6,6 +6,7 @@ on in place, and any other is copied in first.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import Any
 
@@ -42,6 +43,11 @@ class CompiledFrames:
         self.max_frames = max_frames
         self.mode = mode
         self._programs: dict[tuple[Any, ...], FrameProgram] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[CompiledFrames], tuple[Any, ...]]:
+        # A program's functions work on its own buffers and weights: a copy compiles its own.
+        return CompiledFrames, (self.transformer, self.max_frames, self.mode)
 
     def program(self, num_prefixes: int, rows_per_prefix: int, sampling: Sampling) -> FrameProgram:
         """The program for a shape, which others share: rows are added to reach a power of two of candidates of one
@@ -55,15 +61,16 @@ class CompiledFrames:
         )
         # The transformer may have been moved or cast since the last call.
         key = (num_prefixes, rows_per_prefix, drawing, device_of(self.transformer), self.transformer.dtype)
-        if key not in self._programs:
-            self._programs[key] = FrameProgram(
-                self.transformer, num_prefixes, rows_per_prefix, drawing, self.max_frames, self.mode
-            )
-        return self._programs[key]
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = FrameProgram(
+                    self.transformer, num_prefixes, rows_per_prefix, drawing, self.max_frames, self.mode
+                )
+            return self._programs[key]
 
 
 class FrameProgram:
-    """Decodes a frame of each of a fixed number of rows.
+    """Decodes a frame of each of a fixed number of rows. Threads take turns.
 
     Args:
         transformer: model whose frames are decoded.
@@ -124,6 +131,8 @@ class FrameProgram:
         self._reward_pass = torch.compile(self._run_reward_pass, **compiled)
         self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, tuple[Tensor | None, ...]]] = {}
         self._captured_weights: tuple[int, ...] = ()
+        # Whoever has it may use the static buffers. Their content is read under it too: see `TailBuffer.guard`.
+        self._lock = threading.RLock()
 
     def decode(
         self,
@@ -135,8 +144,25 @@ class FrameProgram:
         read_reward: bool,
     ) -> DecodedFrame:
         """The next frame of every row; arguments as of `FrameDecoder.decode`, for as many rows or fewer."""
+        # Before the program's own lock is taken: two programs that wait for each other would wait for ever.
+        elsewhere = None
+        if tail.buffer is not None and tail.buffer.guard is not self._lock:
+            elsewhere = tail.copy()
+        with self._lock:
+            return self._decode(prefix, tail, elsewhere, last_tokens, actions, uniform, read_reward)
+
+    def _decode(
+        self,
+        prefix: Tensor,
+        tail: Tail,
+        elsewhere: Tensor | None,
+        last_tokens: Tensor,
+        actions: Tensor | None,
+        uniform: Tensor,
+        read_reward: bool,
+    ) -> DecodedFrame:
         num_rows = len(last_tokens)
-        buffer = self._load(prefix, tail, num_rows)
+        buffer = self._load(prefix, tail, elsewhere, num_rows)
         self.length.fill_(tail.length)
         self.start.zero_()
         if tail.start is not None:
@@ -150,7 +176,6 @@ class FrameProgram:
         outputs = [None if value is None else value[:num_rows].clone() for value in run(read_reward)]
         tokens, log_prob, reward, previous_reward = outputs
         end = tail.length + self.layout.block_length
-        buffer.filled = end
         return DecodedFrame(
             tokens=tokens,
             log_prob=log_prob,
@@ -163,20 +188,26 @@ class FrameProgram:
 
     # -- what is where ------------------------------------------------------------------------------------------------
 
-    def _load(self, prefix: Tensor, tail: Tail, num_rows: int) -> TailBuffer:
-        """Have the prefix and the tail in the static buffers; returns the buffer that the rows go on in."""
+    def _load(self, prefix: Tensor, tail: Tail, elsewhere: Tensor | None, num_rows: int) -> TailBuffer:
+        """Have the prefix and the tail, or a copy of it, in the static buffers; returns the buffer that the rows go on
+        in."""
         if self._loaded_prefix is None or self._loaded_prefix() is not prefix:
             self.prefix[:, :, : prefix.shape[2]] = prefix
             self._loaded_prefix = weakref.ref(prefix)
         resident = None if self._resident is None else self._resident()
-        if resident is not None and resident is tail.buffer and resident.filled == tail.length:
+        stop = tail.length + self.layout.block_length
+        if (
+            resident is not None
+            and resident is tail.buffer
+            and resident.claim(tail.length, stop, capacity=stop + 1) is not None
+        ):
             return resident
-        storage = None if tail.buffer is None else tail.storage.clone()
+        storage = tail.copy() if elsewhere is None and tail.buffer is not None else elsewhere
         if resident is not None:  # some state still needs what is overwritten now
-            resident.storage = resident.storage[..., : resident.filled, :].clone()
+            resident.leave()
         if storage is not None:
             self.storage[:, :, :num_rows, :, : tail.length] = storage
-        buffer = TailBuffer(self.storage[:, :, :num_rows], tail.length)
+        buffer = TailBuffer(self.storage[:, :, :num_rows], stop, guard=self._lock)
         self._resident = weakref.ref(buffer)
         return buffer
 
@@ -196,7 +227,7 @@ class FrameProgram:
                     self._frame(read_reward)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may allocate meanwhile
                 outputs = self._frame(read_reward)
             self._graphs[read_reward] = graph, outputs
         graph, outputs = self._graphs[read_reward]

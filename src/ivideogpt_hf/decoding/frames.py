@@ -21,7 +21,7 @@ from ..models.token_layout import TokenLayout
 from .layers import Rotary, compute_dtype, project, rotary_embeddings, run_layers
 from .plain import PlainParts
 from .sampling import Sampling, draw
-from .tails import Tail
+from .tails import Tail, TailBuffer
 
 # Without a stated number of frames, buffers grow by this many at a time.
 FRAMES_PER_GROWTH = 8
@@ -120,14 +120,14 @@ class FrameDecoder:
             draft: guessed tokens (rows, tokens_per_future_frame) int64. `sampling.num_guesses` of them are tried in
                 each pass, and kept as far as they are what is drawn anyway. None: no guesses.
         """
-        tail = self._make_room(tail, num_frames_ahead)
+        buffer, storage = self._make_room(tail, num_frames_ahead)
         positions = torch.arange(self.layout.block_length + 1, device=self.prefix.device) + tail.length
         positions = positions[None] + self.prefix.shape[-2]
         positions = positions if tail.start is None else positions - tail.start[:, None]
         rotary = rotary_embeddings(self.transformer, positions)
         slot = torch.full_like(last_tokens, self.layout.slot_id)
         if sample_slot:
-            hidden = self._forward(self._embed(last_tokens[:, None]), tail, 0, rotary)
+            hidden = self._forward(self._embed(last_tokens[:, None]), tail, storage, 0, rotary)
             slot, _ = draw(_logits(self.transformer, self.plain, hidden[:, -1]), uniform[:, 0], sampling)
             inputs, first = self._embed(slot[:, None]), 1
         else:
@@ -144,7 +144,7 @@ class FrameDecoder:
             if draft is not None:
                 guesses = draft[:, num_drawn : min(num_drawn + sampling.num_guesses, num_tokens - 1)]
                 inputs = torch.cat([inputs, self._embed(guesses)], dim=1)
-            new_hidden = self._forward(inputs, tail, first, rotary, actions, num_before=int(first == 0))
+            new_hidden = self._forward(inputs, tail, storage, first, rotary, actions, num_before=int(first == 0))
             hidden = new_hidden if hidden is None else hidden
             num_new = 1 + guesses.shape[1]
             drawn, log_prob = draw_tokens(
@@ -171,26 +171,30 @@ class FrameDecoder:
         reward = None
         if read_reward:
             # The last token's keys and values land where the next frame's first pass writes them again.
-            reward = reward_at_start(self.transformer, self._forward(inputs, tail, self.layout.block_length, rotary))
-        tail.buffer.filled = end
+            hidden_at_end = self._forward(inputs, tail, storage, self.layout.block_length, rotary)
+            reward = reward_at_start(self.transformer, hidden_at_end)
         return DecodedFrame(
             tokens=torch.cat(tokens, dim=1),
             log_prob=torch.cat(log_probs, dim=1).sum(1),
             reward=reward,
             previous_reward=reward_at_start(self.transformer, hidden) if tail.length else None,
-            tail=Tail(tail.buffer, end, tail.start),
+            tail=Tail(buffer, end, tail.start),
             num_guessed=num_guessed,
             num_right=num_tokens - len(tokens),
         )
 
-    def _make_room(self, tail: Tail, num_frames_ahead: int | None) -> Tail:
-        needed = tail.length + self.layout.block_length + 1  # one more for the pass that reads the reward
-        buffer = tail.buffer
-        if buffer is not None and buffer.filled == tail.length and buffer.storage.shape[-2] >= needed:
-            return tail
+    def _make_room(self, tail: Tail, num_frames_ahead: int | None) -> tuple[TailBuffer, Tensor]:
+        """A buffer with the tail's content and room for one more frame, which nobody else writes; and its storage."""
+        buffer, stop = tail.buffer, tail.length + self.layout.block_length
+        # What a compiled program owns may be moved away at any time.
+        if buffer is not None and buffer.guard is None:
+            # One more position for the pass that reads the reward.
+            storage = buffer.claim(tail.length, stop, stop + 1)
+            if storage is not None:
+                return buffer, storage
         num_frames = FRAMES_PER_GROWTH if num_frames_ahead is None else num_frames_ahead
         capacity = tail.length + self.layout.block_length * max(num_frames, 1) + 1
-        return tail.with_room(self.prefix, self.num_rows, capacity)
+        return tail.copy_with_room(self.prefix, self.num_rows, stop, capacity)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.transformer.model.embed_tokens(tokens)
@@ -199,16 +203,17 @@ class FrameDecoder:
         self,
         x: Tensor,
         tail: Tail,
+        storage: Tensor,
         first: int,
         rotary: Rotary,
         actions: Tensor | None = None,
         num_before: int = 0,
     ) -> Tensor:
-        """Run (rows, n, hidden) embeddings through the layers, writing their keys and values into the tail's buffer,
-        ``first`` positions after its end. The first ``num_before`` belong to the frame before, and not to actions."""
+        """Run (rows, n, hidden) embeddings through the layers, writing their keys and values into the storage,
+        ``first`` positions after the tail's end. The first ``num_before`` are of the frame before, not of actions."""
         start, stop = tail.length + first, tail.length + first + x.shape[1]
         mask = self._mask(tail.start, start, stop, x.device)
-        storage = tail.buffer.storage[..., :stop, :]
+        storage = storage[..., :stop, :]
 
         def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
             storage[index, 0, :, :, start:] = key

@@ -5,8 +5,7 @@ On a CPU everything but the products with weights is float32, whatever the weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AttentionInterface
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, PlacedActions
 from .devices import device_of
+from .overrides import override
 from .plain import PlainParts
 
 # Called for each layer with its number, its query, key and value, each (rows, heads, n, head_dim) with positions
@@ -131,18 +131,6 @@ def _attend_for_module(
 AttentionInterface.register(ATTENTION_NAME, _attend_for_module)
 
 
-@contextmanager
-def _attending_here(transformer: IVideoGPTForCausalLM) -> Iterator[None]:
-    """Let the attention modules call `_attend_for_module`."""
-    config = transformer.config
-    implementation = config._attn_implementation
-    config._attn_implementation = ATTENTION_NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = implementation
-
-
 def _call_layer(
     transformer: IVideoGPTForCausalLM,
     index: int,
@@ -170,7 +158,7 @@ def _call_layer(
             actions[:, None], torch.zeros_like(acts, dtype=torch.int64), acts, acts
         )
     layer = transformer.model.layers[index]
-    with _attending_here(transformer):
+    with override(transformer, "_attn_implementation", value=ATTENTION_NAME, objects=[transformer.config]):
         called = layer(
             x.to(dtype),
             position_embeddings=(cos.to(dtype), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).to(dtype)),

@@ -2,28 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 class TailBuffer:
-    """Storage that several tails may share the beginning of.
+    """Storage that several tails may share the beginning of, in several threads.
 
-    A tail of length ``filled`` may append in place: nothing that another tail reads is overwritten. A shorter one has
-    been overtaken by another branch, and copies its beginning first.
+    A tail of length ``filled`` may append in place: nothing that another tail reads is overwritten. It claims the
+    positions before it writes them. A shorter one has been overtaken by another branch, and copies its beginning first.
 
     Args:
         storage: keys and values (layers, 2, rows, kv_heads, capacity, head_dim).
-        filled: number of positions that some tail uses.
+        filled: number of positions that some tail uses, or is writing.
+        guard: lock of the compiled program that owns the storage, and may move its content elsewhere; None: the
+            content stays where it is.
     """
 
-    def __init__(self, storage: Tensor, filled: int) -> None:
-        self.storage = storage
+    def __init__(self, storage: Tensor, filled: int, guard: threading.RLock | None = None) -> None:
+        self._storage = storage
         self.filled = filled
+        self.guard = guard
+        self._claiming = threading.Lock()
+
+    def __reduce__(self) -> tuple[Callable[..., TailBuffer], tuple[Any, ...]]:
+        # Locks cannot be copied. What a program owns is not the copy's.
+        with self.reading() as storage:
+            storage = storage if self.guard is None else storage[..., : self.filled, :].clone()
+        return TailBuffer, (storage, self.filled)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the storage."""
+        return self._storage.nbytes
+
+    @contextmanager
+    def reading(self) -> Iterator[Tensor]:
+        """The storage; during the block its content is not moved away."""
+        guard = self.guard
+        if guard is None:
+            yield self._storage
+            return
+        with guard:
+            yield self._storage
+
+    def claim(self, length: int, stop: int, capacity: int) -> Tensor | None:
+        """Let a tail of this length, and no other one, write the positions up to ``stop``.
+
+        Args:
+            length: number of positions that the tail uses.
+            stop: number of positions that it will use.
+            capacity: number of positions that the storage must have.
+
+        Returns:
+            The storage to write to; None if another tail has been there, or there is no room.
+        """
+        with self._claiming:
+            if self.filled != length or self._storage.shape[-2] < capacity:
+                return None
+            self.filled = stop
+            return self._storage
+
+    def leave(self) -> None:
+        """Copy the content out of the program's storage, whose guard is held by this thread."""
+        self._storage = self._storage[..., : self.filled, :].clone()
+        # Last: whoever sees no guard sees the copy.
+        self.guard = None
 
 
 @dataclass(frozen=True)
@@ -41,17 +92,18 @@ class Tail:
     length: int = 0
     start: Tensor | None = None
 
-    @property
-    def storage(self) -> Tensor:
-        """The part of the buffer that is in use."""
-        return self.buffer.storage[..., : self.length, :]
+    def copy(self) -> Tensor:
+        """A copy of the part of the buffer that is in use."""
+        with self.buffer.reading() as storage:
+            return storage[..., : self.length, :].clone()
 
     def index(self, rows: Tensor, lengths: Sequence[int]) -> Tail:
         """Copy the given rows, each with the positions that belong to it; what none of them needs stays behind."""
         longest = max(lengths)
         if not longest:
             return Tail()
-        storage = self.buffer.storage[..., self.length - longest : self.length, :][:, :, rows]
+        with self.buffer.reading() as storage:
+            storage = storage[..., self.length - longest : self.length, :][:, :, rows]
         return Tail(TailBuffer(storage, longest), longest, starts_of(lengths, rows.device))
 
     def to(self, device: torch.device) -> Tail:
@@ -59,7 +111,11 @@ class Tail:
         start = None if self.start is None else self.start.to(device)
         if self.buffer is None:
             return Tail(None, 0, start)
-        return Tail(TailBuffer(self.storage.to(device), self.length), self.length, start)
+        with self.buffer.reading() as storage:
+            moved = storage[..., : self.length, :].to(device)
+            if moved.device == storage.device:
+                return self
+        return Tail(TailBuffer(moved, self.length), self.length, start)
 
     @staticmethod
     def cat(tails: Sequence[Tail], lengths: Sequence[Sequence[int]]) -> Tail:
@@ -68,27 +124,27 @@ class Tail:
         if not longest:
             return Tail()
         num_rows = sum(map(len, lengths))
-        filled = next(tail.buffer.storage for tail in tails if tail.buffer is not None)
-        layers, two, _, heads, _, head_dim = filled.shape
-        storage = filled.new_zeros(layers, two, num_rows, heads, longest, head_dim)
+        with next(tail.buffer for tail in tails if tail.buffer is not None).reading() as filled:
+            layers, two, _, heads, _, head_dim = filled.shape
+            joined = filled.new_zeros(layers, two, num_rows, heads, longest, head_dim)
         first = 0
         for tail, of_rows in zip(tails, lengths, strict=True):
             if used := max(of_rows):
-                part = tail.buffer.storage[..., tail.length - used : tail.length, :]
-                storage[:, :, first : first + len(of_rows), :, longest - used :] = part
+                with tail.buffer.reading() as storage:
+                    part = storage[..., tail.length - used : tail.length, :]
+                    joined[:, :, first : first + len(of_rows), :, longest - used :] = part
             first += len(of_rows)
-        return Tail(TailBuffer(storage, longest), longest, starts_of(list(chain(*lengths)), filled.device))
+        return Tail(TailBuffer(joined, longest), longest, starts_of(list(chain(*lengths)), joined.device))
 
-    def with_room(self, prefix: Tensor, num_rows: int, capacity: int) -> Tail:
-        """A tail of the same content that may be written up to ``capacity``."""
-        buffer = self.buffer
-        if buffer is not None and buffer.filled == self.length and buffer.storage.shape[-2] >= capacity:
-            return self
+    def copy_with_room(self, prefix: Tensor, num_rows: int, stop: int, capacity: int) -> tuple[TailBuffer, Tensor]:
+        """A buffer of the same content, with its storage, which is claimed up to ``stop`` and has room for
+        ``capacity`` positions."""
         layers, two, _, heads, _, head_dim = prefix.shape
         storage = prefix.new_empty(layers, two, num_rows, heads, capacity, head_dim)
-        if buffer is not None:
-            storage[..., : self.length, :] = self.storage
-        return Tail(TailBuffer(storage, self.length), self.length, self.start)
+        if self.buffer is not None:
+            with self.buffer.reading() as before:
+                storage[..., : self.length, :] = before[..., : self.length, :]
+        return TailBuffer(storage, stop), storage
 
 
 def starts_of(lengths: Sequence[int], device: torch.device) -> Tensor | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..metrics import FVD
-from ..run_folder import RESULTS_FILE
+from ..run_folder import RESULTS_FILE, read_object
 from .measures import PREDICTED_ONLY, WITH_CONTEXT
 from .rendering import SHOWN_METRICS
 
@@ -21,11 +20,28 @@ def read_results(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no evaluation, or it is not finished.
+        OSError, ValueError: if the file holds something else.
     """
     file = folder if folder.suffix == ".json" else folder / RESULTS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no finished evaluation ({RESULTS_FILE} is missing)")
-    return json.loads(file.read_text(encoding="utf-8"))
+    results = read_object(file)
+    try:
+        _check_results(results)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{file} is not what `ivideogpt evaluate` writes: {error!r}") from error
+    return results
+
+
+def _check_results(results: Mapping[str, Any]) -> None:
+    """Look at all that a comparison shows."""
+    for key in ("protocol", "data", "seed", "checkpoint", "num_clips", "num_samples"):
+        results[key]
+    for rule in (PREDICTED_ONLY, WITH_CONTEXT):
+        for value in results.get("frechet", {}).values():
+            float(value[rule])
+        for metric in SHOWN_METRICS:
+            float(results["best_of_samples"][rule][metric]["value"])
 
 
 def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..run_folder import parse_json
 from . import numpy_files
 from .action_tables import CLIP_COLUMN, FRAME_COLUMN, ActionTable, plain_name
 from .alignment import ActionAlignment
@@ -35,6 +36,7 @@ POINT_NUMBER = NUMBER.replace(".,", ".")
 WITH_THOUSANDS = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+"
 UNNAMED = re.compile(r"(?:Unnamed: [0-9]+)?")  # as pandas writes and reads it
 MISSING = ("nan", "na", "n/a", "null", "none", "inf", "infinity")
+MAX_COLUMNS = 10_000  # a robot has tens
 MAX_EXACT_INTEGER = 2**24  # float32 holds every integer up to this one
 MAX_FLOAT = float(np.finfo(np.float32).max)
 
@@ -168,6 +170,9 @@ def _read_csv(path: Path, text: str) -> ActionTable:
         raise ValueError(f"{path} has no rows")
     outside_quotes = re.sub(r'"[^"]*"', "", lines[first])
     separator = next((mark for mark in "\t;" if mark in outside_quotes), "\t" if path.suffix.lower() == ".tsv" else ",")
+    num_columns = lines[first].count(separator) + 1
+    if num_columns > MAX_COLUMNS:
+        raise ValueError(f"{path} has {num_columns} columns, of which at most {MAX_COLUMNS} are read")
     try:
         cells = pd.read_csv(
             io.StringIO("\n".join(lines[first:])),
@@ -199,6 +204,8 @@ def _read_csv(path: Path, text: str) -> ActionTable:
 def _without_empty_lines(path: Path, cells: DataFrame) -> DataFrame:
     """The lines up to the last one with content."""
     is_empty = cells.eq("").all(axis=1)
+    if is_empty.all():
+        raise ValueError(f"{path} has no rows")
     cells = cells.loc[: is_empty[~is_empty].index[-1]]
     if is_empty[cells.index].any():
         raise ValueError(f"{path}, line {is_empty.idxmax()} is empty; was a row lost? Take such lines out")
@@ -242,13 +249,11 @@ def _is_header(path: Path, first: list[str], cells: DataFrame) -> bool:
 def _read_json(path: Path, text: str) -> ActionTable:
     import pandas as pd
 
-    try:
-        if path.suffix.lower() == ".jsonl":
-            rows = [_parse_json(line) for line in text.rstrip().split("\n")]
-        else:
-            rows = _parse_json(text)
-    except ValueError as error:
-        raise OSError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
+    if path.suffix.lower() == ".jsonl":
+        lines = enumerate(text.rstrip().split("\n"), start=1)
+        rows = [_parse_json(line, f"{path}, line {number},") for number, line in lines]
+    else:
+        rows = _parse_json(text, str(path))
     kinds = {type(row) for row in rows} if isinstance(rows, list) else set()
     if kinds not in ({list}, {dict}):
         raise ValueError(
@@ -256,6 +261,8 @@ def _read_json(path: Path, text: str) -> ActionTable:
             f"for each name, as DataFrame.to_json(orient='records') writes it"
         )
     names = list(rows[0]) if kinds == {dict} else None
+    if len(rows[0]) > MAX_COLUMNS:
+        raise ValueError(f"{path} has rows of {len(rows[0])} numbers, of which at most {MAX_COLUMNS} are read")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]) or (names is not None and set(row) != set(names)):
             expected = f"{len(rows[0])} numbers" if names is None else f"the names {', '.join(names)}"
@@ -265,9 +272,10 @@ def _read_json(path: Path, text: str) -> ActionTable:
     return _table(path, names, pd.DataFrame(table, dtype=str), "row")
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str, name: str) -> Any:
     """Parse JSON, with its numbers as text, as they are written."""
-    return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique)
+    numbers: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
+    return parse_json(text, name, object_pairs_hook=_unique, **numbers)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
-from ..run_folder import RESULTS_FILE, RUN_FILE, claim, lock, write_json
+from ..run_folder import RESULTS_FILE, RUN_FILE, claim, lock, parse_json, read_text, write_json
+from ..settings import fill
 from .controllers import Controller
 from .replanning import derived_seed
 from .tasks import PlanningTask
@@ -94,11 +95,17 @@ class Trials:
         self.description = claim(self.output, RUN_FILE, run, noun="series of trials")
 
     def done(self) -> list[Trial]:
-        """The trials that were run. A line that a kill cut off is left out."""
+        """The trials that were run. A line that a kill cut off is left out.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if a line holds something else than a trial.
+        """
         file = self.output / TRIALS_FILE
         if not file.is_file():
             return []
-        return [Trial(**content) for line in file.read_text(encoding="utf-8").splitlines() for content in _parsed(line)]
+        lines = enumerate(read_text(file).split("\n"), start=1)
+        return [trial for number, line in lines for trial in _parsed(line, f"{file}, line {number}")]
 
     def run(self) -> dict[str, Any]:
         """Run the trials that are missing. Returns the results, which are also written as results.json.
@@ -205,9 +212,9 @@ def _line(name: str, cells: Iterable[str]) -> str:
     )
 
 
-def _parsed(line: str) -> Iterator[dict[str, Any]]:
+def _parsed(line: str, name: str) -> Iterator[Trial]:
     try:
-        content = json.loads(line)
-    except ValueError:
+        content = parse_json(line, name)
+    except OSError:
         return
-    yield content
+    yield fill(Trial, content, name)

@@ -19,7 +19,16 @@ from tqdm import tqdm
 
 from ..hub.upload import create_repository, upload_in_background
 from ..media.video import write_video
-from ..run_folder import PARTIAL, as_json, recover_folder, replace_folder, write_text
+from ..run_folder import (
+    PARTIAL,
+    as_json,
+    parse_json,
+    read_object,
+    read_text,
+    recover_folder,
+    replace_folder,
+    write_text,
+)
 from . import run_checkpoints
 from .loop import Callback, Loop
 
@@ -125,8 +134,15 @@ def drop_entries_after(file: Path, update: int) -> None:
     """
     if not file.exists():
         return
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(file, "".join(line for line in lines if json.loads(line)["update"] <= update))
+    lines = [line for line in read_text(file).splitlines(keepends=True) if line.endswith("\n")]
+    write_text(file, "".join(line for line in lines if _update_of(line, file) <= update))
+
+
+def _update_of(line: str, file: Path) -> int:
+    entry = parse_json(line, f"a line of {file}")
+    if not isinstance(entry, dict) or not isinstance(entry.get("update"), int):
+        raise OSError(f"a line of {file} is no entry of the metrics: {line.rstrip()[:80]!r}")
+    return entry["update"]
 
 
 @dataclass
@@ -181,11 +197,13 @@ class Checkpoints(Callback):
         every: number of updates between two checkpoints. There is one at the end and after a signal, too.
         max_checkpoints: number of the last checkpoints to keep.
         export: function that writes the model to a folder; called on every process.
+        training: record of the training, by which a run that goes on is known to be the same.
     """
 
     every: int
     max_checkpoints: int
     export: Callable[[Path], None]
+    training: dict[str, Any]
     _lowest_loss: float = float("inf")
 
     def on_start(self, loop: Loop) -> None:
@@ -194,7 +212,9 @@ class Checkpoints(Callback):
         loop.accelerator.wait_for_everyone()
         file = loop.output_dir / BEST / "validation.json"
         if file.is_file():
-            entry = json.loads(file.read_text(encoding="utf-8"))
+            entry = read_object(file)
+            if not all(isinstance(entry.get(name), (int, float)) for name in ("update", "validation/loss")):
+                raise OSError(f"{file} is damaged: it lacks the update or the loss of the best model")
             if entry["update"] <= loop.update:
                 self._lowest_loss = entry["validation/loss"]
 
@@ -205,6 +225,7 @@ class Checkpoints(Callback):
         if is_due(loop, self.every) or loop.interrupted:
             folder = loop.output_dir / CHECKPOINTS
             state = loop.state_dict() | {"validation_loss": loop.validation.get("validation/loss")}
+            state |= {"training": self.training}
             run_checkpoints.save(loop.accelerator, folder, loop.update, state)
             if loop.accelerator.is_main_process:
                 run_checkpoints.rotate(folder, self.max_checkpoints)

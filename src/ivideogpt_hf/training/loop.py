@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
+
+from .optimizers import apply_schedule
 
 Batch = dict[str, Any]
 
@@ -59,7 +61,7 @@ class Phase:
     name: str
     model: nn.Module
     optimizer: Optimizer
-    scheduler: LRScheduler
+    scheduler: LambdaLR
     loss: Callable[[Batch, Any, int], Loss]
     first_update: int = 0
 
@@ -175,6 +177,7 @@ class Loop:
         self.loader.load_state_dict(state["loader"])
         for phase, scheduler_state in zip(self.phases, state["schedulers"], strict=True):
             phase.scheduler.load_state_dict(scheduler_state)
+            apply_schedule(phase.scheduler)
         for callback in self.callbacks:
             callback.load_state_dict(state["callbacks"].get(type(callback).__name__, {}))
         self.update = state["update"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) 
     return AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
 
 
-def make_scheduler(optimizer: AdamW, schedule: str, warmup_updates: int, num_updates: int) -> LRScheduler:
+def make_scheduler(optimizer: AdamW, schedule: str, warmup_updates: int, num_updates: int) -> LambdaLR:
     """A schedule of the learning rate: a linear rise, then a constant rate or a fall to zero.
 
     Args:
@@ -43,3 +43,13 @@ def make_scheduler(optimizer: AdamW, schedule: str, warmup_updates: int, num_upd
     return get_scheduler(
         SCHEDULES[schedule], optimizer, num_warmup_steps=warmup_updates, num_training_steps=num_updates
     )
+
+
+def apply_schedule(scheduler: LambdaLR) -> None:
+    """Give the optimiser the learning rate of the scheduler's own schedule, where its state came from another one: a
+    run that goes on may have another number of updates."""
+    for group, base, factor in zip(
+        scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]

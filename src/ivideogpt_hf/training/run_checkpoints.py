@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
+from accelerate.utils import load as load_pickle  # with weights_only
+from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
-from ..run_folder import PARTIAL, as_json, replace_folder
+from ..run_folder import PARTIAL, as_json, read_object, replace_folder
 
 logger = get_logger(__name__)
 
@@ -80,13 +82,13 @@ def _digest(path: Path) -> str:
 def problem_of(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_object(checkpoint / MANIFEST_FILE)
         for name, digest in manifest.items():
             if _digest(checkpoint / name) != digest:
                 return f"{name} is corrupt"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
         return f"{MANIFEST_FILE} cannot be read: {error}"
     return None
 
@@ -141,13 +143,32 @@ def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
         checkpoint: folder of the checkpoint.
 
     Raises:
+        OSError: if the random state of this process cannot be read.
         ValueError: if the checkpoint is of another model.
     """
     try:
         accelerator.load_state(str(checkpoint))
     except RuntimeError as error:
         raise ValueError(f"the checkpoint {checkpoint} is of another model: {error}") from error
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    _check_random_state(checkpoint / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
+    return read_state(checkpoint)
+
+
+def _check_random_state(file: Path) -> None:
+    """Accelerate goes on without a random state that it cannot read. A run would then be another one."""
+    if not file.exists():  # there are more processes than before
+        return
+    try:
+        saved = load_pickle(file)["torch_manual_seed"]
+    except Exception as error:  # whatever a damaged pickle, or one of another version of numpy, brings about
+        raise OSError(f"{file} cannot be read, and without its random state the run would be another one") from error
+    if not torch.equal(torch.get_rng_state(), saved):
+        raise OSError(f"the random state in {file} could not be put back, and without it the run would be another one")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state that was saved in a checkpoint beside weights, optimisers and random states."""
+    return read_object(checkpoint / STATE_FILE)
 
 
 def rotate(folder: Path, max_checkpoints: int) -> None:
@@ -170,7 +191,7 @@ def rotate(folder: Path, max_checkpoints: int) -> None:
 
 def _validation_loss(checkpoint: Path) -> float | None:
     try:
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_state(checkpoint)
+    except OSError:
         return None
     return state.get("validation_loss")

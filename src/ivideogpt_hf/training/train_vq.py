@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..checkpoints.layout import VQ_FOLDER
+from ..checkpoints.loading import settings_of, weights_hash
 from ..media.pixels import clamp_to_uint8
 from ..metrics.frames import psnr_of_error
 from ..metrics.lpips import LPIPS
@@ -133,7 +134,12 @@ def _train(
         loader=loader,
         validation_loader=make_validation_loader(training_data, batch_share, accelerator),
         num_validation_batches=run.num_validation_batches,
-        description=describe_training((run, data, optimization, vq), training_data.description),
+        description=describe_training(
+            (run, data, optimization, vq),
+            training_data.description,
+            model=settings_of(model.config),
+            lpips_hash=None if lpips is None else weights_hash(lpips),
+        ),
         callbacks=[codebooks],
         model=model,
         losses=losses,

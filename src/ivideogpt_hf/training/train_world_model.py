@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from ..checkpoints.loading import weights_hash
+from ..checkpoints.loading import settings_of, weights_hash
 from ..decoding.sampling import Sampling
 from ..extras import require_packages
 from ..media.pixels import clamp_to_uint8
@@ -127,8 +127,12 @@ def _train(
         loader=make_loader(training_data.training, batch_share, accelerator, data.num_workers),
         validation_loader=make_validation_loader(training_data, batch_share, accelerator),
         num_validation_batches=run.num_validation_batches,
-        description=describe_training((run, data, optimization, model), training_data.description)
-        | {"vq_model_hash": weights_hash(vq_model)},
+        description=describe_training(
+            (run, data, optimization, model),
+            training_data.description,
+            model=settings_of(transformer.config),
+            vq_model_hash=weights_hash(vq_model),
+        ),
         transformer=transformer,
         losses=losses,
         data=training_data,

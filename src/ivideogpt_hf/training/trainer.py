@@ -25,7 +25,7 @@ from .callbacks import CHECKPOINTS, TRAINING_LOG_FILE, Checkpoints, Metrics, Sam
 from .launch import start_trackers
 from .loop import Batch, Callback, Loop, Loss, Phase
 from .optimizers import make_optimizer, make_scheduler
-from .record import write_training
+from .record import resumed_training, write_training
 
 logger = get_logger(__name__)
 
@@ -187,9 +187,17 @@ def run_training(
 
     Raises:
         OSError: if a checkpoint cannot be read or written.
+        ValueError: if the checkpoint to go on from is of another run.
         NonFiniteLossError, MemoryError: see `Loop`.
     """
     output_dir = Path(run.output_dir)
+    checkpoint = None
+    if run.resume is not None:
+        checkpoint = run_checkpoints.choose(accelerator, output_dir / CHECKPOINTS, run.resume)
+        if checkpoint is None:
+            accelerator.print(f"nothing to resume in {run.output_dir}: starting from the beginning")
+        else:
+            task.description = _compare(checkpoint, task.description)
     if optimization.average_decay is not None:
         task.average = AveragedWeights(accelerator, task.phases[0].model, optimization.average_decay)
     loop = Loop(
@@ -204,8 +212,9 @@ def run_training(
         callbacks=_callbacks(accelerator, run, optimization, task),
     )
     set_seed(run.seed, device_specific=True)
-    if run.resume is not None:
-        _resume(accelerator, run, loop)
+    if checkpoint is not None:
+        loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
+        accelerator.print(f"resumed from {checkpoint}")
     if accelerator.is_main_process:
         write_training(output_dir, task.description)
     accelerator.wait_for_everyone()
@@ -243,19 +252,21 @@ def _callbacks(
         callbacks.append(Validation(run.validate_every, measure))
     if has_validation and run.sample_every:
         callbacks.append(Samples(run.sample_every, draw))
-    callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export))
+    callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export, task.description))
     if run.push_to_hub is not None:
         callbacks.append(Uploads(run.save_every, run.push_to_hub, run.hub_private, export))
     return callbacks
 
 
-def _resume(accelerator: Accelerator, run: RunArguments, loop: Loop) -> None:
-    checkpoint = run_checkpoints.choose(accelerator, Path(run.output_dir) / CHECKPOINTS, run.resume)
-    if checkpoint is None:
-        accelerator.print(f"nothing to resume in {run.output_dir}: starting from the beginning")
-        return
-    loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
-    accelerator.print(f"resumed from {checkpoint}")
+def _compare(checkpoint: Path, training: dict[str, Any]) -> dict[str, Any]:
+    """The record of a training that goes on from a checkpoint, which must be of the same one."""
+    state = run_checkpoints.read_state(checkpoint)
+    if "training" not in state:
+        logger.warning(
+            f"{checkpoint} is of an earlier version, which did not note the arguments: nothing compares them"
+        )
+        return training
+    return resumed_training(state["training"], training, checkpoint, state["update"])
 
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from ..decoding.devices import device_of, is_brought
+from ..decoding.layers import compute_dtype
 from ..decoding.plain import is_altered
 from ..decoding.sampling import check_count
 from ..models.configuration_ivideogpt import IVideoGPTConfig
@@ -179,9 +180,41 @@ def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVid
         "key/value heads": (num_heads, config.num_key_value_heads),
         "values per head": (head_dim, config.head_dim),
     }
+    sizes |= dict(zip(("context frames", "channels", "rows", "columns"), _frame_sizes(state, vq_model), strict=True))
     different = [f"{size} {name}, not {expected}" for name, (size, expected) in sizes.items() if size != expected]
     if different:
         raise ValueError(f"the state is of another world model: {', '.join(different)}")
+    if state.is_from_file:
+        _check_content(state, vq_model, transformer)
+
+
+def _frame_sizes(state: WorldState, vq_model: IVideoGPTVQModel) -> list[tuple[int, int]]:
+    config = vq_model.config
+    return list(zip(state.contexts.frames.shape[1:], (config.num_context_frames, 3, *config.frame_size), strict=True))
+
+
+def _check_content(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:
+    """What a file says of a state must be what this model can have computed. Of other states it is known."""
+    config, contexts = transformer.config, state.contexts
+    vocab_size = config.vocab_size or config.layout.vocab_size
+    for name, ids in (("tokens", state.tokens), ("last_tokens", contexts.last_tokens)):
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+            raise ValueError(f"the {name} of the state are no ids of the vocabulary, [0, {vocab_size})")
+    if contexts.prefix.dtype != compute_dtype(transformer):
+        raise ValueError(f"the state is in {contexts.prefix.dtype}, the world model in {compute_dtype(transformer)}")
+    blocks: list[Any] = [
+        vq_model.cond_decoder.cross_att_blocks[i] for i in vq_model.cond_decoder.attention_after.values()
+    ]
+    expected: list[tuple[int, ...]] = []
+    for block in blocks:
+        length, channels = block.kv_pos_emb.shape
+        heads = block.att.num_heads
+        expected += [(len(contexts), heads, length, channels // heads)] * 2
+    if [tuple(part.shape) for memory in contexts.memory for part in (memory.key, memory.value)] != expected:
+        raise ValueError("the state is of another world model: the keys and values of its context have other shapes")
+    limit = config.layout.max_future_frames(config.max_position_embeddings)
+    if max(state.num_frames) > limit:
+        raise ValueError(f"the state has {max(state.num_frames)} frames since its context, of at most {limit}")
 
 
 @overload

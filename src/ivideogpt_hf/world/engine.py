@@ -15,6 +15,7 @@ from torch import Tensor
 from ..decoding.compiled import CompiledFrames
 from ..decoding.devices import bring, device_of
 from ..decoding.frames import FrameDecoder, prefill
+from ..decoding.overrides import override
 from ..decoding.plain import PlainParts
 from ..decoding.sampling import Sampling, uniforms
 from ..decoding.tails import Tail
@@ -163,7 +164,7 @@ class RolloutEngine:
     @contextmanager
     def inference(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
         """Eval mode, the networks' own precision and no gradients inside; each module's training flag is put back
-        afterwards.
+        afterwards, when no rollout of another thread runs either.
 
         Yields:
             A context manager for functions of the caller's: inside, gradients and autocast are what they were outside.
@@ -181,15 +182,13 @@ class RolloutEngine:
             with torch.inference_mode(in_inference), torch.set_grad_enabled(with_gradients), autocast:
                 yield
 
-        training = [module for net in (self.vq_model, self.transformer) for module in net.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.inference_mode(), torch.autocast(kind, enabled=False):
-                yield as_outside
-        finally:
-            for module in training:
-                module.training = True
+        with (
+            override(self.vq_model, "training", value=False, objects=self.vq_model.modules()),
+            override(self.transformer, "training", value=False, objects=self.transformer.modules()),
+            torch.inference_mode(),
+            torch.autocast(kind, enabled=False),
+        ):
+            yield as_outside
 
     def encode(self, frames: Tensor) -> Contexts:
         """Code and prefill contexts (P, C, 3, H, W) uint8, in chunks."""
@@ -289,6 +288,7 @@ class RolloutEngine:
             tail=decoded.tail,
             num_frames=tuple(count + 1 for count in state.num_frames),
             num_steps=tuple(count + 1 for count in state.num_steps),
+            is_from_file=False,
         )
         reward, previous_reward = (
             None if value is None else self.processor.rewards_from_head(value)

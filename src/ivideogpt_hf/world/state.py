@@ -17,10 +17,9 @@ from torch import Tensor
 from ..decoding.sampling import check_count
 from ..decoding.tails import Tail, TailBuffer, starts_of
 from ..models.vq_layers import ContextMemory
-from ..run_folder import write_aside
+from ..run_folder import parse_json, write_aside
+from .snapshots import PER_ROW, problem_of_snapshot
 
-# Fields of a `WorldState` that hold one number per row.
-PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
 SNAPSHOT_VERSION = 1
 
 
@@ -94,7 +93,7 @@ class State(Protocol):
 @dataclass(frozen=True)
 class WorldState:
     """Where B imagined worlds stand. Immutable: stepping returns a new state and leaves the old one valid, so that
-    keeping a state is all that undo needs.
+    keeping a state is all that undo needs. Several threads may step one state at once.
 
     Args:
         contexts: the P contexts that the rows continue.
@@ -105,6 +104,7 @@ class WorldState:
         num_frames: number of frames since its context, for each row.
         num_steps: number of frames since `WorldModel.reset`, for each row, whatever was re-anchored since.
         streams: number of its stream of random numbers, for each row: `fork` gives each branch its own.
+        is_from_file: whether it was read from a file, and no world has stepped it since.
 
     Example:
         >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
@@ -122,6 +122,7 @@ class WorldState:
     num_frames: tuple[int, ...]
     num_steps: tuple[int, ...]
     streams: tuple[int, ...]
+    is_from_file: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -137,7 +138,7 @@ class WorldState:
     def num_bytes(self) -> int:
         """Memory that its keys and values take: of contexts, which states may share, and of rows."""
         memory = (tensor for m in self.contexts.memory for tensor in (m.key, m.value))
-        tail = 0 if self.tail.buffer is None else self.tail.buffer.storage.nbytes
+        tail = 0 if self.tail.buffer is None else self.tail.buffer.num_bytes
         return self.contexts.prefix.nbytes + sum(tensor.nbytes for tensor in memory) + tail
 
     @property
@@ -249,6 +250,7 @@ class WorldState:
             context_of_row=tuple(first[id(s.contexts)] + context for s in states for context in s.context_of_row),
             tokens=torch.cat(tokens),
             tail=Tail.cat([s.tail for s in states], [list(map(s._tail_length, s.num_frames)) for s in states]),
+            is_from_file=any(s.is_from_file for s in states),
             **{name: tuple(value for s in states for value in getattr(s, name)) for name in per_row},
         )
 
@@ -271,7 +273,7 @@ class WorldState:
             tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
         tensors["tokens"] = self.tokens
         if self.tail.length:
-            tensors["tail"] = self.tail.storage
+            tensors["tail"] = self.tail.copy()
         header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
         tensors = {name: x.contiguous() for name, x in tensors.items()}
         try:
@@ -286,16 +288,20 @@ class WorldState:
 
         Raises:
             OSError: if there is no such file, or it is damaged.
-            ValueError: if it holds something else, or a snapshot of another version.
+            ValueError: if it holds something else, or a snapshot of another version, or its parts contradict each
+                other. What only its world model can tell is checked when the state is first used.
         """
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
-                header = json.loads((opened.metadata() or {}).get("state", "null"))
+                header = parse_json((opened.metadata() or {}).get("state", "null"), f"the header of {file}")
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise OSError(f"the snapshot {file} cannot be read: {error}") from error
-        if header is None or header.get("version") != SNAPSHOT_VERSION:
+        if not isinstance(header, dict) or header.get("version") != SNAPSHOT_VERSION:
             raise ValueError(f"{file} is no snapshot of a WorldState, version {SNAPSHOT_VERSION}")
+        problem = problem_of_snapshot(header, tensors)
+        if problem is not None:
+            raise ValueError(f"{file} is no snapshot of a WorldState: {problem}")
         num_memories = sum(name.endswith(".key") for name in tensors)
         memory = tuple(
             ContextMemory(tensors[f"memory.{number}.key"], tensors[f"memory.{number}.value"])
@@ -305,6 +311,7 @@ class WorldState:
             Contexts(tensors["frames"], tensors["last_tokens"], tensors["prefix"], memory),
             tokens=tensors["tokens"],
             tail=Tail(),
+            is_from_file=True,
             **{name: tuple(header[name]) for name in PER_ROW},
         )
         if "tail" not in tensors:

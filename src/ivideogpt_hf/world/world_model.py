@@ -52,6 +52,9 @@ class WorldModel:
     without gradients; their training mode is put back afterwards. They compute in their own precision, below
     `torch.autocast` too: `to` chooses it.
 
+    Several threads may call the methods at once, on shared states too. `to`, `compile` and changes of the networks,
+    training among them, wait until no other thread uses the world.
+
     Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
     forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
     takes longer, and compiled programs are not used then. Weights that Accelerate offloads to the CPU or to disk are

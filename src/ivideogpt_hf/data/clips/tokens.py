@@ -6,7 +6,6 @@ A folder with ``tokens.json``, which says how they were made, and ``data/<split>
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from ...extras import require_packages
-from ...run_folder import write_aside
+from ...run_folder import read_object, write_aside
 from ..contents import CONTENT_KEY, footer_digests, update_digest
 from .dataset import Clip, ClipKey
 from .order import ShuffledOrder, SourcePattern, SourceWindows
@@ -117,7 +116,7 @@ def read_tokens_file(folder: Path) -> dict[str, Any]:
             f"{folder} holds no finished data set of tokens ({TOKENS_FILE} is missing); `ivideogpt tokenize` makes one "
             f"and goes on where it was stopped"
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_object(file)
     version = content.get("version")
     if version != TOKENS_VERSION:
         raise ValueError(f"{file} has version {version}, this package reads {TOKENS_VERSION}: write it anew")

@@ -31,6 +31,7 @@ from ...run_folder import (
     claim,
     describe_changes,
     lock,
+    read_object,
     recover_folder,
     replace_folder,
     write_aside,
@@ -145,7 +146,7 @@ class Conversion:
     def _records(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Name of each shard in a folder -> its statistics and its source."""
         files = (file for split in (TRAIN, TEST) for file in folder.glob(f"{split}-*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        return {file.stem: read_object(file) for file in files}
 
     def _is_current(self, name: str, record: dict[str, Any]) -> bool:
         """Whether a shard is one of those to write, and made of the source as it is."""
@@ -229,7 +230,7 @@ class Conversion:
     def is_done(self, shard: Shard) -> bool:
         """Whether a shard has been written, from the source as it is."""
         file = self.staging / f"{shard.name}.json"
-        return file.is_file() and self._is_current(shard.name, json.loads(file.read_text(encoding="utf-8")))
+        return file.is_file() and self._is_current(shard.name, read_object(file))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ class Conversion:
 
     def _statistics_of(self, shard: Shard) -> EpisodeStatistics:
         file = self.staging / f"{shard.name}.json"
-        return EpisodeStatistics.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return EpisodeStatistics.from_json(read_object(file))
 
     def _check_skipped(self, statistics: EpisodeStatistics) -> None:
         share = len(statistics.skipped) / len(self.reader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
@@ -14,6 +14,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_sort
 from ...media.streams import describe_video
+from ...run_folder import read_object
 from ..episodes import CameraFrames, Episode
 from .base import EpisodeReader, any_success, named_cameras
 from .videos import VideoFrames, decode_video_at
@@ -50,12 +51,7 @@ class LeRobotReader(EpisodeReader):
         require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
-        try:
-            self._info = json.loads((self.path / INFO_FILE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OSError(f"{self.path / INFO_FILE} is not valid JSON: {error}") from error
-        if not isinstance(self._info, dict):
-            raise OSError(f"{self.path / INFO_FILE} is no JSON object with the features of a data set")
+        self._info = read_object(self.path / INFO_FILE)
         version = str(self._info.get("codebase_version"))
         if not version.startswith("v3."):
             raise ValueError(
@@ -88,14 +84,13 @@ class LeRobotReader(EpisodeReader):
 
     def _files_with(self, row: dict[str, Any]) -> list[Path]:
         """The table and the videos that hold an episode, among those of others."""
-        files: list[tuple[str, str, dict[str, str]]] = [(self._info["data_path"], "data", {})]
+        files: list[tuple[str, str, dict[str, str]]] = [("data_path", "data", {})]
         for key, feature in self._info["features"].items():
             if feature["dtype"] == "video" and f"videos/{key}/chunk_index" in row:
-                files.append((self._info["video_path"], f"videos/{key}", {"video_key": key}))
+                files.append(("video_path", f"videos/{key}", {"video_key": key}))
         return [
-            self.path
-            / template.format(chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"], **names)
-            for template, place, names in files
+            self._file_at(path, chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"], **names)
+            for path, place, names in files
             if self.options.cameras is None or not names or _camera_name(names["video_key"]) in self.options.cameras
         ]
 
@@ -126,13 +121,28 @@ class LeRobotReader(EpisodeReader):
             notes=notes,
         )
 
+    def _file_at(self, key: str, **values: Any) -> Path:
+        """The file that a pattern of meta/info.json gives for some values.
+
+        Raises:
+            ValueError: if it is no pattern of these values, or leads out of the data set's folder.
+        """
+        pattern = self._info.get(key)
+        try:
+            place = os.path.normpath(pattern.format(**values))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path / INFO_FILE}: {key} {pattern!r:.80} is no pattern of a path: {error}"
+            ) from error
+        if os.path.isabs(place) or Path(place).drive or Path(place).parts[0] == "..":
+            raise ValueError(f"{self.path / INFO_FILE}: {key} {pattern!r:.80} leads out of {self.path}")
+        return self.path / place
+
     def _read_rows(self, row: dict[str, Any], columns: Sequence[str]) -> dict[str, list[Any]]:
         """The rows of one episode in a file of many."""
         import pyarrow.parquet as pq
 
-        file = self.path / self._info["data_path"].format(
-            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-        )
+        file = self._file_at("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         lacking = sorted(set(columns) - set(pq.read_schema(file).names))
         if lacking:
             raise ValueError(f"{file} lacks the columns {lacking} that meta/info.json states")
@@ -172,8 +182,8 @@ class LeRobotReader(EpisodeReader):
         if key in rows:
             return [self._image_bytes(image, t) for t, image in enumerate(rows[key])]
         place = f"videos/{key}"
-        file = self.path / self._info["video_path"].format(
-            video_key=key, chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"]
+        file = self._file_at(
+            "video_path", video_key=key, chunk_index=row[f"{place}/chunk_index"], file_index=row[f"{place}/file_index"]
         )
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")

@@ -6,7 +6,6 @@ episode can be read by index, and its checksum is verified.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -20,6 +19,7 @@ import numpy as np
 
 from ...extras import require_packages
 from ...media.files import natural_key, natural_sort
+from ...run_folder import read_object
 from ..episodes import CameraFrames, Episode
 from .base import FileReader
 
@@ -74,7 +74,7 @@ class RLDSReader(FileReader):
         self._records = [
             Record(file, number)
             for file in self.find_files(self.path)
-            for number in range(lengths.get(file.name) or len(self._offsets_of(file)))
+            for number in range(_check_length(file, lengths.get(file.name, 0)) or len(self._offsets_of(file)))
         ]
         return [f"{self.name_of(record.file)}:{record.number}" for record in self._records]
 
@@ -88,7 +88,10 @@ class RLDSReader(FileReader):
                     header = stream.read(HEADER.size)
                     if len(header) < HEADER.size:
                         break
-                    stream.seek(HEADER.unpack(header)[0] + CHECKSUM.size, 1)
+                    length = HEADER.unpack(header)[0]
+                    if length > size:  # reading it says what is wrong
+                        break
+                    stream.seek(length + CHECKSUM.size, 1)
             self._offsets[file] = offsets
         return self._offsets[file]
 
@@ -134,7 +137,7 @@ class RLDSReader(FileReader):
         if file is None:
             return None
         try:
-            features = dict(_flatten(json.loads(file.read_text(encoding="utf-8")), ""))
+            features = dict(_flatten(read_object(file), ""))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OSError(f"{file} is not a features.json of TensorFlow Datasets: {error!r}") from error
         steps = {path: feature for path, feature in features.items() if path.startswith(STEPS)}
@@ -240,13 +243,25 @@ def _shard_lengths(path: Path) -> dict[str, int]:
     if not path.is_dir():
         return lengths
     for file in path.rglob("dataset_info.json"):
-        info = json.loads(file.read_text(encoding="utf-8"))
-        for split in info.get("splits", ()):
-            shards = [int(length) for length in split.get("shardLengths", ())]
-            for number, length in enumerate(shards):
-                name = f"{info['name']}-{split['name']}.{info.get('fileFormat', 'tfrecord')}"
-                lengths[f"{name}-{number:05d}-of-{len(shards):05d}"] = length
+        info = read_object(file)
+        try:
+            for split in info.get("splits", ()):
+                shards = [int(length) for length in split.get("shardLengths", ())]
+                for number, length in enumerate(shards):
+                    name = f"{info['name']}-{split['name']}.{info.get('fileFormat', 'tfrecord')}"
+                    lengths[f"{name}-{number:05d}-of-{len(shards):05d}"] = length
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise OSError(f"{file} is not a dataset_info.json of TensorFlow Datasets: {error!r}") from error
     return lengths
+
+
+def _check_length(file: Path, length: int) -> int:
+    """A number of records that dataset_info.json tells of, which the file must be able to hold."""
+    if not 0 <= length <= file.stat().st_size // (HEADER.size + CHECKSUM.size):
+        raise ValueError(
+            f"dataset_info.json tells of {length} records in {file}, whose {file.stat().st_size} bytes cannot hold them"
+        )
+    return length
 
 
 def _read_record(file: Path, offset: int) -> bytes:
@@ -256,7 +271,8 @@ def _read_record(file: Path, offset: int) -> bytes:
         stream.seek(offset)
         header = stream.read(HEADER.size)
         length = HEADER.unpack(header)[0] if len(header) == HEADER.size else 0
-        data, footer = stream.read(length), stream.read(CHECKSUM.size)
+        is_whole = length <= file.stat().st_size - offset - HEADER.size - CHECKSUM.size
+        data, footer = (stream.read(length), stream.read(CHECKSUM.size)) if is_whole else (b"", b"")
     if len(header) < HEADER.size or len(footer) < CHECKSUM.size:
         raise ValueError(f"the record at byte {offset} of {file} is truncated")
     if _masked(crc32c(header[:8])) != HEADER.unpack(header)[1] or _masked(crc32c(data)) != CHECKSUM.unpack(footer)[0]:
