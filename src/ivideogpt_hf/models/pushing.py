@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from transformers import PreTrainedModel
 
 CARD = """---
 {metadata}
@@ -33,7 +34,22 @@ Training data and licence were not stated.
 
 
 class PushesWithCard:
-    """Replaces the upload of `PreTrainedModel`, which leaves an empty card."""
+    """Replaces the upload of `PreTrainedModel`, which leaves an empty card, and its reading of pickles."""
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: PreTrainedModel, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Read weights as transformers does, but none of pickles, which an index may name in spite of
+        ``use_safetensors``.
+
+        Raises:
+            ValueError: if a file is no safetensors file.
+        """
+        for file in checkpoint_files or []:
+            if not str(file).endswith(".safetensors"):
+                raise ValueError(f"{file} is no safetensors file: pickles are never loaded")
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def push_to_hub(
         self,

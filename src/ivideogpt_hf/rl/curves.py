@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Run:
 def _parsed(text: str) -> Iterator[dict[str, Any]]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(content, dict):
         yield content
