@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ivideogpt_hf import Sampling, WorldModel, WorldState, open_episodes
+from ivideogpt_hf import IVideoGPTForCausalLM, Sampling, WorldModel, WorldState, open_episodes
 from ivideogpt_hf.checkpoints.layout import read_metrics
 from ivideogpt_hf.data.clips.tokens import read_tokens_file
 from ivideogpt_hf.data.readers.lerobot import LeRobotReader
@@ -325,6 +325,16 @@ def test_indices(content, checkpoint, tmp_path):
         (folder / "transformer/model.safetensors").rename(folder / "transformer/model-00001-of-00001.safetensors")
     (folder / "transformer/model.safetensors.index.json").write_bytes(content)
     refused_or_read(lambda: WorldModel.from_pretrained(folder), folder)
+
+
+def test_a_network_on_its_own_reads_no_pickle_that_an_index_names(world, tmp_path):
+    weights = world.transformer.state_dict()
+    world.transformer.config.save_pretrained(tmp_path)
+    torch.save(weights, tmp_path / "w.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "w.bin")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="pickles are never loaded"):
+        IVideoGPTForCausalLM.from_pretrained(tmp_path)
 
 
 def test_adapters_beside_the_weights_are_not_loaded(checkpoint, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import httpx
+from transformers import PreTrainedModel
 
 from .remote_code import add_code
 
@@ -67,6 +68,21 @@ class PushesWithCard:
         if os.path.isdir(part):
             network.name_or_path = network.config._name_or_path = part
         return loaded
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: PreTrainedModel, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Read weights as transformers does, but none of pickles, which an index may name in spite of
+        ``use_safetensors``.
+
+        Raises:
+            ValueError: if a file is no safetensors file.
+        """
+        for file in checkpoint_files or []:
+            if not str(file).endswith(".safetensors"):
+                raise ValueError(f"{file} is no safetensors file: pickles are never loaded")
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     @_hub_is_reached()
     def push_to_hub(

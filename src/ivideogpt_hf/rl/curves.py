@@ -133,7 +133,7 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 def _parsed(text: str) -> Iterator[dict[str, Any]]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(content, dict):
         yield content
