@@ -5,8 +5,7 @@ from accelerate.hooks import CpuOffload
 from diffusers.callbacks import PipelineCallback
 from diffusers.quantizers import PipelineQuantizationConfig
 from PIL import Image
-from transformers import TorchAoConfig
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers import QuantoConfig, TorchAoConfig
 
 from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
 from ivideogpt_hf.checkpoints.released import save_released
@@ -210,11 +209,7 @@ def test_arguments_that_diffusers_users_write(world, tmp_path):
         ({"use_safetensors": False}, "only loaded from safetensors"),
         ({"dtype": "bfloat16", "torch_dtype": "float16"}, "two names of one thing: pass dtype"),
         (
-            {
-                "quantization_config": PipelineQuantizationConfig(
-                    quant_mapping={"tokenizer": QuantizationConfigMixin(None)}
-                )
-            },
+            {"quantization_config": PipelineQuantizationConfig(quant_mapping={"tokenizer": QuantoConfig("int8")})},
             r"the VQ model \(tokenizer\) is not quantised",
         ),
     ],

@@ -18,6 +18,7 @@ import json, sys
 import torch
 import ivideogpt_hf
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, WorldModel
+from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 from ivideogpt_hf.hub.download import find_file, size_of_files
 from transformers import AutoModel
@@ -43,6 +44,9 @@ scene("push by the pipeline", lambda: IVideoGPTPipeline(
 
 scene("push a network", lambda: world.vq_model.push_to_hub("tester/vq", token="TOKEN"))
 scene("card of a network", lambda: ModelCard.load("tester/vq").content)
+scene("network by its own code", lambda: type(AutoModel.from_pretrained("tester/vq", trust_remote_code=True)).__name__)
+scene("DiffusionPipeline", lambda: DiffusionPipeline.from_pretrained("tester/world", trust_remote_code=True)(
+    random_frames(2), num_frames=1, output_type="pt").frames.shape)
 scene("network by id", lambda: total(IVideoGPTVQModel.from_pretrained("tester/vq")) == total(world.vq_model))
 
 results["weights"] = [total(world.transformer), total(other.transformer)]
@@ -194,6 +198,8 @@ def test_the_right_revision_is_loaded(played, scene, which):
         ("auto", "ivideogpt_hf.models.modeling_ivideogpt_vq"),
         ("remote code", "IVideoGPTVQModel"),
         ("pipeline", [1, 1, 3, 16, 16]),
+        ("DiffusionPipeline", [1, 1, 3, 16, 16]),
+        ("network by its own code", "IVideoGPTVQModel"),
         ("gated with token", 0),
         ("private with token", 0),
     ],
