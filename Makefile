@@ -57,6 +57,32 @@ $(VENV)/quantize.stamp: $(VENV)/dev.stamp
 test-quantize: $(VENV)/quantize.stamp ## test quantised weights
 	$(BIN)/python -m pytest tests/checkpoints tests/decoding/test_plain.py tests/test_benchmarks.py -k 'quantised or options'
 
+# transformers' tests of models are in its source distribution only.
+$(VENV)/common.stamp: $(VENV)/dev.stamp
+	rm -rf $(VENV)/common
+	mkdir -p $(VENV)/common/source
+	$(BIN)/python -m pip install --quiet "parameterized>=0.9,<1"
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: --dest $(VENV)/common \
+	  "transformers==$$($(BIN)/python -c 'import transformers; print(transformers.__version__)')"
+	tar -xzf $(VENV)/common/transformers-*.tar.gz -C $(VENV)/common/source --strip-components 1
+	mv $(VENV)/common/source/tests $(VENV)/common/transformers_tests
+	touch $(VENV)/common/transformers_tests/__init__.py
+	rm -rf $(VENV)/common/source $(VENV)/common/transformers-*.tar.gz
+	@touch $@
+
+# Their marks are declared in transformers' own settings, so ours, which are strict about marks, are left out.
+.PHONY: test-common
+test-common: $(VENV)/common.stamp ## run transformers' own tests of models on ours
+	PYTHONPATH=$(VENV)/common $(BIN)/python -m pytest -o addopts=-q --numprocesses auto --maxprocesses 8 tests/models/test_common.py
+
+$(VENV)/onnx.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet "onnx>=1.23,<2" "onnxruntime>=1.32,<2" "onnxscript>=0.7,<1"
+	@touch $@
+
+.PHONY: test-onnx
+test-onnx: $(VENV)/onnx.stamp ## test the networks' parts as ONNX programs
+	$(BIN)/python -m pytest tests/models/test_export.py
+
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
 	@touch $@

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from ivideogpt_hf.checkpoints.layout import (
     EPISODE_FILE,
-    INDEX_FILE,
     METRICS_FILE,
     PROCESSOR_FOLDER,
     TRANSFORMER_FOLDER,
@@ -43,9 +42,8 @@ def copy_checkpoint(source, target):
     """The parts that `WorldModel.from_pretrained` reads, with half the bytes."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copy(source / INDEX_FILE, target)
     for part in (VQ_FOLDER, TRANSFORMER_FOLDER, PROCESSOR_FOLDER):
-        shutil.copytree(source / part, target / part)
+        shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.py"))  # the package is there
     for file in target.rglob("*.safetensors"):
         store_in_half(file)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

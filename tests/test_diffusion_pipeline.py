@@ -1,4 +1,6 @@
-"""`DiffusionPipeline.from_pretrained` with `trust_remote_code=True`, in fresh interpreters, with this package and without."""
+"""`DiffusionPipeline.from_pretrained` with `trust_remote_code=True`, with this package and without it."""
+
+import json
 
 import pytest
 
@@ -19,12 +21,14 @@ assert (outputs[0].frames == outputs[1].frames).all()
 half = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True, torch_dtype=torch.bfloat16)
 assert half.transformer.dtype == torch.bfloat16
 refused = []
-for arguments in ({"num_frames": 1}, {"actions": actions * 5}, {"actions": [[0.0]]}, {"actions": actions, "output_type": "x"}):
+wrong = [{"num_frames": 1}, {"actions": actions * 5}, {"actions": [[0.0]]}, {"actions": actions, "output_type": "x"}]
+for arguments in wrong:
     try:
         pipe(frames, **arguments)
     except ValueError as error:
         refused.append(str(error))
-print(json.dumps([type(pipe).__module__, outputs[0].frames.reshape(-1).tolist(), outputs[0].rewards.reshape(-1).tolist(), refused]))
+frames, rewards = outputs[0].frames.reshape(-1).tolist(), outputs[0].rewards.reshape(-1).tolist()
+print(json.dumps([type(pipe).__module__, frames, rewards, refused]))
 """
 
 
@@ -42,8 +46,6 @@ def folders(world, tmp_path_factory):
 
 
 def test_the_same_frames_with_the_package_and_without(folders, tmp_path):
-    import json
-
     with_it = "{'sampling': __import__('ivideogpt_hf').Sampling(greedy=True)}"
     module, frames, rewards, _ = json.loads(
         run(program(folders / "True", with_it), with_package=True, home=tmp_path / "with").splitlines()[-1]
@@ -54,12 +56,7 @@ def test_the_same_frames_with_the_package_and_without(folders, tmp_path):
     assert module == "diffusers_modules.local.portable_pipeline"
     assert max(abs(a - b) for a, b in zip(frames, other_frames, strict=True)) <= 1
     assert rewards == pytest.approx(other_rewards, abs=1e-3)
-    messages = (
-        "actions of width 3 are missing",
-        "num_frames must be from 1 to",
-        "must have shape",
-        "output_type must be",
-    )
+    messages = ("width 3 are missing", "num_frames must be from 1 to", "must have shape", "output_type must be")
     assert all(message in line for message, line in zip(messages, refused, strict=True))
 
 

@@ -6,7 +6,6 @@ from diffusers.callbacks import PipelineCallback
 from diffusers.quantizers import PipelineQuantizationConfig
 from PIL import Image
 from transformers import TorchAoConfig
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ivideogpt_hf import IVideoGPTPipeline, Sampling, WorldModel
 from ivideogpt_hf.checkpoints.released import save_released
@@ -209,14 +208,6 @@ def test_arguments_that_diffusers_users_write(world, tmp_path):
     [
         ({"use_safetensors": False}, "only loaded from safetensors"),
         ({"dtype": "bfloat16", "torch_dtype": "float16"}, "two names of one thing: pass dtype"),
-        (
-            {
-                "quantization_config": PipelineQuantizationConfig(
-                    quant_mapping={"tokenizer": QuantizationConfigMixin(None)}
-                )
-            },
-            r"the VQ model \(tokenizer\) is not quantised",
-        ),
     ],
 )
 def test_arguments_that_are_refused(world, tmp_path, arguments, message):
@@ -227,14 +218,18 @@ def test_arguments_that_are_refused(world, tmp_path, arguments, message):
         as_pipeline(world).save_pretrained(tmp_path, safe_serialization=False)
 
 
-def test_the_transformer_is_quantised(tmp_path):
+def test_components_are_quantised(tmp_path):
     quantization = pytest.importorskip("torchao.quantization")
     build_world(action_dim=3, hidden_size=64).save_pretrained(tmp_path)
     config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
-    mapping = PipelineQuantizationConfig(quant_mapping={"transformer": config})
-    for settings in (config, mapping):
-        loaded = IVideoGPTPipeline.from_pretrained(tmp_path, quantization_config=settings)
-        assert loaded.transformer.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+    loaded = IVideoGPTPipeline.from_pretrained(tmp_path, quantization_config=config)
+    assert loaded.transformer.model.layers[0].mlp.up_proj.weight.qdata.dtype == torch.int8
+    mapping = PipelineQuantizationConfig(quant_mapping={"tokenizer": config})
+    loaded = as_pipeline(IVideoGPTPipeline.from_pretrained(tmp_path, quantization_config=mapping).world)
+    assert loaded.tokenizer.quant_linear.weight.qdata.dtype == torch.int8
+    assert not hasattr(loaded.transformer.model.layers[0].mlp.up_proj.weight, "qdata")
+    output = loaded(random_frames(2), random_actions(2, 3), sampling=GREEDY, output_type="pt")
+    assert output.frames.shape == (1, 2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])

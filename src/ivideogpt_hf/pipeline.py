@@ -129,7 +129,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             torch_dtype: the older name of `dtype`; None: `dtype` holds.
             use_safetensors: whether weights are safetensors, which they always are.
             quantization_config: settings that quantise weights: diffusers' for components by name, or transformers' for
-                the transformer. The VQ model is not quantised: which code is nearest depends on its precision.
+                the transformer. Better not of the VQ model: which code is nearest depends on its precision.
             components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
 
         Raises:
@@ -159,18 +159,23 @@ class IVideoGPTPipeline(DiffusionPipeline):
             device_map=device_map,
             offload_folder=offload_folder,
             variant=variant,
-            quantization_config=_for_transformer(quantization_config),
         )
+        quantization = _by_component(quantization_config)
         if "tokenizer" not in components:
-            part = replace(options, dtype=dtypes.get("tokenizer", default))
+            part = replace(
+                options, dtype=dtypes.get("tokenizer", default), quantization_config=quantization["tokenizer"]
+            )
             components["tokenizer"] = vq_model = checkpoints.load_vq_model(folder, part)
-            if "tokenizer" not in dtypes:
+            if "tokenizer" not in dtypes and quantization["tokenizer"] is None:
                 wanted = convolution_dtype(vq_model.dtype, device_of(vq_model))
                 vq_model.to(dtype=wanted)  # type: ignore[call-arg]  # transformers' wrapper of it loses its self
         if "transformer" not in components:
+            part = replace(
+                options, dtype=dtypes.get("transformer", default), quantization_config=quantization["transformer"]
+            )
             components["transformer"] = checkpoints.load_transformer(
                 folder,
-                replace(options, dtype=dtypes.get("transformer", default)),
+                part,
                 goal_conditioned=checkpoints.is_goal_conditioned(path_or_repo_id, goal_conditioned),
             )
         if "processor" not in components:
@@ -349,23 +354,14 @@ class IVideoGPTPipeline(DiffusionPipeline):
         return torch.stack(actions)
 
 
-def _for_transformer(
+def _by_component(
     config: PipelineQuantizationConfig | QuantizationConfigMixin | None,
-) -> QuantizationConfigMixin | None:
-    """The part of a quantization that is for the transformer.
-
-    Raises:
-        ValueError: if the VQ model is to be quantised too.
-    """
+) -> dict[str, QuantizationConfigMixin | None]:
+    """What quantises the weights of each network."""
     if not isinstance(config, PipelineQuantizationConfig):
-        return config
-    settings = {name: config._resolve_quant_config(is_diffusers=False, module_name=name) for name in COMPONENTS[:2]}
-    if settings["tokenizer"] is not None:
-        raise ValueError(
-            "the VQ model (tokenizer) is not quantised, since which code is nearest depends on its precision: name the "
-            "transformer only, components_to_quantize=['transformer']"
-        )
-    return settings["transformer"]
+        return {"tokenizer": None, "transformer": config}
+    networks = ("tokenizer", "transformer")
+    return {name: config._resolve_quant_config(is_diffusers=False, module_name=name) for name in networks}
 
 
 def check_inputs(output_type: str, num_samples: int | None, tensor_inputs: Sequence[str]) -> None:

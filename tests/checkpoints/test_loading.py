@@ -69,6 +69,29 @@ def test_an_automatic_dtype_is_that_of_the_stored_weights(saved, load, tmp_path)
     assert load(tmp_path).transformer.dtype == torch.float32
 
 
+def test_options_that_users_of_transformers_write(world, tmp_path):
+    """Placement, the older name of dtype, attention, subfolder, variant and size of files."""
+    world.save_pretrained(tmp_path / "sub", variant="fp16", max_shard_size="100KB")
+    loaded = WorldModel.from_pretrained(
+        tmp_path, subfolder="sub", variant="fp16", torch_dtype="bfloat16", device_map="cpu", attn_implementation="eager"
+    )
+    assert loaded.transformer.dtype == torch.bfloat16
+    assert loaded.transformer.config._attn_implementation == "eager"
+    clip = random_frames(1, 2), random_actions(1, 2, 3)
+    assert loaded.rollout(*clip, sampling=GREEDY).frames.shape == (1, 2, 3, 16, 16)
+
+
+def test_weights_may_stay_on_disk(world, tmp_path):
+    world.save_pretrained(tmp_path / "world")
+    loaded = WorldModel.from_pretrained(
+        tmp_path / "world", device_map={"": "disk"}, offload_folder=tmp_path / "weights"
+    )
+    assert all(weight.is_meta for weight in loaded.transformer.parameters())
+    clip = random_frames(1, 2), random_actions(1, 2, 3)
+    expected = world.rollout(*clip, sampling=GREEDY)
+    assert loaded.rollout(*clip, sampling=GREEDY).tokens.equal(expected.tokens)
+
+
 @pytest.mark.parametrize("dtype", ["half", torch.int8, 16])
 def test_an_unknown_dtype_is_refused(saved, dtype):
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, auto or None"):

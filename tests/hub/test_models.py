@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import ivideogpt_hf
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, WorldModel
+from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard
 from ivideogpt_hf.cards.model_card import CardText
 from ivideogpt_hf.checkpoints.loading import fetch
@@ -82,6 +83,9 @@ scene("misspelt", lambda: WorldModel.from_pretrained("thuml/ivideogpt-bair-act-c
 
 scene("push a network", lambda: world.vq_model.push_to_hub("tester/vq", token="TOKEN"))
 scene("card of a network", lambda: ModelCard.load("tester/vq").content)
+scene("network by its own code", lambda: type(AutoModel.from_pretrained("tester/vq", trust_remote_code=True)).__name__)
+scene("DiffusionPipeline", lambda: DiffusionPipeline.from_pretrained("tester/world", trust_remote_code=True)(
+    random_frames(2), num_frames=1, output_type="pt").frames.shape)
 scene("network by id", lambda: total(IVideoGPTVQModel.from_pretrained("tester/vq")) == total(world.vq_model))
 
 results["weights"] = [total(world.transformer), total(other.transformer)]
@@ -277,6 +281,8 @@ def test_the_right_revision_is_loaded(played, scene, which):
         ("auto", "ivideogpt_hf.models.modeling_ivideogpt_vq"),
         ("remote code", "IVideoGPTVQModel"),
         ("pipeline", [1, 1, 3, 16, 16]),
+        ("DiffusionPipeline", [1, 1, 3, 16, 16]),
+        ("network by its own code", "IVideoGPTVQModel"),
         ("gated with token", 0),
         ("private with token", 0),
     ],

@@ -212,7 +212,7 @@ def test_networks_on_several_devices():
 def test_offloaded_weights_are_not_saved(tmp_path):
     world = build_world(action_dim=3)
     accelerate.cpu_offload(world.transformer, torch.device("cpu"))
-    with pytest.raises(ValueError, match="are offloaded: bring them back by accelerate.hooks.remove_hook_from_module"):
+    with pytest.raises(ValueError, match=r"are offloaded: bring them back by accelerate\.hooks"):
         world.save_pretrained(tmp_path / "world")
     accelerate.hooks.remove_hook_from_module(world.transformer, recurse=True)
     world.save_pretrained(tmp_path / "world")

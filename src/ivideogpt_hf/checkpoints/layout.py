@@ -6,10 +6,15 @@ released one has the VQ model in diffusers' files, and an action-conditioned tra
 
     ours                                            released
     model_index.json, config.json                   -
+    pipeline_ivideogpt.py                           -
     tokenizer/config.json, model.safetensors        tokenizer/config.json, diffusion_pytorch_model.safetensors
     transformer/config.json, model.safetensors      transformer/config.json, model.safetensors
     processor/video_preprocessor_config.json        -
+    */ivideogpt_part.py                             -
     metrics.json, episode.npz (optional)            metrics.json, episode.npz (optional)
+
+The Python files are what model_index.json names, for diffusers. Nothing here runs them. With its models' code, a
+checkpoint has further ones at the root and in each folder.
 
 This module loads no network, so that importing it costs next to nothing.
 """

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ class LoadingOptions:
         offload_folder: folder for weights that are offloaded to disk, which gets a folder for each network.
         variant: variant of the weight files, as "fp16" in ``model.fp16.safetensors``; None: no variant.
         attn_implementation: attention of the transformer when it is called; None: transformers' choice.
-        quantization_config: quantization of the transformer's weights; None: none.
+        quantization_config: quantization of weights, of the transformer's where both networks are loaded; None: none.
     """
 
     dtype: DTypeLike = torch.float32
@@ -74,9 +74,9 @@ class LoadingOptions:
         options = {"device_map": self.device_map, "variant": self.variant}
         if self.offload_folder is not None:
             options["offload_folder"] = Path(self.offload_folder) / part
+        options["quantization_config"] = self.quantization_config
         if part == TRANSFORMER_FOLDER:
             options["attn_implementation"] = self.attn_implementation
-            options["quantization_config"] = self.quantization_config
         return {name: value for name, value in options.items() if value is not None}
 
 
@@ -144,7 +144,8 @@ def load_parts(
         OSError: if a file is missing or corrupt.
         ValueError: if a weight is missing, unused or wrongly shaped, or the dtype is unknown.
     """
-    vq_model = load_vq_model(folder, options)
+    options = options or LoadingOptions()
+    vq_model = load_vq_model(folder, replace(options, quantization_config=None))
     return vq_model, load_transformer(folder, options, goal_conditioned=goal_conditioned), load_processor(folder)
 
 

@@ -33,7 +33,7 @@ CONFIG_FILES = {VQ_FOLDER: CONFIG_FILE, TRANSFORMER_FOLDER: CONFIG_FILE, PROCESS
 # of each part.
 PIPELINE_MODULE, PART_MODULE = "pipeline_ivideogpt", "ivideogpt_part"
 PORTABLE_MODULE = "portable_pipeline"
-PIPELINE_CODE = '''"""The pipeline of this checkpoint, for `DiffusionPipeline.from_pretrained` with `trust_remote_code=True`."""
+PIPELINE_CODE = '''"""This checkpoint's pipeline, for DiffusionPipeline.from_pretrained(..., trust_remote_code=True)."""
 
 import importlib
 

@@ -134,8 +134,6 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
         # A request to checkpoint activations, which LLaMA's own initialisation takes out of the config.
         checkpoints = getattr(config, "gradient_checkpointing", False)
         super().__init__(config)
-        if checkpoints:
-            config.gradient_checkpointing = True
         if config.action_dim:
             self.action_linear = ZeroLinear(config.action_dim, config.hidden_size)
             if config.action_conditioning == "scale_shift":
@@ -145,6 +143,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             self.reward_linear = nn.Linear(config.hidden_size, config.num_reward_bins)
         if config.reconstruct_actions:
             self.action_recon_linear = nn.Linear(config.hidden_size, config.action_dim)
+        if checkpoints:
+            config.gradient_checkpointing = True
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
