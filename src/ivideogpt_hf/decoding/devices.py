@@ -17,7 +17,7 @@ def device_of(network: PreTrainedModel) -> torch.device:
     """
     if not hasattr(network, "_hf_hook"):  # the common case, which is asked in every pass
         return network.device
-    devices = {torch.device(hook.execution_device) for hook in _hooks_of(network)}
+    devices = {_as_of_tensors(hook.execution_device) for hook in _hooks_of(network)}
     if len(devices) > 1:
         raise ValueError(
             f"the {type(network).__name__} is spread over {sorted(map(str, devices))}, and a rollout takes one device: "
@@ -40,6 +40,14 @@ def bring(network: PreTrainedModel) -> None:
 def is_brought(module: nn.Module) -> bool:
     """Whether Accelerate brings a module's weights when the module is called."""
     return hasattr(module, "_hf_hook")
+
+
+def _as_of_tensors(device: torch.device | str | int) -> torch.device:
+    """A device as tensors on it name it: hooks may say "cpu:0" or "cuda"."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.device("cpu")
+    return device if device.index is not None else torch.empty(0, device=device).device
 
 
 def _moves_the_whole(hook: Any) -> bool:
