@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Lets agents learn with and without world models, and compares them. After a stop, the same command goes on.
-# Without an argument: push2d, which needs no simulator. Else the numbers of the files, such as: run.sh 2 3 4
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-for number in "${@:-1}"; do
-    config=$(echo configs/rl/"$number"_*.yaml)
-    name=$(basename "${config%.yaml}" | cut -d _ -f 2-)
-    ivideogpt rl --config "$config"
-    ivideogpt rl-compare outputs/rl/"$name"/*-? --output outputs/rl/"$name"-compared
-done
+ivideogpt rl --config configs/rl/1_push2d.yaml
+ivideogpt rl-compare outputs/rl/push2d/*-? --output outputs/rl/push2d-compared
+ivideogpt rl --config configs/rl/2_plate_slide.yaml
+ivideogpt rl-compare outputs/rl/plate_slide/*-? --output outputs/rl/plate_slide-compared
+ivideogpt rl --config configs/rl/3_reach.yaml
+ivideogpt rl-compare outputs/rl/reach/*-? --output outputs/rl/reach-compared
+ivideogpt rl --config configs/rl/4_button_press.yaml
+ivideogpt rl-compare outputs/rl/button_press/*-? --output outputs/rl/button_press-compared

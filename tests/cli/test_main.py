@@ -160,8 +160,8 @@ def test_help_as_a_module_lists_every_command():
 
 def words_of(action):
     """A value that an option takes, as words of a command line; none for a flag."""
-    values = {int: "7", float: "0.5", parse_shard: "1/2", data._size: "8x8"}
-    value = action.choices[0] if action.choices else values.get(action.type, "x")
+    values = {int: "7", float: "0.25", parse_shard: "1/2", data._size: "8x8"}
+    value = list(action.choices)[-1] if action.choices else values.get(action.type, "x")
     return [] if action.nargs == 0 else [value] * (2 if action.nargs == "+" else 1)
 
 

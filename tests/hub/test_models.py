@@ -228,7 +228,8 @@ def test_saving_can_push_what_patterns_choose(played):
     repo = repos["tester/saved"]
     assert results["save and push"].endswith(repo.head)
     assert all(name.endswith(".json") for name in repo.commits[repo.head])
-    assert results["saved"] == ["config.json", "model_index.json", "processor", "tokenizer", "transformer"]
+    files = ["config.json", "model_index.json", "pipeline_ivideogpt.py"]
+    assert results["saved"] == [*files, "processor", "tokenizer", "transformer"]
 
 
 @pytest.mark.parametrize("scene", ["propose", "propose by the pipeline"])

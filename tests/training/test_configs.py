@@ -62,7 +62,7 @@ def files_of(name):
     return [
         (Path(command[command.index("--config") + 1]), command[1])
         for command in commands(name)
-        if command[1] in PARSERS
+        if command[1] in PARSERS and "--config" in command
     ]
 
 

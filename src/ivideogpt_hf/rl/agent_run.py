@@ -20,6 +20,7 @@ from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
 from ..run_folder import PARTIAL, RUN_FILE, claim, lock, recover_folder, replace_folder, write_text
+from ..spec import first_action
 from ..world.world_model import WorldModel
 from .curves import EVALUATIONS_FILE
 from .demonstrations import Demonstrations, demonstrate
@@ -400,7 +401,7 @@ class AgentRun:
         episode = play_episode(self.evaluated, lambda seen: self.agent.predict(seen, deterministic=True)[0], 0)
         frames, actions = torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)
         num_context = world.spec.num_context_frames
-        lasts = list(range(num_context - 1, len(episode) - horizon + 1, horizon))[:NUM_VIDEO_CHUNKS]
+        lasts = list(range(first_action(num_context), len(episode) - horizon + 1, horizon))[:NUM_VIDEO_CHUNKS]
         if not lasts:  # the simulator ended the episode too early
             return
         contexts = torch.stack([frames[last - num_context + 1 : last + 1] for last in lasts])

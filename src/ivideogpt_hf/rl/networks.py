@@ -216,7 +216,7 @@ class DrQv2Policy(BasePolicy):
     generator: torch.Generator | None
 
     def _optimizer(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        return self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        return self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg] # of the base class
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Actions (B, A), scaled to [-1, 1], for observations (B, 3 * S, H, W) uint8."""
