@@ -125,6 +125,15 @@ class TestVQModel(ModelTesterMixin, unittest.TestCase):
         maps = model(**inputs, output_hidden_states=True).hidden_states
         assert [tuple(part.shape[-2:]) for part in maps] == [(8, 8), (8, 8), (8, 8), (16, 16), (16, 16)]
 
+    def test_retain_grad_hidden_states_attentions(self):
+        """The common test differentiates the first output, which is the context's; these maps are the future's."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        output = IVideoGPTVQModel(config)(**inputs, output_hidden_states=True)
+        for maps in output.hidden_states:
+            maps.retain_grad()
+        output.future_reconstruction.sum().backward()
+        assert all(maps.grad is not None for maps in output.hidden_states)
+
     def test_model_get_set_embeddings(self):
         """The common test expects an embedding of tokens; frames come in by a convolution."""
         model = IVideoGPTVQModel(self.model_tester.get_config())
