@@ -195,7 +195,9 @@ def seconds_per_pass(world, frames, num_frames=4):
 def cache_bytes(world, frames, num_candidates, num_frames):
     """Keys and values of the transformer: ours, and with the context tiled."""
     state = world.rollout(frames, num_frames=num_frames, num_samples=num_candidates, sampling=GREEDY, outputs=()).state
-    prefix, tail = state.contexts.prefix.nbytes, state.tail.buffer.storage.nbytes
+    prefix = state.contexts.prefix.nbytes
+    with state.tail.buffer.reading() as storage:
+        tail = storage.nbytes
     return prefix + tail, num_candidates * prefix + tail
 
 
