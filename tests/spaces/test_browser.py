@@ -101,7 +101,11 @@ def press(page, key, frames=1):
     page.keyboard.down(key)
     page.wait_for_function(f"+document.getElementById('wm-count').textContent >= {target}", timeout=20_000)
     page.keyboard.up(key)
-    page.wait_for_timeout(400)
+    # Steps that the key asked for before it was let go still come, on a slow machine late.
+    shown = None
+    while shown != count(page):
+        shown = count(page)
+        page.wait_for_timeout(400)
 
 
 def test_keys_move_the_picture_and_undo_restores_it_exactly(visit):
