@@ -19,7 +19,7 @@ from ..decoding.sampling import Sampling
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
-from ..run_folder import PARTIAL, RUN_FILE, claim, lock, recover_folder, replace_folder, write_text
+from ..run_folder import PARTIAL, RUN_FILE, claim, lock, recover_folder, replace_folder
 from ..spec import first_action
 from ..world.world_model import WorldModel
 from .curves import EVALUATIONS_FILE
@@ -457,7 +457,7 @@ class AgentRun:
         self._seconds_before, self._started = state["seconds"], time.perf_counter()
         self._logged = state["agent"]["logged"]
         step = self.agent.num_timesteps
-        _drop_evaluations_after(self.output / EVALUATIONS_FILE, step)
+        drop_entries_after(self.output / EVALUATIONS_FILE, step, "step")
         drop_entries_after(self.output / TRAINING_LOG_FILE, step)
         load_random_state(state["random"])
         print(f"going on after step {step}")
@@ -507,11 +507,3 @@ class _Metrics(KVWriter):
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("command", "versions")}
-
-
-def _drop_evaluations_after(file: Path, step: int) -> None:
-    """Remove evaluations that a run wrote after the state from which it now goes on."""
-    if not file.exists():
-        return
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(file, "".join(line for line in lines if json.loads(line)["step"] <= step))

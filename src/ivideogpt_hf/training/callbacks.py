@@ -125,24 +125,28 @@ def write_entry(loop: Loop, entry: dict[str, float]) -> None:
             file.write(json.dumps({"update": loop.update} | entry) + "\n")
 
 
-def drop_entries_after(file: Path, update: int) -> None:
-    """Remove the entries that a run wrote after the checkpoint from which it now goes on.
+def drop_entries_after(file: Path, last: int, counter: str = "update") -> None:
+    """Remove the entries that a run wrote after the state from which it now goes on.
 
     Args:
         file: metrics file, which need not exist.
-        update: number of updates of that checkpoint.
+        last: value of the counter in that state.
+        counter: name of what the entries count, such as their updates.
+
+    Raises:
+        OSError: if a line is no such entry.
     """
     if not file.exists():
         return
     lines = [line for line in read_text(file).splitlines(keepends=True) if line.endswith("\n")]
-    write_text(file, "".join(line for line in lines if _update_of(line, file) <= update))
+    write_text(file, "".join(line for line in lines if _count_of(line, file, counter) <= last))
 
 
-def _update_of(line: str, file: Path) -> int:
+def _count_of(line: str, file: Path, counter: str) -> int:
     entry = parse_json(line, f"a line of {file}")
-    if not isinstance(entry, dict) or not isinstance(entry.get("update"), int):
+    if not isinstance(entry, dict) or not isinstance(entry.get(counter), int):
         raise OSError(f"a line of {file} is no entry of the metrics: {line.rstrip()[:80]!r}")
-    return entry["update"]
+    return entry[counter]
 
 
 @dataclass
