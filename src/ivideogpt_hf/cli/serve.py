@@ -33,10 +33,13 @@ def add_serving_commands(
         "buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
+        "checkpoint", nargs="?", help="folder, Hub id, or address of a served world (default: the embedded one)"
+    )
+    play.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
     )
     play.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
-    play.add_argument("--mcp", action="store_true", help="serve an MCP tool as well")
+    play.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
     play.set_defaults(run=_play)
 
     serve = commands.add_parser(
@@ -93,5 +96,6 @@ def _play(args: argparse.Namespace) -> None:
     require_packages("gradio", purpose="the playground")
     folder = packaged_folder("spaces_demo")
     sys.path.insert(0, str(folder))
-    sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    options = ["--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    sys.argv = ["app.py", *options, *(["--", args.checkpoint] if args.checkpoint else [])]
     runpy.run_path(str(folder / "app.py"), run_name="__main__")
