@@ -32,9 +32,6 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
     slider_color_dark="#e0532f",
     block_info_text_color="*neutral_500",
     block_info_text_color_dark="*neutral_400",
-    slider_color_dark="#e0532f",
-    block_info_text_color="*neutral_500",
-    block_info_text_color_dark="*neutral_400",
 )
 NO_SCENES = (
     "This checkpoint brings no scenes, so these are Meta-world's. Upload a picture like those that it was trained on."
