@@ -25,12 +25,15 @@ UNEVEN = 0.1
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
 # ffmpeg's names for what `pictures.py` reads by other rules
 ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
-# Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or interpret programs (lavfi).
+# Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or run filters (lavfi).
+# fmt: off
 CONTAINERS = (
-    "mov mp4 matroska webm avi mpegts mpegtsraw mpeg mpegvideo m4v h264 hevc flv asf ogg mjpeg mpjpeg mxf dv ivf nut obu "
-    "av1 yuv4mpegpipe"
-).split()
-PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in "png jpeg bmp webp tiff j2k ppm pgm".split()))
+    "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpegtsraw", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "flv",
+    "asf", "ogg", "mjpeg", "mpjpeg", "mxf", "dv", "ivf", "nut", "obu", "av1", "yuv4mpegpipe",
+)
+# fmt: on
+PICTURE_KINDS = ("png", "jpeg", "bmp", "webp", "tiff", "j2k", "ppm", "pgm")
+PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in PICTURE_KINDS))
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -258,8 +261,8 @@ def _open(file: Any, name: str) -> Any:
         return av.open(file, options=allowed)
     except av.ArgumentError as error:  # what ffmpeg answers where the reader that it found is not allowed
         raise OSError(
-            f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists are "
-            f"not followed"
+            f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists "
+            f"are not followed"
         ) from error
 
 
