@@ -72,6 +72,6 @@ class ReadOptions:
         return self.size is not None and self.fit is None
 
     def to_json(self) -> dict[str, Any]:
-        """The options that were given, as plain values: a conversion is recognised by them. The limit does not count, so
-        that a conversion can go on with another one."""
+        """The options that were given, as plain values: a conversion is recognised by them. The limit does not count,
+        so that a conversion can go on with another one."""
         return {name: value for name, value in vars(self).items() if value is not None and name != "max_bytes"}

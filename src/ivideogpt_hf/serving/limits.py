@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOO_LARGE, TOO_SLOW, NO_ROOM = 413, 408, 503
-MESSAGE_TOO_BIG, NO_TEXT, TRY_LATER = 1009, 1007, 1013  # a WebSocket's codes
+GOING_AWAY, NO_TEXT, MESSAGE_TOO_BIG, TRY_LATER = 1001, 1007, 1009, 1013  # a WebSocket's codes
 SEPARATORS = (b",", b"[", b"{")  # one before each value of JSON but the first
 
 
@@ -163,7 +163,7 @@ class LimitBody:
                 async with asyncio.timeout(self.limits.silent_seconds if is_accepted else None):
                     message = await receive()
             except TimeoutError:
-                return await close(TRY_LATER, f"no message within {self.limits.silent_seconds:g} s")
+                return await close(GOING_AWAY, f"no message within {self.limits.silent_seconds:g} s")
             is_accepted = True
             if message["type"] != "websocket.receive":
                 return message

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from .. import __version__
 from ..world.options import RolloutOptions
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
@@ -245,7 +245,7 @@ def create_app(
         await asyncio.to_thread(service.batcher.close)
 
     # Its documentation needs no files from the net.
-    app = FastAPIOffline(title=TITLE, version=version("ivideogpt-hf"), lifespan=lifespan, redoc_url=None)
+    app = FastAPIOffline(title=TITLE, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.service = service
     _add_limits(app, limits, access, world.spec.action_dim)
     _add_error_handlers(app, metrics)

@@ -73,25 +73,24 @@ class StateRoom:
             return len(call.frames) * self._context_bytes
         if isinstance(call, messages.ObserveCall):
             return states[0].batch_size * self._context_bytes
+        num_frames = max(max(state.num_frames) for state in states) if states else 0
         if isinstance(call, messages.StepCall):
-            if max(states[0].num_frames) >= self._horizon:  # it gets new contexts
-                return states[0].batch_size * self._context_bytes
-            return self._rows(states[0], states[0].batch_size, FRAMES_PER_GROWTH)
+            num_rows, is_reanchored = states[0].batch_size, num_frames >= self._horizon
+            copied = num_rows * self._context_bytes if is_reanchored else 0
+            return copied + self._rows(states[0], num_rows, FRAMES_PER_GROWTH + (0 if is_reanchored else num_frames))
         if isinstance(call, messages.ForkCall):
-            return self._rows(states[0], states[0].batch_size * call.num_branches)
+            return self._rows(states[0], states[0].batch_size * call.num_branches, num_frames)
         if isinstance(call, messages.IndexCall):
             num_contexts = len(states[0].contexts)
             copied = 0 if num_contexts == 1 else min(num_contexts, len(call.rows)) * self._context_bytes
-            return copied + self._rows(states[0], len(call.rows))
+            return copied + self._rows(states[0], len(call.rows), num_frames)
         if isinstance(call, messages.CatCall):
-            longest = max(states, key=lambda state: max(state.num_frames))
             contexts = {id(state.contexts): len(state.contexts) for state in states}
             copied = 0 if len(contexts) == 1 else sum(contexts.values()) * self._context_bytes
-            return copied + self._rows(longest, sum(state.batch_size for state in states))
+            return copied + self._rows(states[0], sum(state.batch_size for state in states), num_frames)
         return 0  # a rollout and a picture leave no state
 
-    def _rows(self, state: WorldState, num_rows: int, num_frames_more: int = 0) -> int:
-        """What rows take that have their own tails: a block of positions for each frame, and one more."""
+    def _rows(self, state: WorldState, num_rows: int, num_frames: int) -> int:
+        """What rows like a state's take with tails of so many frames: a block of positions for each, and one more."""
         block_length = state.tokens.shape[2] + 1
-        num_frames = max(state.num_frames) + num_frames_more
         return num_rows * ((num_frames * block_length + 1) * self._position_bytes + num_frames * block_length * 8)
