@@ -26,6 +26,8 @@ SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others ma
 # ffmpeg's names for what `pictures.py` reads by other rules
 ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
 # Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or run filters (lavfi).
+# A decoder counts rows as multiples of 64 pixels, of which there may be so many.
+ALIGNED_PIXELS = 64 * 2**16
 # fmt: off
 CONTAINERS = (
     "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpegtsraw", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "flv",
@@ -290,7 +292,7 @@ def _video_stream(container: Any, name: str) -> Any:
         raise OSError(f"{name} cannot be decoded as video: its codec is unknown")
     check_picture(videos[0].height, videos[0].width, name)
     # The frames state a size of their own, which the decoder finds.
-    videos[0].codec_context.options = {"max_pixels": str(max_picture_pixels())}
+    videos[0].codec_context.options = {"max_pixels": str(max_picture_pixels() + ALIGNED_PIXELS)}
     return videos[0]
 
 
