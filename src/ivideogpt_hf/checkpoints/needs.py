@@ -29,7 +29,7 @@ def check_needs(model_class: type[PreTrainedModel], config: PreTrainedConfig, fo
     num_layers = getattr(config, "num_hidden_layers", 0)
     if num_layers > len(held):  # a network without memory takes time, too
         raise ValueError(
-            f"the weights in {folder} do not fit: the config asks for {num_layers} layers, there are {len(held)} weights"
+            f"the weights in {folder} do not fit: the config asks for {num_layers} layers, they are {len(held)}"
         )
     with torch.device("meta"):
         network = model_class(config)

@@ -27,8 +27,8 @@ class ReadOptions:
             (it led to frame t). None takes what a flag of the format tells, and otherwise "after".
         action_low: lower bounds of the actions, one per dimension, in environment units; None takes the format's.
         action_high: upper bounds of the actions, one per dimension, in environment units; None takes the format's.
-        max_bytes: number of bytes that the frames of an episode's camera, and each array of its file, may take when they
-            are decoded; a picture may take a sixteenth of it. None: 4 GiB. It does not change what is read.
+        max_bytes: number of bytes that the decoded frames of an episode's camera, and each array of its file, may take;
+            a picture may take a sixteenth of it. None: 4 GiB. It does not change what is read.
 
     Raises:
         ValueError: if a value is not allowed, or contradicts another.
@@ -72,6 +72,6 @@ class ReadOptions:
         return self.size is not None and self.fit is None
 
     def to_json(self) -> dict[str, Any]:
-        """The options that were given, as plain values: a conversion is recognised by them. Limits do not count, so that
-        it can go on with another one."""
+        """The options that were given, as plain values: a conversion is recognised by them. The limit does not count,
+        so that a conversion can go on with another one."""
         return {name: value for name, value in vars(self).items() if value is not None and name != "max_bytes"}

@@ -1,7 +1,7 @@
 """How much memory a file may ask for. It is refused by what it says of its size, before anything is decoded.
 
-A clip may take `MAX_CLIP_BYTES` when it is decoded, and one picture of it a share of that. `decoded_within` sets another
-limit, which `read_video` and readers of episodes take as ``max_bytes``.
+A clip may take `MAX_CLIP_BYTES` when it is decoded, and one picture of it a share of that. `decoded_within` sets
+another limit, which `read_video` and readers of episodes take as ``max_bytes``.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ class DecodedBytes:
 
     Args:
         name: name of the clip in errors.
+        size: size (height, width) that all its pictures must have, upright or not; None: any.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, size: tuple[int, int] | None = None) -> None:
+        self._name, self._size = name, size
         self._num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
@@ -71,8 +72,8 @@ class DecodedBytes:
         limit = _max_bytes.get()
         if self._num_bytes > limit:
             raise TooLargeError(
-                f"{self._name} takes more than {_megabytes(limit)} MB when it is decoded ({_megabytes(self._num_bytes)} "
-                f"MB and perhaps more); max_bytes, --max-bytes, allows more"
+                f"{self._name} takes more than {_megabytes(limit)} MB when it is decoded, at least "
+                f"{_megabytes(self._num_bytes)} MB; max_bytes, --max-bytes, allows more"
             )
 
     def add_picture(self, height: int, width: int, name: str) -> None:
@@ -80,7 +81,10 @@ class DecodedBytes:
 
         Raises:
             TooLargeError: if it is larger than one picture may be, or the clip would take more than it may.
+            ValueError: if it has another size than it must have.
         """
+        if self._size is not None and sorted(self._size) != sorted((height, width)):
+            raise ValueError(f"{name} is {height} x {width} pixels, not {self._size[0]} x {self._size[1]}")
         check_picture(height, width, name)
         self.add(prod((height, width, CHANNELS)))
 

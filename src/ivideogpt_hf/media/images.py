@@ -45,11 +45,14 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def decode_images(images: Sequence[bytes], *, formats: Sequence[str] = FORMATS) -> np.ndarray:
+def decode_images(
+    images: Sequence[bytes], *, size: tuple[int, int] | None = None, formats: Sequence[str] = FORMATS
+) -> np.ndarray:
     """Decode images of one size to frames (T, H, W, 3) uint8, as `pictures.rgb_pixels` does.
 
     Args:
         images: encoded images.
+        size: size (height, width) that they must have, by which others are refused before they are decoded; None: any.
         formats: formats that are read, of `pictures.FORMATS`.
 
     Raises:
@@ -58,8 +61,8 @@ def decode_images(images: Sequence[bytes], *, formats: Sequence[str] = FORMATS) 
     """
     if not images:
         raise ValueError("there are no images to decode")
-    frames = _decode_our_png(images)
-    return np.stack([picture.pixels for picture in _decode(images, formats)]) if frames is None else frames
+    frames = _decode_our_png(images, size)
+    return np.stack([picture.pixels for picture in _decode(images, size, formats)]) if frames is None else frames
 
 
 def images_to_store(images: Sequence[bytes]) -> list[bytes]:
@@ -78,27 +81,29 @@ def images_to_store(images: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def _decode(images: Sequence[bytes], formats: Sequence[str] = FORMATS) -> list[Picture]:
+def _decode(
+    images: Sequence[bytes], size: tuple[int, int] | None = None, formats: Sequence[str] = FORMATS
+) -> list[Picture]:
     decoded: list[Picture] = []
-    clip = DecodedBytes(CLIP_NAME)
+    clip = DecodedBytes(CLIP_NAME, size)
     for index, data in enumerate(images):
         try:
             decoded.append(read_picture(data, "an image", clip=clip, formats=formats))
         except (OSError, ValueError) as error:
             raise ValueError(f"frame {index}: {error}") from error
-        size, first_size = decoded[-1].pixels.shape[:2], decoded[0].pixels.shape[:2]
-        if size != first_size:
-            raise ValueError(f"frame {index} is {size} pixels, the first is {first_size}")
+        own_size, first_size = decoded[-1].pixels.shape[:2], decoded[0].pixels.shape[:2]
+        if own_size != first_size:
+            raise ValueError(f"frame {index} is {own_size} pixels, the first is {first_size}")
     return decoded
 
 
-def _decode_our_png(images: Sequence[bytes]) -> np.ndarray | None:
+def _decode_our_png(images: Sequence[bytes], size: tuple[int, int] | None = None) -> np.ndarray | None:
     """Decode to frames (T, H, W, 3). Returns None if one of the images is not written as `encode_png` does.
 
     Raises:
         ValueError: if they are larger than `decoded_bytes.py` allows, or than they state.
     """
-    sizes, rows, clip = set(), [], DecodedBytes(CLIP_NAME)
+    sizes, rows, clip = set(), [], DecodedBytes(CLIP_NAME, size)
     first = len(SIGNATURE) + HEADER.size + CHUNK.size
     for index, data in enumerate(images):
         if len(data) < first or not data.startswith(SIGNATURE) or not data.endswith(END):

@@ -55,8 +55,8 @@ class FrameReader:
         """(H, W, 3) uint8.
 
         Raises:
-            ValueError: if the frame has transparent pixels, is too large with square pixels, cannot be shown in RGB of 8 bits, is oriented by
-                other than quarter turns, or has another size than the first.
+            ValueError: if the frame has transparent pixels, cannot be shown in RGB of 8 bits, is oriented by
+                other than quarter turns, is too large, or has another size than the first.
         """
         kind = (frame.format.name, frame.colorspace, frame.color_trc, frame.color_primaries)
         if kind != self._checked:

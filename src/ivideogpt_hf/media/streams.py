@@ -25,12 +25,17 @@ UNEVEN = 0.1
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
 # ffmpeg's names for what `pictures.py` reads by other rules
 ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
-# Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or interpret programs (lavfi).
+# Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or run filters (lavfi).
+# A decoder counts rows as multiples of 64 pixels, of which there may be so many.
+ALIGNED_PIXELS = 64 * 2**16
+# fmt: off
 CONTAINERS = (
-    "mov mp4 matroska webm avi mpegts mpegtsraw mpeg mpegvideo m4v h264 hevc flv asf ogg mjpeg mpjpeg mxf dv ivf nut obu "
-    "av1 yuv4mpegpipe"
-).split()
-PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in "png jpeg bmp webp tiff j2k ppm pgm".split()))
+    "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpegtsraw", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "flv",
+    "asf", "ogg", "mjpeg", "mpjpeg", "mxf", "dv", "ivf", "nut", "obu", "av1", "yuv4mpegpipe",
+)
+# fmt: on
+PICTURE_KINDS = ("png", "jpeg", "bmp", "webp", "tiff", "j2k", "ppm", "pgm")
+PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in PICTURE_KINDS))
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -258,8 +263,8 @@ def _open(file: Any, name: str) -> Any:
         return av.open(file, options=allowed)
     except av.ArgumentError as error:  # what ffmpeg answers where the reader that it found is not allowed
         raise OSError(
-            f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists are "
-            f"not followed"
+            f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists "
+            f"are not followed"
         ) from error
 
 
@@ -287,7 +292,7 @@ def _video_stream(container: Any, name: str) -> Any:
         raise OSError(f"{name} cannot be decoded as video: its codec is unknown")
     check_picture(videos[0].height, videos[0].width, name)
     # The frames state a size of their own, which the decoder finds.
-    videos[0].codec_context.options = {"max_pixels": str(max_picture_pixels())}
+    videos[0].codec_context.options = {"max_pixels": str(max_picture_pixels() + ALIGNED_PIXELS)}
     return videos[0]
 
 
