@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ivideogpt_hf import Sampling, World, WorldState
+from ivideogpt_hf.world.state import num_bytes_of
 
 MAX_LINE_FRAMES = 64  # largest number of frames in a line
 MAX_LINES = 3
@@ -69,23 +70,9 @@ class Game:
     @property
     def num_bytes(self) -> int:
         """Memory that its pictures and states take. What several states share counts once."""
-        sizes: dict[int, int] = {}
-        for moment in (moment for line in self.lines for moment in line):
-            sizes[id(moment.frame)] = moment.frame.nbytes
-            if isinstance(moment.state, WorldState):
-                sizes |= _sizes_of(moment.state)
-        return self.context.nbytes + sum(sizes.values())
-
-
-def _sizes_of(state: WorldState) -> dict[int, int]:
-    """Sizes of a state's parts, by what identifies the part's memory."""
-    contexts = state.contexts
-    memory = [tensor for part in contexts.memory for tensor in (part.key, part.value)]
-    tensors = [contexts.frames, contexts.prefix, *memory]
-    storages = (tensor.untyped_storage() for tensor in tensors)
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    buffer = state.tail.buffer
-    return sizes if buffer is None else sizes | {id(buffer): buffer.num_bytes}
+        moments = {id(moment): moment for line in self.lines for moment in line}.values()
+        states = [moment.state for moment in moments if isinstance(moment.state, WorldState)]
+        return self.context.nbytes + sum(moment.frame.nbytes for moment in moments) + num_bytes_of(states)
 
 
 def start(world: World[Any], context: Tensor) -> Game:

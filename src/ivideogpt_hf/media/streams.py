@@ -258,9 +258,13 @@ def _open(file: Any, name: str) -> Any:
 
     if hasattr(file, "seek"):
         file.seek(0)
-    allowed = {"format_whitelist": ",".join((*CONTAINERS, *PICTURE_CONTAINERS)), "protocol_whitelist": "file"}
+    options = {
+        "format_whitelist": ",".join((*CONTAINERS, *PICTURE_CONTAINERS)),
+        "protocol_whitelist": "file",
+        "max_pixels": _max_pixels(),  # to describe a stream, a frame may be decoded
+    }
     try:
-        return av.open(file, options=allowed)
+        return av.open(file, options=options)
     except av.ArgumentError as error:  # what ffmpeg answers where the reader that it found is not allowed
         raise OSError(
             f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists "
@@ -290,10 +294,20 @@ def _video_stream(container: Any, name: str) -> Any:
         )
     if videos[0].codec_context is None:
         raise OSError(f"{name} cannot be decoded as video: its codec is unknown")
+    if not videos[0].width:
+        raise OSError(
+            f"{name} cannot be decoded as video: its frames have no size that could be found, or more than the "
+            f"{max_picture_pixels()} pixels that a picture may have"
+        )
     check_picture(videos[0].height, videos[0].width, name)
     # The frames state a size of their own, which the decoder finds.
-    videos[0].codec_context.options = {"max_pixels": str(max_picture_pixels() + ALIGNED_PIXELS)}
+    videos[0].codec_context.options = {"max_pixels": _max_pixels()}
     return videos[0]
+
+
+def _max_pixels() -> str:
+    """The option of ffmpeg's decoders."""
+    return str(max_picture_pixels() + ALIGNED_PIXELS)
 
 
 def _hides_frames(stream: Any) -> bool:
