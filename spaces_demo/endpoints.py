@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from game import MAX_LINE_FRAMES, bounds
 from play import TEMPERATURE, WORLDS, new_game, play_action, predict, sampling_of
-from scenes import sheet, write, write_picture
+from scenes import write, write_picture
 from torch import Tensor
 from worlds import DEFAULT, Choice, Played
 
@@ -38,7 +38,7 @@ def reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[gr.FileData, str, 
         low, high = (bound.tolist() for bound in bounds(played.world))
         names = played.world.spec.action_names or [None] * len(low)
         about = {"num_scenes": len(played.scenes), "actions": list(zip(names, low, high, strict=True))}
-        return as_file(game.now.frame), key, about
+        return as_file(game.now.frame[None]), key, about
 
 
 def step(
@@ -57,7 +57,7 @@ def step(
     """
     with answering():
         now = play_action(game, action or None, sampling_of(temperature, seed)).now
-        return as_file(now.frame), now.reward
+        return as_file(now.frame[None]), now.reward
 
 
 def rollout(
@@ -82,7 +82,7 @@ def rollout(
         choice, played = choose(checkpoint)
         frames, rewards = predict(choice, scene_of(played, scene), actions, sampling_of(temperature, seed))
         video = gr.FileData(path=write(frames, "rollout.mp4"), mime_type="video/mp4")
-        return as_file(sheet(frames, SHEET_COLUMNS)), video, rewards
+        return as_file(frames), video, rewards
 
 
 def choose(checkpoint: str) -> tuple[Choice, Played]:
@@ -98,9 +98,9 @@ def scene_of(played: Played, scene: int) -> Tensor:
     return played.scenes[scene]
 
 
-def as_file(frame: Tensor) -> gr.FileData:
-    """A frame (3, H, W) uint8 as a PNG file."""
-    return gr.FileData(path=write_picture(frame), mime_type="image/png")
+def as_file(frames: Tensor) -> gr.FileData:
+    """Frames (T, 3, H, W) uint8 as a PNG file, row by row."""
+    return gr.FileData(path=write_picture(frames, SHEET_COLUMNS), mime_type="image/png")
 
 
 @contextlib.contextmanager

@@ -119,10 +119,10 @@ def write(frames: Tensor, name: str) -> str:
     return str(write_video(frames, Path(tempfile.mkdtemp()) / name, fps=5, scale=_scale(frames)))
 
 
-def write_picture(frame: Tensor) -> str:
-    """Write a frame (3, H, W) uint8 as a PNG file, in a new folder. A small one is enlarged."""
+def write_picture(frames: Tensor, columns: int = 1) -> str:
+    """Write frames (T, 3, H, W) uint8 as a PNG file, row by row, in a new folder. Small ones are enlarged."""
     path = Path(tempfile.mkdtemp()) / "picture.png"
-    picture(frame, _scale(frame)).save(path)
+    picture(sheet(frames, columns), _scale(frames)).save(path)
     return str(path)
 
 

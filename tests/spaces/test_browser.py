@@ -205,7 +205,9 @@ def test_a_bad_upload_is_told(visit, tmp_path):
     bad = tmp_path / "clip.mp4"
     bad.write_bytes(b"this is no video")
     page.click("text=Scenes")
-    page.set_input_files("#upload input[type=file]", str(bad))
+    with page.expect_file_chooser() as chooser:
+        page.click("#upload")
+    chooser.value.set_files(str(bad))
     page.wait_for_selector("text=neither an image nor a video", timeout=20_000)
 
 
@@ -215,7 +217,8 @@ def test_another_checkpoint_is_loaded(visit, tmp_path):
     load_checkpoint(page, tmp_path / "free")
     page.wait_for_selector("text=next frame", timeout=20_000)
     assert "gripper" not in page.text_content("#wm-hint")
-    assert page.is_visible("text=This checkpoint brings no scenes")
+    page.click("text=Scenes >> nth=0")
+    page.wait_for_selector("text=This checkpoint brings no scenes")
     page.click("#wm-pad button")
     wait_for_frame(page, 1)
 
@@ -387,6 +390,6 @@ def test_agents_play_by_documented_tools(address):
         assert not answer.isError
         pictures = [content.data for content in answer.content if content.type == "image"]
         sizes += [Image.open(io.BytesIO(base64.b64decode(data))).size for data in pictures]
-    assert sizes == [(256, 256), (256, 256), (2 * (2 * 64 + 2), 2 * 64)]
+    assert sizes == [(256, 256), (256, 256), (4 * (2 * 64 + 2), 4 * 64)]
     assert refusal.isError
     assert "has expired" in refusal.content[0].text
