@@ -1,51 +1,42 @@
-"""The playground: drive a world model in the browser. Only the widgets are here; see game.py and worlds.py."""
+"""The playground: drive a world model in the browser. Only the widgets are here; see play.py for what they do."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
-from game import (
-    MAX_FUTURES,
-    MAX_LINE_FRAMES,
-    Game,
-    branch,
-    dream,
-    futures,
-    played_actions,
-    random_actions,
-    restart,
-    start,
-    step,
-    undo,
-)
-from page import error_message, game_message, message, moment_message, png
-from PIL import Image
-from scenes import MAX_UPLOAD_BYTES, context_of, picture, read_upload, scenes, write, write_actions
+from endpoints import add_endpoints, reasons_shown
+from game import MAX_FUTURES, Game, branch, played_actions, restart, undo
+from page import error_message, game_message, header, message, moment_message
+from play import STORE, TEMPERATURE, WORLDS, grid_of_futures, new_game, play_action, play_dream, sampling_of
+from scenes import MAX_UPLOAD_BYTES, picture, read_upload, write, write_actions
 from torch import Tensor
-from worlds import DEFAULT, LoadingRules, Worlds
+from worlds import DEFAULT, Choice, Played, is_local
 
-from ivideogpt_hf import Sampling, read_video, side_by_side
+from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.spec import first_action
 
-try:
-    import spaces
-except ImportError:  # only Spaces with ZeroGPU have this package
-    spaces = None
-
 HERE = Path(__file__).parent
-EXPIRES_SECONDS = 1800
-DREAM_FRAMES, FUTURE_FRAMES = 15, 10
-TEMPERATURE = 0.5  # the embedded model is evaluated at this temperature
-WORLDS = Worlds(LoadingRules.from_environment())
+GALLERY_PIXELS, GALLERY_COLUMNS = 128, 3
+# One typeface, which every machine has, for what Gradio draws and what player.css does.
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    slider_color="#e0532f",
+    slider_color_dark="#e0532f",
+    block_info_text_color="*neutral_500",
+    block_info_text_color_dark="*neutral_400",
+)
+NO_SCENES = (
+    "This checkpoint brings no scenes, so these are Meta-world's. Upload a picture like those that it was trained on."
+)
+DEFAULT_CHOICE = Choice(DEFAULT, "default")
 
 
 @dataclass
@@ -53,114 +44,139 @@ class Visitor:
     """One visitor.
 
     Attributes:
-        checkpoint: name of the checkpoint that the visitor plays with.
-        game: game of the visitor; None before the first one, and after it has expired.
+        choice: checkpoint that the visitor plays with.
+        key: key of the visitor's game; None before the first one.
     """
 
-    checkpoint: str = DEFAULT
-    game: Game | None = None
+    choice: Choice = DEFAULT_CHOICE
+    key: str | None = None
+
+    @property
+    def played(self) -> Played:
+        """The world of the visitor's checkpoint."""
+        return WORLDS.get(self.choice)
+
+    @property
+    def game(self) -> Game:
+        """The visitor's game.
+
+        Raises:
+            ValueError: if it has expired.
+        """
+        return STORE.get(self.key)[1]
+
+    def forget(self) -> None:
+        """Forget the game. The visitor is gone."""
+        STORE.forget(self.key)
 
 
-def gpu(function: Any) -> Any:
-    """Have a function run on a GPU of ZeroGPU, on a Space that has it."""
-    return spaces.GPU(duration=30)(function) if spaces is not None else function
+def errors_told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function, which returns a message to the page, say in one why something did not work."""
 
+    @wraps(function)
+    def told(visitor: Visitor, *args: Any) -> Any:
+        try:
+            return function(visitor, *args)
+        except (ValueError, OSError) as error:
+            return error_message(error)
 
-def game_of(visitor: Visitor) -> Game:
-    """The game of a visitor. It is gone if the visitor was away for too long."""
-    if visitor.game is None:
-        raise gr.Error("Your game has expired. Choose a scene to begin again.")
-    return visitor.game
+    return told
 
 
 # -- what visitors do -------------------------------------------------------------------------------------------------
 
 
-def sampling_of(temperature: float, seed: float) -> Sampling:
-    return Sampling(greedy=True) if temperature == 0 else Sampling(temperature=temperature, seed=int(seed))
+def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> str:
+    """Start a new game from a video or an image, in place of the visitor's old one."""
+    key, game = new_game(visitor.choice, frames, goal)
+    visitor.forget()
+    visitor.key = key
+    return game_message(visitor.played, game)
 
 
-@gpu
-def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> tuple[str, Visitor]:
-    """Start a new game from a video or an image."""
-    world = WORLDS.get(visitor.checkpoint)
-    visitor.game = start(world, visitor.checkpoint, context_of(world, frames, goal))
-    return game_message(world, visitor.game), visitor
+@errors_told
+def begin_in_scene(visitor: Visitor, index: int) -> str:
+    """Start a new game in a scene of the gallery."""
+    scenes = visitor.played.scenes
+    return begin(visitor, scenes[min(index, len(scenes) - 1)])
 
 
-@gpu
-def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> tuple[str, Visitor]:
+@errors_told
+def begin_in_upload(visitor: Visitor, file: str | None, goal: str | None) -> str:
+    """Start a new game from files of the visitor."""
+    if file is None:
+        return message("idle")
+    world = visitor.played.world
+    return begin(visitor, read_upload(world, file), None if goal is None else read_upload(world, goal))
+
+
+@errors_told
+def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> str:
     """Play one action, or None if the model takes no actions."""
-    game = game_of(visitor)
-    try:
-        step(WORLDS.get(visitor.checkpoint), game, action, sampling_of(temperature, seed))
-    except ValueError as error:
-        return error_message(error), visitor
-    return moment_message(game), visitor
+    return moment_message(play_action(visitor.key, action, sampling_of(temperature, seed)))
 
 
-@gpu
-def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[tuple[str, Visitor]]:
+def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[str]:
     """Play random actions, and show their frames one after the other."""
-    world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
-    actions = random_actions(world, DREAM_FRAMES, int(seed) + len(game.line))
-    for _ in dream(world, game, actions, DREAM_FRAMES, sampling_of(temperature, seed)):
-        yield moment_message(game), visitor
-    yield message("idle"), visitor
+    try:
+        for game in play_dream(visitor.key, sampling_of(temperature, seed), int(seed)):
+            yield moment_message(game)
+    except (ValueError, OSError) as error:
+        yield error_message(error)
+    yield message("idle")
 
 
-@gpu
 def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
     """Write a video file with a grid of futures of the same random actions."""
-    world, game = WORLDS.get(visitor.checkpoint), game_of(visitor)
-    actions = random_actions(world, FUTURE_FRAMES, int(seed) + len(game.line))
-    frames = futures(world, game, actions, FUTURE_FRAMES, sampling_of(temperature, seed), int(count))
-    columns = 3 if len(frames) > 3 else len(frames)
-    missing = -len(frames) % columns
-    frames = torch.cat([frames, frames.new_full((missing, *frames.shape[1:]), 255)])
-    rows = [side_by_side(*frames[i : i + columns]) for i in range(0, len(frames), columns)]
-    return write(torch.cat(rows, dim=2), "futures.mp4")
+    with reasons_shown():
+        grid = grid_of_futures(visitor.key, int(count), sampling_of(temperature, seed), int(seed))
+        return write(grid, "futures.mp4")
 
 
-def take_back(visitor: Visitor) -> tuple[str, Visitor]:
+@errors_told
+def take_back(visitor: Visitor) -> str:
     """Undo one step."""
-    game = game_of(visitor)
+    game = visitor.game
     undo(game)
-    return message("cut", line=game.active, length=len(game.line)), visitor
+    return message("cut", line=game.active, length=len(game.line))
 
 
-def begin_again(visitor: Visitor) -> tuple[str, Visitor]:
+@errors_told
+def begin_again(visitor: Visitor) -> str:
     """Go back to the start."""
-    game = game_of(visitor)
+    game = visitor.game
     restart(game)
-    return game_message(WORLDS.get(visitor.checkpoint), game), visitor
+    return game_message(visitor.played, game)
 
 
-def branch_off(visitor: Visitor, index: int) -> tuple[str, Visitor]:
+@errors_told
+def branch_off(visitor: Visitor, index: int) -> str:
     """Start a new line from one of the active line's frames."""
-    game = game_of(visitor)
-    try:
-        branch(game, index)
-    except ValueError as error:
-        return error_message(error), visitor
-    return game_message(WORLDS.get(visitor.checkpoint), game), visitor
+    game = visitor.game
+    branch(game, index)
+    STORE.update(visitor.key, visitor.choice, game)  # a branch copies states
+    return game_message(visitor.played, game)
 
 
-def choose_line(visitor: Visitor, line: int) -> tuple[str, Visitor]:
+@errors_told
+def choose_line(visitor: Visitor, line: int) -> str:
     """Play another line."""
-    game = game_of(visitor)
+    game = visitor.game
     game.active = min(max(line, 0), len(game.lines) - 1)
-    return message("line", active=game.active), visitor
+    return message("line", active=game.active)
 
 
-def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Visitor]:
+@errors_told
+def load_checkpoint(visitor: Visitor, name: str, request: gr.Request) -> str:
     """Play with another checkpoint."""
-    previous, visitor.checkpoint = visitor.checkpoint, name.strip() or DEFAULT
+    client = None if request.client is None else request.client.host
+    choice = WORLDS.rules.choose(name, is_local(client, request.headers))
+    previous, visitor.choice = visitor.choice, choice
     try:
-        return begin(visitor, scene)
-    except ValueError as error:
-        visitor.checkpoint = previous
-        return error_message(error), visitor
+        return begin(visitor, visitor.played.scenes[0])
+    except (ValueError, OSError):
+        visitor.choice = previous
+        raise
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -168,94 +184,36 @@ def load_checkpoint(visitor: Visitor, name: str, scene: Tensor) -> tuple[str, Vi
 
 def save_video(visitor: Visitor) -> str:
     """The active line as mp4."""
-    game = game_of(visitor)
-    return write(torch.stack([*game.context[:-1], *(moment.frame for moment in game.line)]), "dream.mp4")
+    with reasons_shown():
+        game = visitor.game
+        return write(torch.stack([*game.context[:-1], *(moment.frame for moment in game.line)]), "dream.mp4")
 
 
 def save_actions(visitor: Visitor) -> str:
     """The active line's actions, as `ivideogpt predict --actions` reads them for the video that `save_video` writes."""
     with reasons_shown():
-        game = game_of(visitor)
+        game = visitor.game
         return write_actions(played_actions(game), first_action(len(game.context)))
-
-
-# -- endpoints without widgets ----------------------------------------------------------------------------------------
-
-
-def api_reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[Any, Visitor]:
-    """Begin in one of the gallery's scenes; returns the frame as a picture. The session goes on with `step`.
-
-    Args:
-        scene: number of the scene, from 0.
-        checkpoint: Hub id, or "default".
-    """
-    visitor = Visitor(checkpoint)
-    with reasons_shown():
-        begin(visitor, scenes()[int(scene) % len(scenes())])
-    return picture(game_of(visitor).now.frame), visitor
-
-
-@gpu
-def api_step(
-    visitor: Visitor, action: list[float], temperature: float = TEMPERATURE, seed: int = 0
-) -> tuple[Any, float | None, Visitor]:
-    """Take one action after `reset`; returns the next frame as a picture and the predicted reward.
-
-    Args:
-        action: list with a number per dimension, in the checkpoint's units.
-        temperature: temperature of the sampling; 0 takes the likeliest tokens.
-        seed: seed of the sampling; the same seed and actions give the same video.
-    """
-    game = game_of(visitor)
-    with reasons_shown():
-        step(WORLDS.get(visitor.checkpoint), game, action or None, sampling_of(temperature, seed))
-    return picture(game.now.frame), game.now.reward, visitor
-
-
-@gpu
-def rollout(
-    scene: int, actions: list[list[float]], temperature: float = TEMPERATURE, seed: int = 0, checkpoint: str = DEFAULT
-) -> dict[str, Any]:
-    """Predict what follows when a robot in one of the gallery's scenes takes these actions.
-
-    Args:
-        scene: number of the scene, from 0.
-        actions: one row of numbers per step, in the checkpoint's units; at most 64.
-        temperature: temperature of the sampling; 0 takes the likeliest tokens.
-        seed: seed of the sampling; the same seed gives the same video.
-        checkpoint: Hub id, or "default".
-
-    Returns:
-        A dict with "frames", a PNG picture per action as data URL, and "rewards", a number per action.
-    """
-    with reasons_shown():
-        if not 1 <= len(actions) <= MAX_LINE_FRAMES:
-            raise ValueError(f"1 to {MAX_LINE_FRAMES} actions can be taken, not {len(actions)}.")
-        world = WORLDS.get(checkpoint)
-        frames = context_of(world, scenes()[int(scene) % len(scenes())])
-        predicted = world.rollout(frames[None], torch.tensor(actions)[None], sampling=sampling_of(temperature, seed))
-    rewards = None if predicted.rewards is None else predicted.rewards[0].tolist()
-    return {"frames": [png(frame) for frame in predicted.frames[0].cpu()], "rewards": rewards}
-
-
-@contextlib.contextmanager
-def reasons_shown() -> Iterator[None]:
-    """Show ValueErrors to visitors and clients. Gradio hides other errors from them."""
-    try:
-        yield
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
+def thumbnails(scenes: list[Tensor]) -> list[Any]:
+    """The pictures of a gallery."""
+    return [picture(frames[-1], max(1, GALLERY_PIXELS // frames.shape[-1])) for frames in scenes]
+
+
 def build() -> gr.Blocks:
-    """Make the page."""
-    starts = scenes()
-    gallery = [picture(frames[-1]).resize((128, 128), Image.Resampling.NEAREST) for frames in starts]
+    """Make the page.
+
+    Raises:
+        ValueError: if the page's own checkpoint cannot be loaded.
+    """
+    default = Visitor().played
     with gr.Blocks(title="iVideoGPT playground", fill_width=True) as page:
-        visitor = gr.State(Visitor(), time_to_live=EXPIRES_SECONDS)
+        visitor = gr.State(Visitor(), delete_callback=Visitor.forget)
+        gr.HTML(header(), elem_id="header", padding=False)
         gr.HTML((HERE / "player.html").read_text(encoding="utf-8"), elem_id="player", padding=False)
         bus = gr.HTML(
             message("idle"),
@@ -265,82 +223,105 @@ def build() -> gr.Blocks:
             visible="hidden",
         )
         with gr.Row(elem_id="below"):
-            with gr.Accordion("Scenes", open=False):
-                scene = gr.Gallery(
-                    gallery, columns=6, height=220, show_label=False, allow_preview=False, elem_id="scenes", buttons=[]
-                )
-                upload = gr.File(
-                    label="Or an image or a short video of yours", file_count="single", height=110, elem_id="upload"
+            with gr.Column(min_width=280), gr.Accordion("Scenes", open=False):
+                scene, note = _add_gallery(default)
+                upload = gr.UploadButton(
+                    "Your image or short video", file_types=["image", "video"], size="md", elem_id="upload"
                 )
                 goal = gr.Image(
                     label="Goal, for checkpoints that take one",
-                    type="pil",
-                    image_mode=None,  # as the file has it, so that transparent pixels are noticed
-                    height=120,
+                    type="filepath",  # a picture is decoded by `read_upload` alone, which looks at its size first
+                    image_mode=None,
+                    sources=["upload"],
+                    height=160,
                     visible=False,
                     elem_id="goal",
                 )
-            with gr.Accordion("Settings", open=False):
+            with gr.Column(min_width=280), gr.Accordion("Settings", open=False):
                 temperature = gr.Slider(0, 2, TEMPERATURE, step=0.1, label="Temperature", info="0: the likeliest frame")
                 seed = gr.Number(0, precision=0, label="Seed", info="The same seed and actions give the same video")
-                name = gr.Textbox(DEFAULT, label="Checkpoint", info="default, or a Hub id", elem_id="checkpoint")
-                load = gr.Button("Load", elem_id="load")
-            with gr.Accordion("Futures and files", open=False):
+                name = gr.Dropdown(
+                    [DEFAULT, *(WORLDS.rules.allowed or RELEASED_IDS)],
+                    value=DEFAULT,
+                    allow_custom_value=True,
+                    label="Checkpoint",
+                    info="One of these, or any Hub id",
+                    elem_id="checkpoint",
+                )
+                load = gr.Button("Load", elem_id="load", size="md")
+            with gr.Column(min_width=280), gr.Accordion("Futures and files", open=False):
                 _add_files(visitor, [temperature, seed])
-        drive = {"outputs": [bus, visitor], "show_progress": "hidden", "api_visibility": "private"}
+        drive = {"show_progress": "hidden", "api_visibility": "private"}
         settings = [temperature, seed]
 
-        def on_act(visitor: Visitor, temperature: float, seed: float, event: gr.EventData) -> tuple[str, Visitor]:
+        # Gradio fills arguments of its own kinds in by their annotations. A visitor is changed in place, and is an
+        # output so that Gradio stores it.
+        def on_act(visitor: Visitor, temperature: float, seed: float, event: gr.EventData) -> str:
             return act(visitor, event._data.get("action"), temperature, seed)
 
-        def on_branch(visitor: Visitor, event: gr.EventData) -> tuple[str, Visitor]:
+        def on_branch(visitor: Visitor, event: gr.EventData) -> str:
             return branch_off(visitor, int(event._data["index"]))
 
-        def on_line(visitor: Visitor, event: gr.EventData) -> tuple[str, Visitor]:
+        def on_line(visitor: Visitor, event: gr.EventData) -> str:
             return choose_line(visitor, int(event._data["line"]))
 
         def on_scene(visitor: Visitor, event: gr.SelectData) -> tuple[str, Visitor]:
-            return begin(visitor, starts[event.index])
+            return begin_in_scene(visitor, event.index), visitor
 
-        def on_upload(visitor: Visitor, file: str | None, goal: Any) -> tuple[str, Visitor]:
-            if file is None:
-                return message("idle"), visitor
-            try:
-                frames = read_upload(WORLDS.get(visitor.checkpoint), file)
-                return begin(visitor, frames, None if goal is None else read_video([goal]))
-            except ValueError as error:
-                return error_message(error), visitor
+        def on_upload(visitor: Visitor, file: str | None, goal: str | None) -> tuple[str, Visitor]:
+            return begin_in_upload(visitor, file, goal), visitor
 
-        def on_load(visitor: Visitor, name: str) -> tuple[str, Visitor, Any]:
-            content, visitor = load_checkpoint(visitor, name, starts[0])
-            takes_goal = WORLDS.get(visitor.checkpoint).spec.goal_conditioned
-            return content, visitor, gr.update(visible=takes_goal)
+        def on_load(visitor: Visitor, name: str, request: gr.Request) -> tuple[str, Visitor, Any, Any, Any]:
+            content = load_checkpoint(visitor, name or "", request)
+            played = visitor.played
+            return (
+                content,
+                visitor,
+                gr.update(visible=played.world.spec.goal_conditioned),
+                thumbnails(played.scenes),
+                gr.update(visible=not played.has_own_scenes),
+            )
 
-        page.load(lambda visitor: begin(visitor, starts[0]), visitor, **drive)
-        bus.act(on_act, [visitor, *settings], trigger_mode="multiple", **drive)
-        dreaming = bus.dream(let_it_dream, [visitor, *settings], **drive)
+        page.load(lambda visitor: (begin_in_scene(visitor, 0), visitor), visitor, [bus, visitor], **drive)
+        bus.act(on_act, [visitor, *settings], bus, trigger_mode="multiple", **drive)
+        dreaming = bus.dream(let_it_dream, [visitor, *settings], bus, **drive)
         bus.stop(None, cancels=[dreaming], api_visibility="private")
-        bus.undo(take_back, visitor, **drive)
-        bus.restart(begin_again, visitor, **drive)
-        bus.branch(on_branch, visitor, **drive)
-        bus.line(on_line, visitor, **drive)
-        scene.select(on_scene, visitor, **drive)
-        upload.change(on_upload, [visitor, upload, goal], **drive)
-        gr.on([load.click, name.submit], on_load, [visitor, name], **drive | {"outputs": [bus, visitor, goal]})
-        _add_endpoints()
+        bus.undo(take_back, visitor, bus, **drive)
+        bus.restart(begin_again, visitor, bus, **drive)
+        bus.branch(on_branch, visitor, bus, **drive)
+        bus.line(on_line, visitor, bus, **drive)
+        scene.select(on_scene, visitor, [bus, visitor], **drive)
+        upload.upload(on_upload, [visitor, upload, goal], [bus, visitor], **drive)
+        load.click(on_load, [visitor, name], [bus, visitor, goal, scene, note], **drive)
+        add_endpoints()
     return page
+
+
+def _add_gallery(played: Played) -> tuple[gr.Gallery, gr.Markdown]:
+    """Add the scenes, and a note for checkpoints that bring none."""
+    scene = gr.Gallery(
+        thumbnails(played.scenes),
+        columns=GALLERY_COLUMNS,
+        height="auto",
+        object_fit="cover",
+        show_label=False,
+        allow_preview=False,
+        elem_id="scenes",
+        buttons=[],
+    )
+    return scene, gr.Markdown(NO_SCENES, visible=not played.has_own_scenes, elem_id="scenes-note")
 
 
 def _add_files(visitor: gr.State, settings: list[Any]) -> None:
     """Add a grid of futures, and files to download."""
     count = gr.Slider(1, MAX_FUTURES, 6, step=1, label="Futures of the same random actions")
-    show = gr.Button("Show them", elem_id="futures")
-    grid = gr.Video(show_label=False, autoplay=True, loop=True, height=240, elem_id="grid")
+    show = gr.Button("Show them", elem_id="futures", size="md")
+    grid = gr.Video(show_label=False, autoplay=True, loop=True, height=240, elem_id="grid", buttons=[])
     show.click(show_futures, [visitor, count, *settings], grid, api_visibility="private")
     with gr.Row():
         for label, save in (("Video", save_video), ("Actions", save_actions)):
             name = f"save-{label.lower()}"
-            button = gr.Button(label, elem_id=name)
+            button = gr.Button(f"Save {label.lower()}", elem_id=name, size="md", min_width=100)
             # A download button gives the file that it holds when it is pressed. So this page presses it when the file
             # has been written.
             file = gr.DownloadButton(visible="hidden", elem_id=f"{name}-file")
@@ -348,38 +329,26 @@ def _add_files(visitor: gr.State, settings: list[Any]) -> None:
             saved.success(None, js=f"() => document.querySelector('#{name}-file').click()")
 
 
-def _add_endpoints() -> None:
-    """Add named calls for gradio_client. `rollout` needs no session, and is an MCP tool as well."""
-    visitor = gr.State(Visitor())
-    image, reward = gr.Image(visible=False, format="png"), gr.Number(visible=False)
-    scene, checkpoint = gr.Number(0, visible=False, precision=0), gr.Textbox(DEFAULT, visible=False)
-    action, temperature, seed = (
-        gr.JSON([], visible=False),
-        gr.Number(TEMPERATURE, visible=False),
-        gr.Number(0, visible=False),
-    )
-    hidden = gr.Button(visible=False)
-    hidden.click(api_reset, [scene, checkpoint], [image, visitor], api_name="reset")
-    hidden.click(api_step, [visitor, action, temperature, seed], [image, reward, visitor], api_name="step")
-    gr.api(rollout, api_name="rollout")
-
-
 def main() -> None:
     """Serve the page."""
     warnings.filterwarnings("ignore", message=".*was re-anchored")  # a game has no end, so re-anchoring is normal
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("checkpoint", nargs="?", help="folder, Hub id or address of a served world")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--mcp", action="store_true", help="serve an MCP tool as well; needs gradio[mcp]")
+    parser.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
     args = parser.parse_args()
+    WORLDS.default = args.checkpoint
     page = build().queue(max_size=64, default_concurrency_limit=2)
     on_space = "SPACE_ID" in os.environ
     page.launch(
         server_name=None if on_space else args.host,
         server_port=None if on_space else args.port,
+        theme=THEME,
         css=(HERE / "player.css").read_text(encoding="utf-8"),
         max_file_size=MAX_UPLOAD_BYTES,
         mcp_server=args.mcp,
+        ssr_mode=False,  # with it, a server in front of this one asks, and every visitor would seem to be local
         footer_links=[],
     )
 

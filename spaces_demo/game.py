@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ivideogpt_hf import Sampling, World, WorldState
+from ivideogpt_hf.world.state import num_bytes_of
 
 MAX_LINE_FRAMES = 64  # largest number of frames in a line
 MAX_LINES = 3
@@ -47,13 +48,11 @@ class Game:
     """Lines of moments, each from the oldest to the newest.
 
     Attributes:
-        checkpoint: name of the checkpoint that the states belong to.
         context: frames (C, 3, H, W) uint8 at the start.
         lines: lines of moments, at least one.
         active: number of the line that is played.
     """
 
-    checkpoint: str
     context: Tensor
     lines: list[list[Moment]] = field(default_factory=list)
     active: int = 0
@@ -68,16 +67,37 @@ class Game:
         """The newest moment of the active line."""
         return self.line[-1]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its pictures and states take. What several states share counts once."""
+        moments = {id(moment): moment for line in self.lines for moment in line}.values()
+        states = [moment.state for moment in moments if isinstance(moment.state, WorldState)]
+        return self.context.nbytes + sum(moment.frame.nbytes for moment in moments) + num_bytes_of(states)
 
-def start(world: World[Any], checkpoint: str, context: Tensor) -> Game:
+
+def start(world: World[Any], context: Tensor) -> Game:
     """Start a game from real frames (C, 3, H, W) uint8. For a goal-conditioned model the goal is the first of them."""
-    return Game(checkpoint, context, [[Moment(context[-1], to_store(world.reset(context[None])))]])
+    return Game(context, [[Moment(context[-1], to_store(world.reset(context[None])))]])
 
 
 def to_store(state: Any) -> Any:
     """A state as games store it. It is moved to the CPU, so that it can be pickled: ZeroGPU runs each call in another
     process. The state of a served world stays on its server."""
     return state.to("cpu") if isinstance(state, WorldState) else state
+
+
+def to_store_after(state: Any, before: Any, stored: Any) -> Any:
+    """As `to_store`, of the state after a step. Contexts that it shares with the one before are not stored again.
+
+    Args:
+        state: state after the step.
+        before: state before it.
+        stored: the latter as it is stored.
+    """
+    moved = to_store(state)
+    if isinstance(state, WorldState) and state.contexts.prefix is before.contexts.prefix:
+        return replace(moved, contexts=stored.contexts)
+    return moved
 
 
 def to_step(world: World[Any], state: Any) -> Any:
@@ -95,11 +115,11 @@ def step(world: World[Any], game: Game, action: Sequence[float] | None, sampling
     if len(game.line) >= MAX_LINE_FRAMES:
         raise FullError(f"This line has {MAX_LINE_FRAMES} frames. Take some back, or start again.")
     actions = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
-    state = to_step(world, game.now.state)
-    result, state = world.step(state, None if actions is None else actions.to(world.device), sampling=sampling)
+    before = to_step(world, game.now.state)
+    result, state = world.step(before, None if actions is None else actions.to(world.device), sampling=sampling)
     moment = Moment(
         frame=result.frame[0].cpu(),
-        state=to_store(state),
+        state=to_store_after(state, before, game.now.state),
         action=None if actions is None else actions[0],
         reward=None if result.reward is None else float(result.reward[0]),
         log_prob=float(result.log_prob[0]),

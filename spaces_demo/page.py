@@ -1,17 +1,30 @@
-"""Messages to the page: JSON for player.js."""
+"""The page's header, and messages to it: JSON for player.js."""
 
 from __future__ import annotations
 
 import base64
 import json
 import random
+from importlib.metadata import metadata
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from game import Game, Moment, bounds
 from torch import Tensor
+from worlds import Played
 
-from ivideogpt_hf import World
 from ivideogpt_hf.media import encode_png
+
+HEADER = Path(__file__).parent / "header.html"
+
+
+def header() -> str:
+    """The title, what one sees, and links."""
+    links = dict(entry.split(", ", 1) for entry in metadata("ivideogpt-hf").get_all("Project-URL") or [])
+    return Template(HEADER.read_text(encoding="utf-8")).substitute(
+        model=links["Released checkpoints"], paper=links["Paper"], code=links.get("Source", links["Original code"])
+    )
 
 
 def png(frame: Tensor) -> str:
@@ -33,13 +46,13 @@ def message(kind: str, **content: Any) -> str:
     return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
 
 
-def game_message(world: World[Any], game: Game) -> str:
+def game_message(played: Played, game: Game) -> str:
     """A message with everything that the page shows of a game."""
-    spec = world.spec
-    low, high = (bound.tolist() for bound in bounds(world))
+    spec = played.world.spec
+    low, high = (bound.tolist() for bound in bounds(played.world))
     return message(
         "game",
-        checkpoint=game.checkpoint,
+        link=played.link,
         actions={
             "names": list(spec.action_names)
             if spec.action_names

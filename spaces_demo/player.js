@@ -5,6 +5,8 @@ const KEYS = [["a", "d"], ["s", "w"], ["f", "r"], ["j", "l"], ["k", "i"], ["n", 
 const ARROWS = { arrowleft: "a", arrowright: "d", arrowdown: "s", arrowup: "w" };
 const UNSURE = 60; // minus the log-probability of a frame at which the meter is empty
 
+const MODELS = $("wm-model").href;
+
 let game = { lines: [[]], active: 0, actions: { names: [], low: [], high: [] }, has_reward: false };
 let chosen = null; // a frame of the active line that is looked at
 let busy = true, dreaming = false;
@@ -34,7 +36,8 @@ function draw() {
   const now = line()[chosen ?? line().length - 1] ?? {};
   $("wm-reward-meter").hidden = !game.has_reward;
   $("wm-reward").textContent = now.reward == null ? "–" : now.reward.toFixed(2);
-  $("wm-certainty").style.width = `${100 * Math.max(0, now.log_prob == null ? 1 : 1 + now.log_prob / UNSURE)}%`;
+  // What was not predicted, as the start, has no certainty.
+  $("wm-certainty").style.width = `${now.log_prob == null ? 0 : 100 * Math.max(0, 1 + now.log_prob / UNSURE)}%`;
   $("wm-count").textContent = `${chosen ?? line().length - 1}`;
   $("wm-branch").disabled = line().length < 2 && chosen === null;
   $("wm-undo").disabled = line().length < 2;
@@ -95,9 +98,15 @@ function drawPad() {
     rows.push(button);
   }
   $("wm-pad").replaceChildren(...rows);
-  $("wm-hint").textContent = names.length
-    ? "Keys: WASD or arrows, R and F, G for the gripper; hold them. Backspace undoes, B branches, Enter dreams."
-    : "This checkpoint takes no actions: press space, or let it dream.";
+  $("wm-hint").textContent = hint(names);
+}
+
+function hint(names) {
+  if (!names.length) return "This checkpoint takes no actions: press space, or let it dream.";
+  const driven = names.map((name, axis) => ({ name, keys: KEYS[axis] })).filter(({ keys }, axis) => keys && !isGrip(axis));
+  const parts = driven.map(({ name, keys }) => `${keys.join(" ").toUpperCase()} for ${name}`);
+  if (names.some((_, axis) => isGrip(axis))) parts.push("G for the gripper");
+  return `Hold keys or buttons: ${parts.join(", ")}; arrows work as well. Backspace undoes, B branches, Enter dreams.`;
 }
 
 function press(key) {
@@ -142,6 +151,7 @@ const EVENTS = {
     chosen = null;
     grip = 0;
     dreaming = false;
+    $("wm-model").href = game.link ?? MODELS;
     $("wm-goal").hidden = !game.goal;
     if (game.goal) $("wm-goal").querySelector("img").src = game.goal;
     drawPad();
@@ -202,8 +212,10 @@ function keyOf(event) {
 
 const downKeys = {}; // which press a keyboard key stands for, since G changes sides
 const isTyping = (event) => /^(input|textarea|select)$/i.test(event.target.tagName) || event.ctrlKey || event.metaKey;
+// Enter and space press what is focused below the player, and links.
+const isPressing = (event) => (event.key === "Enter" || event.key === " ") && event.target.closest("#below button, a");
 document.addEventListener("keydown", (event) => {
-  if (isTyping(event)) return;
+  if (isTyping(event) || isPressing(event)) return;
   const tools = { backspace: "undo", escape: "restart" }[event.key.toLowerCase()];
   if (tools) { event.preventDefault(); send(tools); return; }
   if (event.key === "Enter") { event.preventDefault(); dream(); return; }

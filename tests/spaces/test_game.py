@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from ivideogpt_hf import Sampling, read_actions
-from ivideogpt_hf.checkpoints.family import FAMILY_ID, GENERAL_ID
-from ivideogpt_hf.hub.errors import NotOnHubError
 from ivideogpt_hf.media.images import decode_images
 from tests.conftest import assert_same_frames, random_actions, random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
@@ -25,7 +23,7 @@ ACTIONS = ([1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.5, 0.5, 0.5])
 
 @pytest.fixture
 def game(world):
-    return games.start(world, "tiny", random_frames(2))
+    return games.start(world, random_frames(2))
 
 
 def play(world, game, actions=ACTIONS):
@@ -60,7 +58,7 @@ def test_saved_actions_are_read_as_they_were_played(world, game):
 def test_a_line_without_actions_has_none_to_save(free_world, game):
     with pytest.raises(ValueError, match="has no actions yet"):
         games.played_actions(game)
-    moving = games.start(free_world, "tiny", random_frames(2))
+    moving = games.start(free_world, random_frames(2))
     games.step(free_world, moving, None, SEEDED)
     with pytest.raises(ValueError, match="takes no actions"):
         games.played_actions(moving)
@@ -130,7 +128,7 @@ def test_futures_differ_and_the_game_stays(world, game):
 
 
 def test_an_action_free_model_goes_by_itself(free_world):
-    game = games.start(free_world, "tiny", random_frames(2))
+    game = games.start(free_world, random_frames(2))
     assert games.step(free_world, game, None, SEEDED).action is None
     assert games.random_actions(free_world, 5, seed=0) is None
     assert len(list(games.dream(free_world, game, None, 2, SEEDED))) == 2
@@ -148,42 +146,33 @@ def test_a_branch_from_a_frame_that_is_not_there_is_refused(game):
         games.branch(game, 5)
 
 
+def test_shared_memory_counts_once(world, game):
+    """A line of a game shares its contexts, and a branch its beginning."""
+    num_bytes = game.num_bytes
+    play(world, game)
+    contexts = {id(moment.state.contexts) for moment in game.line}
+    assert len(contexts) == 1
+    assert num_bytes < game.num_bytes < num_bytes + sum(moment.state.num_bytes for moment in game.line[1:])
+
+
 def test_a_served_world_is_played_like_a_local_one(world):
     pytest.importorskip("fastapi")
     from tests.serving.conftest import serving
 
     lines = []
     with serving(world) as (url, _):
-        for played in (world, worlds.Worlds(worlds.LoadingRules()).get(url)):
-            game = games.start(played, "tiny", random_frames(2))
-            play(played, game)
+        rules = worlds.LoadingRules()
+        served = worlds.Worlds(rules).get(rules.choose(url, is_local=True))
+        for played in (worlds.Played(world, scenes.GALLERY, has_own_scenes=True), served):
+            game = games.start(played.world, random_frames(2))
+            play(played.world, game)
             games.undo(game)
             games.branch(game, 1)
-            play(played, game)
+            play(played.world, game)
             shown = json.loads(page.game_message(played, game))
-            grid = games.futures(played, game, random_actions(2, 3), 2, SEEDED, 3)
+            grid = games.futures(played.world, game, random_actions(2, 3), 2, SEEDED, 3)
             lines.append(([moment.frame for line in game.lines for moment in line], shown["actions"], grid))
     (frames, actions, grid), (served_frames, served_actions, served_grid) = lines
     assert_same_frames(torch.stack(served_frames), torch.stack(frames))
     assert_same_frames(served_grid, grid)
     assert served_actions == actions
-
-
-def test_servers_and_folders_are_for_the_own_machine():
-    rules = worlds.LoadingRules(local=False)
-    for name in ("http://127.0.0.1:8000", "."):
-        with pytest.raises(ValueError, match="only where this page runs on your own machine"):
-            rules.check(name)
-
-
-def test_the_familys_name_is_weighed_as_its_general_member(monkeypatch):
-    def size_of_files(repo_id, suffix):
-        if repo_id == FAMILY_ID:
-            raise NotOnHubError(repo_id)
-        assert repo_id == GENERAL_ID
-        return 2**30
-
-    monkeypatch.setattr(worlds, "size_of_files", size_of_files)
-    worlds.LoadingRules().check(FAMILY_ID)
-    with pytest.raises(ValueError, match="has 1024 MB of weights"):
-        worlds.LoadingRules(max_bytes=2**20).check(FAMILY_ID)

@@ -1,4 +1,7 @@
-"""Loading of checkpoints from folders and the Hub. A missing, unused or wrongly shaped weight is an error."""
+"""Loading of checkpoints from folders and the Hub. A missing, unused or wrongly shaped weight is an error.
+
+A config that asks for more than its files hold is refused before memory is taken.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ from .layout import (
     config_file,
     read_json,
 )
+from .needs import check_needs
 
 # What a config says of how it was loaded or saved, not of the network.
 LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
@@ -189,6 +193,10 @@ def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # problems that it would print are raised below
     try:
+        config = model_class.config_class.from_pretrained(folder, subfolder=part)
+        # Quantized weights are packed, so that their files do not show how many there are.
+        if options.quantization_config is None and getattr(config, "quantization_config", None) is None:
+            check_needs(model_class, config, Path(folder) / part)
         network, info = model_class.from_pretrained(
             folder,
             subfolder=part,

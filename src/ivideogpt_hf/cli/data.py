@@ -73,6 +73,12 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: 0.01)"
     )
     convert.add_argument(
+        "--max-bytes",
+        type=int,
+        metavar="N",
+        help="bytes that the decoded frames of an episode may take, and a picture a sixteenth of it (default: 4 GiB)",
+    )
+    convert.add_argument(
         "--update",
         action="store_true",
         help="where the source has changed since: convert what changed, keep the rest, then replace the data set",
@@ -170,6 +176,7 @@ def _convert(args: argparse.Namespace) -> None:
         action_alignment=args.action_alignment,
         action_low=args.action_low,
         action_high=args.action_high,
+        max_bytes=args.max_bytes,
     )
     description = {"source": args.source, "reader": reader.name, **reader.options.to_json()}
     settings = {name: getattr(args, name) for name in ("skip_bad", "max_skipped", "hash_source")}

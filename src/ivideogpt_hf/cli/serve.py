@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..extras import require_packages
@@ -13,6 +14,7 @@ from .arguments import load_world
 
 SHUTDOWN_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ACCESS = ("allowed_hosts", "allowed_origins", "open_docs")
 
 
 def add_serving_commands(
@@ -33,10 +35,13 @@ def add_serving_commands(
         "buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
+        "checkpoint", nargs="?", help="folder, Hub id, or address of a served world (default: the embedded one)"
+    )
+    play.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
     )
     play.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
-    play.add_argument("--mcp", action="store_true", help="serve an MCP tool as well")
+    play.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
     play.set_defaults(run=_play)
 
     serve = commands.add_parser(
@@ -56,9 +61,36 @@ def add_serving_commands(
         "--serving-token", help=f"token that clients must show (default: the environment variable {TOKEN_VARIABLE})"
     )
     serve.add_argument("--open", action="store_true", help="serve beyond this machine without a token")
+    serve.add_argument(
+        "--allowed-host",
+        dest="allowed_hosts",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="names of this host that are served without a token, beside localhost (and with --open, addresses)",
+    )
+    serve.add_argument(
+        "--allowed-origin",
+        dest="allowed_origins",
+        nargs="+",
+        default=(),
+        metavar="ORIGIN",
+        help="origins whose pages may call, such as https://lab.example (CORS)",
+    )
+    serve.add_argument("--open-docs", action="store_true", help="show /docs and /metrics without the token")
+    serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="serve https, with this certificate (PEM)")
+    serve.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
     serve.add_argument("--max-sessions", type=int, default=64, help="sessions at a time (default: %(default)s)")
     serve.add_argument("--max-states", type=int, default=64, help="states of a session (default: %(default)s)")
     serve.add_argument("--max-waiting", type=int, default=256, help="calls that may wait (default: %(default)s)")
+    for name, default, noun in (
+        ("state", "4 GiB", "the states of all sessions"),
+        ("frame", "1 GiB", "decoded frames"),
+        ("request", "128 MiB", "requests"),
+    ):
+        serve.add_argument(
+            f"--max-{name}-bytes", type=int, metavar="N", help=f"memory of {noun} together (default: {default})"
+        )
     serve.add_argument(
         "--expires-after",
         type=float,
@@ -74,15 +106,47 @@ def _serve(args: argparse.Namespace) -> None:
         raise ValueError(
             f"anybody who reaches {args.host} could use the model: pass --serving-token, or --open to allow that"
         )
-    require_packages("fastapi", "uvicorn", "websockets", "prometheus_client", purpose="serving")
+    tls = _tls_options(args)
+    require_packages("fastapi", "fastapi_offline", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     import uvicorn
 
+    from ..serving.access import AccessRules
+    from ..serving.connections import connection_options
     from ..serving.server import ServerLimits, create_app
 
-    limits = ServerLimits(args.max_sessions, args.max_states, args.expires_after, args.max_waiting)
-    app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
-    print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    memory = {name: getattr(args, name) for name in ("max_state_bytes", "max_frame_bytes", "max_request_bytes")}
+    limits = ServerLimits(
+        args.max_sessions,
+        args.max_states,
+        args.expires_after,
+        args.max_waiting,
+        **{name: value for name, value in memory.items() if value is not None},
+    )
+    access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
+    app = create_app(load_world(args), args.checkpoint or "default", access=access, limits=limits)
+    scheme = "https" if tls else "http"
+    print(f"{scheme}://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
+    uvicorn.run(
+        app,
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        **connection_options(limits.max_bytes),
+        **tls,
+    )
+
+
+def _tls_options(args: argparse.Namespace) -> dict[str, str]:
+    """uvicorn's options for https; none without a certificate."""
+    files = {"ssl_certfile": args.tls_certificate, "ssl_keyfile": args.tls_key}
+    given = {name: file for name, file in files.items() if file is not None}
+    if len(given) == 1:
+        raise ValueError("https needs both --tls-certificate and --tls-key")
+    for file in given.values():
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no file {file}")
+    return {name: str(file) for name, file in given.items()}
 
 
 def _play(args: argparse.Namespace) -> None:
@@ -93,5 +157,6 @@ def _play(args: argparse.Namespace) -> None:
     require_packages("gradio", purpose="the playground")
     folder = packaged_folder("spaces_demo")
     sys.path.insert(0, str(folder))
-    sys.argv = ["app.py", "--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    options = ["--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]
+    sys.argv = ["app.py", *options, *(["--", args.checkpoint] if args.checkpoint else [])]
     runpy.run_path(str(folder / "app.py"), run_name="__main__")

@@ -27,6 +27,8 @@ class ReadOptions:
             (it led to frame t). None takes what a flag of the format tells, and otherwise "after".
         action_low: lower bounds of the actions, one per dimension, in environment units; None takes the format's.
         action_high: upper bounds of the actions, one per dimension, in environment units; None takes the format's.
+        max_bytes: number of bytes that the decoded frames of an episode's camera, and each array of its file, may take;
+            a picture may take a sixteenth of it. None: 4 GiB. It does not change what is read.
 
     Raises:
         ValueError: if a value is not allowed, or contradicts another.
@@ -40,12 +42,15 @@ class ReadOptions:
     action_alignment: ActionAlignment | None = None
     action_low: Sequence[float] | None = None
     action_high: Sequence[float] | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("fit", get_args(Fit)), ("action_alignment", get_args(ActionAlignment))):
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}")
         if self.fit is not None and self.size is None:
             raise ValueError("fit says how frames come to a size: give the size, too")
         if self.fps is not None and not (isfinite(self.fps) and self.fps > 0):
@@ -67,5 +72,6 @@ class ReadOptions:
         return self.size is not None and self.fit is None
 
     def to_json(self) -> dict[str, Any]:
-        """The options that were given, as plain values: a conversion is recognised by them."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """The options that were given, as plain values: a conversion is recognised by them. The limit does not count,
+        so that a conversion can go on with another one."""
+        return {name: value for name, value in vars(self).items() if value is not None and name != "max_bytes"}

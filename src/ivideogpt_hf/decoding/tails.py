@@ -38,11 +38,6 @@ class TailBuffer:
             storage = storage if self.guard is None else storage[..., : self.filled, :].clone()
         return TailBuffer, (storage, self.filled)
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the storage."""
-        return self._storage.nbytes
-
     @contextmanager
     def reading(self) -> Iterator[Tensor]:
         """The storage; during the block its content is not moved away."""

@@ -135,9 +135,9 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     with numpy_files.opened(path) as content:
         if isinstance(content, np.ndarray):
             return content, None
-        names = content.files
-        found = {key: content[key] for key in ACTION_KEYS if key in names}
-        is_first = content[FIRST_KEY] if FIRST_KEY in names else None
+        names = content.names
+        found = {key: content.read(key) for key in ACTION_KEYS if key in names}
+        is_first = content.read(FIRST_KEY) if FIRST_KEY in names else None
     if not found:
         raise ValueError(f"{path} must hold one of {list(ACTION_KEYS)}, it holds {names}")
     array, *others = found.values()

@@ -7,6 +7,7 @@ moving pictures and images in memory:
 - A picture with transparent pixels is refused, since its file does not say what lies behind them. An alpha channel that
   is opaque everywhere is left out.
 - A colour profile other than sRGB is converted to sRGB. A PNG with another gamma or other primaries is refused.
+- A picture of more pixels than `decoded_bytes.py` allows is refused before it is decoded.
 - A palette is replaced by its colours. Greyscale, CMYK, 16 bits and all other modes are refused.
 """
 
@@ -15,12 +16,14 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+from .decoded_bytes import DecodedBytes, check_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,35 +50,53 @@ class Picture(NamedTuple):
     is_plain: bool
 
 
-def open_picture(file: str | os.PathLike[str] | BinaryIO, name: str) -> Image.Image | None:
-    """Open a picture by its content, whatever its name ends with; None if the file is no picture of `FORMATS`.
+def open_picture(
+    file: str | os.PathLike[str] | BinaryIO, name: str, formats: Sequence[str] = FORMATS
+) -> Image.Image | None:
+    """Open a picture by its content, whatever its name ends with; None if the file is no picture of the formats.
 
     Raises:
         OSError: if the file cannot be opened.
+        ValueError: if the picture is too large.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         return None
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, Image.DecompressionBombError) as error:  # broken, or larger than Pillow decodes
         raise OSError(f"{name} cannot be decoded as a picture: {error}") from error
+    check_picture(image.height, image.width, name)
+    return image
 
 
-def read_picture(file: str | os.PathLike[str] | bytes, name: str) -> Picture:
+def read_picture(
+    file: str | os.PathLike[str] | bytes,
+    name: str,
+    *,
+    clip: DecodedBytes | None = None,
+    formats: Sequence[str] = FORMATS,
+) -> Picture:
     """Read a file, or its bytes, that holds one picture.
+
+    Args:
+        file: file, or its content.
+        name: name of the file in errors.
+        clip: sum to which the picture is added before it is decoded; None: it is a clip of its own.
+        formats: formats that are read, of `FORMATS`.
 
     Raises:
         OSError: if it is no picture, corrupt or cut off.
-        ValueError: if it holds several pictures, or what `rgb_pixels` refuses.
+        ValueError: if it is too large, holds several pictures, or what `rgb_pixels` refuses.
     """
-    image = open_picture(io.BytesIO(file) if isinstance(file, bytes) else file, name)
+    image = open_picture(io.BytesIO(file) if isinstance(file, bytes) else file, name, formats)
     if image is None:
-        raise OSError(f"{name} cannot be decoded: it is no picture ({', '.join(FORMATS)})")
+        raise OSError(f"{name} cannot be decoded: it is no picture ({', '.join(formats)})")
     with image:
+        (clip or DecodedBytes(name)).add_picture(image.height, image.width, name)
         num_pictures = _num_pictures(image, name)
         if num_pictures > 1:
             raise ValueError(f"{name} holds {num_pictures} pictures, not one; read_video reads such a file as a clip")
@@ -97,7 +118,7 @@ def iterate_pictures(image: Image.Image, name: str) -> Iterator[np.ndarray]:
 
     Raises:
         OSError: if the file is corrupt or cut off.
-        ValueError: if `rgb_pixels` refuses a frame.
+        ValueError: if a frame is too large, or `rgb_pixels` refuses it.
     """
     with image:
         # Browsers show the first picture of an animated PNG only where nothing moves, if the file says so.
@@ -107,6 +128,8 @@ def iterate_pictures(image: Image.Image, name: str) -> Iterator[np.ndarray]:
             frame_name = f"frame {index - first} of {name}"
             with _readable(image, frame_name):
                 image.seek(index)
+            check_picture(image.height, image.width, frame_name)  # pages of a TIFF have sizes of their own
+            with _readable(image, frame_name):
                 image.load()
             if image.format == "GIF":
                 covers.check(image, frame_name)

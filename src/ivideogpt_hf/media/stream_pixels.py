@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .decoded_bytes import check_picture
+
 OPAQUE, FIXED_POINT, MAX_BITS = 255, 1 << 16, 12
 # Numbers of ISO/IEC 23091-2 (H.273), as every container has them.
 MATRICES = {0, 1, 2, 3, 4, 5, 6, 7, 9}  # those that swscale converts; 2: not stated, BT.601 as in all of ffmpeg
@@ -54,7 +56,7 @@ class FrameReader:
 
         Raises:
             ValueError: if the frame has transparent pixels, cannot be shown in RGB of 8 bits, is oriented by
-                other than quarter turns, or has another size than the first.
+                other than quarter turns, is too large, or has another size than the first.
         """
         kind = (frame.format.name, frame.colorspace, frame.color_trc, frame.color_primaries)
         if kind != self._checked:
@@ -63,6 +65,7 @@ class FrameReader:
         width = round(frame.width * self._aspect)
         if abs(width - frame.width) < 0.01 * frame.width:
             width = frame.width
+        check_picture(frame.height, width, self._name)  # pixels may be stated to be very wide
         image = frame.to_ndarray(format="rgba" if self._has_alpha else "rgb24", width=width)
         if self._has_alpha:
             if (image[..., 3] != OPAQUE).any():

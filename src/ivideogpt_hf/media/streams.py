@@ -2,6 +2,8 @@
 
 - The video is the one stream that is no cover picture, thumbnail or still image. Several are refused.
 - A damaged or lost frame is an error, and so is a file that holds fewer frames than it states.
+- Containers are those of `CONTAINERS`, which name no other files, and nothing but the file itself is opened.
+- Frames of more pixels than `decoded_bytes.py` allows are refused before they are decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .decoded_bytes import check_picture, max_picture_pixels
 from .stream_pixels import INTERLACED_ORDERS, FrameReader
 
 # Intervals between frames that differ by a tenth and two ticks of the clock are no rounding any more.
@@ -22,6 +25,17 @@ UNEVEN = 0.1
 SEEKABLE = ("mov", "matroska")  # formats with an index of key frames; others may go to a place behind the key frame
 # ffmpeg's names for what `pictures.py` reads by other rules
 ANIMATIONS, PICTURES = ("gif", "apng"), "_pipe"
+# Names of ffmpeg's readers. Others play lists of files (hls, concat, dash), read devices, or run filters (lavfi).
+# A decoder counts rows as multiples of 64 pixels, of which there may be so many.
+ALIGNED_PIXELS = 64 * 2**16
+# fmt: off
+CONTAINERS = (
+    "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpegtsraw", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "flv",
+    "asf", "ogg", "mjpeg", "mpjpeg", "mxf", "dv", "ivf", "nut", "obu", "av1", "yuv4mpegpipe",
+)
+# fmt: on
+PICTURE_KINDS = ("png", "jpeg", "bmp", "webp", "tiff", "j2k", "ppm", "pgm")
+PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in PICTURE_KINDS))
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -89,7 +103,7 @@ def describe_video(file: Any, name: str) -> VideoInfo:
 
     first = next(iterate_video(file, name))
     try:
-        with _open(file) as container:
+        with _open(file, name) as container:
             stream = _video_stream(container, name)
             rate, tick = stream.average_rate, float(stream.time_base)
             is_interlaced = stream.codec_context.field_order in INTERLACED_ORDERS
@@ -207,7 +221,7 @@ def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator
 
     count, stated = 0, None
     try:
-        with _open(file) as container:
+        with _open(file, name) as container:
             stream = _video_stream(container, name)
             stated = _stated_frames(container, stream)
             tolerance = 0.5 / float(stream.average_rate or 1)
@@ -238,13 +252,24 @@ def _of(stated: int | None) -> str:
 # -- which stream, which frames ---------------------------------------------------------------------------------------
 
 
-def _open(file: Any) -> Any:
+def _open(file: Any, name: str) -> Any:
     """A container at its beginning, however far a binary file was read before."""
     import av
 
     if hasattr(file, "seek"):
         file.seek(0)
-    return av.open(file)
+    options = {
+        "format_whitelist": ",".join((*CONTAINERS, *PICTURE_CONTAINERS)),
+        "protocol_whitelist": "file",
+        "max_pixels": _max_pixels(),  # to describe a stream, a frame may be decoded
+    }
+    try:
+        return av.open(file, options=options)
+    except av.ArgumentError as error:  # what ffmpeg answers where the reader that it found is not allowed
+        raise OSError(
+            f"{name} cannot be decoded as video, it is no container that is read: {', '.join(CONTAINERS)}; playlists "
+            f"are not followed"
+        ) from error
 
 
 def _video_stream(container: Any, name: str) -> Any:
@@ -269,7 +294,20 @@ def _video_stream(container: Any, name: str) -> Any:
         )
     if videos[0].codec_context is None:
         raise OSError(f"{name} cannot be decoded as video: its codec is unknown")
+    if not videos[0].width:
+        raise OSError(
+            f"{name} cannot be decoded as video: its frames have no size that could be found, or more than the "
+            f"{max_picture_pixels()} pixels that a picture may have"
+        )
+    check_picture(videos[0].height, videos[0].width, name)
+    # The frames state a size of their own, which the decoder finds.
+    videos[0].codec_context.options = {"max_pixels": _max_pixels()}
     return videos[0]
+
+
+def _max_pixels() -> str:
+    """The option of ffmpeg's decoders."""
+    return str(max_picture_pixels() + ALIGNED_PIXELS)
 
 
 def _hides_frames(stream: Any) -> bool:

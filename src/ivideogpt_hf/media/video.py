@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import numpy_files
+from .decoded_bytes import DecodedBytes, decoded_within
 from .files import list_images
 from .pictures import iterate_pictures, open_picture, read_picture, rgb_pixels
 from .pixels import MAX_PIXEL, pixels_to_uint8
@@ -36,7 +37,11 @@ SEPARATOR_PIXELS = 2
 
 
 def read_video(
-    source: VideoSource, *, max_frames: int | None = None, resize: Callable[[Tensor], Tensor] | None = None
+    source: VideoSource,
+    *,
+    max_frames: int | None = None,
+    resize: Callable[[Tensor], Tensor] | None = None,
+    max_bytes: int | None = None,
 ) -> Tensor:
     """Read a clip.
 
@@ -45,7 +50,7 @@ def read_video(
 
     Args:
         source: clip in one of these forms:
-            - a video file (mp4, or any other format that PyAV reads);
+            - a video file (mp4, mkv, avi or another container of `media.streams.CONTAINERS`);
             - an image, or a gif, WebP, AVIF, PNG or TIFF with several: each stored picture counts as one frame,
               whatever the time that it is shown;
             - an npz file with the frames under "frames", "image" or "observation", or an npy file;
@@ -56,14 +61,22 @@ def read_video(
         max_frames: largest number of frames to read, from the beginning. No other frames are decoded or loaded.
         resize: function from a frame (3, h, w) uint8 to one of another size, such as `WorldModelSpec.resize_frames`.
             Each frame passes it as soon as it is decoded, so that frames of full size need no memory.
+        max_bytes: number of bytes that the frames may take, after ``resize``; a picture may take a sixteenth of it
+            before. None: 4 GiB.
 
     Returns:
         Frames (T, 3, H, W) uint8, on the CPU.
 
     Raises:
         OSError: if a file is missing, empty or corrupt, or holds fewer frames than it states.
-        ValueError: if the content is no RGB video, its frames differ in size, or it cannot be shown as it asks.
+        ValueError: if the content is no RGB video, its frames differ in size, it cannot be shown as it asks, or would
+            take more memory than it may.
     """
+    with decoded_within(max_bytes):
+        return _read_video(source, max_frames, resize)
+
+
+def _read_video(source: VideoSource, max_frames: int | None, resize: Callable[[Tensor], Tensor] | None) -> Tensor:
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     if isinstance(source, (np.ndarray, Tensor)):
@@ -71,13 +84,14 @@ def read_video(
         return clip if resize is None else torch.stack([resize(frame) for frame in clip])
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the video"
     frames: list[Tensor] = []
-    first_shape = None
+    first_shape, clip = None, DecodedBytes(name)
     for frame in islice(_iterate_frames(source, max_frames), max_frames):
         first_shape = first_shape or frame.shape
         if frame.shape != first_shape:
             sizes = sorted({tuple(first_shape[1:]), tuple(frame.shape[1:])})
             raise ValueError(f"{name} holds frames of different sizes: {sizes} pixels")
         frames.append(frame if resize is None else resize(frame))
+        clip.add(frames[-1].nbytes)
     return torch.stack(frames)
 
 

@@ -15,12 +15,15 @@ from ..decoding.sampling import Sampling
 from ..media.images import decode_images, encode_png
 from ..world.options import HorizonPolicy
 
+FORMATS = ("PNG", "JPEG")
 MAX_ROWS = 256  # number of worlds in a state, and of futures in a rollout
 # The number of frames in one answer, and the number of steps of a rollout.
 MAX_ANSWER_FRAMES, MAX_STEPS = 2048, 256
+MAX_CONTEXT_FRAMES = 64
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Png = Annotated[str, Field(description="base64 of a PNG or JPEG file")]
+Context = Annotated[list[Png], Field(max_length=MAX_CONTEXT_FRAMES)]
 # Nearly all of int64. OpenAPI states bounds as floats, and the bounds of int64 would be rounded to beyond it.
 Seed = Annotated[int, Field(ge=-9 * 10**18, le=9 * 10**18)]
 Outputs = list[Literal["frames", "rewards", "tokens"]]
@@ -50,7 +53,7 @@ class ResetCall(Message):
     """Start B worlds from C context frames each."""
 
     call: Literal["reset"] = "reset"
-    frames: Annotated[list[Annotated[list[Png], Field(max_length=64)]], Field(min_length=1, max_length=MAX_ROWS)]
+    frames: Annotated[list[Context], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class StepCall(Message):
@@ -125,6 +128,12 @@ Call = Annotated[
 ]
 
 
+def max_values(action_dim: int) -> int:
+    """The largest number of values in the JSON of a call, as `limits.LimitBody` counts them: one for each number, row
+    and table of actions, and one for each frame."""
+    return MAX_ANSWER_FRAMES * (action_dim + 4) + MAX_ROWS * (MAX_CONTEXT_FRAMES + 4) + 4096
+
+
 class StateAnswer(BaseModel):
     """A state: its number within the session, and ``num_frames``, the number of frames since the context of each
     row."""
@@ -188,20 +197,43 @@ class ServedSpec(BaseModel):
     crop_to_aspect: bool
 
 
+def num_frames_of(call: Call, num_rows: int) -> int:
+    """The most frames that a call and its answer hold.
+
+    Args:
+        call: call.
+        num_rows: number of worlds of the states that it names.
+    """
+    if isinstance(call, ResetCall):
+        return sum(map(len, call.frames))
+    if isinstance(call, RolloutCall):
+        return MAX_ANSWER_FRAMES if "frames" in call.outputs else 0
+    if isinstance(call, ObserveCall):
+        return len(call.frames)
+    if isinstance(call, StepCall):
+        return num_rows if "frames" in call.outputs else 0
+    return num_rows if isinstance(call, ShowCall) else 0
+
+
 def frames_to_text(frames: Tensor) -> list[Png]:
     """Write frames (N, 3, H, W) uint8 as text."""
     images = frames.movedim(1, -1).cpu().numpy()
     return [base64.b64encode(encode_png(np.ascontiguousarray(image))).decode() for image in images]
 
 
-def text_to_frames(texts: list[Png]) -> Tensor:
+def text_to_frames(texts: list[Png], size: tuple[int, int] | None = None) -> Tensor:
     """Read frames (N, 3, H, W) uint8 from text.
 
+    Args:
+        texts: base64 of PNG or JPEG files.
+        size: size (height, width) that the frames must have, by which others are refused before they are decoded; None:
+            any, the same for all.
+
     Raises:
-        ValueError: if a text is no base64 of an RGB image, or the frames differ in size.
+        ValueError: if a text is no base64 of an RGB image, or a frame has another size.
     """
     try:
-        images = decode_images([base64.b64decode(text, validate=True) for text in texts])
+        images = decode_images([base64.b64decode(text, validate=True) for text in texts], size=size, formats=FORMATS)
     except binascii.Error as error:
         raise ValueError(f"frames must be base64 of PNG or JPEG files: {error}") from error
     return torch.from_numpy(images).movedim(-1, 1)

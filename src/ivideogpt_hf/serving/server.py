@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from .. import __version__
 from ..world.options import RolloutOptions
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
 from . import messages
+from .access import Access, AccessRules
 from .batching import Batcher, OtherJob, OverloadedError, StepJob
-from .limits import LimitBody
+from .limits import BodyLimits, ByteBudget, LimitBody, NoRoomError
 from .prometheus import ServerMetrics
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
+from .state_room import StateRoom
 
+TITLE = "iVideoGPT world model"
 SWEEP_SECONDS = 5.0
-POLICY_VIOLATION = 1008  # a WebSocket's code
 CALLS = TypeAdapter(messages.Call)
 
 
@@ -40,6 +45,10 @@ class ServerLimits:
         expires_after: seconds without a call after which a session is forgotten.
         max_waiting: number of calls that may wait for the model; more get status 429.
         max_bytes: largest size of a request.
+        max_request_bytes: largest size of all requests together that are being read or answered.
+        max_frame_bytes: largest size of all decoded frames together, of calls and of answers.
+        max_state_bytes: largest size of the states of all sessions together; what they share counts once.
+        request_seconds: number of seconds in which a request must arrive.
     """
 
     max_sessions: int = 64
@@ -47,6 +56,10 @@ class ServerLimits:
     expires_after: float = 600.0
     max_waiting: int = 256
     max_bytes: int = 32 * 2**20
+    max_request_bytes: int = 128 * 2**20
+    max_frame_bytes: int = 2**30
+    max_state_bytes: int = 4 * 2**30
+    request_seconds: float = 30.0
 
 
 class Service:
@@ -59,7 +72,7 @@ class Service:
     """
 
     def __init__(self, world: WorldModel, limits: ServerLimits, metrics: ServerMetrics) -> None:
-        self.world, self.metrics = world, metrics
+        self.world, self.metrics, self.limits = world, metrics, limits
         self._answers: dict[str, Callable[[str, Any], Awaitable[messages.Answer]]] = {
             "reset": self._reset,
             "step": self._step,
@@ -71,6 +84,9 @@ class Service:
             "show": self._show,
         }
         self.sessions = Sessions(limits.max_sessions, limits.max_states, limits.expires_after)
+        self._room = StateRoom(world, limits.max_state_bytes, self.sessions.kept)
+        remedy = "ask for fewer frames, or again when other calls have been answered"
+        self._frames = ByteBudget(limits.max_frame_bytes, "frames (--max-frame-bytes)", remedy)
         self.batcher = Batcher(world, limits.max_waiting, metrics.note_batch)
 
     async def answer(self, session: str, call: messages.Call) -> messages.Answer:
@@ -79,14 +95,33 @@ class Service:
         Raises:
             NoSessionError, NoStateError, TooManyError: see `Sessions`.
             OverloadedError: if too many calls wait for the model.
+            NoRoomError: if frames or states leave no room for those of the call.
             ValueError, IndexError: if the call does not fit the model.
         """
         self.sessions.begin_call(session)
         try:
-            with self.metrics.time(call.call):
+            with self.metrics.time(call.call), self._reserved(session, call):
                 return await self._answers[call.call](session, call)
         finally:
             self.sessions.end_call(session)
+
+    @contextlib.contextmanager
+    def _reserved(self, session: str, call: messages.Call) -> Iterator[None]:
+        """Keep room for what a call takes: its frames, those of its answer, and the state that it makes."""
+        numbers = call.states if isinstance(call, messages.CatCall) else [getattr(call, "state", None)]
+        states = [self.sessions.get(session, number) for number in numbers if number is not None]
+        height, width = self.world.spec.frame_size
+        num_frames = messages.num_frames_of(call, sum(state.batch_size for state in states))
+        with self._frames.taking(num_frames * 3 * height * width), self._room.reserved(call, states):
+            yield
+
+    async def _decode(self, texts: list[messages.Png]) -> Tensor:
+        """Frames of a call. Other calls are answered meanwhile."""
+        return await asyncio.to_thread(messages.text_to_frames, texts, self.world.spec.frame_size)
+
+    async def _encode(self, frames: Tensor | None) -> list[messages.Png] | None:
+        """Frames of an answer. Other calls are answered meanwhile."""
+        return None if frames is None else await asyncio.to_thread(messages.frames_to_text, frames)
 
     async def _run(self, call: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self.batcher.submit(OtherJob(call)))
@@ -102,7 +137,7 @@ class Service:
             raise ValueError(
                 f"every world needs {self.world.spec.num_context_frames} context frames, got {sorted(lengths)}"
             )
-        frames = messages.text_to_frames([frame for clip in call.frames for frame in clip])
+        frames = await self._decode([frame for clip in call.frames for frame in clip])
         frames = frames.unflatten(0, (len(call.frames), -1))
         return self._state_answer(session, await self._run(lambda: self.world.reset(frames)))
 
@@ -118,7 +153,7 @@ class Service:
             state=number,
             num_rows=after.batch_size,
             num_frames=list(after.num_frames),
-            frames=None if step.frame is None else messages.frames_to_text(step.frame),
+            frames=await self._encode(step.frame),
             rewards=None if step.reward is None else step.reward.tolist(),
             tokens=step.tokens.tolist() if "tokens" in call.outputs else None,
             log_probs=step.log_prob.tolist(),
@@ -143,7 +178,7 @@ class Service:
         frames = None if rollout.frames is None else rollout.frames.flatten(0, -4)
         return messages.RolloutAnswer(
             shape=list(rollout.log_probs.shape),
-            frames=None if frames is None else messages.frames_to_text(frames),
+            frames=await self._encode(frames),
             decoded_steps=list(rollout.decoded_steps),
             rewards=None if rollout.rewards is None else rollout.rewards.flatten().tolist(),
             tokens=None if rollout.tokens is None else rollout.tokens.flatten(0, -2).tolist(),
@@ -177,27 +212,27 @@ class Service:
     async def _show(self, session: str, call: messages.ShowCall) -> messages.FramesAnswer:
         state = self.sessions.get(session, call.state)
         frames = await self._run(lambda: self.world.last_frame(state))
-        return messages.FramesAnswer(frames=messages.frames_to_text(frames))
+        return messages.FramesAnswer(frames=await self._encode(frames) or [])
 
     async def _observe(self, session: str, call: messages.ObserveCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
-        state, frames = self.sessions.get(session, call.state), messages.text_to_frames(call.frames)
+        state, frames = self.sessions.get(session, call.state), await self._decode(call.frames)
         actions = torch.zeros(state.batch_size, self.world.spec.action_dim) if self.world.spec.action_dim else None
         return self._state_answer(session, await self._run(lambda: self.world.observe(state, actions, frames)))
 
 
 def create_app(
-    world: WorldModel, name: str, *, token: str | None = None, limits: ServerLimits | None = None
+    world: WorldModel, name: str, *, access: AccessRules | None = None, limits: ServerLimits | None = None
 ) -> FastAPI:
     """Make the web application.
 
     Args:
         world: model that answers.
         name: name of the checkpoint, for clients to see.
-        token: token that clients must show as ``Authorization: Bearer TOKEN``; None: nobody is asked.
+        access: who may ask; None: `AccessRules()`, whoever names this machine as the host.
         limits: limits of the server; None: `ServerLimits()`.
     """
-    limits = limits or ServerLimits()
+    limits, access = limits or ServerLimits(), access or AccessRules()
     metrics = ServerMetrics()
     service = Service(world, limits, metrics)
     metrics.watch(service.sessions, service.batcher)
@@ -209,15 +244,27 @@ def create_app(
         sweeper.cancel()
         await asyncio.to_thread(service.batcher.close)
 
-    def check_token(authorization: Annotated[str | None, Header()] = None) -> None:
-        if not _is_allowed(authorization, token):
-            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    app = FastAPI(title="iVideoGPT world model", lifespan=lifespan)
+    # Its documentation needs no files from the net.
+    app = FastAPIOffline(title=TITLE, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.service = service
-    app.add_middleware(LimitBody, max_bytes=limits.max_bytes)
+    _add_limits(app, limits, access, world.spec.action_dim)
     _add_error_handlers(app, metrics)
-    guarded = {"dependencies": [Depends(check_token)], "responses": _RESPONSES}
+    # `Access` checks the token; this tells of it in the documentation, where Authorize asks for it.
+    scheme = [] if access.token is None else [Depends(HTTPBearer(auto_error=False, description="the server's token"))]
+    guarded = {"dependencies": scheme, "responses": _RESPONSES}
+
+    @app.get("/")
+    async def describe() -> dict[str, str]:
+        """What this is, and where to read on."""
+        return {
+            "what": f"{TITLE}: predicts video from frames and actions",
+            "checkpoint": name,
+            "calls": "/v1",
+            "documentation": "/docs",
+            "health": "/health",
+            "metrics": "/metrics",
+            "client": "ivideogpt_hf.RemoteWorldModel(url)",
+        }
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -256,15 +303,28 @@ def create_app(
     @app.websocket("/v1/sessions/{session}/stream")
     async def stream(socket: WebSocket, session: str) -> None:
         """The same calls, each as one message with a field "call". Each gets an answer or {"error", "status"}."""
-        if not _is_allowed(socket.headers.get("authorization"), token):
-            await socket.close(POLICY_VIOLATION, "a token is needed")
-            return
         await socket.accept()
         with contextlib.suppress(WebSocketDisconnect):
             while True:
                 await socket.send_json(await _answer_text(service, session, await socket.receive_text()))
 
     return app
+
+
+def _add_limits(app: FastAPI, limits: ServerLimits, access: AccessRules, action_dim: int) -> None:
+    """Add what stands before the calls. The last one is asked first."""
+    remedy = "ask again when other requests have been answered"
+    requests = ByteBudget(limits.max_request_bytes, "requests (--max-request-bytes)", remedy)
+    body = BodyLimits(limits.max_bytes, messages.max_values(action_dim), limits.request_seconds, limits.expires_after)
+    app.add_middleware(LimitBody, limits=body, budget=requests)
+    app.add_middleware(Access, rules=access)
+    if access.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(access.allowed_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
 
 
 def _add_calls(app: FastAPI, service: Service, guarded: dict[str, Any]) -> None:
@@ -316,9 +376,12 @@ _RESPONSES = {
     for code, text in {
         400: "It does not fit the model.",
         401: "The token is missing or wrong.",
+        403: "The host or the origin is not one that may ask.",
         404: "There is no such session or state, or the session has expired.",
+        408: "The request did not arrive in time.",
         413: "The request is too large.",
         429: "Too many sessions, states or waiting calls; try later.",
+        503: "The memory for requests, frames or states is in use; free some, or try later.",
     }.items()
 }
 # The HTTP status of each kind of error.
@@ -327,6 +390,7 @@ _STATUS: dict[type[Exception], int] = {
     NoStateError: 404,
     TooManyError: 429,
     OverloadedError: 429,
+    NoRoomError: 503,
     ValueError: 400,
     OSError: 400,
     IndexError: 400,
@@ -345,7 +409,7 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
         metrics.note_refused(status)
-        headers = {"Retry-After": "1"} if status == 429 else None
+        headers = {"Retry-After": "1"} if status in (429, 503) else None
         return JSONResponse({"detail": _describe(error), "lost": isinstance(error, NoSessionError)}, status, headers)
 
     async def describe(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -379,10 +443,6 @@ async def _sweep(sessions: Sessions) -> None:
         sessions.expire()
 
 
-def _is_allowed(authorization: str | None, token: str | None) -> bool:
-    return token is None or hmac.compare_digest((authorization or "").encode(), f"Bearer {token}".encode())
-
-
 def _tensor(values: list[Any]) -> Tensor:
     """Nested lists of numbers as float32.
 
@@ -391,7 +451,7 @@ def _tensor(values: list[Any]) -> Tensor:
     """
     try:
         return torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"actions must be a table of numbers: {error}") from error
 
 

@@ -72,6 +72,11 @@ class Sessions:
         with self._lock:
             return sum(len(session.states) for session in self._sessions.values())
 
+    def kept(self) -> list[WorldState]:
+        """The states in all sessions."""
+        with self._lock:
+            return [state for session in self._sessions.values() for state in session.states.values()]
+
     def open(self) -> str:
         """Begin a session; its name cannot be guessed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Protocol, Self
@@ -41,6 +41,12 @@ class Contexts:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors of the contexts."""
+        yield from (self.frames, self.last_tokens, self.prefix)
+        for memory in self.memory:
+            yield from (memory.key, memory.value)
 
     def index(self, indices: Tensor) -> Contexts:
         """Copy the given contexts."""
@@ -136,10 +142,8 @@ class WorldState:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that its keys and values take: of contexts, which states may share, and of rows."""
-        memory = (tensor for m in self.contexts.memory for tensor in (m.key, m.value))
-        tail = 0 if self.tail.buffer is None else self.tail.buffer.num_bytes
-        return self.contexts.prefix.nbytes + sum(tensor.nbytes for tensor in memory) + tail
+        """Memory that it takes: contexts, which states may share, and rows. Of several states see `num_bytes_of`."""
+        return num_bytes_of([self])
 
     @property
     def rows_per_context(self) -> int | None:
@@ -319,3 +323,19 @@ class WorldState:
         lengths = [state._tail_length(count) for count in state.num_frames]
         buffer = TailBuffer(tensors["tail"], max(lengths))
         return replace(state, tail=Tail(buffer, buffer.filled, starts_of(lengths, state.device)))
+
+
+def num_bytes_of(states: Iterable[WorldState]) -> int:
+    """Memory that states take together. What several of them share counts once: contexts, and storage of rows."""
+    states = list(states)
+    shared = {id(state.contexts): state.contexts for state in states}.values()
+    tensors = [tensor for contexts in shared for tensor in contexts.tensors()]
+    for state in states:
+        tensors.append(state.tokens)
+        if state.tail.start is not None:
+            tensors.append(state.tail.start)
+        if state.tail.buffer is not None:
+            with state.tail.buffer.reading() as storage:
+                tensors.append(storage)
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

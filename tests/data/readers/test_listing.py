@@ -179,11 +179,14 @@ def test_a_picture_with_the_name_of_a_video_is_refused(tmp_path, kind):
         open_episodes(tmp_path)[0]
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+def test_an_episode_whose_name_is_not_utf_8_cannot_be_read(tmp_path):
     write_mp4(tmp_path / "a.mp4", 3)
     try:
         (tmp_path / "a.mp4").rename(tmp_path / os.fsdecode(b"\xff.mp4"))
     except OSError:
         pytest.skip("this file system refuses such names")
-    with pytest.raises(ValueError, match=r"not UTF-8.*rename"):
-        open_episodes(tmp_path)
+    write_mp4(tmp_path / "b.mp4", 3)
+    reader = open_episodes(tmp_path)
+    assert reader.episode_ids == ["b.mp4", "\\udcff.mp4"]
+    with pytest.raises(EpisodeError, match=r"udcff.mp4.*not UTF-8.*rename"):
+        reader[1]

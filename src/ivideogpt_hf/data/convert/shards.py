@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...media.decoded_bytes import decoded_within
 from ...run_folder import write_aside, write_json
 from ..contents import CONTENT_KEY, update_digest
 from ..episodes import FRAMES_PREFIX, Episode, Signature, episode_features, episode_to_row
@@ -140,8 +141,9 @@ def write_shard(
         for index in shard.indices:
             try:
                 episode = reader[index]
-                writer.write(episode, index)
-                statistics.add(episode)
+                with decoded_within(reader.options.max_bytes):  # encoded images are decoded to be checked
+                    writer.write(episode, index)
+                    statistics.add(episode)
             except EpisodeError as error:
                 if not skip_bad:
                     raise

@@ -52,6 +52,7 @@ def open_episodes(
     action_alignment: ActionAlignment | None = None,
     action_low: Sequence[float] | None = None,
     action_high: Sequence[float] | None = None,
+    max_bytes: int | None = None,
 ) -> EpisodeReader:
     """Open the episodes of a source.
 
@@ -59,7 +60,7 @@ def open_episodes(
         source: file, folder, or id of a data set on the Hub (LeRobot v3.0, or this package's schema), which is
             downloaded.
         reader: name of the reader; None finds it by looking at the source.
-        cameras, size, fit, fps, action_key, action_alignment, action_low, action_high: see `ReadOptions`.
+        cameras, size, fit, fps, action_key, action_alignment, action_low, action_high, max_bytes: see `ReadOptions`.
 
     Returns:
         A reader: ``len``, iteration and indexing.
@@ -70,7 +71,7 @@ def open_episodes(
             option is not allowed.
         ImportError: if a package that the format needs is missing; names the extra.
     """
-    options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high)
+    options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high, max_bytes)
     if not os.fspath(source):
         raise ValueError("the source is an empty text: give a file, a folder, or an id on the Hub")
     path = Path(source)

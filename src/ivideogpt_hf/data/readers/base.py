@@ -17,6 +17,7 @@ import numpy as np
 
 from ...media.action_files import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
+from ...media.decoded_bytes import decoded_within
 from ...media.files import all_files, is_hidden, natural_sort, visible_files
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, step_rows
@@ -70,9 +71,10 @@ class EpisodeReader(ABC):
         self.episode_ids = self._list_episodes()
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
-        for name in self.episode_ids:
-            if name.encode(errors="replace").decode() != name:
-                raise ValueError(f"the name {name!r} in {path} is not UTF-8, which stored names are: rename it")
+        # Names that are not UTF-8 can be neither stored nor printed. Reading such an episode says so.
+        self._bad_names = {i: name for i, name in enumerate(self.episode_ids) if not _is_utf8(name)}
+        for index, name in self._bad_names.items():
+            self.episode_ids[index] = name.encode(errors="backslashreplace").decode()
 
     @classmethod
     @abstractmethod
@@ -132,14 +134,20 @@ class EpisodeReader(ABC):
         """Turn whatever exception a broken file causes into an `EpisodeError` that names the episode."""
         try:
             yield
-        except (ImportError, MemoryError):
+        except ImportError:
             raise
+        except MemoryError as error:
+            raise EpisodeError(
+                f"episode {self.episode_ids[index]!r} of {self.path} does not fit into the memory of this process"
+            ) from error
         except Exception as error:  # numpy, zipfile, h5py, PyAV and protobuf raise many kinds on broken files
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise EpisodeError(f"episode {self.episode_ids[index]!r} of {self.path}: {reason}") from error
 
     def _read_with_options(self, index: int) -> Episode:
-        with self._naming(index):
+        with self._naming(index), decoded_within(self.options.max_bytes):
+            if index in self._bad_names:
+                raise ValueError(f"its name {self._bad_names[index]!r} is not UTF-8, which stored names are: rename it")
             return adapt(self._read(index), self.options)
 
     @cached_property
@@ -271,6 +279,10 @@ class EpisodeReader(ABC):
             source_sizes={camera: clip.source_size for camera, clip in videos.items()},
             **values,
         )
+
+
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="replace").decode() == name
 
 
 class FileReader(EpisodeReader):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...extras import require_packages
+from ...media.decoded_bytes import DecodedBytes
 from ...media.files import natural_key
 from ..episodes import CameraFrames, Episode, decode_frames
 from .base import FileReader, any_success, named_cameras, pixels
@@ -163,8 +165,13 @@ def _refuse_outside(content: Any) -> None:
         raise ValueError(f"{found}, another file, and is not followed: copy it into this file with h5copy or h5repack")
 
 
-def _array(data: Any) -> np.ndarray:
-    """The numbers of a data set, which must be stored in the file itself."""
+def _array(data: Any, clip: DecodedBytes | None = None) -> np.ndarray:
+    """The numbers of a data set, which must be stored in the file itself.
+
+    Args:
+        data: data set.
+        clip: sum to which it is added before it is read; None: it is alone.
+    """
     import h5py
 
     if not isinstance(data, h5py.Dataset):
@@ -173,7 +180,16 @@ def _array(data: Any) -> np.ndarray:
         raise ValueError(
             f"{data.name!r} is stored in other files, which are not read; copy it into this file with h5repack"
         )
-    return data[()]
+    clip = clip or DecodedBytes(repr(data.name))
+    # A part of a data set is decompressed in whole chunks, which may be larger than it.
+    clip.add(max(data.nbytes, prod(data.chunks or ()) * data.dtype.itemsize))
+    if h5py.check_vlen_dtype(data.dtype) is None and h5py.check_string_dtype(data.dtype) is None:
+        return data[()]
+    rows = np.empty(data.shape, dtype=object)  # many rows may be one place of the file
+    for index in np.ndindex(data.shape):
+        rows[index] = data[index]
+        clip.add(rows[index].nbytes if isinstance(rows[index], np.ndarray) else len(rows[index]))
+    return rows
 
 
 def _has_three_channels(data: Any) -> bool:
@@ -215,7 +231,8 @@ def _robonet_images(group: Any, camera: str) -> tuple[Any, bool]:
         if not names:
             raise ValueError(f"camera {camera!r} has neither 'frames' nor 'frame<t>'")
         data = group[names[0]]
-        images = [np.asarray(_array(group[name]), dtype=np.uint8).tobytes() for name in names]
+        clip = DecodedBytes(f"camera {camera!r}")
+        images = [np.asarray(_array(group[name], clip), dtype=np.uint8).tobytes() for name in names]
         swapped_format = "RGB"
     image_format = data.attrs.get("image_format", "RGB")
     if image_format not in ("RGB", "BGR"):

@@ -40,12 +40,16 @@ class NpzReader(FileReader):
 
     def _read(self, index: int) -> Episode:
         file = self._files[index]
-        headers = numpy_files.read_headers(file)
+        with numpy_files.opened_npz(file) as content:
+            return self._read_arrays(content, index)
+
+    def _read_arrays(self, content: numpy_files.ArrayFile, index: int) -> Episode:
+        headers = content.headers()
         cameras, left_out = self._cameras(headers)
         action_key = self._action_key(headers)
         reward_key = next((key for key in REWARD_KEYS if key in headers), None)
         flags = [key for key in (action_key, reward_key, SUCCESS_KEY, FIRST_KEY) if key is not None and key in headers]
-        arrays = numpy_files.load_arrays(file, headers, [*cameras, *flags])
+        arrays = {name: content.read(name) for name in (*cameras, *flags)}
         actions = None if action_key is None else arrays[action_key]
         told = None
         if actions is not None and self.options.action_alignment is None:

@@ -38,8 +38,8 @@ class StackedNpzReader(FileReader):
     def _read(self, index: int) -> Episode:
         file = self._files[index]
         self._select_cameras([DEFAULT_CAMERA])
-        arrays = numpy_files.load_arrays(file, numpy_files.read_headers(file), (OBSERVATION_KEY, "action", "reward"))
-        observation, action, reward = arrays.values()
+        with numpy_files.opened_npz(file) as content:
+            observation, action, reward = map(content.read, (OBSERVATION_KEY, "action", "reward"))
         if observation.dtype != np.uint8 or observation.ndim != 4 or observation.shape[1] % CHANNELS:
             raise ValueError(f"observation must be uint8 (T, 3 K, H, W), got {observation.dtype} {observation.shape}")
         if not len(observation) == len(action) == len(reward):

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...media.decoded_bytes import DecodedBytes
 from ...media.files import (
     IMAGE_SUFFIXES,
     OTHER_IMAGE_SUFFIXES,
@@ -82,7 +83,9 @@ class VideoFolderReader(EpisodeReader):
 def _read_images(folder: Path) -> tuple[CameraFrames, list[str]]:
     """The encoded images of a folder, and remarks on them."""
     files = list_images(folder)
-    gaps = frame_gaps([file.stem for file in files])
+    gaps, clip = frame_gaps([file.stem for file in files]), DecodedBytes("its files of images")
+    for file in files:
+        clip.add(file.stat().st_size)
     return [file.read_bytes() for file in files], [gaps] if gaps else []
 
 

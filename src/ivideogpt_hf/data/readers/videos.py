@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...media.decoded_bytes import DecodedBytes
 from ...media.streams import describe_video, iterate_video, read_frames_at, resample_frames
 from ..fitting import Size, fit_frames
 from ..read_options import ReadOptions
@@ -78,10 +79,11 @@ def decode_video_at(
 
 def _stack(images: Iterable[np.ndarray], options: ReadOptions) -> tuple[np.ndarray, Size]:
     """Frames, resized on the way, so that a long video of large frames need not fit into memory; and their size."""
-    source_size, frames = (0, 0), []
+    source_size, frames, clip = (0, 0), [], DecodedBytes("its video")
     for image in images:
         source_size = image.shape[:2]
         frames.append(fit_frames(image[None], options.size or source_size, options.fit or "squash")[0])
+        clip.add(frames[-1].nbytes)
     return np.stack(frames), source_size
 
 

@@ -1,0 +1,59 @@
+"""What a config asks for, compared with what the files of weights hold, before memory is taken for either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_needs(model_class: type[PreTrainedModel], config: PreTrainedConfig, folder: Path) -> None:
+    """Refuse a network with more weights than a folder's files hold. A smaller one is loaded, which tells what differs.
+
+    Args:
+        model_class: class of the network.
+        config: its config.
+        folder: folder with its safetensors files, which can be read.
+
+    Raises:
+        ValueError: naming what the files lack.
+    """
+    held = _shapes_in(folder)
+    num_layers = getattr(config, "num_hidden_layers", 0)
+    if num_layers > len(held):  # a network without memory takes time, too
+        raise ValueError(
+            f"the weights in {folder} do not fit: the config asks for {num_layers} layers, they are {len(held)}"
+        )
+    with torch.device("meta"):
+        network = model_class(config)
+    expected = {name: tuple(weight.shape) for name, weight in network.named_parameters()}  # shared ones once
+    if sum(map(prod, expected.values())) > sum(map(prod, held.values())):
+        raise ValueError(f"the weights in {folder} do not fit: " + "; ".join(problems_of(expected, held)))
+
+
+def problems_of(expected: Shapes, held: Shapes) -> list[str]:
+    """What differs between the shapes of two sets of weights, by their names."""
+    missing = [f"missing: {name}" for name in sorted(set(expected) - set(held))]
+    unused = [f"not used by this model: {name}" for name in sorted(set(held) - set(expected))]
+    wrong = [
+        f"wrong shape: {name} is {held[name]}, the config asks for {expected[name]}"
+        for name in sorted(set(expected) & set(held))
+        if expected[name] != held[name]
+    ]
+    return missing + unused + wrong
+
+
+def _shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as content:
+            names: Any = content.keys()
+            shapes |= {name: tuple(content.get_slice(name).get_shape()) for name in names}
+    return shapes

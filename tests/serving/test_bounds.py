@@ -1,0 +1,188 @@
+"""What clients may use of a server's memory."""
+
+import base64
+import json
+import struct
+import tracemalloc
+import zlib
+
+import httpx
+import pytest
+import torch
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from ivideogpt_hf.media.images import encode_png
+from ivideogpt_hf.serving import messages
+from ivideogpt_hf.serving.limits import NoRoomError
+from ivideogpt_hf.serving.messages import frames_to_text
+from ivideogpt_hf.serving.state_room import StateRoom
+from ivideogpt_hf.world.state import WorldState, num_bytes_of
+from tests.conftest import random_actions, random_frames
+from tests.serving.conftest import serving
+from tests.serving.test_server import ACTIONS, FRAMES, Client
+
+MEGABYTE = 2**20
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(height, width, data):
+    """A PNG file of any stated size and content."""
+    header = chunk(b"IHDR", struct.pack(">II5B", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def as_text(data):
+    return base64.b64encode(data).decode()
+
+
+def bombs(size):
+    inflated = zlib.compress(bytes(100 * MEGABYTE), 9)
+    return {
+        "a stream beyond its size": png(*size, inflated),
+        "a huge header": png(60_000, 60_000, b"x"),
+        "a large header": png(4000, 4000, zlib.compress(bytes(4000 * 12_001), 9)),
+        "another size": encode_png(torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()),
+        "a gif": b"GIF89a" + struct.pack("<HH", 64, 64) + bytes(20),
+    }
+
+
+@pytest.mark.parametrize("kind", bombs((1, 1)))
+def test_pictures_that_are_not_frames_are_refused_before_they_are_decoded(client_of_tiny, world, kind):
+    bomb = as_text(bombs(world.spec.frame_size)[kind])
+    tracemalloc.start()
+    try:
+        answer = client_of_tiny.call("reset", frames=[[bomb] * 2])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 400, answer.text
+    assert peak < 20 * MEGABYTE
+
+
+@pytest.fixture
+def client_of_tiny(server):
+    return Client(server)
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 300_000 + b"0]", b'{"state":0,"rows":[' + b"0," * 300_000 + b"0]}"])
+def test_json_of_many_values_is_refused_before_it_is_parsed(client_of_tiny, body):
+    path = f"/v1/sessions/{client_of_tiny.session}/index"
+    answer = client_of_tiny.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "values" in answer.text
+
+
+@pytest.mark.parametrize("num_digits", [400, 5000])
+def test_numbers_without_bounds_are_refused(client_of_tiny, num_digits):
+    state = client_of_tiny.reset()
+    for name in ("step", "rollout"):
+        text = json.dumps({"state": state, "actions": "X"}).replace('"X"', f"[[[{'9' * num_digits}]]]")
+        path = f"/v1/sessions/{client_of_tiny.session}/{name}"
+        answer = client_of_tiny.http.post(path, content=text, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+
+
+def test_requests_together_are_bounded(world):
+    with serving(world, max_request_bytes=1000) as (url, _):
+        client = Client(url)
+        answer = client.call("reset", frames=FRAMES)
+        assert answer.status_code == 503
+        assert "--max-request-bytes" in answer.text
+        assert client.call("show", state=3).status_code == 404  # nothing of it is left
+
+
+def test_frames_together_are_bounded(world):
+    with serving(world, max_frame_bytes=3 * 3 * 16 * 16) as (url, service):
+        height, width = world.spec.frame_size
+        service._frames.limit = 2 * 3 * height * width
+        client = Client(url)
+        state = client.reset()
+        answer = client.call("reset", frames=FRAMES * 2)
+        assert answer.status_code == 400
+        assert "--max-frame-bytes" in answer.text
+        assert client.call("step", state=state, actions=ACTIONS).status_code == 200
+        assert service._frames.used == 0
+
+
+def test_states_are_bounded_by_bytes_and_forgetting_makes_room(world):
+    size = world.reset(random_frames(1, 2)).num_bytes
+    with serving(world, max_state_bytes=int(2.5 * size)) as (url, service):
+        client = Client(url)
+        states = [client.reset(), client.reset()]
+        refused = client.call("reset", frames=FRAMES)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "--max-state-bytes" in refused.text
+        assert "forget states" in refused.text
+        alone = client.call("reset", frames=FRAMES * 3)
+        assert (alone.status_code, "ask for less" in alone.text) == (400, True)
+        client.http.post(f"/v1/sessions/{client.session}/forget", json=states[:1])
+        assert client.call("reset", frames=FRAMES).status_code == 200
+        assert num_bytes_of(service.sessions.kept()) <= 2.5 * size
+
+
+def test_what_states_share_counts_once(world):
+    state = world.reset(random_frames(1, 2))
+    branches = state.fork(4)
+    assert num_bytes_of([state, state, branches]) < state.num_bytes + 10_000
+    other = world.reset(random_frames(1, 2))
+    assert num_bytes_of([state, other]) == 2 * state.num_bytes
+
+
+def test_a_call_adds_no_more_than_the_room_that_is_kept_for_it(world):
+    """For every kind of call that leaves a state, at every age of the state."""
+    room = StateRoom(world, 2**40, list)
+    contexts = messages.ResetCall(frames=[["x"] * 2] * 3)
+    state = world.reset(random_frames(3, 2))
+    assert room.needed(contexts, []) >= state.num_bytes
+    for _ in range(world.spec.max_future_frames + 2):
+        rows, forked = [0, 0, 2], state.fork(3)
+        made = [
+            (messages.ForkCall(state=0, num_branches=3), [state], forked),
+            (messages.IndexCall(state=0, rows=rows), [state], state.index(rows)),
+            (messages.CatCall(states=[0, 1]), [state, forked], WorldState.cat([state, forked])),
+            (messages.StepCall(state=0), [state], world.step(state, random_actions(3, 3))[1]),
+            (messages.StepCall(state=1), [forked], world.step(forked, random_actions(9, 3))[1]),
+        ]
+        for call, before, after in made:
+            added = num_bytes_of([*before, after]) - num_bytes_of(before)
+            assert added <= room.needed(call, before), call
+        state = world.step(state, random_actions(3, 3))[1]
+    frames = random_frames(3)
+    observed = world.observe(state, torch.zeros(3, 3), frames)
+    call = messages.ObserveCall(state=0, frames=frames_to_text(frames))
+    assert num_bytes_of([state, observed]) - state.num_bytes <= room.needed(call, [state])
+
+
+def test_room_is_given_back_when_a_call_fails(world):
+    room = StateRoom(world, 2**40, list)
+    call = messages.ResetCall(frames=[["x"] * 2])
+    with pytest.raises(KeyError), room.reserved(call, []):
+        raise KeyError
+    assert room._budget.used == 0
+    room._budget.limit = room.needed(call, []) + 1
+    with room.reserved(call, []), pytest.raises(NoRoomError), room.reserved(call, []):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("message", "code"), [("x" * 20_000, 1009), ("[" + "[]," * 100_000, 1009), (b"\xff\xfe", 1007)]
+)
+def test_a_web_socket_that_asks_for_too_much_is_closed(world, message, code):
+    with serving(world, max_bytes=500_000 if message[1:2] == "[" else 10_000) as (url, _):
+        session = httpx.post(f"{url}/v1/sessions").json()["session"]
+        with connect(f"{url.replace('http', 'ws')}/v1/sessions/{session}/stream", max_size=None) as socket:
+            socket.send(message, text=None if isinstance(message, bytes) else True)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=20)
+        assert closed.value.rcvd.code == code
+
+
+def test_binary_messages_of_a_web_socket_are_read_as_text(server):
+    session = httpx.post(f"{server}/v1/sessions").json()["session"]
+    with connect(f"{server.replace('http', 'ws')}/v1/sessions/{session}/stream") as socket:
+        socket.send(b'{"call": "show", "state": 9}')
+        assert json.loads(socket.recv(timeout=20))["status"] == 404
