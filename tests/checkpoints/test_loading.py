@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ivideogpt_hf import IVideoGPTPipeline, IVideoGPTVQModel, Sampling, WorldModel
+from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, Sampling, WorldModel
+from ivideogpt_hf.checkpoints.loading import load_transformer, load_vq_model
 from ivideogpt_hf.checkpoints.released import save_released
 from tests.conftest import assert_same_frames, build_world, is_released, random_actions, random_frames
 
@@ -226,3 +227,25 @@ def test_weights_that_could_not_be_loaded_are_not_saved(tmp_path):
         with pytest.raises(ValueError, match=r"has other weights than its config describes.*merge adapters"):
             world.save_pretrained(tmp_path / "world")
     assert not (tmp_path / "world").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("transformer", {"intermediate_size": 10**9}, r"wrong shape: .*the config asks for \(.*1000000000"),
+        ("transformer", {"num_hidden_layers": 10**7}, "10000000 layers"),
+        ("tokenizer", {"num_context_codes": 10**9}, r"wrong shape: .*the config asks for \(1000000000"),
+        ("tokenizer", {"layers_per_block": 10**7}, "10000000 layers"),
+        ("tokenizer", {"latent_channels": 10**9}, "cannot be made"),
+    ],
+)
+def test_a_config_that_asks_for_more_than_the_files_hold_is_refused_before_memory_is_taken(
+    original_world, tmp_path, monkeypatch, part, change, message
+):
+    original_world.save_pretrained(tmp_path)
+    file = tmp_path / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    network = IVideoGPTForCausalLM if part == "transformer" else IVideoGPTVQModel
+    monkeypatch.setattr(network, "from_pretrained", lambda *_, **__: pytest.fail("memory is taken"))
+    with pytest.raises(ValueError, match=message):
+        (load_transformer if part == "transformer" else load_vq_model)(tmp_path)

@@ -76,6 +76,13 @@ def test_json_of_many_values_is_refused_before_it_is_parsed(client_of_tiny, body
     assert "values" in answer.text
 
 
+@pytest.mark.parametrize("fields", [{"k" * 10**6: 0}, {f"k{i}": 0 for i in range(1000)}])
+def test_a_refusal_does_not_repeat_what_was_sent(client_of_tiny, fields):
+    answer = client_of_tiny.call("reset", **fields)
+    assert answer.status_code == 422
+    assert len(answer.content) < 5000
+
+
 @pytest.mark.parametrize("num_digits", [400, 5000])
 def test_numbers_without_bounds_are_refused(client_of_tiny, num_digits):
     state = client_of_tiny.reset()

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
+LAYERS = ("num_hidden_layers", "layers_per_block")  # numbers of layers in configs
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -26,13 +27,16 @@ def check_needs(model_class: type[PreTrainedModel], config: PreTrainedConfig, fo
         ValueError: naming what the files lack.
     """
     held = _shapes_in(folder)
-    num_layers = getattr(config, "num_hidden_layers", 0)
+    num_layers = max(getattr(config, name, 0) for name in LAYERS)
     if num_layers > len(held):  # a network without memory takes time, too
         raise ValueError(
             f"the weights in {folder} do not fit: the config asks for {num_layers} layers, they are {len(held)}"
         )
-    with torch.device("meta"):
-        network = model_class(config)
+    try:
+        with torch.device("meta"):
+            network = model_class(config)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"the config in {folder} asks for a network that cannot be made: {error}") from error
     expected = {name: tuple(weight.shape) for name, weight in network.named_parameters()}  # shared ones once
     if sum(map(prod, expected.values())) > sum(map(prod, held.values())):
         raise ValueError(f"the weights in {folder} do not fit: " + "; ".join(problems_of(expected, held)))

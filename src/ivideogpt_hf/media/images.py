@@ -115,12 +115,12 @@ def _decode_our_png(images: Sequence[bytes], size: tuple[int, int] | None = None
         clip.add_picture(height, width, f"frame {index}")
         sizes.add((height, width))
         num_bytes = height * (1 + CHANNELS * width)
-        row = _inflate(memoryview(data)[first : first + length], num_bytes)
-        if row is None or len(row) < num_bytes:
+        content = _inflate(memoryview(data)[first : first + length], num_bytes)
+        if content is None or len(content) < num_bytes:
             return None
-        if len(row) > num_bytes:
+        if len(content) > num_bytes:
             raise ValueError(f"frame {index}: its data do not end after the {height} x {width} pixels that it states")
-        rows.append(row)
+        rows.append(content)
     if len(sizes) != 1:
         return None
     height, width = sizes.pop()

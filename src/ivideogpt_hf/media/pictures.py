@@ -62,7 +62,7 @@ def open_picture(
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(file, formats=formats)
+        image = Image.open(file, formats=tuple(formats))
     except UnidentifiedImageError:
         return None
     except (FileNotFoundError, PermissionError):

@@ -84,7 +84,8 @@ def _read_video(source: VideoSource, max_frames: int | None, resize: Callable[[T
         return clip if resize is None else torch.stack([resize(frame) for frame in clip])
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the video"
     frames: list[Tensor] = []
-    first_shape, clip = None, DecodedBytes(name)
+    clip = DecodedBytes(name)
+    first_shape = None
     for frame in islice(_iterate_frames(source, max_frames), max_frames):
         first_shape = first_shape or frame.shape
         if frame.shape != first_shape:

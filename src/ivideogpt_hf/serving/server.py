@@ -32,6 +32,7 @@ from .state_room import StateRoom
 
 TITLE = "iVideoGPT world model"
 SWEEP_SECONDS = 5.0
+MAX_PROBLEMS, MAX_NAME, MAX_REASON = 20, 80, 500  # of what an answer tells of a call that is wrong
 CALLS = TypeAdapter(messages.Call)
 
 
@@ -422,7 +423,15 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
 
 
 def _problems(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
-    return [{name: problem[name] for name in ("loc", "msg", "type")} for problem in error.errors()]
+    """What is wrong with a call, without what it holds: names of its fields may be as long as it is."""
+    return [
+        {
+            "loc": [part if isinstance(part, int) else part[:MAX_NAME] for part in problem["loc"]],
+            "msg": problem["msg"][:MAX_REASON],
+            "type": problem["type"],
+        }
+        for problem in error.errors()[:MAX_PROBLEMS]
+    ]
 
 
 async def _answer_text(service: Service, session: str, text: str) -> dict[str, Any]:
