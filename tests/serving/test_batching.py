@@ -176,6 +176,15 @@ def test_two_rollouts_take_turns(world):
     assert log[:5] == ["slice of 2", "slice of 3", "slice of 2", "slice of 3", "slice of 2"]
 
 
+def test_a_server_that_stops_finishes_what_has_begun_first(world):
+    held, log = Held(world), []
+    for rows in (2, 3):
+        slices = rollout_slices(world, world.reset(random_frames(rows, 2)), 3, log, held.batcher.finish_in_order)
+        held.batcher.submit(OtherJob(slices, f"client {rows}"))
+    held.release()
+    assert log == ["slice of 2"] * 3 + ["slice of 6"] + ["slice of 3"] * 3 + ["slice of 9"]
+
+
 def test_a_client_has_one_call_at_a_time(world):
     """So no more calls are begun than there are clients."""
     held, log = Held(world), []

@@ -13,7 +13,6 @@ from ..extras import require_packages
 from ..serving import TOKEN_VARIABLE
 from .arguments import load_world
 
-SHUTDOWN_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -70,6 +69,12 @@ def add_serving_commands(
     serve.add_argument(
         "--max-call-seconds", type=float, default=300.0, help="seconds of the model's time for one call (default: 300)"
     )
+    serve.add_argument(
+        "--stop-after",
+        type=int,
+        default=60,
+        help="seconds after SIGTERM when calls are given up, and the sessions are saved (default: %(default)s)",
+    )
     serve.add_argument("--state-dir", type=Path, help="folder that keeps the sessions between two runs of the server")
     serve.set_defaults(run=_serve)
 
@@ -104,7 +109,7 @@ def _serve(args: argparse.Namespace) -> None:
             host=args.host,
             port=args.port,
             log_level="warning",
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            timeout_graceful_shutdown=args.stop_after,
         )
         print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
         with suppress(KeyboardInterrupt):

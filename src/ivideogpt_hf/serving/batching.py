@@ -116,7 +116,7 @@ class Batcher:
         self._begun: list[OtherJob] = []  # at most one of each client
         self._shares = FairShares()
         self._changed = threading.Condition()
-        self._closed = self._abandoned = False
+        self._closed = self._abandoned = self._in_order = False
         self._joiner = Joiner()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -147,6 +147,12 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
+    def finish_in_order(self) -> None:
+        """From now on do the jobs one after the other, those first that have begun. Where nobody comes any more, this
+        gets more of them done in a time than turns do."""
+        with self._changed:
+            self._in_order = True
+
     def abandon(self) -> None:
         """Give up all jobs, each after its present slice, and stop. It does not wait for that."""
         with self._changed:
@@ -176,7 +182,7 @@ class Batcher:
         jobs = [*self._begun, *self._waiting]
         if not jobs:
             return []
-        first = min(jobs, key=lambda job: self._shares.given(job.client))
+        first = jobs[0] if self._in_order else min(jobs, key=lambda job: self._shares.given(job.client))
         if isinstance(first, OtherJob):
             (self._begun if first in self._begun else self._waiting).remove(first)
             return [first]
@@ -216,7 +222,7 @@ class Batcher:
             _set(job.future, error=TooLongError(f"{reason}: ask for fewer or shorter futures"))
         else:
             with self._changed:
-                self._begun.append(job)
+                self._begun.insert(0, job)
         return num_frames
 
     def _step(self, jobs: Sequence[StepJob]) -> None:

@@ -126,6 +126,7 @@ class Service:
         """Take no calls any more, and wait until those that are being answered have ended. After so many seconds they
         are given up."""
         self.stopping.set()
+        self.batcher.finish_in_order()
         try:
             async with asyncio.timeout(seconds):
                 await self._quiet()

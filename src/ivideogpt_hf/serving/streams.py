@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 SERVICE_RESTART = 1012  # a WebSocket's code
 
