@@ -5,8 +5,8 @@
 The server is `ivideogpt serve --state-dir`, in a process of its own. Clients live lives: a reset, steps, rollouts,
 branches, observations, over HTTP or a WebSocket. What each life must bring is computed beforehand by the world alone,
 and every token is compared. Some clients vanish in the middle of a call, for ever. The server is stopped by SIGTERM or
-SIGKILL, and started again with the same folder; a client then goes on with its state. A state may be lost only if the
-life of the server that answered it ended by SIGKILL. Over the last part of the time the server is left alone, and its
+SIGKILL, and started again with the same folder; a client then goes on with its state. A state may be lost only if all
+lives of the server that knew it ended by SIGKILL. Over the last part of the time the server is left alone, and its
 memory is watched.
 
 The exit status is 1 if a token was wrong, a saved state was lost, or a call got a status that it should not get.
@@ -212,12 +212,12 @@ class Client:
             VanishedError: if it ended in the middle.
         """
         calls = self.rng.choice(self.lives)
-        state = born = None
+        state = None
         states = []
         for call in calls:
             if self.session is None:
                 answer = await self._until_answered(lambda: self._http.post("/v1/sessions"))
-                self.session = answer["session"]
+                self.session, self._seen = answer["session"], {answer["life"]}
                 state = None
             if state is None and call.name != "reset":
                 return  # the life is lost
@@ -225,22 +225,31 @@ class Client:
             try:
                 answer = await self._call(call.name, fields)
             except LostError as error:
-                self._note_lost(born, error)
-                self.session = None
+                self._note_lost(self._seen if state is None else seen, error)
+                self._leave_session()
                 return
             self.findings.calls[f"{call.name}, {self.over}"] += 1
             if call.tokens is not None and answer["tokens"] != call.tokens:
                 self.findings.wrong.append(f"{call.name} in life {self.server.life} of the server")
             if "state" in answer:
-                state, born = answer["state"], answer["life"]
+                state, seen = answer["state"], set()
                 states.append(state)
+            seen.add(answer["life"])
+            self._seen.add(answer["life"])
         await self._until_answered(lambda: self._http.post(f"/v1/sessions/{self.session}/forget", json=states))
 
-    def _note_lost(self, born, error):
-        if born is not None and self.server.ends[born : born + 1] == [signal.SIGTERM]:
-            self.findings.lost.append(f"{error}, of life {born} of the server, in life {self.server.life}")
+    def _note_lost(self, seen, error):
+        """Note that a session or state is lost, which was seen in some lives of the server."""
+        if any(self.server.ends[life : life + 1] != [signal.SIGKILL] for life in seen):
+            self.findings.lost.append(f"{error}, seen in {sorted(seen)}, gone in life {self.server.life}")
         else:
             self.findings.counts["lost by SIGKILL before they were saved"] += 1
+
+    def _leave_session(self):
+        self.session = None
+        if self._socket is not None:  # it belongs to the session
+            self._socket.transport.abort()
+            self._socket = None
 
     async def _call(self, name, fields):
         start = time.perf_counter()
@@ -434,10 +443,10 @@ async def soak(args, world, lives, folder):
     finally:
         with suppress(ProcessLookupError):
             server._process.kill()
-    return report(args, server, findings, rows)
+    return report(args, world, server, findings, rows)
 
 
-def report(args, server, findings, rows):
+def report(args, world, server, findings, rows):
     for row, memory in zip(rows, server.memory, strict=True):
         row |= {"seconds": memory[-1][0], "largest MB": max(size for _, size in memory)}
     quiet = [size for _, size in server.memory[-1]]
@@ -446,6 +455,8 @@ def report(args, server, findings, rows):
     return {
         "minutes": args.minutes,
         "clients": args.clients,
+        "frame_size": list(world.spec.frame_size),
+        "parameters": sum(p.numel() for part in (world.vq_model, world.transformer) for p in part.parameters()),
         "threads": torch.get_num_threads(),
         "calls": dict(sorted(findings.calls.items())),
         "call_seconds": {"p50": median(seconds), "p95": seconds[int(0.95 * len(seconds))]},

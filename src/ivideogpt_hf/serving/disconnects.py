@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,12 +38,21 @@ class CancelWhenGone:
                 pass
             is_gone.set()
 
-        answer = asyncio.ensure_future(self.app(scope, receive_body, send))
+        async def send_answer(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                watcher.cancel()  # the server also calls it a disconnect when the answer is complete
+            await send(message)
+
+        answer = asyncio.ensure_future(self.app(scope, receive_body, send_answer))
         watcher = asyncio.ensure_future(watch())
         try:
             await asyncio.wait({answer, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if is_gone.is_set():
+                answer.cancel()
+            await answer
+        except asyncio.CancelledError:
+            if not is_gone.is_set():
+                raise
         finally:
             watcher.cancel()
-            answer.cancel()  # which changes nothing if it is there
-        with suppress(asyncio.CancelledError):
-            await answer
+            answer.cancel()

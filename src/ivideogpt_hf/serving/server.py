@@ -39,6 +39,7 @@ from .streams import answer_messages
 
 SWEEP_SECONDS = 5.0
 POLL_SECONDS = 0.02
+ABANDON_SECONDS = 5.0
 POLICY_VIOLATION = 1008  # a WebSocket's code
 CALLS = TypeAdapter(messages.Call)
 
@@ -124,7 +125,7 @@ class Service:
 
     async def drain(self, seconds: float | None) -> None:
         """Take no calls any more, and wait until those that are being answered have ended. After so many seconds they
-        are given up."""
+        are given up, and a moment later also clients that do not take their answers."""
         self.stopping.set()
         self.batcher.finish_in_order()
         try:
@@ -132,7 +133,9 @@ class Service:
                 await self._quiet()
         except TimeoutError:
             self.batcher.abandon()
-            await self._quiet()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ABANDON_SECONDS):
+                    await self._quiet()
 
     async def _quiet(self) -> None:
         while self._num_busy:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import uvicorn
 
 from .saved_sessions import SavedSessions
-from .server import Service
+from .server import POLL_SECONDS, Service
+
+LOGGER = logging.getLogger("uvicorn.error")
 
 
 class StoppingServer(uvicorn.Server):
@@ -29,8 +32,18 @@ class StoppingServer(uvicorn.Server):
         self._service, self._saved = service, saved
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, close, save."""
-        await self._service.drain(self.config.timeout_graceful_shutdown)
+        """Drain, unless a second signal says that this takes too long, close and save."""
+        LOGGER.addFilter(_is_no_refusal)
+        drain = asyncio.create_task(self._service.drain(self.config.timeout_graceful_shutdown))
+        while not drain.done() and not self.force_exit:
+            await asyncio.wait({drain}, timeout=POLL_SECONDS)
+        drain.cancel()
+        LOGGER.removeFilter(_is_no_refusal)
         await super().shutdown(sockets)
         if self._saved is not None:
             await asyncio.to_thread(self._saved.save, self._service.sessions)
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is none of those in which uvicorn calls it an error that a WebSocket was refused."""
+    return "without completing handshake" not in record.getMessage()
