@@ -212,8 +212,7 @@ class Client:
             VanishedError: if it ended in the middle.
         """
         calls = self.rng.choice(self.lives)
-        state = None
-        states = []
+        state, states, seen = None, [], set()
         for call in calls:
             if self.session is None:
                 answer = await self._until_answered(lambda: self._http.post("/v1/sessions"))
@@ -225,7 +224,7 @@ class Client:
             try:
                 answer = await self._call(call.name, fields)
             except LostError as error:
-                self._note_lost(self._seen if state is None else seen, error)
+                self._note_lost(seen or self._seen, error)
                 self._leave_session()
                 return
             self.findings.calls[f"{call.name}, {self.over}"] += 1
