@@ -329,10 +329,11 @@ def test_calls_are_given_up_when_the_time_to_stop_is_over(world):
     assert answers[0].status_code == 503
 
 
-def test_sigterm_lets_steps_end(tmp_path, world):
+def test_sigterm_lets_steps_end_and_saves_the_session(tmp_path, world):
     world.save_pretrained(tmp_path / "model")
     port = free_port()
     command = [sys.executable, "-m", "ivideogpt_hf.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command += ["--state-dir", str(tmp_path / "state")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         url = f"http://127.0.0.1:{port}"
@@ -360,6 +361,7 @@ def test_sigterm_lets_steps_end(tmp_path, world):
         thread.join(120)
         assert results == [200]
         assert process.wait(60) in (0, -signal.SIGTERM)
+        assert [path.name for path in (tmp_path / "state/sessions").iterdir()] == [client.session]
     finally:
         process.kill()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import require_packages
-from ..serving import TOKEN_VARIABLE
+from ..serving import CALL_SECONDS, TOKEN_VARIABLE
 from .arguments import load_world
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -67,7 +67,10 @@ def add_serving_commands(
         help="seconds without calls after which a session ends (default: 600)",
     )
     serve.add_argument(
-        "--max-call-seconds", type=float, default=300.0, help="seconds of the model's time for one call (default: 300)"
+        "--max-call-seconds",
+        type=float,
+        default=CALL_SECONDS,
+        help="seconds of the model's time for one call (default: %(default)g)",
     )
     serve.add_argument(
         "--stop-after",

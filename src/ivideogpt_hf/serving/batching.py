@@ -19,11 +19,10 @@ from ..world.results import Step
 from ..world.slices import Slices
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
+from . import CALL_SECONDS
 from .shares import FairShares
 
 MAX_BATCH_ROWS = 64
-# As long as a `RemoteWorldModel` waits for an answer.
-MAX_CALL_SECONDS = 300.0
 
 
 class OverloadedError(Exception):
@@ -109,7 +108,7 @@ class Batcher:
         world: WorldModel,
         max_waiting: int,
         on_batch: Callable[[int], None] = lambda num_rows: None,
-        max_seconds: float = MAX_CALL_SECONDS,
+        max_seconds: float = CALL_SECONDS,
     ) -> None:
         self.world, self.max_waiting, self.max_seconds, self._on_batch = world, max_waiting, max_seconds, on_batch
         self._waiting: list[StepJob | OtherJob] = []

@@ -19,11 +19,8 @@ from ..world.checks import check_actions, check_frames, check_observed_frame, re
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine
 from ..world.results import Observation, Requested, Rollout, Step
-from . import TOKEN_VARIABLE
+from . import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
-
-TIMEOUT_SECONDS = 300.0
-
 
 LOST = "the state was lost, since the server was restarted or its session expired: reset the world again"
 
@@ -94,7 +91,7 @@ class RemoteWorldModel:
 
     device = torch.device("cpu")
 
-    def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = CALL_SECONDS) -> None:
         require_packages("httpx", purpose="a served world model")
         import httpx
 

@@ -20,10 +20,9 @@ from ..world.options import RolloutOptions
 from ..world.slices import Slices, in_one_slice
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
-from . import messages
+from . import CALL_SECONDS, messages
 from .batching import (
     MAX_BATCH_ROWS,
-    MAX_CALL_SECONDS,
     Batcher,
     OtherJob,
     OverloadedError,
@@ -62,7 +61,7 @@ class ServerLimits:
     expires_after: float = 600.0
     max_waiting: int = 256
     max_bytes: int = 32 * 2**20
-    max_call_seconds: float = MAX_CALL_SECONDS
+    max_call_seconds: float = CALL_SECONDS
 
 
 class Service:
