@@ -140,6 +140,7 @@ class Server:
                     raise SystemExit("the server does not start")
                 await asyncio.sleep(0.2)
         self.is_up.set()
+        self.note_memory()
 
     async def end(self, kind):
         """End a life by a signal; the seconds that it took."""
@@ -151,6 +152,8 @@ class Server:
         return time.monotonic() - start
 
     def note_memory(self):
+        if not self.is_up.is_set():  # it loads
+            return
         with suppress(OSError):
             self.memory[-1].append((time.monotonic() - self._start, resident(self._process.pid)))
 

@@ -233,7 +233,6 @@ def soak():
     content = results("soak")
     assert not content["wrong_tokens"] + content["lost_saved_states"] + list(content["unexpected_statuses"])
     counts, ends = content["counts"], [server["ended by"] for server in content["servers"]]
-    memory = content["last_server_mb"]
     yield row("clients at a time", str(content["clients"]))
     yield row("minutes", f"{content['minutes']:g}")
     yield row("answered calls", str(sum(content["calls"].values())))
@@ -242,8 +241,6 @@ def soak():
     yield row("servers ended by SIGTERM, SIGKILL", f"{ends.count('SIGTERM')}, {ends.count('SIGKILL')}")
     yield row("saved states lost", "0")
     yield row("bombs, all refused", str(sum(content["bombs"].values())))
-    yield row("memory of the last server, second quarter", f"{memory['second quarter']:.0f} MB")
-    yield row("the same, last quarter", f"{memory['last quarter']:.0f} MB")
 
 
 def planning():
