@@ -223,12 +223,6 @@ def playground():
     yield f"memory was {after:.0f} MB after 200 sessions and after 2000"
 
 
-def fairness():
-    content = results("serving")
-    alone, beside = (content["p95_ms"][case] / 1e3 for case in ("alone", "beside"))
-    yield f"is {alone:.1f} s alone and {beside:.1f} s beside it, {content['p95_ratio']:.2f} times as long"
-
-
 def soak():
     content = results("soak")
     assert not content["wrong_tokens"] + content["lost_saved_states"] + list(content["unexpected_statuses"])
@@ -265,7 +259,7 @@ def imports():
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
-BENCHMARKS = (rollouts, clips, training, options, playground, fairness, soak, planning, imports)
+BENCHMARKS = (rollouts, clips, training, options, playground, soak, planning, imports)
 # Numbers that are no result: they say what was done.
 SETTINGS = (
     "temperature 1: right",
