@@ -345,7 +345,7 @@ def test_sigterm_lets_steps_end_and_saves_the_session(tmp_path, world):
             except OSError:
                 return False
 
-        wait_for(answers, 120)
+        wait_for(answers, 300)
         client, results = Client(url), []
         state = client.call("fork", state=client.reset(), num_branches=32).json()["state"]
         actions = random_actions(32, 60, 3).tolist()
