@@ -124,6 +124,11 @@ bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave
 	$(BIN)/python benchmarks/training.py --dtype bfloat16 --output benchmarks/results/training_bfloat16.json
 	$(BIN)/python benchmarks/planning.py --output benchmarks/results/planning.json
 	$(BIN)/python benchmarks/demo.py --output benchmarks/results/demo.json
+	$(BIN)/python benchmarks/serving.py --output benchmarks/results/serving.json
+
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## 15 minutes of a server with 64 clients, kills and bombs; SOAK="--minutes 5" for less
+	$(BIN)/python benchmarks/soak.py --output benchmarks/results/soak.json $(SOAK)
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything made

@@ -1,18 +1,21 @@
 """The programs in benchmarks/ run, on models and data that are small, and write what benchmarks/results holds."""
 
+import asyncio
 import importlib.util
 import json
+import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ivideogpt_hf import WorldModel
-from tests.conftest import build_transformer, build_vq_model, build_world
+from tests.conftest import build_transformer, build_vq_model, build_world, random_frames
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NEEDS = {"options": "torchao", "demo": "playwright", "rl": "stable_baselines3"}
+NEEDS = {"options": "torchao", "demo": "playwright", "rl": "stable_baselines3", "serving": "httpx", "soak": "httpx"}
 PROGRAMS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 
@@ -139,3 +142,34 @@ def test_agents(load, run, tmp_path):
     assert content["run"]["parts"].keys() == parts
     assert all(seconds > 0 for seconds in content["run"]["parts"].values())
     assert content["imagination"]["ratio"] > 0
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_a_soak_finds_a_wrong_token(load, monkeypatch, is_wrong):
+    """A life with all calls, over a WebSocket and HTTP, as the world alone lives it; or with one other token."""
+    pytest.importorskip("websockets")
+    from tests.serving.conftest import serving
+
+    soak = load("soak")
+    monkeypatch.setattr(soak, "VANISHING", 0)
+    monkeypatch.setattr(soak, "NUM_CALLS", 12)
+    world = build_world(action_dim=3, predict_reward=True, max_position_embeddings=300)
+    life = soak.make_life(world, random_frames(20), seed=3)
+    assert {call.name for call in life} == {"reset", *soak.KINDS}
+    if is_wrong:
+        next(call for call in life if call.name == "rollout").tokens[0][0] += 1
+    findings = soak.Findings()
+
+    async def live(url):
+        server = SimpleNamespace(url=url, life=0, ends=[], is_up=asyncio.Event())
+        server.is_up.set()
+        for over in ("http", "websocket"):
+            client = soak.Client(server, [life], over, random.Random(0), findings)
+            await client.live()
+            await client.close()
+
+    with serving(world) as (url, service):
+        asyncio.run(live(url))
+        assert service.sessions.num_states == 0
+    assert len(findings.wrong) == 2 * is_wrong
+    assert (findings.lost, findings.unexpected, sum(findings.calls.values())) == ([], [], 2 * len(life))

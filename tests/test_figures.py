@@ -223,6 +223,20 @@ def playground():
     yield f"memory was {after:.0f} MB after 200 sessions and after 2000"
 
 
+def soak():
+    content = results("soak")
+    assert not content["wrong_tokens"] + content["lost_saved_states"] + list(content["unexpected_statuses"])
+    counts, ends = content["counts"], [server["ended by"] for server in content["servers"]]
+    yield row("clients at a time", str(content["clients"]))
+    yield row("minutes", f"{content['minutes']:g}")
+    yield row("answered calls", str(sum(content["calls"].values())))
+    yield row("calls with a wrong token", "0")
+    yield row("clients killed in the middle of a call", str(counts["clients killed"]))
+    yield row("servers ended by SIGTERM, SIGKILL", f"{ends.count('SIGTERM')}, {ends.count('SIGKILL')}")
+    yield row("saved states lost", "0")
+    yield row("bombs, all refused", str(sum(content["bombs"].values())))
+
+
 def planning():
     for plan in results("planning")["plans"]:
         kinds = [plan[name] for name in ("pixels of all frames", "pixels of the last frame", "rewards")]
@@ -245,7 +259,7 @@ def imports():
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
-BENCHMARKS = (rollouts, clips, training, options, playground, planning, imports)
+BENCHMARKS = (rollouts, clips, training, options, playground, soak, planning, imports)
 # Numbers that are no result: they say what was done.
 SETTINGS = (
     "temperature 1: right",

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ivideogpt_hf import RemoteWorldModel, RolloutOptions, Sampling
-from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob
+from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob, StoppingError, TooLongError
+from ivideogpt_hf.world.slices import in_one_slice
 from tests.conftest import random_actions, random_frames
 from tests.serving.conftest import serving, wait_for
 
@@ -17,7 +18,7 @@ class Held:
     def __init__(self, world, max_waiting=100):
         self.batches, self._go = [], threading.Event()
         self.batcher = Batcher(world, max_waiting, self.batches.append)
-        self.batcher.submit(OtherJob(self._go.wait))
+        self.batcher.submit(OtherJob(in_one_slice(self._go.wait)))
         wait_for(lambda: not self.batcher.num_waiting)
 
     def release(self):
@@ -120,6 +121,109 @@ def test_whoever_gives_up_is_left_out(world):
     assert futures[1].cancel()
     held.release()
     assert held.batches == [2]
+
+
+def rollout_slices(world, state, num_frames, log=None, on_slice=lambda: None):
+    """The slices of a rollout, noted in a log."""
+    slices = world.calls.in_turns(
+        world.calls.rollout(
+            state,
+            random_actions(state.batch_size, num_frames, 3),
+            num_frames=None,
+            num_samples=None,
+            sampling=Sampling(seed=5),
+            outputs=("frames", "rewards", "tokens"),
+            decode_steps="all",
+            horizon_policy="reanchor",
+        )
+    )
+    while True:
+        try:
+            num_frames = next(slices)
+        except StopIteration as end:
+            return end.value
+        if log is not None:
+            log.append(f"slice of {num_frames}")
+        on_slice()
+        yield num_frames
+
+
+def test_others_step_between_the_frames_of_a_rollout_and_both_are_what_they_are_alone(world):
+    held = Held(world)
+    state, hog = world.reset(random_frames(1, 2)), world.reset(random_frames(20, 2))
+    rollout = held.batcher.submit(OtherJob(rollout_slices(world, hog, 4, held.batches), "hog"))
+    jobs = [job(world, state, seed, temperature=1 + seed / 10) for seed in range(5)]  # of kinds that are not joined
+    for j in jobs:
+        j.client = "other"
+    futures = [held.batcher.submit(j) for j in jobs]
+    held.release()
+    # A step is two frames, predicted and decoded: the other one gets ten times as many turns.
+    assert held.batches[:7] == ["slice of 20", 1, 1, 1, 1, 1, "slice of 20"]
+    for j, future in zip(jobs, futures, strict=True):
+        assert_same(future.result(), expected(world, j))
+    wanted = world.rollout(hog, random_actions(20, 4, 3), sampling=Sampling(seed=5))
+    assert rollout.result().tokens.equal(wanted.tokens)
+    assert rollout.result().frames.equal(wanted.frames)
+    assert rollout.result().rewards.equal(wanted.rewards)
+
+
+def test_two_rollouts_take_turns(world):
+    held, log = Held(world), []
+    for rows in (2, 3):
+        slices = rollout_slices(world, world.reset(random_frames(rows, 2)), 3, log)
+        held.batcher.submit(OtherJob(slices, f"client {rows}"))
+    held.release()
+    assert log[:5] == ["slice of 2", "slice of 3", "slice of 2", "slice of 3", "slice of 2"]
+
+
+def test_a_server_that_stops_finishes_what_has_begun_first(world):
+    held, log = Held(world), []
+    for rows in (2, 3):
+        slices = rollout_slices(world, world.reset(random_frames(rows, 2)), 3, log, held.batcher.finish_in_order)
+        held.batcher.submit(OtherJob(slices, f"client {rows}"))
+    held.release()
+    assert log == ["slice of 2"] * 3 + ["slice of 6"] + ["slice of 3"] * 3 + ["slice of 9"]
+
+
+def test_a_client_has_one_call_at_a_time(world):
+    """So no more calls are begun than there are clients."""
+    held, log = Held(world), []
+    for rows in (2, 3):
+        slices = rollout_slices(world, world.reset(random_frames(rows, 2)), 2, log)
+        held.batcher.submit(OtherJob(slices, "client"))
+    held.release()
+    assert log == ["slice of 2"] * 2 + ["slice of 4"] + ["slice of 3"] * 2 + ["slice of 6"]
+
+
+def test_a_rollout_that_nobody_waits_for_ends(world):
+    held, log = Held(world), []
+    jobs = []
+    slices = rollout_slices(world, world.reset(random_frames(2, 2)), 5, log, lambda: jobs[0].future.cancel())
+    jobs.append(OtherJob(slices))
+    held.batcher.submit(jobs[0])
+    held.release()
+    assert log == ["slice of 2"]
+
+
+def test_a_call_may_take_so_much_of_the_models_time(world):
+    batcher, log = Batcher(world, 10, max_seconds=0.0), []
+    future = batcher.submit(OtherJob(rollout_slices(world, world.reset(random_frames(2, 2)), 5, log)))
+    with pytest.raises(TooLongError, match="fewer or shorter futures"):
+        future.result(60)
+    batcher.close()
+    assert log == ["slice of 2"]
+
+
+def test_jobs_can_be_abandoned(world):
+    held, log = Held(world), []
+    state = world.reset(random_frames(2, 2))
+    begun = held.batcher.submit(OtherJob(rollout_slices(world, state, 5, log, held.batcher.abandon)))
+    waiting = held.batcher.submit(job(world, state, 1))
+    held.release()
+    for future in (begun, waiting):
+        with pytest.raises(StoppingError, match="the server stops"):
+            future.result(60)
+    assert log == ["slice of 2"]
 
 
 def test_too_much_waiting_work_is_refused(world):

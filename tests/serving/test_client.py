@@ -207,7 +207,7 @@ def test_a_restarted_server_gets_a_new_session(world):
         remote = RemoteWorldModel(url)
         lost = remote.reset(random_frames(1, 2))
     with serving(world, port=port):
-        with pytest.raises(OSError, match="no such session"):
+        with pytest.raises(LostSessionError, match="the state was lost"):
             remote.step(lost, random_actions(1, 3))
         state = remote.reset(random_frames(1, 2, seed=1))
         assert state.number == lost.number  # so that a state of before could be taken for one of now
@@ -231,3 +231,32 @@ def test_a_world_whose_server_was_restarted_can_be_closed(world):
         remote = RemoteWorldModel(url)
     with serving(world, port=port), pytest.raises(ValueError, match="of mine"), remote:
         raise ValueError("an error of mine, which closing does not hide")
+
+
+def test_a_restarted_server_must_serve_the_same_checkpoint(world, free_world):
+    port = free_port()
+    with serving(world, port=port) as (url, _):
+        remote = RemoteWorldModel(url)
+    with serving(free_world, port=port), pytest.raises(OSError, match="restarted with another checkpoint"):
+        remote.reset(random_frames(1, 2))
+
+
+def test_a_world_whose_server_is_gone_can_be_closed(world):
+    with serving(world) as (url, _):
+        remote = RemoteWorldModel(url)
+    with pytest.raises(ValueError, match="of mine"), remote:
+        raise ValueError("an error of mine, which closing does not hide")
+
+
+def test_states_go_on_where_the_server_was_restarted_with_its_folder(world, tmp_path):
+    port, results = free_port(), []
+    actions, sampling = random_actions(1, 3), Sampling(seed=3)
+    with serving(world, port=port, folder=tmp_path) as (url, _):
+        remote = RemoteWorldModel(url)
+        states = [w.step(w.reset(random_frames(1, 2)), actions, sampling=sampling)[1] for w in (remote, world)]
+    with serving(world, port=port, folder=tmp_path):
+        for w, state in zip((remote, world), states, strict=True):
+            results.append(w.step(state, actions, sampling=sampling)[0])
+        remote.close()
+    assert results[0].tokens.equal(results[1].tokens)
+    assert_same_frames(results[0].frame, results[1].frame)

@@ -10,19 +10,21 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
-from ivideogpt_hf import RemoteWorldModel
+from ivideogpt_hf import RemoteWorldModel, Sampling
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.serving.access import AccessRules
 from ivideogpt_hf.serving.batching import OtherJob
 from ivideogpt_hf.serving.messages import frames_to_text
 from ivideogpt_hf.serving.server import create_app
 from ivideogpt_hf.serving.sessions import NoSessionError, Sessions, TooManyError
+from ivideogpt_hf.world.slices import in_one_slice
 from tests.conftest import random_actions, random_frames
-from tests.serving.conftest import free_port, serving, wait_for
+from tests.serving.conftest import free_port, serving, stop, wait_for
 
 FRAMES = [frames_to_text(random_frames(2))]
 ACTIONS = random_actions(1, 3).tolist()
@@ -162,9 +164,9 @@ def test_a_full_queue_pushes_back(world):
     with serving(world, max_waiting=1) as (url, service):
         client, go = Client(url), threading.Event()
         state = client.reset()
-        service.batcher.submit(OtherJob(go.wait))
+        service.batcher.submit(OtherJob(in_one_slice(go.wait)))
         wait_for(lambda: not service.batcher.num_waiting)
-        service.batcher.submit(OtherJob(lambda: None))
+        service.batcher.submit(OtherJob(in_one_slice(lambda: None)))
         assert client.call("step", state=state, actions=ACTIONS).status_code == 429
         go.set()
         wait_for(lambda: not service.batcher.num_waiting)
@@ -207,10 +209,132 @@ def test_a_client_that_vanishes_disturbs_nobody(world, server, client):
     assert client.call("step", state=client.reset(), actions=ACTIONS).status_code == 200
 
 
-def test_sigterm_lets_steps_end(tmp_path, world):
+@contextmanager
+def noted_jobs(service):
+    """The futures of the jobs that a server's model gets."""
+    futures, submit = [], service.batcher.submit
+
+    def noted(job):
+        futures.append(job.future)
+        return submit(job)
+
+    service.batcher.submit = noted
+    yield futures
+    service.batcher.submit = submit
+
+
+@contextmanager
+def busy_model(service):
+    """Keep the model's thread busy during the block."""
+    go = threading.Event()
+    service.batcher.submit(OtherJob(in_one_slice(go.wait)))
+    wait_for(lambda: not service.batcher.num_waiting)
+    try:
+        yield
+    finally:
+        go.set()
+
+
+def stream_of(url, client):
+    from websockets.sync.client import connect
+
+    return connect(f"{url.replace('http', 'ws')}/v1/sessions/{client.session}/stream")
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_nobody_waits_for_a_client_that_is_gone(world, kind):
+    with serving(world) as (url, service):
+        client = Client(url)
+        call = {"state": client.reset(), "actions": random_actions(1, 60, 3).tolist()}
+        with busy_model(service), noted_jobs(service) as futures:
+            if kind == "http":
+                with pytest.raises(httpx.ReadTimeout):
+                    client.http.post(f"/v1/sessions/{client.session}/rollout", json=call, timeout=0.2)
+            else:
+                with stream_of(url, client) as socket:
+                    socket.send(json.dumps(call | {"call": "rollout"}))
+                    wait_for(lambda: futures)
+            wait_for(lambda: futures and futures[0].cancelled())
+
+
+def test_a_call_that_takes_too_long_is_refused(world):
+    with serving(world, max_call_seconds=0.0) as (url, _):
+        client = Client(url)
+        answer = client.call("reset", frames=FRAMES)
+        assert (answer.status_code, "fewer or shorter" in answer.text) == (413, True)
+
+
+def test_a_step_of_many_worlds_is_done_in_slices_and_is_the_same(server, client, world):
+    state = client.call("fork", state=client.reset(), num_branches=70).json()["state"]
+    actions = random_actions(70, 3)
+    fields = {"actions": actions.tolist(), "sampling": {"seed": 4}, "outputs": ["tokens"]}
+    answer = client.call("step", state=state, **fields).json()
+    alone = world.reset(random_frames(2)[None]).fork(70)
+    assert answer["tokens"] == world.step(alone, actions, sampling=Sampling(seed=4))[0].tokens.tolist()
+
+
+@pytest.mark.parametrize("message", [b"\xff\x00", b"{}", "{"])
+def test_a_message_that_is_no_call_is_refused(server, client, message):
+    with stream_of(server, client) as socket:
+        socket.send(message)
+        assert json.loads(socket.recv())["status"] == 422
+
+
+def test_a_server_that_stops_lets_calls_end_and_refuses_new_ones(world):
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+    with serving(world) as (url, service):
+        client, answers = Client(url), []
+        state = client.reset()
+        with stream_of(url, client) as socket, stream_of(url, client) as idle:
+            with busy_model(service):
+                socket.send(json.dumps({"call": "step", "state": state, "actions": ACTIONS}))
+                thread = threading.Thread(
+                    target=lambda: answers.append(client.call("step", state=state, actions=ACTIONS).status_code)
+                )
+                thread.start()
+                wait_for(lambda: service.batcher.num_waiting == 2)
+                stop(url)
+                wait_for(service.stopping.is_set)
+                call = f"{url}/v1/sessions/{client.session}/step"
+                refused = [
+                    httpx.get(f"{url}/health").status_code,
+                    httpx.post(f"{url}/v1/sessions").status_code,
+                    httpx.post(call, json={"state": state, "actions": ACTIONS}).status_code,
+                ]
+                with pytest.raises(InvalidStatus) as error, stream_of(url, client):
+                    pass
+                with pytest.raises(ConnectionClosed) as closed:
+                    idle.recv()
+            assert json.loads(socket.recv())["num_rows"] == 1
+            with pytest.raises(ConnectionClosed) as last:
+                socket.recv()
+            thread.join()
+    assert answers == [200]
+    assert refused == [503, 503, 503]
+    assert error.value.response.status_code == 503
+    assert [e.value.rcvd.code for e in (closed, last)] == [1012, 1012]
+
+
+def test_calls_are_given_up_when_the_time_to_stop_is_over(world):
+    with serving(world, seconds_to_stop=0.01) as (url, service):
+        client, answers = Client(url), []
+        call = {"state": client.reset(), "actions": random_actions(1, 250, 3).tolist(), "outputs": ["rewards"]}
+        thread = threading.Thread(target=lambda: answers.append(client.call("rollout", **call)))
+        with busy_model(service):
+            thread.start()
+            wait_for(lambda: service.batcher.num_waiting == 1)
+            stop(url)
+            wait_for(lambda: service.batcher._abandoned)
+        thread.join()
+    assert answers[0].status_code == 503
+
+
+def test_sigterm_lets_steps_end_and_saves_the_session(tmp_path, world):
     world.save_pretrained(tmp_path / "model")
     port = free_port()
     command = [sys.executable, "-m", "ivideogpt_hf.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command += ["--state-dir", str(tmp_path / "state")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         url = f"http://127.0.0.1:{port}"
@@ -222,7 +346,7 @@ def test_sigterm_lets_steps_end(tmp_path, world):
             except OSError:
                 return False
 
-        wait_for(answers, 120)
+        wait_for(answers, 300)
         client, results = Client(url), []
         state = client.call("fork", state=client.reset(), num_branches=32).json()["state"]
         actions = random_actions(32, 60, 3).tolist()
@@ -238,6 +362,7 @@ def test_sigterm_lets_steps_end(tmp_path, world):
         thread.join(120)
         assert results == [200]
         assert process.wait(60) in (0, -signal.SIGTERM)
+        assert [path.name for path in (tmp_path / "state/sessions").iterdir()] == [client.session]
     finally:
         process.kill()
 

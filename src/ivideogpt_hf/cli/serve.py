@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ..extras import require_packages
-from ..serving import TOKEN_VARIABLE
+from ..serving import CALL_SECONDS, TOKEN_VARIABLE
 from .arguments import load_world
 
-SHUTDOWN_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ACCESS = ("allowed_hosts", "allowed_origins", "open_docs")
 
@@ -50,7 +50,7 @@ def add_serving_commands(
         help="serve a checkpoint to many clients",
         description="Serve a checkpoint over HTTP and WebSocket: many clients, whose steps are batched on one model. "
         "`ivideogpt_hf.RemoteWorldModel(url)` is the client; /docs describes the calls. SIGTERM lets calls that are "
-        "being answered end.",
+        "being answered end, and with --state-dir the next server goes on with the sessions.",
     )
     serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
     serve.add_argument(
@@ -97,6 +97,19 @@ def add_serving_commands(
         default=600.0,
         help="seconds without calls after which a session ends (default: 600)",
     )
+    serve.add_argument(
+        "--max-call-seconds",
+        type=float,
+        default=CALL_SECONDS,
+        help="seconds of the model's time for one call (default: %(default)g)",
+    )
+    serve.add_argument(
+        "--stop-after",
+        type=int,
+        default=60,
+        help="seconds after SIGTERM when calls are given up, and the sessions are saved (default: %(default)s)",
+    )
+    serve.add_argument("--state-dir", type=Path, help="folder that keeps the sessions between two runs of the server")
     serve.set_defaults(run=_serve)
 
 
@@ -112,7 +125,10 @@ def _serve(args: argparse.Namespace) -> None:
 
     from ..serving.access import AccessRules
     from ..serving.connections import connection_options
-    from ..serving.server import ServerLimits, create_app
+    from ..serving.saved_sessions import open_saved
+    from ..serving.server import create_app
+    from ..serving.service import ServerLimits
+    from ..serving.stopping import StoppingServer
 
     memory = {name: getattr(args, name) for name in ("max_state_bytes", "max_frame_bytes", "max_request_bytes")}
     limits = ServerLimits(
@@ -121,20 +137,27 @@ def _serve(args: argparse.Namespace) -> None:
         args.expires_after,
         args.max_waiting,
         **{name: value for name, value in memory.items() if value is not None},
+        max_call_seconds=args.max_call_seconds,
     )
     access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
-    app = create_app(load_world(args), args.checkpoint or "default", access=access, limits=limits)
-    scheme = "https" if tls else "http"
-    print(f"{scheme}://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
-    uvicorn.run(
-        app,
-        host=args.host,
-        port=args.port,
-        log_level="warning",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        **connection_options(limits.max_bytes),
-        **tls,
-    )
+    world = load_world(args)
+    app = create_app(world, args.checkpoint or "default", access=access, limits=limits)
+    with nullcontext() if args.state_dir is None else open_saved(args.state_dir, world) as saved:
+        if saved is not None:
+            saved.take_up(app.state.service.sessions)
+        config = uvicorn.Config(
+            app,
+            host=args.host,
+            port=args.port,
+            log_level="warning",
+            timeout_graceful_shutdown=args.stop_after,
+            **connection_options(limits.max_bytes),
+            **tls,
+        )
+        scheme = "https" if tls else "http"
+        print(f"{scheme}://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
+        with suppress(KeyboardInterrupt):
+            StoppingServer(config, app.state.service, saved).run()
 
 
 def _tls_options(args: argparse.Namespace) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""One thread that owns the model. Steps that wait while it is busy are taken together, as one batch."""
+"""One thread that owns the model. Steps that wait while it is busy are taken together, as one batch. All else is done
+in slices, in turns that are fair to clients."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -15,14 +16,25 @@ import torch
 from ..world.joining import Joiner, split
 from ..world.options import RolloutOptions
 from ..world.results import Step
+from ..world.slices import Slices
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
+from . import CALL_SECONDS
+from .shares import FairShares
 
 MAX_BATCH_ROWS = 64
 
 
 class OverloadedError(Exception):
     """Too many calls wait."""
+
+
+class StoppingError(Exception):
+    """The server stops, and takes no calls any more."""
+
+
+class TooLongError(Exception):
+    """A call took more of the model's time than one may."""
 
 
 @dataclass(eq=False)
@@ -33,12 +45,14 @@ class StepJob:
         state: state of the client's B worlds.
         actions: actions (B, A), or None.
         options: options of the step; the seed is one number for all rows, or one for each row.
-        future: future of the result.
+        client: name of the client.
+        future: future of the result; the job is given up when it is cancelled.
     """
 
     state: WorldState
     actions: torch.Tensor | None
     options: RolloutOptions
+    client: str = ""
     future: Future = field(default_factory=Future)
 
     @property
@@ -46,36 +60,62 @@ class StepJob:
         """The options without the seed, which rows must have in common to be stepped together."""
         return replace(self.options, sampling=replace(self.options.sampling, seed=None))
 
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that are predicted, and of those that are decoded."""
+        return self.state.batch_size * (2 if "frames" in self.options.outputs else 1)
+
 
 @dataclass(eq=False)
 class OtherJob:
-    """Anything else that needs the model."""
+    """Anything else that needs the model, slice by slice.
 
-    call: Callable[[], Any]
+    Args:
+        slices: slices of the work, see `Calls.in_turns`.
+        client: name of the client.
+        future: future of the result; the job is given up when it is cancelled.
+        seconds: seconds that its slices have taken.
+    """
+
+    slices: Slices[Any]
+    client: str = ""
     future: Future = field(default_factory=Future)
+    seconds: float = 0.0
 
 
 class Batcher:
-    """Runs jobs in the order in which they come.
+    """Runs jobs in turns: the client who was given the fewest frames comes next, with the first of its jobs.
 
-    A step is taken together with the waiting steps of the same kind. Its result does not depend on them.
+    A step is taken together with the waiting steps of the same kind. Its result does not depend on them. Any other job
+    goes back after each slice until its client's next turn. A job whose future is cancelled is dropped there.
 
     Args:
         world: model that is stepped.
-        max_waiting: number of jobs that may wait; more are refused.
+        max_waiting: number of jobs that may wait for their first turn; more are refused.
         on_batch: function that is called with the number of rows of each batch.
+        max_seconds: number of seconds that the slices of a job may take in all.
 
     Raises (from `submit`):
         OverloadedError: if too many jobs wait, or the batcher was closed.
+
+    Raises (from the future of a job):
+        TooLongError: if its slices took too long.
+        StoppingError: if it was not done when `abandon` was called.
     """
 
     def __init__(
-        self, world: WorldModel, max_waiting: int, on_batch: Callable[[int], None] = lambda num_rows: None
+        self,
+        world: WorldModel,
+        max_waiting: int,
+        on_batch: Callable[[int], None] = lambda num_rows: None,
+        max_seconds: float = CALL_SECONDS,
     ) -> None:
-        self.world, self.max_waiting, self._on_batch = world, max_waiting, on_batch
-        self._waiting: deque[StepJob | OtherJob] = deque()
+        self.world, self.max_waiting, self.max_seconds, self._on_batch = world, max_waiting, max_seconds, on_batch
+        self._waiting: list[StepJob | OtherJob] = []
+        self._begun: list[OtherJob] = []  # at most one of each client
+        self._shares = FairShares()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._abandoned = self._in_order = False
         self._joiner = Joiner()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -100,55 +140,110 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Finish the waiting jobs, and stop."""
+        """Finish the jobs, and stop."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
+    def finish_in_order(self) -> None:
+        """From now on do the jobs one after the other, those first that have begun. Where nobody comes any more, this
+        gets more of them done in a time than turns do."""
+        with self._changed:
+            self._in_order = True
+
+    def abandon(self) -> None:
+        """Give up all jobs, each after its present slice, and stop. It does not wait for that."""
+        with self._changed:
+            self._closed = self._abandoned = True
+            self._changed.notify()
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
+                self._changed.wait_for(lambda: self._waiting or self._begun or self._closed)
+                if self._abandoned:
+                    self._fail_all()
                 jobs = self._take()
-            # A client that gave up waiting has cancelled its future.
-            jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+                if not jobs and self._closed and not self._waiting:
+                    return
             if jobs and isinstance(jobs[0], StepJob):
-                self._step(jobs)
+                # A client that gave up waiting has cancelled its future.
+                self._step([job for job in jobs if job.future.set_running_or_notify_cancel()])
+                self._charge([(job.client, job.num_frames) for job in jobs])
             elif jobs:
-                _finish(jobs[0], jobs[0].call)
+                self._charge([(jobs[0].client, self._advance(jobs[0]))])
 
     def _take(self) -> list[StepJob | OtherJob]:
-        """Take the first job from the queue, and all others that can be done together with it."""
-        first = self._waiting.popleft()
-        jobs = [first]
-        if isinstance(first, StepJob):
-            num_rows = first.state.batch_size
-            for job in [job for job in self._waiting if isinstance(job, StepJob) and job.kind == first.kind]:
-                if num_rows + job.state.batch_size <= MAX_BATCH_ROWS:
-                    num_rows += job.state.batch_size
-                    jobs.append(job)
-                    self._waiting.remove(job)
-        return jobs
+        """Take the job whose turn it is from the queue, and all others that can be done together with it."""
+        self._begun = [job for job in self._begun if not job.future.cancelled()]
+        self._waiting = [job for job in self._waiting if not job.future.cancelled()]
+        jobs = [*self._begun, *self._waiting]
+        if not jobs:
+            return []
+        first = jobs[0] if self._in_order else min(jobs, key=lambda job: self._shares.given(job.client))
+        if isinstance(first, OtherJob):
+            (self._begun if first in self._begun else self._waiting).remove(first)
+            return [first]
+        taken, num_rows = [first], first.state.batch_size
+        others = (job for job in self._waiting if isinstance(job, StepJob) and job is not first)
+        for job in others:
+            if job.kind == first.kind and num_rows + job.state.batch_size <= MAX_BATCH_ROWS:
+                num_rows += job.state.batch_size
+                taken.append(job)
+        self._waiting = [job for job in self._waiting if job not in taken]
+        return taken
+
+    def _charge(self, costs: list[tuple[str, int]]) -> None:
+        with self._changed:
+            waiting = {job.client for job in (*self._begun, *self._waiting)}
+        self._shares.charge(costs, len(waiting | {client for client, _ in costs}))
+
+    def _fail_all(self) -> None:
+        for job in (*self._begun, *self._waiting):
+            _set(job.future, error=StoppingError("the server stops, and the call had not ended in time"))
+        self._begun, self._waiting = [], []
+
+    def _advance(self, job: OtherJob) -> int:
+        """Do one slice of a job; returns its number of frames."""
+        start = time.perf_counter()
+        try:
+            num_frames = next(job.slices)
+        except StopIteration as end:
+            _set(job.future, end.value)
+            return 0
+        except BaseException as error:
+            _set(job.future, error=error)
+            return 0
+        job.seconds += time.perf_counter() - start
+        if job.seconds > self.max_seconds:
+            reason = f"a call may take {self.max_seconds:g} seconds of the model's time"
+            _set(job.future, error=TooLongError(f"{reason}: ask for fewer or shorter futures"))
+        else:
+            with self._changed:
+                self._begun.insert(0, job)
+        return num_frames
 
     def _step(self, jobs: Sequence[StepJob]) -> None:
-        if len(jobs) == 1:
-            _finish(jobs[0], lambda: self._step_alone(jobs[0]))
+        if len(jobs) <= 1:
+            for job in jobs:
+                self._step_alone(job)
             return
         try:
             results = self._step_together(jobs)
         except Exception:  # an input of one job is wrong: step each alone, so that only that job gets the error
             for job in jobs:
-                _finish(job, lambda job=job: self._step_alone(job))
+                self._step_alone(job)
             return
         for job, result in zip(jobs, results, strict=True):
             job.future.set_result(result)
 
-    def _step_alone(self, job: StepJob) -> tuple[Step, WorldState]:
+    def _step_alone(self, job: StepJob) -> None:
         self._on_batch(job.state.batch_size)
-        return self._step_world(job.state, job.actions, job.options)
+        try:
+            job.future.set_result(self._step_world(job.state, job.actions, job.options))
+        except BaseException as error:
+            job.future.set_exception(error)
 
     def _step_together(self, jobs: Sequence[StepJob]) -> list[tuple[Step, WorldState]]:
         states = [job.state for job in jobs]
@@ -174,13 +269,13 @@ class Batcher:
         )
 
 
-def _finish(job: StepJob | OtherJob, call: Callable[[], Any]) -> None:
-    try:
-        result = call()
-    except BaseException as error:
-        job.future.set_exception(error)
-    else:
-        job.future.set_result(result)
+def _set(future: Future, result: Any = None, *, error: BaseException | None = None) -> None:
+    """Give a future its result or error, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 def _row_seeds(job: StepJob) -> list[int]:

@@ -19,14 +19,14 @@ from ..world.checks import check_actions, check_frames, check_observed_frame, re
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine
 from ..world.results import Observation, Requested, Rollout, Step
-from . import TOKEN_VARIABLE
+from . import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
-TIMEOUT_SECONDS = 300.0
+LOST = "the state was lost, since the server was restarted or its session expired: reset the world again"
 
 
 class LostSessionError(OSError):
-    """The server does not know the session any more: it was restarted, or the session has expired."""
+    """The server does not know the session or the state any more: it was restarted, or the session has expired."""
 
 
 class RemoteState:
@@ -76,7 +76,8 @@ class RemoteWorldModel:
     """A world that ``ivideogpt serve`` serves: a `World`, like `WorldModel`.
 
     Arguments, results and errors are those of `WorldModel`, but that states are `RemoteState` and tensors are on the
-    CPU. A server that was restarted has forgotten all states: `reset` then begins a new session.
+    CPU. A server that was restarted has forgotten all states: using one is a `LostSessionError`, and `reset` begins a
+    new session. Where it was restarted with its ``--state-dir``, states of before go on.
 
     Args:
         url: address such as "http://127.0.0.1:8000".
@@ -90,7 +91,7 @@ class RemoteWorldModel:
 
     device = torch.device("cpu")
 
-    def __init__(self, url: str, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = CALL_SECONDS) -> None:
         require_packages("httpx", purpose="a served world model")
         import httpx
 
@@ -99,18 +100,14 @@ class RemoteWorldModel:
         self._errors = httpx.HTTPError
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self._forgotten: list[tuple[str, int]] = []
-        fields = self._request("GET", "/v1/spec")
-        self.checkpoint: str = fields.pop("checkpoint")
-        tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        self.spec = WorldModelSpec(**tuples)
+        self.checkpoint, self.spec = self._served()
         self._session = self._open_session()
 
     def close(self) -> None:
         """End the session; its states are gone."""
         try:
-            with suppress(LostSessionError):  # a server that was restarted has ended it
+            # A server that was restarted has ended it; one that is not there will, after a while.
+            with suppress(LostSessionError, ConnectionError):
                 self._request("DELETE", f"/v1/sessions/{self._session}")
         finally:
             self._http.close()
@@ -124,12 +121,17 @@ class RemoteWorldModel:
     # -- what a world does --------------------------------------------------------------------------------------------
 
     def reset(self, frames: Tensor) -> RemoteState:
-        """See `WorldModel.reset`. Begins a new session if the server has lost the last one."""
+        """See `WorldModel.reset`. Begins a new session if the server has lost the last one.
+
+        Raises:
+            OSError: if the server was restarted with another checkpoint.
+        """
         check_frames(frames, self.spec)
         content = [frames_to_text(clip) for clip in frames]
         try:
             answer = self._call("reset", frames=content)
         except LostSessionError:
+            self._check_checkpoint()
             self._session = self._open_session()
             answer = self._call("reset", frames=content)
         return self._state_of(answer)
@@ -284,6 +286,23 @@ class RemoteWorldModel:
 
     # -- the wire -----------------------------------------------------------------------------------------------------
 
+    def _served(self) -> tuple[str, WorldModelSpec]:
+        """The checkpoint's name, and the spec."""
+        fields = self._request("GET", "/v1/spec")
+        name = fields.pop("checkpoint")
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return name, WorldModelSpec(**tuples)
+
+    def _check_checkpoint(self) -> None:
+        checkpoint, spec = self._served()
+        if (checkpoint, spec) != (self.checkpoint, self.spec):
+            raise OSError(
+                f"the server was restarted with another checkpoint, {checkpoint} instead of {self.checkpoint}: make a "
+                f"new RemoteWorldModel"
+            )
+
     def _open_session(self) -> str:
         return self._request("POST", "/v1/sessions")["session"]
 
@@ -297,7 +316,7 @@ class RemoteWorldModel:
             LostSessionError: if the state is of an earlier session. Its number may be another state's in this one.
         """
         if state.session != self._session:
-            raise LostSessionError("the state was lost when the server was restarted: reset the world again")
+            raise LostSessionError(LOST)
         return state.number
 
     def _state_call(self, call: str, state: RemoteState, **fields: Any) -> RemoteState:
@@ -319,7 +338,7 @@ class RemoteWorldModel:
         try:
             response = self._http.request(method, path, json=content)
         except self._errors as error:
-            raise OSError(f"the server {self._http.base_url} cannot be reached: {error}") from error
+            raise ConnectionError(f"the server {self._http.base_url} cannot be reached: {error}") from error
         if response.is_success:
             return response.json() if response.content else {}
         try:
@@ -329,8 +348,9 @@ class RemoteWorldModel:
             detail, is_lost = response.text, False
         if response.status_code in (400, 422):
             raise ValueError(f"the server refuses: {detail}")
-        kind = LostSessionError if is_lost else OSError
-        raise kind(f"the server answers {response.status_code}: {detail}")
+        if is_lost:
+            raise LostSessionError(LOST)
+        raise OSError(f"the server answers {response.status_code}: {detail}")
 
 
 def _for_all_steps(sampling: Sampling, num_candidates: int) -> Sampling:

@@ -6,7 +6,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..world.state import WorldState
@@ -36,8 +36,8 @@ class Session:
     """
 
     last_used: float
+    numbers: itertools.count
     states: dict[int, WorldState] = field(default_factory=dict)
-    numbers: itertools.count = field(default_factory=itertools.count)
     num_calls: int = 0
 
 
@@ -60,6 +60,7 @@ class Sessions:
     ) -> None:
         self.max_sessions, self.max_states, self.expires_after = max_sessions, max_states, expires_after
         self._now = now
+        self._first_number = 0
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -88,7 +89,7 @@ class Sessions:
             if len(self._sessions) >= self.max_sessions:
                 raise TooManyError(f"this server keeps {self.max_sessions} sessions at a time, and all are in use")
             name = secrets.token_urlsafe(16)
-            self._sessions[name] = Session(self._now())
+            self._sessions[name] = self._new()
             return name
 
     def close(self, name: str) -> None:
@@ -180,6 +181,36 @@ class Sessions:
             session = self._find(name)
             for state in states:
                 session.states.pop(state, None)
+
+    def all_states(self) -> dict[str, dict[int, WorldState]]:
+        """The states of all sessions, by session and number."""
+        with self._lock:
+            return {name: dict(session.states) for name, session in self._sessions.items()}
+
+    def take_up(self, sessions: Mapping[str, Mapping[int, WorldState]], first_number: int) -> None:
+        """Go on with the sessions of an earlier server, before the first call.
+
+        Args:
+            sessions: states by session and number.
+            first_number: number for the first new state of each session, larger than any that was ever given.
+
+        Raises:
+            ValueError: if they are more sessions or states than this server may have.
+        """
+        num_states = max(map(len, sessions.values()), default=0)
+        if len(sessions) > self.max_sessions or num_states > self.max_states:
+            raise ValueError(
+                f"the saved sessions are {len(sessions)}, of up to {num_states} states, and this server keeps "
+                f"{self.max_sessions} of up to {self.max_states}: give it larger limits"
+            )
+        with self._lock:
+            self._first_number = first_number
+            for name, states in sessions.items():
+                self._sessions[name] = self._new()
+                self._sessions[name].states.update(states)
+
+    def _new(self) -> Session:
+        return Session(self._now(), itertools.count(self._first_number))
 
     def _find(self, name: str) -> Session:
         if name not in self._sessions:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,10 +28,12 @@ from ..models.vq_layers import ContextMemory
 from ..spec import WorldModelSpec
 from . import clock
 from .checks import check_calls
-from .clock import Clock, measure
+from .clock import measure
 from .options import RolloutOptions
 from .protocol import OnStep, Policy
-from .results import Observation, Requested, Rollout, RolloutStatistics, Step
+from .record import Advance, RolloutRecord
+from .results import Observation, Requested, Rollout, Step
+from .slices import Slices
 from .state import Contexts, WorldState
 
 # Frames are coded and decoded in chunks of this many pixels: 64 frames of 64 x 64, 4 of 256 x 256.
@@ -39,84 +41,10 @@ PIXELS_PER_CHUNK = 64 * 64 * 64
 PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
 
-@dataclass(frozen=True)
-class Advance:
-    """What one more frame brings.
-
-    Args:
-        step: result of the frame, not decoded.
-        state: state after it.
-        previous_reward: reward of the frame before, where this frame's first pass read it.
-        num_guessed, num_right: number of tokens that were guessed, and of those that were kept.
-    """
-
-    step: Step
-    state: WorldState
-    previous_reward: Tensor | None
-    num_guessed: int
-    num_right: int
-
-
-@dataclass
-class RolloutRecord:
-    """What a rollout has brought so far, step after step.
-
-    Attributes:
-        with_reward: whether rewards are asked for.
-        steps: results, with rewards once they are known.
-        actions: actions (B, A) of each step; empty for an action-free model.
-        frames: decoded frames (B, n, 3, H, W) uint8, in chunks.
-        decoded_steps: numbers of the steps that they show.
-        pending: tokens of steps that are still to be decoded.
-        reanchored_at: numbers of the steps before which some row was re-anchored.
-        num_guessed, num_right: as in `Advance`, of all steps.
-    """
-
-    with_reward: bool
-    steps: list[Step] = field(default_factory=list)
-    actions: list[Tensor] = field(default_factory=list)
-    frames: list[Tensor] = field(default_factory=list)
-    decoded_steps: list[int] = field(default_factory=list)
-    pending: list[Tensor] = field(default_factory=list)
-    reanchored_at: list[int] = field(default_factory=list)
-    num_guessed: int = 0
-    num_right: int = 0
-
-    def add(self, advance: Advance) -> None:
-        """Note one more step, and what its first pass told of the reward before."""
-        if self.with_reward and self.steps and self.steps[-1].reward is None:
-            self.steps[-1] = replace(self.steps[-1], reward=advance.previous_reward)
-        self.steps.append(advance.step)
-        self.num_guessed += advance.num_guessed
-        self.num_right += advance.num_right
-
-    def as_rollout(self, state: WorldState, clock: Clock | None) -> Rollout:
-        """The rollout that ends in a state, with statistics if its time was measured."""
-        statistics = None
-        if clock is not None:
-            statistics = RolloutStatistics(
-                num_frames=len(self.steps) * state.batch_size,
-                num_tokens=sum(step.tokens.numel() for step in self.steps),
-                prefill_seconds=clock.seconds["prefill"],
-                decode_seconds=clock.seconds["decode"],
-                vq_seconds=clock.seconds["vq"],
-                cache_bytes=state.num_bytes,
-                num_guessed=self.num_guessed,
-                num_right=self.num_right,
-            )
-        return Rollout.of_steps(
-            self.steps,
-            frames=torch.cat(self.frames, dim=1) if self.frames else None,
-            actions=torch.stack(self.actions, dim=1) if self.actions else None,
-            decoded_steps=tuple(self.decoded_steps),
-            reanchored_at=self.reanchored_at,
-            state=state,
-            statistics=statistics,
-        )
-
-
 class RolloutEngine:
-    """Does what `WorldModel` promises, on inputs that were checked there.
+    """Does what `WorldModel` promises, on inputs that `Calls` checked, inside `inference`.
+
+    What takes long comes in slices: a frame of all rows, or a chunk of frames that are coded or decoded.
 
     Args:
         vq_model, transformer, processor: parts that fit each other. They are read at each call, and never changed.
@@ -190,7 +118,7 @@ class RolloutEngine:
         ):
             yield as_outside
 
-    def encode(self, frames: Tensor) -> Contexts:
+    def encode(self, frames: Tensor) -> Slices[Contexts]:
         """Code and prefill contexts (P, C, 3, H, W) uint8, in chunks."""
         chunks = []
         for chunk in frames.split(max(1, PIXELS_PER_CHUNK // frames[0, :, 0].numel())):
@@ -203,17 +131,18 @@ class RolloutEngine:
                 bring(self.transformer)
                 prefix = prefill(self.transformer, prompts)
             chunks.append(Contexts(chunk, prompts[:, -1], prefix, context.decoder_memory))
+            yield chunk.shape[0] * chunk.shape[1]
         return chunks[0] if len(chunks) == 1 else Contexts.cat(chunks)
 
-    def start(self, frames: Tensor) -> WorldState:
+    def start(self, frames: Tensor) -> Slices[WorldState]:
         """The state of B worlds that begin with context frames (B, C, 3, H, W) uint8."""
-        contexts = self.encode(frames.to(self.device))
+        contexts = yield from self.encode(frames.to(self.device))
         num_rows = len(frames)
         tokens = torch.empty(num_rows, 0, self.layout.tokens_per_future_frame, dtype=torch.int64, device=self.device)
         zeros = (0,) * num_rows
         return WorldState(contexts, tuple(range(num_rows)), tokens, Tail(), zeros, zeros, zeros)
 
-    def decode(self, state: WorldState, tokens: Tensor, sampling: Sampling) -> Tensor:
+    def decode(self, state: WorldState, tokens: Tensor, sampling: Sampling) -> Slices[Tensor]:
         """Decode tokens (B, T, tokens_per_future_frame) of a state's rows to (B, T, 3, H, W) uint8, in chunks."""
         codes = tokens - self.layout.dynamics_offset
         if not sampling.restrict_to_codes:
@@ -231,9 +160,12 @@ class RolloutEngine:
             memory = [ContextMemory(m.key[part], m.value[part]) for m in state.contexts.memory]
             chunks = codes[part].split(frames_per_chunk, dim=1)
             frames = state.contexts.frames[part].float() / 255
-            decoded.append(
-                torch.cat([clamp_to_uint8(self.vq_model.decode_future(memory, chunk, frames)) for chunk in chunks], 1)
-            )
+            parts = []
+            for chunk in chunks:
+                with measure("vq"):
+                    parts.append(clamp_to_uint8(self.vq_model.decode_future(memory, chunk, frames)))
+                yield chunk.shape[0] * chunk.shape[1]
+            decoded.append(torch.cat(parts, 1))
         return torch.cat(decoded).flatten(0, 1).unflatten(0, tokens.shape[:2])
 
     def advance(
@@ -305,78 +237,77 @@ class RolloutEngine:
         seeds: Tensor,
         options: RolloutOptions,
         on_step: OnStep | None = None,
-    ) -> Rollout:
+        as_outside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Slices[Rollout]:
         """Advance up to T times: the one loop over time, for actions (B, T, A), for a policy, and for action-free
         models.
 
         Frames are decoded together at the end, or before their context is replaced. Where a policy or ``on_step`` looks
-        at each step as it comes, frames are decoded and rewards read one by one.
+        at each step as it comes, frames are decoded and rewards read one by one. They run inside ``as_outside``.
         """
         record = RolloutRecord(with_reward="rewards" in options.outputs and self.spec.has_reward)
         limit, decode_steps = self.spec.max_future_frames, options.steps_to_decode(num_frames)
         one_by_one = callable(actions) or on_step is not None
-        with self.inference() as as_outside:
-            frame: Requested = self.last_frame(state, options.sampling) if callable(actions) else None
-            for i in range(num_frames):
-                if max(state.num_frames) >= limit:
-                    self._decode_pending(record, state, options.sampling)
-                    record.reanchored_at.append(i)
-                if callable(actions):
-                    reward = record.steps[-1].reward if record.steps else None
-                    with as_outside():
-                        action = actions(Observation(frame, reward, i, state))
-                    if action is not None:  # as it is in an action-free model
-                        record.actions.append(action)
-                elif actions is not None:
-                    record.actions.append(actions[:, i])
-                state = self.with_room(state, options)
-                # The next frame's first pass reads a frame's reward. A pass of its own is needed only where no next
-                # frame follows, or somebody waits for the reward.
-                is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
-                with measure("decode"):
-                    advance = self.advance(
-                        state,
-                        record.actions[-1] if record.actions else None,
-                        options.sampling,
-                        seeds,
-                        read_reward=record.with_reward and (is_last or one_by_one),
-                        num_frames_ahead=min(num_frames - i, limit),
-                    )
-                state = advance.state
-                record.add(advance)
-                if i in decode_steps:
-                    record.pending.append(advance.step.tokens)
-                    record.decoded_steps.append(i)
-                if one_by_one:
-                    frame = self._decode_step(record, state, options.sampling, callable(actions))
-                    step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
-                    with as_outside():
-                        stops = on_step is not None and on_step(i, step)
-                    if getattr(stops, "shape", ()) != ():
-                        raise ValueError(f"on_step must return one flag for all rows, got {stops!r}")
-                    if stops:
-                        break
-            self._decode_pending(record, state, options.sampling)
-            return record.as_rollout(state, clock.current())
+        frame: Requested = (yield from self.last_frame(state, options.sampling)) if callable(actions) else None
+        for i in range(num_frames):
+            if max(state.num_frames) >= limit:
+                yield from self._decode_pending(record, state, options.sampling)
+                record.reanchored_at.append(i)
+            if callable(actions):
+                reward = record.steps[-1].reward if record.steps else None
+                with as_outside():
+                    action = actions(Observation(frame, reward, i, state))
+                if action is not None:  # as it is in an action-free model
+                    record.actions.append(action)
+            elif actions is not None:
+                record.actions.append(actions[:, i])
+            state = yield from self.with_room(state, options)
+            # The next frame's first pass reads a frame's reward. A pass of its own is needed only where no next
+            # frame follows, or somebody waits for the reward.
+            is_last = i == num_frames - 1 or max(state.num_frames) + 1 >= limit
+            with measure("decode"):
+                advance = self.advance(
+                    state,
+                    record.actions[-1] if record.actions else None,
+                    options.sampling,
+                    seeds,
+                    read_reward=record.with_reward and (is_last or one_by_one),
+                    num_frames_ahead=min(num_frames - i, limit),
+                )
+            state = advance.state
+            record.add(advance)
+            if i in decode_steps:
+                record.pending.append(advance.step.tokens)
+                record.decoded_steps.append(i)
+            if one_by_one:
+                frame = yield from self._decode_step(record, state, options.sampling, callable(actions))
+                step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
+                with as_outside():
+                    stops = on_step is not None and on_step(i, step)
+                if getattr(stops, "shape", ()) != ():
+                    raise ValueError(f"on_step must return one flag for all rows, got {stops!r}")
+                if stops:
+                    break
+            yield state.batch_size
+        yield from self._decode_pending(record, state, options.sampling)
+        return record.as_rollout(state, clock.current())
 
-    def _decode_pending(self, record: RolloutRecord, state: WorldState, sampling: Sampling) -> None:
+    def _decode_pending(self, record: RolloutRecord, state: WorldState, sampling: Sampling) -> Slices[None]:
         """Decode the steps that are still to be decoded; they continue the state's contexts."""
         if record.pending:
-            with measure("vq"):
-                record.frames.append(self.decode(state, torch.stack(record.pending, dim=1), sampling))
+            record.frames.append((yield from self.decode(state, torch.stack(record.pending, dim=1), sampling)))
             record.pending.clear()
 
     def _decode_step(
         self, record: RolloutRecord, state: WorldState, sampling: Sampling, is_seen: bool
-    ) -> Tensor | None:
+    ) -> Slices[Tensor | None]:
         """The frame (B, 3, H, W) uint8 of the step just taken; None if nobody wants it."""
         if record.pending:
-            self._decode_pending(record, state, sampling)
+            yield from self._decode_pending(record, state, sampling)
             return record.frames[-1][:, -1]
         if not is_seen:
             return None
-        with measure("vq"):
-            return self.last_frame(state, sampling)
+        return (yield from self.last_frame(state, sampling))
 
     # -- horizon ------------------------------------------------------------------------------------------------------
 
@@ -391,7 +322,7 @@ class RolloutEngine:
                 f"horizon_policy='reanchor'"
             )
 
-    def with_room(self, state: WorldState, options: RolloutOptions) -> WorldState:
+    def with_room(self, state: WorldState, options: RolloutOptions) -> Slices[WorldState]:
         """Make sure that every row can take one more frame."""
         limit = self.spec.max_future_frames
         full = [row for row, count in enumerate(state.num_frames) if count >= limit]
@@ -404,7 +335,7 @@ class RolloutEngine:
             f"horizon_policy='error' refuses that",
             stacklevel=_stacklevel_of_caller(),
         )
-        reanchored = self.reanchor(state.index(full), None, options.sampling)
+        reanchored = yield from self.reanchor(state.index(full), None, options.sampling)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored
@@ -412,43 +343,42 @@ class RolloutEngine:
         joined = WorldState.cat([state.index(others), reanchored])
         return joined.index([order.index(row) for row in range(state.batch_size)])
 
-    def reanchor(self, state: WorldState, new_frames: Tensor | None, sampling: Sampling) -> WorldState:
+    def reanchor(self, state: WorldState, new_frames: Tensor | None, sampling: Sampling) -> Slices[WorldState]:
         """Make the last known frames, followed by (B, n, 3, H, W) uint8 new ones, the context."""
         num_new = 0 if new_frames is None else new_frames.shape[1]
         num_known = self.spec.num_real_context_frames - num_new
         parts = [] if new_frames is None else [new_frames]
         if num_known:
-            with measure("vq"):
-                parts.insert(0, self.last_frames(state, num_known, sampling))
+            parts.insert(0, (yield from self.last_frames(state, num_known, sampling)))
         if self.spec.goal_conditioned:
             of_row = torch.tensor(state.context_of_row, device=self.device)
             parts.insert(0, state.contexts.frames[of_row, :1])
         return replace(
             state,
-            contexts=self.encode(torch.cat(parts, dim=1)),
+            contexts=(yield from self.encode(torch.cat(parts, dim=1))),
             context_of_row=tuple(range(state.batch_size)),
             tokens=state.tokens[:, :0],
             tail=Tail(),
             num_frames=(0,) * state.batch_size,
         )
 
-    def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Tensor:
+    def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Slices[Tensor]:
         """The last frames of each row, (B, num_frames, 3, H, W) uint8: predicted ones, before them real ones."""
         of_row = torch.tensor(state.context_of_row, device=self.device)
         real = state.contexts.frames[of_row, self.spec.num_goal_frames :]
         num_predicted = min(num_frames, max(state.num_frames))
         if not num_predicted:
             return real[:, -num_frames:]
-        predicted = self.decode(state, state.tokens[:, -num_predicted:], sampling)
+        predicted = yield from self.decode(state, state.tokens[:, -num_predicted:], sampling)
         rows = [
             torch.cat([real[row], predicted[row, num_predicted - min(count, num_predicted) :]])[-num_frames:]
             for row, count in enumerate(state.num_frames)
         ]
         return torch.stack(rows)
 
-    def last_frame(self, state: WorldState, sampling: Sampling) -> Tensor:
+    def last_frame(self, state: WorldState, sampling: Sampling) -> Slices[Tensor]:
         """The last frame (B, 3, H, W) uint8 of each row."""
-        return self.last_frames(state, 1, sampling)[:, 0]
+        return (yield from self.last_frames(state, 1, sampling))[:, 0]
 
 
 def _stacklevel_of_caller() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,14 @@ from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
 from ..spec import WorldModelSpec
-from .checks import (
-    check_actions,
-    check_frames,
-    check_networks,
-    check_observed_frame,
-    check_parts,
-    check_state,
-    resolve_futures,
-)
+from .calls import Calls
+from .checks import check_networks, check_parts
 from .clock import Clock, running
 from .engine import RolloutEngine
-from .options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
+from .options import DecodeSteps, HorizonPolicy, check_outputs
 from .protocol import OnStep, Policy, imagine
 from .results import Rollout, Step
+from .slices import at_once
 from .state import WorldState
 
 
@@ -93,6 +86,7 @@ class WorldModel:
         self.processor = processor or IVideoGPTVideoProcessor(size={"height": height, "width": width})
         check_parts(self.vq_model.config, self.transformer.config, self.processor)
         self._engine = RolloutEngine(self.vq_model, self.transformer, self.processor)
+        self.calls = Calls(self._engine)
 
     # -- loading, saving, moving --------------------------------------------------------------------------------------
 
@@ -362,9 +356,8 @@ class WorldModel:
         Raises:
             ValueError: on a wrong shape or dtype, or another number of frames.
         """
-        check_frames(frames, self.spec)
         with self._engine.inference():
-            return self._engine.start(frames)
+            return at_once(self.calls.reset(frames))
 
     def step(
         self,
@@ -387,19 +380,10 @@ class WorldModel:
         Raises:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
         """
-        check_state(state, self.vq_model, self.transformer)
-        actions = check_actions(action, (state.batch_size,), self.spec)
-        options = RolloutOptions(sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), "all", horizon_policy)
         with self._engine.inference():
-            seeds = options.sampling.row_seeds(state.batch_size, self.device)
-            state = self._engine.with_room(state, options)
-            advance = self._engine.advance(
-                state, actions, options.sampling, seeds, read_reward="rewards" in options.outputs
+            return at_once(
+                self.calls.step(state, action, sampling=sampling, outputs=outputs, horizon_policy=horizon_policy)
             )
-            state, frame = advance.state, None
-            if "frames" in options.outputs:
-                frame = self._engine.last_frame(state, options.sampling)
-        return replace(advance.step, frame=frame), state
 
     def observe(self, state: WorldState, action: Tensor | None, frame: Tensor) -> WorldState:
         """Re-anchor every world on what really happened.
@@ -416,12 +400,8 @@ class WorldModel:
         Raises:
             ValueError: on a wrong shape or dtype.
         """
-        check_state(state, self.vq_model, self.transformer)
-        check_actions(action, (state.batch_size,), self.spec)
-        check_observed_frame(frame, state.batch_size, self.spec)
         with self._engine.inference():
-            observed = self._engine.reanchor(state, frame.to(self.device)[:, None], Sampling())
-        return replace(observed, num_steps=tuple(step + 1 for step in state.num_steps))
+            return at_once(self.calls.observe(state, action, frame))
 
     def last_frame(self, state: WorldState) -> Tensor:
         """The last frames (B, 3, H, W) uint8 of a state's worlds, predicted or real.
@@ -429,9 +409,8 @@ class WorldModel:
         Raises:
             ValueError: if the state is of another model.
         """
-        check_state(state, self.vq_model, self.transformer)
         with self._engine.inference():
-            return self._engine.last_frame(state, Sampling())
+            return at_once(self.calls.last_frame(state))
 
     # -- rolling out --------------------------------------------------------------------------------------------------
 
@@ -480,26 +459,22 @@ class WorldModel:
             >>> rollout.frames.shape, rollout.rewards.shape
             (torch.Size([1, 2, 3, 3, 64, 64]), torch.Size([1, 2, 3]))
         """
-        options = RolloutOptions(sampling or Sampling(), outputs, decode_steps, horizon_policy)
-        with running(Clock(self.device) if "statistics" in options.outputs else None):
-            state = frames if isinstance(frames, WorldState) else self.reset(frames)
-            check_state(state, self.vq_model, self.transformer)
-            num_contexts = state.batch_size
-            futures = resolve_futures(actions, num_contexts, num_frames, num_samples, self.spec)
-            num_candidates = futures.num_candidates or 1
-            seeds = options.sampling.row_seeds(num_contexts, self.device).repeat_interleave(num_candidates)
-            state = state.fork(num_candidates) if num_candidates > 1 else state
-            if horizon_policy == "error":
-                self._engine.check_horizon(state, futures.num_frames)
-            acts = self._checked(actions) if callable(actions) else futures.actions
-            result = self._engine.run(state, acts, futures.num_frames, seeds, options, on_step)
-        if "tokens" not in options.outputs:
-            result = replace(result, tokens=None)
-        return result if futures.num_candidates is None else result.split_candidates(num_candidates)
-
-    def _checked(self, policy: Policy) -> Policy:
-        """A policy whose actions are checked."""
-        return lambda observation: check_actions(policy(observation), (observation.state.batch_size,), self.spec)
+        clock = Clock(self.device) if "statistics" in check_outputs(outputs) else None
+        with running(clock), self._engine.inference() as as_outside:
+            return at_once(
+                self.calls.rollout(
+                    frames,
+                    actions,
+                    num_frames=num_frames,
+                    num_samples=num_samples,
+                    sampling=sampling,
+                    outputs=outputs,
+                    decode_steps=decode_steps,
+                    horizon_policy=horizon_policy,
+                    on_step=on_step,
+                    as_outside=as_outside,
+                )
+            )
 
     def imagine(
         self,
