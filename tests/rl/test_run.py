@@ -20,9 +20,10 @@ from ivideogpt_hf.media.video import read_video
 from ivideogpt_hf.rl import agent_run, run_settings
 from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.baselines import DreamingRun
-from ivideogpt_hf.rl.curves import compare_runs, read_run
+from ivideogpt_hf.rl.comparison import compare_runs
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
+from ivideogpt_hf.rl.finished_runs import read_run
 from ivideogpt_hf.rl.run import AgentRunSettings, run_agent
 from tests.conftest import build_world, hide_package, locked_elsewhere
 from tests.training.conftest import Started, _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)
