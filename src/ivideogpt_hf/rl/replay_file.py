@@ -54,4 +54,4 @@ def check_table(name: str, rows: Any, *, width: int) -> list[list[int]]:
     )
     if not is_table:
         raise ValueError(f"{name} of a saved buffer must be rows of {width} whole numbers, got {repr(rows)[:80]}")
-    return rows  # type: ignore[no-any-return] # it was checked
+    return rows
