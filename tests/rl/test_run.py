@@ -2,6 +2,7 @@
 start."""
 
 import json
+import pickle
 import signal
 
 import numpy as np
@@ -313,6 +314,42 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(agent, config_of, checkpoi
     assert main(["rl", "--config", str(config), "--output", str(killed)]) == 0
     assert_same_run(killed, whole)
     assert_same_weights(killed / "world_model", whole / "world_model")
+
+
+def test_a_run_in_meta_world_that_is_killed_ends_as_one_that_is_not(config_of, tmp_path):
+    pytest.importorskip("metaworld")
+    settings = {
+        "action_repeat": 2,
+        "max_steps": 50,
+        "num_steps": 60,
+        "evaluate_every": 40,
+        "demos": 1,
+        "frame_size": 32,
+    }
+    config = config_of(**settings, environment="metaworld/button-press-v3", save_minutes=0.0, num_evaluation_episodes=1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
+    process = Started("rl", config, "--output", killed, log=tmp_path / "log")
+    process.wait_for(lambda: last_step(killed) >= 12)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 12 <= last_step(killed) < 30
+    assert main(["rl", "--config", str(config), "--output", str(killed)]) == 0
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", ""), (b"nothing", ""), (pickle.dumps(print), ""), ({}, "lacks agent")]
+)
+def test_a_state_that_no_run_wrote_is_refused(content, message, tmp_path):
+    start({}, tmp_path / "run", num_steps=8, evaluate_every=8)
+    file = tmp_path / "run" / "state" / "state.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(OSError, match=rf"state\.pt is no state that a run can go on from: .*{message}"):
+        start({}, tmp_path / "run", num_steps=8, evaluate_every=8)
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(config_of, checkpoint, tmp_path):

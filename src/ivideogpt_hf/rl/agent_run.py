@@ -47,12 +47,24 @@ from .run_state import (  # noqa: E402
     load_agent_state,
     load_random_state,
     random_state,
+    read_state,
     seed_everything,
     unchanged_random_numbers,
     with_tensors,
 )
 
 STATE_FOLDER, STATE_FILE, BUFFER_FILE = "state", "state.pt", "buffer.safetensors"
+STATE = (
+    "agent",
+    "environment",
+    "imagined",
+    "learner",
+    "random",
+    "evaluated_step",
+    "last_success",
+    "successes",
+    "seconds",
+)
 AGENT_FILE, WORLD_FOLDER, VIDEO_FOLDER = "agent.zip", "world_model", "videos"
 FRAME_PIXELS = 64  # of an environment without a world model
 NUM_RECENT_EPISODES = 20  # over which the bar shows success
@@ -416,7 +428,7 @@ class AgentRun:
 
     def _load(self) -> None:
         folder = self.output / STATE_FOLDER
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = read_state(folder / STATE_FILE, STATE)
         self.buffer.load(folder / BUFFER_FILE)
         if self.imagined is not None:
             self.imagined.init_callback(self.agent)
