@@ -170,6 +170,16 @@ class MixedReplayBuffer(ReplayBuffer):
         self._real_ratio = ratio
 
     @property
+    def max_imagined(self) -> int:
+        """Number of imagined transitions that are kept at most."""
+        return self._imagined.max_steps
+
+    @property
+    def max_imagined_age(self) -> int | None:
+        """Number of updates of the world model after which a rollout expires; None: never."""
+        return self._imagined.max_age
+
+    @property
     def num_real(self) -> int:
         """Number of real transitions that can be drawn."""
         return len(self._real.steps)
@@ -327,10 +337,9 @@ class MixedReplayBuffer(ReplayBuffer):
         counts = np.full(size, horizon) if lengths is None else as_array(lengths)
         if counts.shape != (size,) or counts.dtype.kind not in "iu" or counts.min() < 0 or counts.max() > horizon:
             raise ValueError(f"lengths must be {size} whole numbers of 0 to {horizon}, got {counts}")
-        if counts.max() > self._imagined.max_steps:
+        if counts.max() > self.max_imagined:
             raise ValueError(
-                f"a rollout of {counts.max()} steps does not fit max_imagined={self._imagined.max_steps} transitions; "
-                "raise it"
+                f"a rollout of {counts.max()} steps does not fit max_imagined={self.max_imagined} transitions; raise it"
             )
         missing = max(self.num_stack - context.shape[1], 0)
         stacks = np.concatenate([*[context[:, :1]] * missing, context], axis=1)[:, -self.num_stack :]
