@@ -15,6 +15,8 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("accelerate")
 pytest.importorskip("scipy")
 
+import gymnasium
+
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main, rl
 from ivideogpt_hf.media.video import read_video
@@ -456,14 +458,22 @@ def test_settings_that_do_not_fit(argv, message, checkpoint, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+class Blind(gymnasium.Env):
+    """An environment that has no pictures."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+
 def test_an_environment_without_rendering_is_refused(monkeypatch, tmp_path, capsys):
-    from ivideogpt_hf.simulators.push2d import Push2DSimulator
-
-    def refuse(self):
-        raise ValueError("push2d does not render frames")
-
-    monkeypatch.setattr(Push2DSimulator, "render", refuse)
-    assert "does not render" in fails(capsys, "push2d", "--output", str(tmp_path / "out"))
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry))
+    gymnasium.register("Blind-v0", Blind)
+    line = fails(capsys, "Blind-v0", "--output", str(tmp_path / "out"))
+    assert line == "ivideogpt: error: Blind-v0 does not render RGB images: its render modes are []"
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_agent_without_its_package_is_refused(monkeypatch, tmp_path, capsys):
