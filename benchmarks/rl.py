@@ -2,13 +2,15 @@
 
 The run is a short one, in which everything happens as often as the schedule of the preset says. The original calls the
 model anew over the whole sequence for every frame, and decodes every frame as it comes. It is given the actions that
-our policy chose, so that its own policy costs nothing; greedy tokens are checked to be the same.
+our policy chose, so that its own policy costs nothing; greedy tokens are checked to be the same. `--checkpoint none`
+measures DrQ-v2 alone.
 
     python benchmarks/rl.py --environment metaworld/reach-v3 --output benchmarks/results/rl.json
 """
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 import time
@@ -16,6 +18,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ivideogpt_hf import Sampling
@@ -24,25 +27,32 @@ from ivideogpt_hf.rl.imagination import ImaginedPolicy
 from ivideogpt_hf.rl.run import AgentRunSettings
 
 GREEDY = Sampling(greedy=True)
+NO_WORLD = "none"
+MAX_LOAD = 0.2  # processes of others, from which on seconds of the clock say little
+
+
+def now():
+    """Seconds (2,) of the clock, and of the processor: the second says what a part takes where others run beside it."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class Clocks:
     """Seconds that functions took, by name. Where one is called within another, its time is not the other's."""
 
     def __init__(self):
-        self.seconds, self._running = defaultdict(float), []
+        self.seconds, self._running = defaultdict(lambda: np.zeros(2)), []
 
     def watch(self, owner, method, name):
-        """Count the time of a method of an object."""
+        """Count the time of a method of an object, or of all objects of a class."""
         function = getattr(owner, method)
 
         def timed(*args, **options):
-            start, inner = time.perf_counter(), 0.0
-            self._running.append(inner)
+            start = now()
+            self._running.append(np.zeros(2))
             try:
                 return function(*args, **options)
             finally:
-                taken = time.perf_counter() - start
+                taken = now() - start
                 self.seconds[name] += taken - self._running.pop()
                 if self._running:
                     self._running[-1] += taken
@@ -52,6 +62,13 @@ class Clocks:
 
 def measure_run(args, folder):
     """A run's seconds, by what they went into, and the run."""
+    imagining = {
+        "first_step": args.first_step,
+        "horizon": args.horizon,
+        "num_starts": args.num_starts,
+        "warmup_updates": 1,
+        "imagine_every": args.imagine_every,
+    }
     settings = AgentRunSettings(
         environment=args.environment,
         output=Path(folder) / "run",
@@ -60,32 +77,34 @@ def measure_run(args, folder):
         num_steps=args.num_steps,
         max_steps=args.max_steps,
         learning_starts=args.first_step,
-        first_step=args.first_step,
-        horizon=args.horizon,
-        num_starts=args.num_starts,
-        warmup_updates=1,
-        imagine_every=args.imagine_every,
         evaluate_every=args.num_steps,
         num_evaluation_episodes=1,
         save_minutes=1e6,
         tracker="none",
         videos=False,
         device=args.device,
+        **({} if args.checkpoint == NO_WORLD else imagining),
     )
     run, clocks = AgentRun(settings), Clocks()
     clocks.watch(run.environment, "step", "environment")
     clocks.watch(run.environment, "reset", "environment")
-    clocks.watch(run.agent, "_sample_action", "acting")
-    clocks.watch(run.agent, "train", "agent updates")
-    clocks.watch(run.learner, "update_transformer", "model updates")
-    clocks.watch(run.learner, "update_vq_model", "model updates")
-    clocks.watch(run.imagined, "imagine", "imagination")
+    clocks.watch(run.environment, "_draw", "rendering")
+    # An agent's own attributes are saved with it, so that its class is watched.
+    clocks.watch(type(run.agent), "_sample_action", "acting")
+    clocks.watch(type(run.agent), "train", "agent updates")
+    clocks.watch(run.buffer, "sample", "drawing batches")
     clocks.watch(run, "evaluate", "evaluation")
-    start = time.perf_counter()
+    if run.learner is not None:
+        clocks.watch(run.learner, "update_transformer", "model updates")
+        clocks.watch(run.learner, "update_vq_model", "model updates")
+        clocks.watch(run.imagined, "imagine", "imagination")
+    start = now()
     run.run()
-    total = time.perf_counter() - start
-    clocks.seconds["other"] = total - sum(clocks.seconds.values())
-    return {"steps": args.num_steps, "seconds": total} | {"parts": dict(clocks.seconds)}, run
+    total = now() - start
+    parts = dict(clocks.seconds)
+    parts["other"] = total - sum(parts.values())
+    rows = {name: {"seconds": float(part[0]), "cpu_seconds": float(part[1])} for name, part in parts.items()}
+    return {"steps": args.num_steps, "seconds": float(total[0]), "cpu_seconds": float(total[1]), "parts": rows}, run
 
 
 @torch.inference_mode()
@@ -165,7 +184,7 @@ def measure_imagination(args, run):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", default="metaworld/reach-v3")
-    parser.add_argument("--checkpoint", default="default", help="with the actions of the environment")
+    parser.add_argument("--checkpoint", default="default", help="with the actions of the environment, or none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-steps", type=int, default=200)
     parser.add_argument("--max-steps", type=int, default=50, help="of an episode")
@@ -176,15 +195,24 @@ def main():
     parser.add_argument("--measured-frames", type=int, default=3, help="of the original, whose seconds are then scaled")
     parser.add_argument("--output", type=Path, help="json to write")
     args = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         row, run = measure_run(args, folder)
     content = {
         "environment": args.environment,
         "checkpoint": args.checkpoint,
-        "machine": {"device": args.device, "cpu": platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": args.device,
+            "cpu": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "processors": os.cpu_count(),
+            "load_of_others": load,
+            "shared": load > MAX_LOAD,
+        },
         "run": row,
-        "imagination": measure_imagination(args, run),
     }
+    if run.learner is not None:
+        content["imagination"] = measure_imagination(args, run)
     print(json.dumps(content, indent=1))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ivideogpt_hf.rl.agents import OFF_POLICY, FrameFeatures, make_agent
-from ivideogpt_hf.rl.drqv2 import preset
+from ivideogpt_hf.rl.presets import preset
 from ivideogpt_hf.rl.replay import MixedReplayBuffer
 from tests.rl.square import SquareEnv
 

@@ -20,7 +20,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import ivideogpt_hf
-from ivideogpt_hf.rl.drqv2 import DrQv2, preset
+from ivideogpt_hf.rl.drqv2 import DrQv2
+from ivideogpt_hf.rl.presets import preset
 from ivideogpt_hf.rl.replay import MixedReplayBuffer
 from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.rl.square import SquareEnv

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 pytest.importorskip("stable_baselines3")
 
@@ -493,6 +494,51 @@ def test_a_saved_buffer_of_other_sizes_is_refused(tmp_path):
         make_buffer(60, num_stack=2, max_imagined=2).load(tmp_path / "buffer.safetensors")
     with pytest.raises(ValueError, match="is for 1 environments"):
         make_buffer(60, n_envs=2).load(tmp_path / "buffer.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"real.frames": None}, "lacks frames"),
+        ({"real.order": np.zeros(3, np.int64)}, "do not name each of"),
+        ({"real.following": np.full(60, 60, np.int64)}, "name frames beyond the 60"),
+        ({"real.rewards": np.zeros(60, np.float64)}, "do not fit a buffer"),
+        ({"real.rewards": np.zeros(59, np.float32)}, "do not fit a buffer"),
+        ({"imagined.num_put": np.zeros(1)}, "num_put must be a whole number"),
+        ({"record": {}}, "lacks rng, newest, rollouts, num_updates"),
+        ({"record": {"newest": 3}}, "newest of a saved buffer must be rows of 2 whole numbers"),
+        ({"record": {"newest": [[1000, 0]]}}, "slots beyond the 60"),
+        ({"record": {"rollouts": [[1, 2, "a"]]}}, "rollouts of a saved buffer must be rows of 3"),
+        ({"record": {"rollouts": [[1, 2, 3]]}}, "the saved rollouts of 1 frames and 2 steps do not fit"),
+        ({"record": {"num_updates": None}}, "num_updates of a saved buffer must be"),
+        ({"record": {"rng": {"bit_generator": "none"}}}, "no state of random numbers"),
+    ],
+)
+def test_a_state_that_no_buffer_had_is_refused(changes, message):
+    buffer, _ = used_buffer()
+    state = buffer.state_dict()
+    for name, value in changes.items():
+        if value is None:
+            del state[name]
+        else:
+            state[name] = state[name] | value if name == "record" and value else value
+    with pytest.raises(ValueError, match=message):
+        buffer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", pickle.dumps({"record": 1})])
+def test_a_file_that_is_no_buffer_is_refused(content, tmp_path):
+    file = tmp_path / "buffer.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=r"buffer\.safetensors cannot be read as a safetensors file"):
+        make_buffer(60).load(file)
+
+
+@pytest.mark.parametrize("metadata", [None, {"record": "3"}, {"record": "{"}])
+def test_arrays_without_a_record_are_no_buffer(metadata, tmp_path):
+    save_file({"frames": np.zeros(3)}, tmp_path / "buffer.safetensors", metadata=metadata)
+    with pytest.raises(OSError, match=r"buffer\.safetensors"):
+        make_buffer(60).load(tmp_path / "buffer.safetensors")
 
 
 # -- agents of stable-baselines3 --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 start."""
 
 import json
+import pickle
 import signal
 
 import numpy as np
@@ -14,15 +15,18 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("accelerate")
 pytest.importorskip("scipy")
 
+import gymnasium
+
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main, rl
 from ivideogpt_hf.media.video import read_video
 from ivideogpt_hf.rl import agent_run, run_settings
 from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.baselines import DreamingRun
-from ivideogpt_hf.rl.curves import compare_runs, read_run
+from ivideogpt_hf.rl.comparison import compare_runs
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
+from ivideogpt_hf.rl.finished_runs import read_run
 from ivideogpt_hf.rl.run import AgentRunSettings, run_agent
 from tests.conftest import build_world, hide_package, locked_elsewhere
 from tests.training.conftest import Started, _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)
@@ -314,6 +318,42 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(agent, config_of, checkpoi
     assert_same_weights(killed / "world_model", whole / "world_model")
 
 
+def test_a_run_in_meta_world_that_is_killed_ends_as_one_that_is_not(config_of, tmp_path):
+    pytest.importorskip("metaworld")
+    settings = {
+        "action_repeat": 2,
+        "max_steps": 50,
+        "num_steps": 60,
+        "evaluate_every": 40,
+        "demos": 1,
+        "frame_size": 32,
+    }
+    config = config_of(**settings, environment="metaworld/button-press-v3", save_minutes=0.0, num_evaluation_episodes=1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
+    process = Started("rl", config, "--output", killed, log=tmp_path / "log")
+    process.wait_for(lambda: last_step(killed) >= 12)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 12 <= last_step(killed) < 30
+    assert main(["rl", "--config", str(config), "--output", str(killed)]) == 0
+    assert_same_run(killed, whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", ""), (b"nothing", ""), (pickle.dumps(print), ""), ({}, "lacks agent")]
+)
+def test_a_state_that_no_run_wrote_is_refused(content, message, tmp_path):
+    start({}, tmp_path / "run", num_steps=8, evaluate_every=8)
+    file = tmp_path / "run" / "state" / "state.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(OSError, match=rf"state\.pt is no state that a run can go on from: .*{message}"):
+        start({}, tmp_path / "run", num_steps=8, evaluate_every=8)
+
+
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(config_of, checkpoint, tmp_path):
     config = config_of(**IMAGINED, world_model=checkpoint, save_minutes=0.0)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -418,14 +458,22 @@ def test_settings_that_do_not_fit(argv, message, checkpoint, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+class Blind(gymnasium.Env):
+    """An environment that has no pictures."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+
 def test_an_environment_without_rendering_is_refused(monkeypatch, tmp_path, capsys):
-    from ivideogpt_hf.simulators.push2d import Push2DSimulator
-
-    def refuse(self):
-        raise ValueError("push2d does not render frames")
-
-    monkeypatch.setattr(Push2DSimulator, "render", refuse)
-    assert "does not render" in fails(capsys, "push2d", "--output", str(tmp_path / "out"))
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry))
+    gymnasium.register("Blind-v0", Blind)
+    line = fails(capsys, "Blind-v0", "--output", str(tmp_path / "out"))
+    assert line == "ivideogpt: error: Blind-v0 does not render RGB images: its render modes are []"
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_agent_without_its_package_is_refused(monkeypatch, tmp_path, capsys):

@@ -15,17 +15,13 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped] # it has none
 
 from ..checkpoints.loading import weights_hash
-from ..decoding.sampling import Sampling
 from ..extras import require_packages
-from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_versions
 from ..run_folder import PARTIAL, RUN_FILE, claim, lock, recover_folder, replace_folder
-from ..spec import first_action
-from ..world.world_model import WorldModel
-from .curves import EVALUATIONS_FILE
 from .demonstrations import Demonstrations, demonstrate
-from .environments import SimulatorEnv, play_episode
-from .evaluation import evaluate_policy
+from .environments import SimulatorEnv
+from .evaluation import evaluate_policy, write_beside_imagined
+from .finished_runs import EVALUATIONS_FILE
 from .imagination import ImaginedExperience
 from .learner import WorldModelLearner
 from .replay import MixedReplayBuffer
@@ -35,7 +31,7 @@ require_packages("stable_baselines3", "accelerate", purpose="reinforcement learn
 
 from gymnasium import spaces  # noqa: E402
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList  # noqa: E402
-from stable_baselines3.common.logger import KVWriter, Logger  # noqa: E402
+from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
 
 from ..training.arguments import RunArguments  # noqa: E402
@@ -44,23 +40,34 @@ from ..training.launch import start_run, start_trackers  # noqa: E402
 from ..training.loop import Stop, stop_signals  # noqa: E402
 from ..training.trainer import INTERRUPTED  # noqa: E402
 from .agents import make_agent  # noqa: E402
+from .run_callbacks import BetweenSteps, MetricsWriter  # noqa: E402
 from .run_settings import AgentRunSettings  # noqa: E402
 from .run_state import (  # noqa: E402
     agent_state,
     load_agent_state,
     load_random_state,
     random_state,
+    read_state,
     seed_everything,
     unchanged_random_numbers,
     with_tensors,
 )
 
 STATE_FOLDER, STATE_FILE, BUFFER_FILE = "state", "state.pt", "buffer.safetensors"
+STATE = (
+    "agent",
+    "environment",
+    "imagined",
+    "learner",
+    "random",
+    "evaluated_step",
+    "last_success",
+    "successes",
+    "seconds",
+)
 AGENT_FILE, WORLD_FOLDER, VIDEO_FOLDER = "agent.zip", "world_model", "videos"
 FRAME_PIXELS = 64  # of an environment without a world model
-NUM_VIDEO_CHUNKS = 4  # number of rollouts, one after the other, in a video
 NUM_RECENT_EPISODES = 20  # over which the bar shows success
-DRAWN_PIXELS = 192
 LOG_EPISODES = 1
 
 
@@ -319,13 +326,13 @@ class AgentRun:
 
     def _learn(self) -> None:
         settings = self.settings
-        self.agent.set_logger(Logger(None, [_Metrics(self.output / TRAINING_LOG_FILE, self._accelerator)]))
+        self.agent.set_logger(Logger(None, [MetricsWriter(self.output / TRAINING_LOG_FILE, self._accelerator)]))
         if self._logged:
             self.agent.logger.name_to_value.update(self._logged["values"])
             self.agent.logger.name_to_count.update(self._logged["counts"])
         first = self.agent.num_timesteps
         with tqdm(total=settings.num_steps, initial=first, unit="step", smoothing=0.05) as bar:
-            between = _BetweenSteps(self, bar)
+            between = BetweenSteps(self, bar)
             callbacks: list[BaseCallback] = [between] if self.imagined is None else [between, self.imagined]
             self.agent.learn(
                 settings.num_steps - first,
@@ -379,7 +386,8 @@ class AgentRun:
         with unchanged_random_numbers():
             evaluation = evaluate_policy(self.agent, self.evaluated, seeds, video=real_video).record()
             if settings.videos and self.learner is not None:
-                self._draw(video, self.learner.world)
+                world, horizon = self.learner.world, settings.schedule().horizon
+                write_beside_imagined(self.agent, self.evaluated, world, video, horizon=horizon)
         self._evaluated_step = step
         self.last_success = evaluation["success"]
         entry = {"step": step, "imagined_steps": self.num_imagined, **evaluation, "seconds": round(self.seconds, 1)}
@@ -393,23 +401,6 @@ class AgentRun:
         self._accelerator.log(numbers, step=entry["step"])
 
     last_success: float | None = None
-
-    def _draw(self, file: Path, world: WorldModel) -> None:
-        """An evaluation episode, beside what the world model makes of its actions, anew from real frames every few
-        steps."""
-        horizon = self.settings.schedule().horizon
-        episode = play_episode(self.evaluated, lambda seen: self.agent.predict(seen, deterministic=True)[0], 0)
-        frames, actions = torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)
-        num_context = world.spec.num_context_frames
-        lasts = list(range(first_action(num_context), len(episode) - horizon + 1, horizon))[:NUM_VIDEO_CHUNKS]
-        if not lasts:  # the simulator ended the episode too early
-            return
-        contexts = torch.stack([frames[last - num_context + 1 : last + 1] for last in lasts])
-        acts = torch.stack([actions[last : last + horizon] for last in lasts])
-        imagined = world.rollout(contexts, acts, sampling=Sampling(seed=0), outputs=("frames",)).frames.cpu()
-        real = torch.stack([frames[last + 1 : last + 1 + horizon] for last in lasts])
-        clip = side_by_side(real.flatten(0, 1), imagined.flatten(0, 1))
-        write_video(clip, file, fps=10, scale=-(-DRAWN_PIXELS // frames.shape[-1]))
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -437,7 +428,7 @@ class AgentRun:
 
     def _load(self) -> None:
         folder = self.output / STATE_FOLDER
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = read_state(folder / STATE_FILE, STATE)
         self.buffer.load(folder / BUFFER_FILE)
         if self.imagined is not None:
             self.imagined.init_callback(self.agent)
@@ -461,48 +452,6 @@ class AgentRun:
         drop_entries_after(self.output / TRAINING_LOG_FILE, step)
         load_random_state(state["random"])
         print(f"going on after step {step}")
-
-
-class _BetweenSteps(BaseCallback):
-    """Calls the run between two steps, and shows where it is."""
-
-    def __init__(self, run: AgentRun, bar: Any) -> None:
-        super().__init__()
-        self.run, self.bar = run, bar
-
-    def _on_rollout_start(self) -> None:
-        self.run.between_steps()
-
-    def _on_step(self) -> bool:
-        run = self.run
-        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
-            if done and "is_success" in info:
-                run.successes.append(bool(info["is_success"]))
-        shown: dict[str, Any] = {"imagined": run.num_imagined}
-        if run.successes:
-            shown["success"] = f"{sum(run.successes) / len(run.successes):.2f}"
-        if run.last_success is not None:
-            shown["evaluated"] = f"{run.last_success:.2f}"
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update(len(self.locals["dones"]))
-        return True
-
-
-class _Metrics(KVWriter):
-    """Writes what an agent logs to a file of JSON lines, and to the tracker."""
-
-    def __init__(self, file: Path, accelerator: Any) -> None:
-        self.file, self.accelerator = file, accelerator
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write an entry."""
-        entry = {name: float(value) for name, value in key_values.items() if isinstance(value, (int, float, np.number))}
-        self.accelerator.log(entry, step=step)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"update": step} | entry) + "\n")
-
-    def close(self) -> None:
-        """Do nothing: the file is closed after each entry."""
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:

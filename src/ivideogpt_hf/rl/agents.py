@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..data.clips.segments import check_choice
 from ..extras import require_packages
-from .drqv2 import DrQv2, preset
+from .drqv2 import DrQv2
 from .networks import Encoder, MixedPrecision
+from .presets import preset
 from .replay import MixedReplayBuffer
 
 require_packages("stable_baselines3", purpose="reinforcement learning")
@@ -92,7 +93,7 @@ def make_agent(
     Args:
         name: name of the agent, one of `OFF_POLICY`.
         environment: environments that it acts in, whose observations are stacks of frames.
-        preset_name: name of a preset of `DrQv2`.
+        preset_name: name of a preset, see `presets.preset`.
         seed: seed of the agent, its buffer and its environments.
         device: device of its networks.
         buffer: further arguments of `MixedReplayBuffer`.

@@ -14,9 +14,10 @@ from ..extras import require_packages
 from .agent_run import AgentRun
 from .agents import FrameFeatures
 from .demonstrations import MeanActionPolicy, clone
-from .drqv2 import DrQv2, preset
+from .drqv2 import DrQv2
 from .imagined_worlds import ImaginedWorlds
 from .networks import random_shift
+from .presets import preset
 from .replay import MixedReplayBuffer
 
 require_packages("stable_baselines3", purpose="reinforcement learning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import warnings
@@ -12,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 
 from ..extras import require_packages
 from ..hub.upload import CARD_FILE, create_repository, upload_folder
+from .agent_card import agent_card
 from .networks import Actor, Critic, DrQv2Policy, Encoder, MixedPrecision, random_shift, truncated_normal
 from .replay import MixedReplayBuffer
 
@@ -31,77 +30,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 from stable_baselines3.common.utils import polyak_update  # noqa: E402
 
 AGENT_FILE = "agent.zip"
-# "paper" has the settings of iVideoGPT's experiments (table 5): those of DrQ-v2 for smaller frames, with two updates
-# for each step and weight decay. "cpu" learns tasks of Meta-world in minutes on one thread.
-_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "learning_rate": 1e-4,
-        "buffer_size": 200_000,
-        "learning_starts": 2000,
-        "batch_size": 256,
-        "gradient_steps": 2,
-        "std_steps": 100_000,
-        "policy_kwargs": {
-            "num_channels": 32,
-            "strides": (2, 1, 1, 1),
-            "trunk_dim": 50,
-            "hidden_dim": 1024,
-            "optimizer_kwargs": {"weight_decay": 1e-6},
-        },
-    },
-    "cpu": {
-        "learning_rate": 2e-4,
-        "buffer_size": 50_000,
-        "learning_starts": 500,
-        "batch_size": 64,
-        "gradient_steps": 1,
-        "std_steps": 2000,
-        "reward_scale": 0.1,
-        "mixed_precision": "bf16",
-        "policy_kwargs": {
-            "num_channels": 32,
-            "strides": (2, 2, 1, 1),
-            "trunk_dim": 50,
-            "hidden_dim": 256,
-            "optimizer_kwargs": {"fused": True},
-        },
-    },
-}
-
-CARD = """---
-{metadata}
----
-
-# {name}
-
-An agent that acts on images: DrQ-v2, trained for {num_timesteps:,} steps. It sees the last {num_stack} frames of
-{height} x {width} pixels, and its actions have the width {action_dim}.
-
-```python
-from huggingface_hub import hf_hub_download
-from ivideogpt_hf.rl.drqv2 import DrQv2
-
-agent = DrQv2.load(hf_hub_download("{repo_id}", "{file}"))
-actions, _ = agent.predict(observations, deterministic=True)  # (n, {channels}, {height}, {width}) uint8
-```
-
-The file is one of stable-baselines3, which runs code when it is loaded: load it only if you trust its author.
-"""
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Arguments of `DrQv2` that belong together.
-
-    Args:
-        name: "paper", the settings of iVideoGPT's experiments, for a GPU, or "cpu", smaller networks and batches that
-            learn in minutes on one thread.
-
-    Raises:
-        ValueError: if there is no such preset.
-    """
-    if name not in _PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(map(repr, _PRESETS))}, got {name!r}")
-    return copy.deepcopy(_PRESETS[name])
 
 
 class Generators:
@@ -168,7 +96,8 @@ class DrQv2(OffPolicyAlgorithm):
     Example:
         >>> import gymnasium
         >>> import numpy as np
-        >>> from ivideogpt_hf.rl.drqv2 import DrQv2, preset
+        >>> from ivideogpt_hf.rl.drqv2 import DrQv2
+        >>> from ivideogpt_hf.rl.presets import preset
         >>> class Dark(gymnasium.Env):
         ...     observation_space = gymnasium.spaces.Box(0, 255, (9, 64, 64), np.uint8)
         ...     action_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
@@ -495,7 +424,7 @@ class DrQv2(OffPolicyAlgorithm):
         repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
         with tempfile.TemporaryDirectory() as folder:
             self.save(os.path.join(folder, AGENT_FILE))
-            self._card(repo_id).save(Path(folder) / CARD_FILE)
+            agent_card(self, repo_id, AGENT_FILE).save(Path(folder) / CARD_FILE)
             return upload_folder(
                 folder,
                 repo_id,
@@ -506,27 +435,6 @@ class DrQv2(OffPolicyAlgorithm):
                 token=token,
                 keep_card=True,
             )
-
-    def _card(self, repo_id: str) -> ModelCard:
-        channels, height, width = self.observation_space.shape or ()
-        data = ModelCardData(
-            library_name="stable-baselines3",
-            pipeline_tag="reinforcement-learning",
-            tags=["ivideogpt", "drqv2", "arxiv:2107.09645"],
-        )
-        content = CARD.format(
-            metadata=data.to_yaml(),
-            name=repo_id.rsplit("/", 1)[-1],
-            num_timesteps=self.num_timesteps,
-            num_stack=channels // 3,
-            channels=channels,
-            height=height,
-            width=width,
-            action_dim=int(np.prod(self.action_space.shape)),
-            repo_id=repo_id,
-            file=AGENT_FILE,
-        )
-        return ModelCard(content)
 
 
 def _check_dtype(observations: Any) -> None:

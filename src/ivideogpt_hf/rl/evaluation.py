@@ -11,12 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..media.video import write_video
+from ..decoding.sampling import Sampling
+from ..media.video import side_by_side, write_video
 from ..planning.trials import require_trial_packages, wilson_interval
+from ..spec import first_action
+from ..world.world_model import WorldModel
 from .environments import RealEpisode, SimulatorEnv, play_episode
 
 DRAWN_PIXELS = 192  # smallest side of a video
 FPS = 10
+NUM_VIDEO_CHUNKS = 4  # number of rollouts, one after the other, in a video
 DIGITS = 4
 
 
@@ -114,4 +118,34 @@ def evaluate_policy(
 def write_episode(episode: RealEpisode, path: str | os.PathLike[str]) -> Path:
     """Write the frames of an episode as mp4 or gif, by the suffix of the path, enlarged to at least 192 pixels."""
     frames = torch.from_numpy(episode.frames)
-    return write_video(frames, path, fps=FPS, scale=-(-DRAWN_PIXELS // frames.shape[-1]))
+    return write_video(frames, path, fps=FPS, scale=_scale(frames))
+
+
+def write_beside_imagined(
+    policy: Policy, environment: SimulatorEnv, world: WorldModel, path: str | os.PathLike[str], *, horizon: int
+) -> None:
+    """Write an evaluation episode, beside what a world model makes of its actions, anew from real frames every few
+    steps. Nothing is written if the simulator ends the episode before the first rollout.
+
+    Args:
+        policy: policy, which acts without noise.
+        environment: environment with the purpose "evaluation".
+        world: world model of frames of the same size.
+        path: mp4 or gif file to write.
+        horizon: number of steps of a rollout.
+    """
+    episode = play_episode(environment, lambda seen: policy.predict(seen, deterministic=True)[0], 0)
+    frames, actions = torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)
+    num_context = world.spec.num_context_frames
+    lasts = list(range(first_action(num_context), len(episode) - horizon + 1, horizon))[:NUM_VIDEO_CHUNKS]
+    if not lasts:
+        return
+    contexts = torch.stack([frames[last - num_context + 1 : last + 1] for last in lasts])
+    acts = torch.stack([actions[last : last + horizon] for last in lasts])
+    imagined = world.rollout(contexts, acts, sampling=Sampling(seed=0), outputs=("frames",)).frames.cpu()
+    real = torch.stack([frames[last + 1 : last + 1 + horizon] for last in lasts])
+    write_video(side_by_side(real.flatten(0, 1), imagined.flatten(0, 1)), path, fps=FPS, scale=_scale(frames))
+
+
+def _scale(frames: torch.Tensor) -> int:
+    return -(-DRAWN_PIXELS // frames.shape[-1])

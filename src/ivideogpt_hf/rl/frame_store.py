@@ -11,6 +11,7 @@ import numpy as np
 # Marks the absence of a neighbour.
 NONE = -1
 ARRAYS = ("frames", "serials", "previous", "following", "is_step", "is_complete", "actions", "rewards", "terminated")
+QUEUES = ("free", "order")
 
 
 class FrameStore:
@@ -211,19 +212,36 @@ class FrameStore:
         Raises:
             ValueError: if an array does not fit.
         """
+        self._check_arrays(arrays)
         num_touched = len(arrays["frames"])
-        for name in ARRAYS:
-            own, given = getattr(self, name), arrays[name]
-            if given.shape[1:] != own.shape[1:] or num_touched > self.num_slots:
-                raise ValueError(
-                    f"the saved {name} {given.shape} do not fit a buffer for {own.shape}; make it with the sizes that "
-                    f"the saved one had"
-                )
         self.clear()
         for name in ARRAYS:
             getattr(self, name)[:num_touched] = arrays[name]
         self._num_touched, self._num_put = num_touched, int(arrays["num_put"])
         self._free, self._order = arrays["free"].tolist(), deque(arrays["order"].tolist())
+
+    def _check_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        missing = [name for name in (*ARRAYS, *QUEUES, "num_put") if name not in arrays]
+        if missing:
+            raise ValueError(f"a saved store of frames lacks {', '.join(missing)}")
+        num_touched = arrays["frames"].shape[0] if arrays["frames"].ndim else 0
+        for name in ARRAYS:
+            own, given = getattr(self, name), arrays[name]
+            if given.shape != (num_touched, *own.shape[1:]) or given.dtype != own.dtype or num_touched > self.num_slots:
+                raise ValueError(
+                    f"the saved {name} {given.shape} {given.dtype} do not fit a buffer for {own.shape} {own.dtype}; "
+                    "make it with the sizes that the saved one had"
+                )
+        for name in ("previous", "following"):
+            if ((arrays[name] < NONE) | (arrays[name] >= num_touched)).any():
+                raise ValueError(f"the saved {name} name frames beyond the {num_touched} that there are")
+        slots = np.concatenate([arrays[name].ravel() for name in QUEUES])
+        if not np.array_equal(np.sort(slots), np.arange(num_touched)):
+            raise ValueError(f"the saved {' and '.join(QUEUES)} do not name each of {num_touched} slots once")
+        if (arrays["is_step"] & (arrays["following"] == NONE)).any():
+            raise ValueError("a saved step leads to no frame")
+        if arrays["num_put"].shape or arrays["num_put"].dtype.kind != "i":
+            raise ValueError(f"the saved num_put must be a whole number, got {arrays['num_put']}")
 
     def __getstate__(self) -> dict[str, Any]:
         # Slots that were never used are left out of pickles and copies.

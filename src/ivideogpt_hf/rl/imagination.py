@@ -19,7 +19,8 @@ from ..world.results import Observation, Rollout
 from ..world.world_model import WorldModel
 from .drqv2 import DrQv2
 from .learner import WorldModelLearner
-from .replay import NUM_CHANNELS, MixedReplayBuffer, Starts
+from .replay import MixedReplayBuffer, Starts
+from .replay_checks import NUM_CHANNELS
 from .worlds import check_world
 
 require_packages("stable_baselines3", purpose="reinforcement learning")
@@ -222,9 +223,10 @@ class ImaginedExperience(BaseCallback):
         >>> import gymnasium
         >>> import numpy as np
         >>> from ivideogpt_hf import WorldModel
-        >>> from ivideogpt_hf.rl.drqv2 import DrQv2, preset
+        >>> from ivideogpt_hf.rl.drqv2 import DrQv2
         >>> from ivideogpt_hf.rl.imagination import ImaginationSchedule, ImaginedExperience
         >>> from ivideogpt_hf.rl.learner import LearnerSettings, WorldModelLearner
+        >>> from ivideogpt_hf.rl.presets import preset
         >>> class Dark(gymnasium.Env):
         ...     observation_space = gymnasium.spaces.Box(0, 255, (9, 64, 64), np.uint8)
         ...     action_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)

@@ -13,7 +13,7 @@ from ..extras import require_packages
 from ..world.protocol import World
 from ..world.state import State
 from .imagination import ImaginedPolicy
-from .replay import NUM_CHANNELS
+from .replay_checks import NUM_CHANNELS
 from .worlds import check_world
 
 require_packages("stable_baselines3", purpose="reinforcement learning")
@@ -44,7 +44,8 @@ class AgentProposals:
         >>> import gymnasium
         >>> import numpy as np
         >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
-        >>> from ivideogpt_hf.rl.drqv2 import DrQv2, preset
+        >>> from ivideogpt_hf.rl.drqv2 import DrQv2
+        >>> from ivideogpt_hf.rl.presets import preset
         >>> from ivideogpt_hf.rl.proposals import AgentProposals
         >>> class Spaces(gymnasium.Env):
         ...     observation_space = gymnasium.spaces.Box(0, 255, (9, 64, 64), np.uint8)

@@ -18,7 +18,8 @@ from ..hub.upload import push_folder, validate_card
 from ..publish import Publication
 from ..run_folder import RUN_FILE
 from .agent_run import AGENT_FILE, VIDEO_FOLDER
-from .curves import EVALUATIONS_FILE, Run, compare_runs, draw_comparison, read_evaluations, read_run
+from .comparison import compare_runs, draw_comparison
+from .finished_runs import EVALUATIONS_FILE, Run, read_evaluations, read_run
 from .run_settings import CLONE, NO_WORLD, PPO_NAME
 
 VIDEO_FILE = "episode.gif"
@@ -78,6 +79,11 @@ def prepare_agent(folder: Path, repo_id: str) -> Iterator[Publication]:
     """
     require_packages("scipy", "matplotlib", purpose="the curve of an agent")
     run = read_run(folder)
+    if run.settings["agent"] not in CLASSES:
+        raise ValueError(
+            f"{folder / RUN_FILE} is not what a run of an agent writes: agent must be one of {', '.join(CLASSES)}, got "
+            f"{run.settings['agent']!r}"
+        )
     if not (folder / AGENT_FILE).is_file():
         raise ValueError(f"{folder} is not finished: {AGENT_FILE} is missing; let the same command end first")
     with tempfile.TemporaryDirectory() as name:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +12,25 @@ import torch
 from torch import Tensor
 
 from ..extras import require_packages
-from ..run_folder import write_aside
 from .frame_store import NONE, FrameStore
+from .replay_checks import (
+    NUM_CHANNELS,
+    ActionScale,
+    as_array,
+    check_frames,
+    check_rewards,
+    check_scaled_actions,
+    check_spaces,
+)
+from .replay_file import RECORD, check_table, read_buffer, write_buffer
+from .rollout_store import RolloutStore
 
 require_packages("stable_baselines3", purpose="reinforcement learning")
 
 from gymnasium import spaces  # noqa: E402
-from safetensors import safe_open  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer  # noqa: E402
 from stable_baselines3.common.type_aliases import ReplayBufferSamples  # noqa: E402
 from stable_baselines3.common.vec_env import VecNormalize  # noqa: E402
-
-NUM_CHANNELS = 3
-# The key of the JSON text in a saved file.
-RECORD = "record"
-# By how much an action may lie outside the bounds, as a share of their distance: rounding in float32. Where the bounds
-# are far from zero and close to each other, stable-baselines3's scaling to [-1, 1] rounds more.
-TOLERANCE, SCALED_TOLERANCE = 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class MixedReplayBuffer(ReplayBuffer):
         max_imagined_age: int | None = None,
         seed: int | None = None,
     ) -> None:
-        num_stack = _check_spaces(observation_space, action_space)
+        num_stack = check_spaces(observation_space, action_space)
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage must be False: this buffer stores each frame once in any case")
         numbers = {"n_steps": n_steps, "max_imagined": max_imagined, "max_imagined_age": max_imagined_age}
@@ -149,14 +148,12 @@ class MixedReplayBuffer(ReplayBuffer):
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.handle_timeout_termination, self.optimize_memory_usage = True, False
         self.n_steps, self.gamma, self.real_ratio = n_steps, gamma, real_ratio
-        self.max_imagined, self.max_imagined_age = max_imagined, max_imagined_age
-        self.num_stack = num_stack
+        self.num_stack, self._scale = num_stack, ActionScale(self.action_space)
         self.rng = np.random.default_rng(seed)
         height, width = self.obs_shape[1:]
         frame_shape = (NUM_CHANNELS, height, width)
         self._real = FrameStore(buffer_size, frame_shape, self.action_dim, num_stack)
-        # Rollouts of one step need the most frames: a stack, and the frame that the step leads to.
-        self._imagined = FrameStore(max_imagined * (num_stack + 1), frame_shape, self.action_dim, num_stack)
+        self._imagined = RolloutStore(max_imagined, max_imagined_age, frame_shape, self.action_dim, num_stack)
         self.reset()
 
     # -- what is in it ------------------------------------------------------------------------------------------------
@@ -173,6 +170,16 @@ class MixedReplayBuffer(ReplayBuffer):
         self._real_ratio = ratio
 
     @property
+    def max_imagined(self) -> int:
+        """Number of imagined transitions that are kept at most."""
+        return self._imagined.max_steps
+
+    @property
+    def max_imagined_age(self) -> int | None:
+        """Number of updates of the world model after which a rollout expires; None: never."""
+        return self._imagined.max_age
+
+    @property
     def num_real(self) -> int:
         """Number of real transitions that can be drawn."""
         return len(self._real.steps)
@@ -180,7 +187,7 @@ class MixedReplayBuffer(ReplayBuffer):
     @property
     def num_imagined(self) -> int:
         """Number of imagined transitions that can be drawn."""
-        return len(self._imagined.steps)
+        return len(self._imagined)
 
     def size(self) -> int:
         """Number of real transitions, as stable-baselines3 counts them."""
@@ -192,14 +199,12 @@ class MixedReplayBuffer(ReplayBuffer):
         self._real.clear()
         # For each environment, the slot of its newest frame and the serial number of the frame there.
         self._newest = [(NONE, NONE)] * self.n_envs
-        self._num_updates = 0
+        self._imagined.num_updates = 0
         self.clear_imagined()
 
     def clear_imagined(self) -> None:
         """Forget all that was imagined."""
         self._imagined.clear()
-        # (number of frames, number of steps, number of model updates before it), oldest first
-        self._rollouts: deque[tuple[int, int, int]] = deque()
 
     # -- real experience ----------------------------------------------------------------------------------------------
 
@@ -232,8 +237,7 @@ class MixedReplayBuffer(ReplayBuffer):
         if not len(obs) == len(next_obs) == len(infos) == self.n_envs:
             raise ValueError(f"the buffer was made for {self.n_envs} environments, and got steps of {len(obs)}")
         actions = np.asarray(action, np.float32).reshape(self.n_envs, self.action_dim)
-        bounds = np.ones(self.action_dim)
-        _check_actions(actions, -bounds, bounds, SCALED_TOLERANCE, "add takes actions that are scaled to them")
+        check_scaled_actions(actions)
         actions = actions.clip(-1, 1)
         for env, info in enumerate(infos):
             after = next_obs[env]
@@ -273,13 +277,13 @@ class MixedReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: if a shape, dtype or action does not fit.
         """
-        frames = _as_array(frames)
-        self._check_frames("frames", frames, ndim=4)
+        frames = as_array(frames)
+        check_frames("frames", frames, 4, self._real.frame_shape)
         num_steps = len(frames) - 1
         if num_steps < 1 or len(frames) > self._real.num_slots:
             raise ValueError(f"an episode must have 2 to {self._real.num_slots} frames here, got {len(frames)}")
-        scaled = self._scale(actions, (num_steps,), clip_actions=clip_actions)
-        values = _check_rewards(rewards, (num_steps,))
+        scaled = self._scale.to_unit(actions, (num_steps,), clip=clip_actions)
+        values = check_rewards(rewards, (num_steps,))
         slot = self._real.begin(np.repeat(frames[:1], self.num_stack, axis=0))
         for step in range(num_steps):
             ends = terminated and step == num_steps - 1
@@ -319,18 +323,18 @@ class MixedReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: if a shape, dtype or number does not fit.
         """
-        context, frames = _as_array(context_frames), _as_array(frames)
-        self._check_frames("context_frames", context, ndim=5)
-        self._check_frames("frames", frames, ndim=5)
+        context, frames = as_array(context_frames), as_array(frames)
+        check_frames("context_frames", context, 5, self._real.frame_shape)
+        check_frames("frames", frames, 5, self._real.frame_shape)
         size, horizon = frames.shape[:2]
         if len(context) != size or not context.shape[1] or not horizon:
             raise ValueError(
                 f"frames must be (B, T, 3, H, W) and context_frames (B, C, 3, H, W) with T and C of at least 1; got "
                 f"{frames.shape} and {context.shape}"
             )
-        scaled = self._scale(actions, (size, horizon), clip_actions=False)
-        values = _check_rewards(rewards, (size, horizon))
-        counts = np.full(size, horizon) if lengths is None else _as_array(lengths)
+        scaled = self._scale.to_unit(actions, (size, horizon))
+        values = check_rewards(rewards, (size, horizon))
+        counts = np.full(size, horizon) if lengths is None else as_array(lengths)
         if counts.shape != (size,) or counts.dtype.kind not in "iu" or counts.min() < 0 or counts.max() > horizon:
             raise ValueError(f"lengths must be {size} whole numbers of 0 to {horizon}, got {counts}")
         if counts.max() > self.max_imagined:
@@ -340,27 +344,12 @@ class MixedReplayBuffer(ReplayBuffer):
         missing = max(self.num_stack - context.shape[1], 0)
         stacks = np.concatenate([*[context[:, :1]] * missing, context], axis=1)[:, -self.num_stack :]
         for row in np.flatnonzero(counts):
-            num_steps, store = int(counts[row]), self._imagined
-            while self.num_imagined + num_steps > self.max_imagined:
-                self._expire_oldest()
-            before = store.num_frames
-            slot = store.begin(stacks[row])
-            for step in range(num_steps):
-                reward, frame = float(values[row, step]), frames[row, step]
-                slot = store.append(slot, scaled[row, step], reward, frame, terminated=False)
-            self._rollouts.append((store.num_frames - before, num_steps, self._num_updates))
+            kept = slice(int(counts[row]))
+            self._imagined.add(stacks[row], frames[row, kept], scaled[row, kept], values[row, kept])
 
     def count_model_update(self) -> None:
         """Note that the world model was updated: rollouts that are too old by ``max_imagined_age`` expire."""
-        self._num_updates += 1
-        while self.max_imagined_age and self._rollouts:
-            if self._num_updates - self._rollouts[0][2] < self.max_imagined_age:
-                break
-            self._expire_oldest()
-
-    def _expire_oldest(self) -> None:
-        num_frames, _, _ = self._rollouts.popleft()
-        self._imagined.forget_oldest(num_frames)
+        self._imagined.count_model_update()
 
     # -- draws --------------------------------------------------------------------------------------------------------
 
@@ -380,7 +369,7 @@ class MixedReplayBuffer(ReplayBuffer):
             ValueError: if there is nothing to draw from.
         """
         num_real = math.floor(batch_size * self.real_ratio + 0.5) if self.num_imagined else batch_size
-        parts = [(self._real, num_real, "real"), (self._imagined, batch_size - num_real, "imagined")]
+        parts = [(self._real, num_real, "real"), (self._imagined.frames, batch_size - num_real, "imagined")]
         chosen = []
         for store, count, kind in parts:
             if count and not len(store.steps):
@@ -451,11 +440,9 @@ class MixedReplayBuffer(ReplayBuffer):
         starts = starts[(self.rng if rng is None else rng).integers(len(starts), size=num_segments)]
         chosen = self._real.segments(starts, num_frames)
         steps = chosen[:, :-1]
-        low, high = self.action_space.low.ravel(), self.action_space.high.ravel()
-        actions = (low + (self._real.actions[steps] + 1) * ((high - low) / 2)).astype(np.float32)
         return Segments(
             torch.from_numpy(self._real.frames[chosen]),
-            torch.from_numpy(actions),
+            torch.from_numpy(self._scale.to_environment(self._real.actions[steps])),
             torch.from_numpy(self._real.rewards[steps]),
         )
 
@@ -481,48 +468,55 @@ class MixedReplayBuffer(ReplayBuffer):
             ValueError: if the sizes differ.
         """
         record = state[RECORD]
-        if len(record["newest"]) != self.n_envs:
-            raise ValueError(
-                f"the saved buffer is for {len(record['newest'])} environments, this one for {self.n_envs}"
-            )
-        for kind, store in (("real", self._real), ("imagined", self._imagined)):
+        missing = [name for name in self._record() if name not in record]
+        if missing:
+            raise ValueError(f"the saved record of a buffer lacks {', '.join(missing)}")
+        newest = [(slot, serial) for slot, serial in check_table("newest", record["newest"], width=2)]
+        if len(newest) != self.n_envs:
+            raise ValueError(f"the saved buffer is for {len(newest)} environments, this one for {self.n_envs}")
+        rollouts = check_table("rollouts", record["rollouts"], width=3)
+        ((num_updates,),) = check_table("num_updates", [[record["num_updates"]]], width=1)
+        if any(slot >= self._real.num_slots for slot, _ in newest):
+            raise ValueError(f"newest of a saved buffer names slots beyond the {self._real.num_slots} that there are")
+        for kind, store in self._stores().items():
             prefix = f"{kind}."
             store.set_arrays({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-        self.rng.bit_generator.state = record["rng"]
-        self._newest = [(slot, serial) for slot, serial in record["newest"]]
-        self._rollouts = deque((frames, steps, birth) for frames, steps, birth in record["rollouts"])
-        self._num_updates = record["num_updates"]
+        self._imagined.set_rollouts(rollouts, num_updates)
+        try:
+            self.rng.bit_generator.state = record["rng"]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"rng of a saved buffer is no state of random numbers: {error!r}") from error
+        self._newest = newest
         self._count()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file. After a kill, the file is what it was before, or complete."""
-        with write_aside(path) as aside:
-            save_file(self._arrays(), aside, metadata={RECORD: json.dumps(self._record())})
+        write_buffer(path, self._arrays(), self._record())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over the state that `save` of a buffer of the same sizes wrote.
+        """Take over the state that `save` of a buffer of the same sizes wrote. The file holds arrays and JSON, so that
+        nothing in it is run. (``load_replay_buffer`` of stable-baselines3's agents reads pickles, which can be.)
 
         Raises:
             ValueError: if the sizes differ.
             OSError: if the file cannot be read, or holds something else.
         """
-        with safe_open(os.fspath(path), "np") as file:
-            metadata = file.metadata() or {}
-            if RECORD not in metadata:
-                raise OSError(f"{path} holds no replay buffer")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        self.load_state_dict(state | {RECORD: json.loads(metadata[RECORD])})
+        self.load_state_dict(read_buffer(path))
+
+    def _stores(self) -> dict[str, FrameStore]:
+        return {"real": self._real, "imagined": self._imagined.frames}
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        stores = (("real", self._real), ("imagined", self._imagined))
-        return {f"{kind}.{name}": array for kind, store in stores for name, array in store.arrays().items()}
+        return {
+            f"{kind}.{name}": array for kind, store in self._stores().items() for name, array in store.arrays().items()
+        }
 
     def _record(self) -> dict[str, Any]:
         return {
             "rng": self.rng.bit_generator.state,
             "newest": [list(place) for place in self._newest],
-            "rollouts": [list(rollout) for rollout in self._rollouts],
-            "num_updates": self._num_updates,
+            "rollouts": self._imagined.rollouts,
+            "num_updates": self._imagined.num_updates,
         }
 
     # -- checks -------------------------------------------------------------------------------------------------------
@@ -536,61 +530,3 @@ class MixedReplayBuffer(ReplayBuffer):
                 f"{observations.dtype} {observations.shape}"
             )
         return observations.reshape(len(observations), self.num_stack, NUM_CHANNELS, *self.obs_shape[1:])
-
-    def _check_frames(self, name: str, frames: np.ndarray, *, ndim: int) -> None:
-        if frames.dtype != np.uint8 or frames.ndim != ndim or frames.shape[-3:] != self._real.frame_shape:
-            raise ValueError(
-                f"{name} must be uint8 with {ndim} dimensions that end in {self._real.frame_shape}, got {frames.dtype} "
-                f"{frames.shape}"
-            )
-
-    def _scale(self, actions: np.ndarray | Tensor, leading: tuple[int, ...], *, clip_actions: bool) -> np.ndarray:
-        """Check actions in environment units, and scale them to [-1, 1]."""
-        values = _as_array(actions)
-        if values.shape != (*leading, self.action_dim):
-            raise ValueError(f"actions must have shape {(*leading, self.action_dim)}, got {values.shape}")
-        low, high = (bound.ravel().astype(np.float64) for bound in (self.action_space.low, self.action_space.high))
-        if clip_actions and np.isfinite(values).all():
-            values = np.clip(values, low, high)
-        hint = "clip them first, as the environment does (add_episode: clip_actions=True)"
-        _check_actions(values, low, high, TOLERANCE, hint)
-        return np.clip(2 * (values - low) / (high - low) - 1, -1, 1).astype(np.float32)
-
-
-def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
-    """The number of frames in a stack.
-
-    Raises:
-        ValueError: if the spaces are not those of an agent that sees stacks of frames.
-    """
-    shape = observation_space.shape if isinstance(observation_space, spaces.Box) else None
-    if shape is None or len(shape) != 3 or observation_space.dtype != np.uint8 or shape[0] % NUM_CHANNELS:
-        raise ValueError(
-            f"observations must be stacks of colour frames, a uint8 Box of shape (3 * num_stack, H, W); this "
-            f"environment has {observation_space}"
-        )
-    if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
-        raise ValueError(f"actions must be a Box with finite bounds; this environment has {action_space}")
-    return shape[0] // NUM_CHANNELS
-
-
-def _check_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray, tolerance: float, hint: str) -> None:
-    margin = tolerance * (high - low)
-    is_outside = ~((actions >= low - margin) & (actions <= high + margin))  # also where an action is NaN
-    if is_outside.any():
-        index = tuple(int(number) for number in np.argwhere(is_outside)[0])
-        raise ValueError(
-            f"{int(is_outside.sum())} numbers in the actions lie outside the bounds, the first, at index {index}, is "
-            f"{actions[index]:.4g} where {low[index[-1]]:.4g} to {high[index[-1]]:.4g} is allowed; {hint}"
-        )
-
-
-def _check_rewards(rewards: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    values = _as_array(rewards)
-    if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"rewards must be finite and of shape {shape}, got {values.shape}")
-    return values
-
-
-def _as_array(values: np.ndarray | Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,27 @@ def load_agent_state(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
     noise = getattr(agent, "action_noise", None)
     for name, value in (state["noise"] or {}).items():
         setattr(noise, name, value.numpy() if isinstance(value, Tensor) else value)
+
+
+def read_state(file: Path, names: Iterable[str]) -> dict[str, Any]:
+    """A state that a run wrote with `torch.save`. Only tensors and numbers are built from it.
+
+    Args:
+        file: file to read.
+        names: names that the state must have.
+
+    Raises:
+        OSError: if the file cannot be read, or holds something else.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(f"{file} is no state that a run can go on from: {reason}") from error
+    missing = [name for name in names if name not in state] if isinstance(state, dict) else list(names)
+    if missing:
+        raise OSError(f"{file} is no state that a run can go on from: it lacks {', '.join(missing)}")
+    return state
 
 
 def with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:

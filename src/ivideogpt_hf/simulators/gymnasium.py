@@ -61,7 +61,8 @@ class GymnasiumSimulator(Simulator):
     def render(self) -> np.ndarray:
         image = self._environment.render()
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"{self.task} does not render RGB images: got {type(image).__name__}")
+            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"{self.task} does not render RGB images: got {got}")
         if image.shape[:2] == (self.size, self.size):
             return np.ascontiguousarray(image, dtype=np.uint8)
         return resize_pixels(image[None].astype(np.uint8), (self.size, self.size))[0]
