@@ -28,10 +28,10 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    world: Any, *, token: str | None = None, port: int | None = None, **limits: Any
+    world: Any, *, starts: Any = None, token: str | None = None, port: int | None = None, **limits: Any
 ) -> Iterator[tuple[str, Any]]:
     """Serve a world model; its address, and the service behind it."""
-    app = create_app(world, "tiny", token=token, limits=ServerLimits(**limits))
+    app = create_app(world, "tiny", starts=starts, token=token, limits=ServerLimits(**limits))
     port = port or free_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

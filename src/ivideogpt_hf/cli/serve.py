@@ -9,7 +9,7 @@ from typing import Any
 
 from ..extras import require_packages
 from ..serving import TOKEN_VARIABLE
-from .arguments import load_world
+from .arguments import DEFAULT, load_world
 
 SHUTDOWN_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -77,10 +77,14 @@ def _serve(args: argparse.Namespace) -> None:
     require_packages("fastapi", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     import uvicorn
 
+    from ..checkpoints.loading import fetch
     from ..serving.server import ServerLimits, create_app
+    from ..world.starts import read_starts
 
     limits = ServerLimits(args.max_sessions, args.max_states, args.expires_after, args.max_waiting)
-    app = create_app(load_world(args), args.checkpoint or "default", token=token, limits=limits)
+    world, name = load_world(args), args.checkpoint or DEFAULT
+    starts = read_starts(fetch(name, revision=args.revision, token=args.token), world.spec.num_context_frames)
+    app = create_app(world, name, starts=starts, token=token, limits=limits)
     print(f"http://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
 

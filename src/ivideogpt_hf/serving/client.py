@@ -101,6 +101,7 @@ class RemoteWorldModel:
         self._forgotten: list[tuple[str, int]] = []
         fields = self._request("GET", "/v1/spec")
         self.checkpoint: str = fields.pop("checkpoint")
+        del fields["num_starts"]
         tuples: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }

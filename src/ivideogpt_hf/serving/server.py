@@ -54,14 +54,17 @@ class Service:
 
     Args:
         world: model that answers.
+        starts: frames (S, C, 3, H, W) uint8 that `BeginCall` starts from; None: none.
         limits: limits of the server.
         metrics: counts and times of the calls.
     """
 
-    def __init__(self, world: WorldModel, limits: ServerLimits, metrics: ServerMetrics) -> None:
+    def __init__(self, world: WorldModel, starts: Tensor | None, limits: ServerLimits, metrics: ServerMetrics) -> None:
         self.world, self.metrics = world, metrics
+        self.starts = torch.zeros(0) if starts is None else starts
         self._answers: dict[str, Callable[[str, Any], Awaitable[messages.Answer]]] = {
             "reset": self._reset,
+            "begin": self._begin,
             "step": self._step,
             "rollout": self._rollout,
             "fork": self._fork,
@@ -106,6 +109,18 @@ class Service:
         frames = frames.unflatten(0, (len(call.frames), -1))
         return self._state_answer(session, await self._run(lambda: self.world.reset(frames)))
 
+    async def _begin(self, session: str, call: messages.BeginCall) -> messages.BeginAnswer:
+        self.sessions.check_room(session)
+        if max(call.starts) >= len(self.starts):
+            raise ValueError(
+                f"starts must be below {len(self.starts)}, the number of starts in the episode that came with the "
+                f"checkpoint, got {call.starts}"
+            )
+        frames = self.starts[call.starts]
+        state = self._state_answer(session, await self._run(lambda: self.world.reset(frames)))
+        shown = messages.frames_to_text(frames[:, -1], call.frame_format)
+        return messages.BeginAnswer(**dict(state), frames=shown)
+
     async def _step(self, session: str, call: messages.StepCall) -> messages.StepAnswer:
         state = self.sessions.get(session, call.state)
         if not call.replace:
@@ -118,7 +133,7 @@ class Service:
             state=number,
             num_rows=after.batch_size,
             num_frames=list(after.num_frames),
-            frames=None if step.frame is None else messages.frames_to_text(step.frame),
+            frames=None if step.frame is None else messages.frames_to_text(step.frame, call.frame_format),
             rewards=None if step.reward is None else step.reward.tolist(),
             tokens=step.tokens.tolist() if "tokens" in call.outputs else None,
             log_probs=step.log_prob.tolist(),
@@ -187,19 +202,25 @@ class Service:
 
 
 def create_app(
-    world: WorldModel, name: str, *, token: str | None = None, limits: ServerLimits | None = None
+    world: WorldModel,
+    name: str,
+    *,
+    starts: Tensor | None = None,
+    token: str | None = None,
+    limits: ServerLimits | None = None,
 ) -> FastAPI:
     """Make the web application.
 
     Args:
         world: model that answers.
         name: name of the checkpoint, for clients to see.
+        starts: frames (S, C, 3, H, W) uint8 that clients may start from without sending any; None: none.
         token: token that clients must show as ``Authorization: Bearer TOKEN``; None: nobody is asked.
         limits: limits of the server; None: `ServerLimits()`.
     """
     limits = limits or ServerLimits()
     metrics = ServerMetrics()
-    service = Service(world, limits, metrics)
+    service = Service(world, starts, limits, metrics)
     metrics.watch(service.sessions, service.batcher)
 
     @contextlib.asynccontextmanager
@@ -234,7 +255,7 @@ def create_app(
     @app.get("/v1/spec", **guarded)
     async def spec() -> messages.ServedSpec:
         """Sizes of frames and actions, and abilities of the model."""
-        return messages.ServedSpec(checkpoint=name, **asdict(world.spec))
+        return messages.ServedSpec(checkpoint=name, num_starts=len(service.starts), **asdict(world.spec))
 
     @app.post("/v1/sessions", status_code=201, **guarded)
     async def open_session() -> messages.OpenedSession:
@@ -273,6 +294,11 @@ def _add_calls(app: FastAPI, service: Service, guarded: dict[str, Any]) -> None:
     @app.post("/v1/sessions/{session}/reset", **guarded)
     async def reset(session: str, call: messages.ResetCall) -> messages.StateAnswer:
         """Start worlds from frames."""
+        return await service.answer(session, call)
+
+    @app.post("/v1/sessions/{session}/begin", **guarded)
+    async def begin(session: str, call: messages.BeginCall) -> messages.BeginAnswer:
+        """Start worlds in the episode that came with the checkpoint."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/step", **guarded)
