@@ -83,6 +83,25 @@ $(VENV)/onnx.stamp: $(VENV)/dev.stamp
 test-onnx: $(VENV)/onnx.stamp ## test the networks' parts as ONNX programs
 	$(BIN)/python -m pytest tests/models/test_export.py
 
+$(VENV)/openenv.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[openenv]"
+	@touch $@
+
+.PHONY: test-openenv
+test-openenv: $(VENV)/openenv.stamp ## test a published checkpoint as an environment of OpenEnv
+	$(BIN)/python -m pytest tests/serving/test_openenv.py
+
+# LeRobot needs other versions of torch, numpy and huggingface_hub than this package, and Python 3.12.
+LEROBOT_PYTHON ?= python3.12
+$(VENV)/lerobot.stamp: $(VENV)/dev.stamp
+	$(LEROBOT_PYTHON) -m venv $(VENV)/lerobot
+	$(VENV)/lerobot/bin/python -m pip install --quiet "lerobot[dataset,evaluation]>=0.6.1,<0.7"
+	@touch $@
+
+.PHONY: test-lerobot
+test-lerobot: $(VENV)/lerobot.stamp ## test env.py in LeRobot's hands, in an environment of its own (needs Python 3.12)
+	LEROBOT_PYTHON=$(VENV)/lerobot/bin/python $(BIN)/python -m pytest tests/serving/test_env_hub.py
+
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"
 	@touch $@
