@@ -41,6 +41,20 @@ test: $(VENV)/dev.stamp ## check lint, format and types, and run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
+# The lowest versions that pyproject.toml admits of what it names. uv only chooses them: it would take another build of torch.
+$(VENV)/lowest.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PYTHON) -m venv $(VENV)/lowest
+	$(VENV)/lowest/bin/python -m pip install --quiet "torch==2.13.0" "uv>=0.13"
+	$(VENV)/lowest/bin/uv pip compile --quiet --python $(VENV)/lowest/bin/python --extra dev --resolution lowest-direct \
+	  --no-emit-package torch --output-file $(VENV)/lowest.txt pyproject.toml
+	$(VENV)/lowest/bin/python -m pip install --quiet --requirement $(VENV)/lowest.txt
+	$(VENV)/lowest/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(VENV)/lowest.stamp ## run the tests with the lowest versions that are admitted
+	$(VENV)/lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
+
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[data,metaworld,robodesk,pusht]"
 	@touch $@
