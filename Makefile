@@ -41,6 +41,20 @@ test: $(VENV)/dev.stamp ## check lint, format and types, and run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
+# The lowest versions that pyproject.toml admits of what it names. uv only chooses them: it would take another build of torch.
+$(VENV)/lowest.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PYTHON) -m venv $(VENV)/lowest
+	$(VENV)/lowest/bin/python -m pip install --quiet "torch==2.13.0" "uv>=0.13"
+	$(VENV)/lowest/bin/uv pip compile --quiet --python $(VENV)/lowest/bin/python --extra dev --resolution lowest-direct \
+	  --no-emit-package torch --output-file $(VENV)/lowest.txt pyproject.toml
+	$(VENV)/lowest/bin/python -m pip install --quiet --requirement $(VENV)/lowest.txt
+	$(VENV)/lowest/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(VENV)/lowest.stamp ## run the tests with the lowest versions that are admitted
+	$(VENV)/lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
+
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[data,metaworld,robodesk,pusht]"
 	@touch $@
@@ -82,6 +96,25 @@ $(VENV)/onnx.stamp: $(VENV)/dev.stamp
 .PHONY: test-onnx
 test-onnx: $(VENV)/onnx.stamp ## test the networks' parts as ONNX programs
 	$(BIN)/python -m pytest tests/models/test_export.py
+
+$(VENV)/openenv.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[openenv]"
+	@touch $@
+
+.PHONY: test-openenv
+test-openenv: $(VENV)/openenv.stamp ## test a published checkpoint as an environment of OpenEnv
+	$(BIN)/python -m pytest tests/serving/test_openenv.py
+
+# LeRobot needs other versions of torch, numpy and huggingface_hub than this package, and Python 3.12.
+LEROBOT_PYTHON ?= python3.12
+$(VENV)/lerobot.stamp: $(VENV)/dev.stamp
+	$(LEROBOT_PYTHON) -m venv $(VENV)/lerobot
+	$(VENV)/lerobot/bin/python -m pip install --quiet "lerobot[dataset,evaluation]>=0.6.1,<0.7"
+	@touch $@
+
+.PHONY: test-lerobot
+test-lerobot: $(VENV)/lerobot.stamp ## test env.py in LeRobot's hands, in an environment of its own (needs Python 3.12)
+	LEROBOT_PYTHON=$(VENV)/lerobot/bin/python $(BIN)/python -m pytest tests/serving/test_env_hub.py
 
 $(VENV)/demo.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[demo]"

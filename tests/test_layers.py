@@ -62,7 +62,7 @@ OWNERS = {
     "fsspec": {"data"},
     "gradio": set(),
     "gym_pusht": {"simulators"},
-    "gymnasium": {"environment", "rl", "simulators"},
+    "gymnasium": {"environment", "rl", "serving", "simulators"},
     "h5py": {"data"},
     "httpx": {"serving"},
     "lpips": {"metrics"},

@@ -1,6 +1,5 @@
 """`ivideogpt publish`, against a local stand-in for the Hub."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import yaml
 import ivideogpt_hf
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.publish import prepare
+from ivideogpt_hf.serving import env_hub
 from tests.conftest import build_world, random_actions, random_frames
 from tests.hub.fake_hub import TOKEN, FakeHub
 
@@ -130,15 +130,24 @@ def test_what_was_published_is_the_same_world(checkpoint):
         assert value.equal(again.transformer.state_dict()[name])
 
 
-def test_envhub_gets_a_vector_environment_from_env_py(checkpoint):
-    """As LeRobot does it: import the downloaded file, and call make_env."""
-    gymnasium = pytest.importorskip("gymnasium")
+def test_environments_are_published_for_the_checkpoint(checkpoint):
+    """EnvHub's is that of `tests/serving/test_env_hub.py`, and OpenEnv's that of `tests/serving/test_openenv.py`."""
     with prepare(checkpoint, "tester/arm", checkpoint / "card.yaml") as publication:
-        spec = importlib.util.spec_from_file_location("hub_env", publication.folder / "env.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        worlds = module.make_env(n_envs=3, use_async_envs=False)
-        assert isinstance(worlds, gymnasium.vector.VectorEnv)
-        worlds.reset(seed=0)
-        observations, *_ = worlds.step(worlds.action_space.sample())
-        assert observations.shape == (3, 3, 16, 16)
+        folder = publication.folder
+        assert (folder / "env.py").read_text() == Path(env_hub.__file__).read_text()
+        names = {path.name for path in (folder / "ivideogpt_world").iterdir()}
+        assert {"openenv.yaml", "Dockerfile", "README.md", "client.py", "server"} <= names
+        texts = [path.read_text() for path in (folder / "ivideogpt_world").rglob("*.*") if path.is_file()]
+        assert not any("__CHECKPOINT__" in text for text in texts)
+        assert "ENV IVIDEOGPT_CHECKPOINT=tester/arm\n" in (folder / "ivideogpt_world" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("lack", ["rewards", "bounds"])
+def test_what_is_no_environment_is_not_published_as_one(checkpoint, lack, tmp_path):
+    """Its weights, card and picture are."""
+    processor = {} if lack == "bounds" else {"action_low": [-1.0] * 3, "action_high": [1.0] * 3}
+    build_world(action_dim=3, predict_reward=lack != "rewards", processor=processor).save_pretrained(tmp_path)
+    shutil.copy(checkpoint / "episode.npz", tmp_path)
+    with prepare(tmp_path, "tester/arm", checkpoint / "card.yaml") as publication:
+        assert not {"env.py", "ivideogpt_world/openenv.yaml"} & set(publication.files)
+        assert "preview.gif" in publication.files

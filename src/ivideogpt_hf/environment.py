@@ -15,11 +15,11 @@ from .checkpoints.layout import EPISODE_FILE
 from .checkpoints.loading import fetch
 from .decoding.sampling import Sampling
 from .extras import require_packages
-from .media.video import read_video
 from .spec import WorldModelSpec
 from .world.checks import check_frames
 from .world.protocol import World
 from .world.results import Step
+from .world.starts import read_starts
 from .world.state import State
 from .world.world_model import WorldModel
 
@@ -100,18 +100,18 @@ class WorldModelVectorEnv(VectorEnv):
         action_high: float | Sequence[float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        episode = None
+        folder = None
         if isinstance(world, (str, os.PathLike)):
-            episode = fetch(world) / EPISODE_FILE
+            folder = fetch(world)
             world = WorldModel.from_pretrained(world)
         elif not isinstance(world, World):
             raise ValueError(f"world must be a World, or the folder or Hub id of a checkpoint, got {world!r}")
         self.world: World[Any] = world
         spec = world.spec
+        if start_frames is None and folder is not None:
+            start_frames = read_starts(folder, spec.num_context_frames)
         if start_frames is None:
-            if episode is None or not episode.is_file():
-                raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
-            start_frames = _windows(read_video(episode), spec.num_context_frames)
+            raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
         self.start_frames = _checked_starts(torch.as_tensor(start_frames).cpu(), spec)
         self.num_envs = len(self.start_frames) if num_envs is None else num_envs
         self.horizon, self.frame_stack = _horizon(horizon, max_episode_steps), frame_stack
@@ -359,11 +359,6 @@ def _horizon(horizon: int | None, max_episode_steps: int | None) -> int:
 
 def _of_one(infos: dict[str, Any]) -> dict[str, Any]:
     return {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}
-
-
-def _windows(frames: Tensor, length: int) -> Tensor:
-    """All (S, length, ...) runs of frames (T, ...) that leave something to come."""
-    return frames.unfold(0, length, 1)[:-1].movedim(-1, 1)
 
 
 def _checked_starts(frames: Tensor, spec: WorldModelSpec) -> Tensor:

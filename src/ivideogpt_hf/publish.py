@@ -19,24 +19,17 @@ from .decoding.sampling import Sampling
 from .hub.upload import push_folder, validate_card
 from .media.actions import read_future_actions
 from .media.video import read_video, side_by_side, write_video
-from .spec import first_action, split_clip
+from .settings import packaged_folder
+from .spec import WorldModelSpec, first_action, split_clip
 from .world.world_model import WorldModel
 
 PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
 LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
 
-# Code that LeRobot's `make_env("user/model", trust_remote_code=True)` calls.
-ENVIRONMENT_CODE = '''"""The world model in this repository as a gymnasium vector environment, for LeRobot's EnvHub."""
-
-from pathlib import Path
-
-from ivideogpt_hf import WorldModelVectorEnv
-
-
-def make_env(n_envs=1, use_async_envs=False, cfg=None):
-    """``n_envs`` imagined worlds, in one batch whatever ``use_async_envs`` says; they start in episode.npz."""
-    return WorldModelVectorEnv(Path(__file__).parent, num_envs=n_envs)
-'''
+# Code that LeRobot's `make_env("user/model", trust_remote_code=True)` calls, where this package is not installed.
+ENVIRONMENT_CODE = Path(__file__).parent / "serving" / "env_hub.py"
+# A Space with the checkpoint as an environment of OpenEnv, and its client. The word stands for the checkpoint's id.
+OPENENV_FOLDER, CHECKPOINT_WORD = "ivideogpt_world", "__CHECKPOINT__"
 
 
 @dataclass(frozen=True)
@@ -82,8 +75,9 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             shutil.copy(preview, stage / preview_name)
         else:
             preview_name = PREVIEW_FILE if _draw_preview(world, stage) else None
-        if world.spec.action_dim and (stage / EPISODE_FILE).is_file():
-            (stage / ENVIRONMENT_FILE).write_text(ENVIRONMENT_CODE, encoding="utf-8")
+        if _is_environment(world.spec) and (stage / EPISODE_FILE).is_file():
+            shutil.copy(ENVIRONMENT_CODE, stage / ENVIRONMENT_FILE)
+            _write_openenv(stage / OPENENV_FOLDER, repo_id)
         metrics = read_metrics(stage)
         leaderboard = leaderboard_results(metrics)
         if leaderboard is not None:
@@ -98,6 +92,19 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             if path.is_file()
         }
         yield Publication(stage, files, model_card)
+
+
+def _is_environment(spec: WorldModelSpec) -> bool:
+    """Whether an agent can act in the world as it is: it knows rewards, and the bounds of actions."""
+    return bool(spec.action_dim) and spec.has_reward and spec.action_low is not None
+
+
+def _write_openenv(folder: Path, repo_id: str) -> None:
+    """Write the Space of OpenEnv that plays a checkpoint of the Hub."""
+    shutil.copytree(packaged_folder(OPENENV_FOLDER), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in filter(Path.is_file, folder.rglob("*")):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace(CHECKPOINT_WORD, repo_id), encoding="utf-8")
 
 
 def _draw_preview(world: WorldModel, folder: Path) -> bool:

@@ -56,6 +56,18 @@ results["saved"] = sorted(path.name for path in folder.iterdir())
 scene("propose", lambda: world.push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
 scene("propose by the pipeline", lambda: IVideoGPTPipeline(
     world.vq_model, world.transformer).push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
+def adapted_by_id():  # how much logits differ from those of the adapter, and from those of the network alone
+    import peft
+    world.transformer.push_to_hub("tester/transformer", token="TOKEN")
+    base = IVideoGPTForCausalLM.from_pretrained("tester/transformer")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    adapted.push_to_hub("tester/adapter", token="TOKEN")
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained("tester/adapter")
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    others = adapted, world.transformer.eval()
+    return [float((loaded(ids).logits - other(ids).logits).abs().max()) for other in others]
+
+scene("adapter by id", adapted_by_id)
 scene("root config", lambda: (fetch("tester/world") / "config.json").read_text())
 
 world.push_to_hub("tester/edited", token="TOKEN")
@@ -264,6 +276,13 @@ def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
     assert "Compressive VQ model" in results["card of a network"]
     assert 'IVideoGPTVQModel.from_pretrained("tester/vq")' in results["card of a network"]
     assert results["network by id"] is True
+
+
+def test_peft_finds_an_adapter_and_the_network_below_it_by_their_ids(played):
+    pytest.importorskip("peft")
+    results, _, _ = played
+    from_adapter, from_network_alone = results["adapter by id"]
+    assert from_adapter < 1e-5 < from_network_alone
 
 
 @pytest.mark.parametrize(("scene", "which"), [("by id", 1), ("by revision", 0), ("cache only", 1)])

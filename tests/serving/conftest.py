@@ -44,6 +44,7 @@ def free_port() -> int:
 def serving(
     world: Any,
     *,
+    starts: Any = None,
     token: str | None = None,
     port: int | None = None,
     access: Any = None,
@@ -53,7 +54,7 @@ def serving(
 ) -> Iterator[tuple[str, Any]]:
     """Serve a world model; its address, and the service behind it. Then stop, as SIGTERM makes a server stop."""
     access = AccessRules(token, **(access or {}))
-    app = create_app(world, "tiny", access=access, limits=ServerLimits(**limits))
+    app = create_app(world, "tiny", starts=starts, access=access, limits=ServerLimits(**limits))
     port = port or free_port()
     options = connection_options(app.state.service.limits.max_bytes)
     with nullcontext() if folder is None else open_saved(folder, world) as saved:

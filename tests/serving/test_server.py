@@ -19,7 +19,7 @@ from ivideogpt_hf import RemoteWorldModel, Sampling
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.serving.access import AccessRules
 from ivideogpt_hf.serving.batching import OtherJob
-from ivideogpt_hf.serving.messages import frames_to_text
+from ivideogpt_hf.serving.messages import frames_to_text, text_to_frames
 from ivideogpt_hf.serving.server import create_app
 from ivideogpt_hf.serving.sessions import NoSessionError, Sessions, TooManyError
 from ivideogpt_hf.world.slices import in_one_slice
@@ -63,6 +63,26 @@ def test_a_step_answers_with_what_was_asked_for(client):
     assert answer["frames"] is None
     assert answer["tokens"] is None
     assert len(answer["rewards"]) == 1
+
+
+def test_worlds_begin_in_the_episode_that_came_with_the_checkpoint(world):
+    starts = random_frames(4, 2)
+    with serving(world, starts=starts) as (url, _):
+        client = Client(url)
+        assert client.http.get("/v1/spec").json()["num_starts"] == 4
+        begun = client.call("begin", starts=[3, 0]).json()
+        given = client.call("reset", frames=[frames_to_text(clip) for clip in starts[[3, 0]]]).json()
+        fields = {"actions": ACTIONS * 2, "sampling": {"seed": 5}, "outputs": ["tokens"]}
+        tokens = [client.call("step", state=answer["state"], **fields).json()["tokens"] for answer in (begun, given)]
+    assert begun["frames"] == frames_to_text(starts[[3, 0], -1])
+    assert tokens[0] == tokens[1]
+
+
+def test_frames_come_as_bytes_for_clients_without_a_decoder(client):
+    fields = {"state": client.reset(), "actions": ACTIONS, "sampling": {"seed": 3}}
+    (png,) = client.call("step", **fields).json()["frames"]
+    (rgb,) = client.call("step", **fields, frame_format="rgb").json()["frames"]
+    assert base64.b64decode(rgb) == text_to_frames([png])[0].movedim(0, -1).numpy().tobytes()
 
 
 def test_a_replaced_state_is_gone(client):
@@ -109,11 +129,13 @@ def big_image():
         ("observe", {"frames": [big_image()]}, 400, ""),
         ("reset", {"frames": [FRAMES[0][:1]]}, 400, "needs 2 context frames"),
         ("reset", {"frames": []}, 422, "at least 1 item"),
+        ("begin", {"starts": [0]}, 400, "starts must be below 0"),
+        ("begin", {"starts": [-1]}, 422, "greater than or equal to 0"),
     ],
 )
 def test_bad_calls_get_the_right_status_and_a_reason(client, name, fields, status, message):
     state = client.reset()
-    given = {} if name == "reset" else {"state": state}
+    given = {} if name in ("reset", "begin") else {"state": state}
     answer = client.call(name, **(given | fields))
     assert answer.status_code == status, answer.text
     assert message in answer.text

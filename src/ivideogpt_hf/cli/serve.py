@@ -11,7 +11,7 @@ from typing import Any
 
 from ..extras import require_packages
 from ..serving import CALL_SECONDS, TOKEN_VARIABLE
-from .arguments import load_world
+from .arguments import DEFAULT, load_world
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ACCESS = ("allowed_hosts", "allowed_origins", "open_docs")
@@ -123,12 +123,14 @@ def _serve(args: argparse.Namespace) -> None:
     require_packages("fastapi", "fastapi_offline", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     import uvicorn
 
+    from ..checkpoints.loading import fetch
     from ..serving.access import AccessRules
     from ..serving.connections import connection_options
     from ..serving.saved_sessions import open_saved
     from ..serving.server import create_app
     from ..serving.service import ServerLimits
     from ..serving.stopping import StoppingServer
+    from ..world.starts import read_starts
 
     memory = {name: getattr(args, name) for name in ("max_state_bytes", "max_frame_bytes", "max_request_bytes")}
     limits = ServerLimits(
@@ -140,8 +142,9 @@ def _serve(args: argparse.Namespace) -> None:
         max_call_seconds=args.max_call_seconds,
     )
     access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
-    world = load_world(args)
-    app = create_app(world, args.checkpoint or "default", access=access, limits=limits)
+    world, name = load_world(args), args.checkpoint or DEFAULT
+    starts = read_starts(fetch(name, revision=args.revision, token=args.token), world.spec.num_context_frames)
+    app = create_app(world, name, starts=starts, access=access, limits=limits)
     with nullcontext() if args.state_dir is None else open_saved(args.state_dir, world) as saved:
         if saved is not None:
             saved.take_up(app.state.service.sessions)

@@ -290,6 +290,7 @@ class RemoteWorldModel:
         """The checkpoint's name, and the spec."""
         fields = self._request("GET", "/v1/spec")
         name = fields.pop("checkpoint")
+        del fields["num_starts"]
         tuples: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }

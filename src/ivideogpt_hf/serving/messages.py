@@ -27,6 +27,8 @@ Context = Annotated[list[Png], Field(max_length=MAX_CONTEXT_FRAMES)]
 # Nearly all of int64. OpenAPI states bounds as floats, and the bounds of int64 would be rounded to beyond it.
 Seed = Annotated[int, Field(ge=-9 * 10**18, le=9 * 10**18)]
 Outputs = list[Literal["frames", "rewards", "tokens"]]
+# "rgb": base64 of H x W x 3 bytes, for clients that have no decoder of PNG.
+FrameFormat = Literal["png", "rgb"]
 
 
 class Message(BaseModel):
@@ -56,6 +58,14 @@ class ResetCall(Message):
     frames: Annotated[list[Context], Field(min_length=1, max_length=MAX_ROWS)]
 
 
+class BeginCall(Message):
+    """Start B worlds in the episode that came with the checkpoint, each at one of its ``num_starts`` starts."""
+
+    call: Literal["begin"] = "begin"
+    starts: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_ROWS)]
+    frame_format: FrameFormat = "png"
+
+
 class StepCall(Message):
     """Take one action in every world of a state. With ``replace`` the state is forgotten, and the new one takes its
     place."""
@@ -65,6 +75,7 @@ class StepCall(Message):
     actions: Annotated[list[list[Number]], Field(max_length=MAX_ROWS)] | None = None
     sampling: SamplingMessage = SamplingMessage()
     outputs: Outputs = ["frames", "rewards"]
+    frame_format: FrameFormat = "png"
     horizon_policy: HorizonPolicy = "reanchor"
     replace: bool = False
 
@@ -123,7 +134,7 @@ class ObserveCall(Message):
 
 
 Call = Annotated[
-    ResetCall | StepCall | RolloutCall | ForkCall | IndexCall | CatCall | ObserveCall | ShowCall,
+    ResetCall | BeginCall | StepCall | RolloutCall | ForkCall | IndexCall | CatCall | ObserveCall | ShowCall,
     Field(discriminator="call"),
 ]
 
@@ -143,6 +154,12 @@ class StateAnswer(BaseModel):
     num_frames: list[int]
 
 
+class BeginAnswer(StateAnswer):
+    """A state, and the newest frame of each of its worlds, in the format that was asked for."""
+
+    frames: list[str]
+
+
 class FramesAnswer(BaseModel):
     """The last frame of every world of a state."""
 
@@ -150,9 +167,10 @@ class FramesAnswer(BaseModel):
 
 
 class StepAnswer(StateAnswer):
-    """Result of one action. Each list has B entries, or is None if it was not asked for."""
+    """Result of one action. Each list has B entries, or is None if it was not asked for. Frames have the format asked
+    for."""
 
-    frames: list[Png] | None
+    frames: list[str] | None
     rewards: list[float] | None
     tokens: list[list[int]] | None
     log_probs: list[float]
@@ -181,9 +199,11 @@ class OpenedSession(BaseModel):
 
 
 class ServedSpec(BaseModel):
-    """An `ivideogpt_hf.WorldModelSpec`, and the name of the checkpoint that is served."""
+    """An `ivideogpt_hf.WorldModelSpec`, the name of the checkpoint that is served, and the number of starts that its
+    episode offers to `BeginCall`."""
 
     checkpoint: str
+    num_starts: int
     frame_size: Annotated[list[int], Field(min_length=2, max_length=2)]
     num_context_frames: int
     action_dim: int
@@ -206,6 +226,8 @@ def num_frames_of(call: Call, num_rows: int) -> int:
     """
     if isinstance(call, ResetCall):
         return sum(map(len, call.frames))
+    if isinstance(call, BeginCall):
+        return len(call.starts)
     if isinstance(call, RolloutCall):
         return MAX_ANSWER_FRAMES if "frames" in call.outputs else 0
     if isinstance(call, ObserveCall):
@@ -215,10 +237,11 @@ def num_frames_of(call: Call, num_rows: int) -> int:
     return num_rows if isinstance(call, ShowCall) else 0
 
 
-def frames_to_text(frames: Tensor) -> list[Png]:
+def frames_to_text(frames: Tensor, frame_format: FrameFormat = "png") -> list[str]:
     """Write frames (N, 3, H, W) uint8 as text."""
-    images = frames.movedim(1, -1).cpu().numpy()
-    return [base64.b64encode(encode_png(np.ascontiguousarray(image))).decode() for image in images]
+    images = np.ascontiguousarray(frames.movedim(1, -1).cpu().numpy())
+    encode = encode_png if frame_format == "png" else np.ndarray.tobytes
+    return [base64.b64encode(encode(image)).decode() for image in images]
 
 
 def text_to_frames(texts: list[Png], size: tuple[int, int] | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from .. import __version__
 from ..world.world_model import WorldModel
@@ -35,19 +36,25 @@ CALLS = TypeAdapter(messages.Call)
 
 
 def create_app(
-    world: WorldModel, name: str, *, access: AccessRules | None = None, limits: ServerLimits | None = None
+    world: WorldModel,
+    name: str,
+    *,
+    starts: Tensor | None = None,
+    access: AccessRules | None = None,
+    limits: ServerLimits | None = None,
 ) -> FastAPI:
     """Make the web application.
 
     Args:
         world: model that answers.
         name: name of the checkpoint, for clients to see.
+        starts: frames (S, C, 3, H, W) uint8 that clients may start from without sending any; None: none.
         access: who may ask; None: `AccessRules()`, whoever names this machine as the host.
         limits: limits of the server; None: `ServerLimits()`.
     """
     limits, access = limits or ServerLimits(), access or AccessRules()
     metrics = ServerMetrics()
-    service = Service(world, limits, metrics)
+    service = Service(world, starts, limits, metrics)
     metrics.watch(service.sessions, service.batcher)
 
     @contextlib.asynccontextmanager
@@ -95,7 +102,7 @@ def create_app(
     @app.get("/v1/spec", **guarded)
     async def spec() -> messages.ServedSpec:
         """Sizes of frames and actions, and abilities of the model."""
-        return messages.ServedSpec(checkpoint=name, **asdict(world.spec))
+        return messages.ServedSpec(checkpoint=name, num_starts=len(service.starts), **asdict(world.spec))
 
     @app.post("/v1/sessions", status_code=201, **guarded)
     async def open_session() -> messages.OpenedSession:
@@ -151,6 +158,11 @@ def _add_calls(app: FastAPI, service: Service, guarded: dict[str, Any]) -> None:
     @app.post("/v1/sessions/{session}/reset", **guarded)
     async def reset(session: str, call: messages.ResetCall) -> messages.StateAnswer:
         """Start worlds from frames."""
+        return await service.answer(session, call)
+
+    @app.post("/v1/sessions/{session}/begin", **guarded)
+    async def begin(session: str, call: messages.BeginCall) -> messages.BeginAnswer:
+        """Start worlds in the episode that came with the checkpoint."""
         return await service.answer(session, call)
 
     @app.post("/v1/sessions/{session}/step", **guarded)

@@ -60,14 +60,17 @@ class Service:
 
     Args:
         world: model that answers.
+        starts: frames (S, C, 3, H, W) uint8 that `BeginCall` starts from; None: none.
         limits: limits of the server.
         metrics: counts and times of the calls.
     """
 
-    def __init__(self, world: WorldModel, limits: ServerLimits, metrics: ServerMetrics) -> None:
+    def __init__(self, world: WorldModel, starts: Tensor | None, limits: ServerLimits, metrics: ServerMetrics) -> None:
         self.world, self.metrics, self.limits = world, metrics, limits
+        self.starts = torch.zeros(0) if starts is None else starts
         self._answers: dict[str, Callable[[str, Any], Awaitable[messages.Answer]]] = {
             "reset": self._reset,
+            "begin": self._begin,
             "step": self._step,
             "rollout": self._rollout,
             "fork": self._fork,
@@ -149,9 +152,9 @@ class Service:
         """Frames of a call. Other calls are answered meanwhile."""
         return await asyncio.to_thread(messages.text_to_frames, texts, self.world.spec.frame_size)
 
-    async def _encode(self, frames: Tensor | None) -> list[messages.Png] | None:
+    async def _encode(self, frames: Tensor | None, frame_format: messages.FrameFormat = "png") -> list[str] | None:
         """Frames of an answer. Other calls are answered meanwhile."""
-        return None if frames is None else await asyncio.to_thread(messages.frames_to_text, frames)
+        return None if frames is None else await asyncio.to_thread(messages.frames_to_text, frames, frame_format)
 
     async def _run(self, session: str, slices: Slices[Any]) -> Any:
         job = OtherJob(self.world.calls.in_turns(slices), session)
@@ -171,6 +174,18 @@ class Service:
         frames = await self._decode([frame for clip in call.frames for frame in clip])
         frames = frames.unflatten(0, (len(call.frames), -1))
         return self._state_answer(session, await self._run(session, self.world.calls.reset(frames)))
+
+    async def _begin(self, session: str, call: messages.BeginCall) -> messages.BeginAnswer:
+        self.sessions.check_room(session)
+        if max(call.starts) >= len(self.starts):
+            raise ValueError(
+                f"starts must be below {len(self.starts)}, the number of starts in the episode that came with the "
+                f"checkpoint, got {call.starts}"
+            )
+        frames = self.starts[call.starts]
+        state = self._state_answer(session, await self._run(session, self.world.calls.reset(frames)))
+        shown = await self._encode(frames[:, -1], call.frame_format)
+        return messages.BeginAnswer(**dict(state), frames=shown or [])
 
     async def _step(self, session: str, call: messages.StepCall) -> messages.StepAnswer:
         state = self.sessions.get(session, call.state)
@@ -195,7 +210,7 @@ class Service:
             state=number,
             num_rows=after.batch_size,
             num_frames=list(after.num_frames),
-            frames=await self._encode(step.frame),
+            frames=await self._encode(step.frame, call.frame_format),
             rewards=None if step.reward is None else step.reward.tolist(),
             tokens=step.tokens.tolist() if "tokens" in call.outputs else None,
             log_probs=step.log_prob.tolist(),

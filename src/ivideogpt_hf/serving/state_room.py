@@ -71,6 +71,8 @@ class StateRoom:
         """The most bytes that the state takes which a call makes, beside the states that it names."""
         if isinstance(call, messages.ResetCall):
             return len(call.frames) * self._context_bytes
+        if isinstance(call, messages.BeginCall):
+            return len(call.starts) * self._context_bytes
         if isinstance(call, messages.ObserveCall):
             return states[0].batch_size * self._context_bytes
         num_frames = max(max(state.num_frames) for state in states) if states else 0
