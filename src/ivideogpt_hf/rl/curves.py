@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..evaluation.compare import as_markdown
 from ..evaluation.rendering import CURVES_FILE
+from ..evaluation.tables import as_markdown
 from ..extras import require_packages
 from ..run_folder import RUN_FILE, write_aside, write_json, write_text
 
