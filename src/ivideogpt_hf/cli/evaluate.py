@@ -35,8 +35,8 @@ def add_evaluation_commands(
         help="measure a checkpoint on held-out clips by the paper's protocols",
         description="Measure predicted video: PSNR, SSIM, LPIPS, a Frechet distance, beside the last frame repeated, "
         "the VQ model's own reconstruction and wrong actions; rewards; token use. Writes results.json, curves (png, "
-        "svg, pdf), tables (csv, tex), report.html and videos. After a kill the same command goes on; under `accelerate "
-        "launch` or `torchrun`, or with --shard, processes share the clips.",
+        "svg, pdf), tables (csv, tex), report.html and videos. After a kill the same command goes on; under "
+        "`accelerate launch` or `torchrun`, or with --shard, processes share the clips.",
     )
     evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
     evaluate.add_argument("data", help="data set or mixture, as for training")
