@@ -50,7 +50,18 @@ SEALED = {"torch", "transformers", "diffusers", "safetensors", "huggingface_hub"
 OWNERS = {
     "av": {"media"},
     "PIL": {"data", "media", "pipeline", "simulators"},
-    "numpy": {"data", "environment", "evaluation", "media", "pipeline", "planning", "rl", "serving", "simulators"},
+    "numpy": {
+        "data",
+        "environment",
+        "evaluation",
+        "media",
+        "pipeline",
+        "planning",
+        "rl",
+        "serving",
+        "simulators",
+        "training",
+    },
     "tqdm": {"data", "evaluation", "planning", "rl", "training"},
     "yaml": {"settings"},
     # Optional packages: wherever one is imported, its lack is an error that names the extra.
@@ -66,7 +77,7 @@ OWNERS = {
     "h5py": {"data"},
     "httpx": {"serving"},
     "lpips": {"metrics"},
-    "matplotlib": {"evaluation", "rl"},
+    "matplotlib": {"evaluation", "rl", "training"},
     "metaworld": {"simulators"},
     "mujoco": {"simulators"},
     "pandas": {"media"},

@@ -66,7 +66,7 @@ def test_it_is_small():
 def test_predict_without_arguments(tmp_path, capsys):
     assert main(["predict", "--output", str(tmp_path / "prediction.gif")]) == 0
     assert len(read_video(tmp_path / "prediction.gif")) == WorldModel.default().spec.max_future_frames
-    assert "a grey image" in capsys.readouterr().out
+    assert "the last frame repeated" in capsys.readouterr().out
 
 
 def test_metrics_are_of_the_weights_that_lie_beside_them():

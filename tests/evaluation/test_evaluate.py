@@ -1,6 +1,8 @@
 """Evaluations from the command line, on a tiny world and data: what they find, and that they can be cut into pieces."""
 
+import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -97,9 +99,36 @@ def test_everything_is_measured(finished):
 
 def test_there_is_a_report_to_look_at(finished):
     page = (finished / "report.html").read_text()
-    assert "curves.png" in page
+    pictures = re.findall(r'src="([^"]*)"', page)
+    assert len(pictures) == 1 + 5  # curves, and the videos
+    assert all(picture.startswith("data:image/") for picture in pictures)  # the page can be sent alone
     assert (finished / "curves.png").stat().st_size > 10_000
     assert len(list((finished / "videos").glob("*.gif"))) == 5
+
+
+def test_curves_and_tables_for_papers_are_there(finished):
+    assert (finished / "curves.svg").read_text().lstrip().startswith("<?xml")
+    assert (finished / "curves.pdf").read_bytes().startswith(b"%PDF")
+    results = results_of(finished)
+    assert f"{results['mean']['model']['psnr']:.4g}" in (finished / "methods.tex").read_text()
+    with (finished / "steps.csv").open() as file:
+        steps = {(row["method"], row["metric"], int(row["predicted frame"])): row for row in csv.DictReader(file)}
+    row = steps["model", "psnr", 2]
+    assert float(row["mean"]) == results["per_step"]["model"]["psnr"][1]
+    assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+
+
+def test_lpips_can_be_left_out(evaluate, tmp_path, capsys):
+    assert evaluate(tmp_path / "run", "--lpips-weights", "none", "--num-clips", "3") == 0
+    results = results_of(tmp_path / "run")
+    assert set(results["mean"]["model"]) == {"mse", "psnr", "ssim"}
+    assert not any("LPIPS" in gate for gate in results["gates"])
+    assert "LPIPS" not in capsys.readouterr().out
+
+
+def test_missing_lpips_weights_are_an_error_that_says_how_to_do_without(evaluate, tmp_path, capsys):
+    assert evaluate(tmp_path / "run", "--lpips-weights", tmp_path / "none.safetensors") == 2
+    assert "--lpips-weights none" in capsys.readouterr().err
 
 
 def test_an_interrupted_evaluation_goes_on(finished, evaluate, tmp_path):
@@ -161,7 +190,9 @@ def test_compare_shows_runs_and_what_was_published(finished, evaluate, tmp_path,
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "bair"), "--output", str(tmp_path / "table.md")]) == 0
     table = capsys.readouterr().out
-    assert f"{results['best_of_samples'][PREDICTED_ONLY]['psnr']['value']:.4g}" in table
+    best = results["best_of_samples"][PREDICTED_ONLY]["psnr"]
+    assert f"{best['value']:.4g} [{best['low']:.4g}, {best['high']:.4g}]" in table
+    assert f"{results['mean'][REPEAT]['psnr']:.4g}" in table
     assert "published" in table
     assert "60.8" in table
     assert (tmp_path / "table.md").read_text() == table
@@ -180,7 +211,7 @@ def test_samples_of_a_low_temperature_are_alike(evaluate, finished, tmp_path):
 def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, capsys):
     assert evaluate(tmp_path / "run", "--seed", "1") == 0
     assert main(["compare", str(finished), str(tmp_path / "run")]) == 2
-    assert "different seed" in capsys.readouterr().err
+    assert "different seed: 0 against 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,17 @@ def test_what_is_set_nowhere_has_its_default(parsed):
     settings = parsed({})
     for kind in KINDS:
         for item in dataclasses.fields(kind):
-            assert item.name in REQUIRED or settings[item.name] == item.default
+            assert item.name in {*REQUIRED, "save_every"} or settings[item.name] == item.default
+
+
+@pytest.mark.parametrize(("validate_every", "save_every"), [(500, 500), (40, 520), (700, 700), (0, 500)])
+def test_checkpoints_follow_validations(parsed, validate_every, save_every):
+    assert parsed(f"validate_every: {validate_every}\n")["save_every"] == save_every
+
+
+def test_an_option_that_does_not_exist_is_an_error_with_the_one_that_was_meant(parsed):
+    with pytest.raises(ValueError, match=r"has no option --lerning-rate; did you mean --learning-rate\?"):
+        parsed({}, "--lerning-rate", "1e-4")
 
 
 def test_numbers_that_yaml_reads_as_text_arrive_as_numbers(parsed):
@@ -285,7 +295,7 @@ def test_an_unknown_field_of_a_model_is_an_error_that_names_it(command, key, req
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_listed_in_one_spelling(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run(command, None, "--options")
+        run(command, None, "--help")
     assert stopped.value.code == 0
     listed = capsys.readouterr().out
     for kind in COMMANDS[command]:

@@ -133,6 +133,15 @@ def test_a_finished_run_can_be_resumed_without_a_further_update(config_of, tmp_p
     assert all(torch.equal(value, weights[name]) for name, value in weights_of(tmp_path / "out").items())
 
 
+def test_a_command_that_found_nothing_left_to_do_leaves_the_record_alone(config_of, tmp_path, capsys):
+    config = config_of("train")
+    assert run("train", config, "--num_updates", 4) == 0
+    record = (tmp_path / "out" / "training.json").read_text()
+    assert run("train", config, "--num_updates", 4, "--resume", "latest", "--log_every", 3) == 0
+    assert (tmp_path / "out" / "training.json").read_text() == record
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
 # -- the best model ---------------------------------------------------------------------------------------------------
 
 

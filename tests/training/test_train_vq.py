@@ -133,12 +133,31 @@ def test_training_lowers_the_validation_loss_and_keeps_the_best(vq_config, tmp_p
     assert load(tmp_path / "out/best").config.resolution == 16
 
 
+def test_a_training_says_how_it_goes_and_what_it_wrote(vq_config, tmp_path, capsys):
+    assert run("train-vq", vq_config, "--num_updates", 8, "--validate_every", 4) == 0
+    printed = capsys.readouterr()
+    best = json.loads((tmp_path / "out/best/validation.json").read_text())
+    for update in (4, 8):
+        assert f"validation after update {update}: loss " in printed.out + printed.err
+    assert f"{best['validation/loss']:.4f} after update {best['update']}" in printed.out
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_warm_up_that_never_ends_is_told(vq_config, capsys):
+    assert run("train-vq", vq_config, "--num_updates", 2, "--warmup_updates", 2) == 0
+    printed = capsys.readouterr()
+    assert "warmup_updates (2) is not below num_updates (2)" in printed.out + printed.err
+
+
 def test_sample_videos_show_truth_and_reconstruction(vq_config, tmp_path):
     from ivideogpt_hf import read_video
 
     assert run("train-vq", vq_config, "--sample_every", 6) == 0
     frames = read_video(tmp_path / "out/samples/update-00000006.gif")
-    assert frames.shape == (5, 3, 64, 32)  # five frames, two of them on top of each other, twice as large
+    frame_width = 96  # of 16 pixels, enlarged until a caption fits
+    assert frames.shape[0] == 5
+    assert 2 * frame_width <= frames.shape[3] < 3 * frame_width
+    assert frames.shape[2] > frame_width
 
 
 def test_without_lpips_weights_it_stops_and_says_so(vq_config, monkeypatch, capsys):

@@ -372,6 +372,23 @@ def test_actions_of_another_width_are_refused(checkpoints, tmp_path):
         train(str(wide), checkpoints / "conditioned", tmp_path / "out", **start)
 
 
+def test_a_new_action_head_takes_actions_of_another_width(checkpoints, tmp_path):
+    """All weights but those that read actions are the checkpoint's, before the first update."""
+    start = asked(transformer=str(checkpoints / "conditioned"), actions=True, rewards=True, new_action_head=True)
+    grown = make_transformer(start, LAYOUT, 5, NUM_FRAMES - 2)
+    before = WorldModel.from_pretrained(checkpoints / "conditioned").transformer.state_dict()
+    assert grown.config.action_dim == 5
+    assert grown.action_linear.weight.shape[1] == 5
+    others = {name: value for name, value in grown.state_dict().items() if not name.startswith("action_")}
+    assert others.keys() == {name for name in before if not name.startswith("action_")}
+    assert all(torch.equal(value, before[name]) for name, value in others.items())
+
+
+def test_settings_of_clips_beside_tokens_are_refused(folder, checkpoints, tmp_path):
+    with pytest.raises(ValueError, match="num_frames: the tokens in somewhere say it already"):
+        train(None, checkpoints / "free", tmp_path / "out", data=DataArguments(num_frames=5), tokens="somewhere")
+
+
 def test_too_few_clips_for_a_batch_are_refused(checkpoints, tmp_path):
     short = make_dataset(tmp_path / "short", [5])
     with pytest.raises(ValueError, match="lower batch_size"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..evaluation.features import VideoFeatures
     from ..evaluation.measures import Networks
 
+WITHOUT = "none"
 PROTOCOL_NAMES = ("bair", "bair-act-free", "robonet", "vp2", "custom")
 
 
@@ -33,9 +34,9 @@ def add_evaluation_commands(
         parents=[common, *checkpoint],
         help="measure a checkpoint on held-out clips by the paper's protocols",
         description="Measure predicted video: PSNR, SSIM, LPIPS, a Frechet distance, beside the last frame repeated, "
-        "the VQ model's own reconstruction and wrong actions; rewards; token use. Writes results.json, curves.png, "
-        "report.html and videos. After a kill the same command goes on; under `accelerate launch` or `torchrun`, or "
-        "with --shard, processes share the clips.",
+        "the VQ model's own reconstruction and wrong actions; rewards; token use. Writes results.json, curves (png, "
+        "svg, pdf), tables (csv, tex), report.html and videos. After a kill the same command goes on; under "
+        "`accelerate launch` or `torchrun`, or with --shard, processes share the clips.",
     )
     evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
     evaluate.add_argument("data", help="data set or mixture, as for training")
@@ -53,7 +54,9 @@ def add_evaluation_commands(
     evaluate.add_argument("--num-future-frames", type=int, help="number of predicted frames (custom: default 10)")
     evaluate.add_argument("--temperature", type=float, help="temperature of the samples (custom: default 1)")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
-    evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub")
+    evaluate.add_argument(
+        "--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none': LPIPS is not measured"
+    )
     evaluate.add_argument(
         "--features",
         help="features of a Frechet distance: i3d_torchscript.pt, a file or owner/name/file on the Hub, for FVD; or "
@@ -74,7 +77,7 @@ def add_evaluation_commands(
         description="Print a table of several evaluations of one protocol and the same clips, and what others found.",
     )
     compare.add_argument("runs", nargs="+", type=Path, help="folders that evaluate wrote")
-    compare.add_argument("--output", type=Path, help="also write the table as Markdown")
+    compare.add_argument("--output", type=Path, help="also write the table: .md, .csv or .tex")
     compare.set_defaults(run=_compare)
 
 
@@ -118,8 +121,14 @@ def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
     from ..evaluation.measures import Networks
     from ..metrics.lpips import LPIPS
 
-    lpips = LPIPS.from_weights(args.lpips_weights).to(device)
-    return Networks(lambda frames, truth: lpips(frames.to(device), truth.to(device)), _features(args.features, device))
+    features = _features(args.features, device)
+    if args.lpips_weights == WITHOUT:
+        return Networks(features=features)
+    try:
+        lpips = LPIPS.from_weights(args.lpips_weights).to(device)
+    except OSError as error:
+        raise OSError(f"{error}; or measure without LPIPS, by --lpips-weights {WITHOUT}") from error
+    return Networks(lambda frames, truth: lpips(frames.to(device), truth.to(device)), features)
 
 
 def _features(name: str | None, device: torch.device) -> VideoFeatures | None:
@@ -133,13 +142,15 @@ def _features(name: str | None, device: torch.device) -> VideoFeatures | None:
 def _compare(args: argparse.Namespace) -> None:
     from ..cards.model_card import CardText
     from ..cards.text import CARDS
-    from ..evaluation.compare import as_markdown, comparison, read_results
+    from ..evaluation.compare import comparison, read_results
+    from ..evaluation.tables import as_markdown, check_table_path, write_table
 
+    if args.output is not None:
+        check_table_path(args.output)
     runs = [read_results(folder) for folder in args.runs]
     card = runs[0]["protocol"]["card"]
     published = CardText.read(CARDS / f"{card}.yaml").published.get("rows", []) if card else []
-    table = as_markdown(comparison(runs, published))
-    print(table)
+    rows = comparison(runs, published)
+    print(as_markdown(rows))
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(f"{table}\n", encoding="utf-8")
+        write_table(rows, args.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ from .serve import add_serving_commands
 from .train import add_training_commands
 
 USAGE_ERROR = 2
+# Seconds before a progress bar shows, of any library: bars of what takes a moment say nothing.
+BAR_DELAY = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
+    os.environ.setdefault("TQDM_DELAY", str(BAR_DELAY))  # tqdm reads it when it is imported
     try:
         for args in read_runs(build_parser(), argv):
             debug = args.debug

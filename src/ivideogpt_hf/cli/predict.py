@@ -38,6 +38,12 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     )
     predict.add_argument("--num-samples", type=int, default=1, help="different futures to predict (default: 1)")
     predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
+    predict.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="temperature of the samples (default: 1); below 1, they are nearer to the likeliest future",
+    )
     predict.add_argument("--greedy", action="store_true", help="take the likeliest tokens instead of sampling")
     predict.add_argument("--output", default="outputs/prediction.gif", help="mp4 or gif (default: %(default)s)")
     predict.add_argument("--fps", type=float, default=10, help="frames per second of the output (default: 10)")
@@ -48,12 +54,14 @@ def _predict(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import EXAMPLE_EPISODE
     from ..decoding.sampling import Sampling
     from ..media.actions import read_future_actions
-    from ..media.video import read_video, side_by_side, write_video
+    from ..media.video import check_video_path, read_video, side_by_side, write_video
     from ..pipeline import IVideoGPTPipeline
     from ..spec import first_action, split_clip
 
     if args.num_frames is not None and args.num_frames < 1:
         raise ValueError(f"--num-frames must be at least 1, got {args.num_frames}")
+    sampling = Sampling(args.temperature, seed=args.seed, greedy=args.greedy)
+    check_video_path(args.output)
     world = load_world(args)
     spec, video, file = world.spec, args.video, args.actions
     if video is None:
@@ -83,24 +91,24 @@ def _predict(args: argparse.Namespace) -> None:
         goal=args.goal,
         num_frames=num_frames,
         num_samples=args.num_samples,
-        sampling=Sampling(seed=args.seed, greedy=args.greedy),
+        sampling=sampling,
         output_type="pt",
     )
     predicted = output.frames[0].cpu()
     clips = list(predicted)
     if len(true_future) >= num_frames:
         clips.insert(0, true_future[:num_frames])
-        _report_error(predicted, clips[0])
+        _report_error(predicted, clips[0], context[-1])
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)
     truth = "the true future and " if len(clips) > len(predicted) else ""
     print(f"{path}: {truth}{len(predicted)} predicted, {num_frames} frames each")
 
 
-def _report_error(predicted: Tensor, true_future: Tensor) -> None:
-    """Print the PSNR of the best of the predictions (N, T, 3, H, W) uint8, and that of a grey image."""
+def _report_error(predicted: Tensor, true_future: Tensor, last_frame: Tensor) -> None:
+    """Print the PSNR of the best of the predictions (N, T, 3, H, W) uint8, and that of repeating the last frame."""
     from ..metrics.frames import psnr
 
     best = psnr(predicted, true_future).mean(1).max()
-    grey = psnr(true_future.new_full(true_future.shape, 128), true_future).mean()
-    print(f"PSNR {best:.2f} dB against the true future (a grey image: {grey:.2f} dB)")
+    repeated = psnr(last_frame.expand_as(true_future), true_future).mean()
+    print(f"PSNR {best:.2f} dB against the true future (the last frame repeated: {repeated:.2f} dB)")

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..extras import require_packages
 
-TRAINING_PACKAGES = ("accelerate", "datasets")
+TOKENIZING_PACKAGES = ("accelerate", "datasets")
+TRAINING_PACKAGES = (*TOKENIZING_PACKAGES, "matplotlib")
 
 
 def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -18,23 +19,15 @@ def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> Non
         ("train", "train or fine-tune the transformer", _train),
         ("tokenize", "write the tokens of a data set once, for many trainings", _tokenize),
     ):
-        command = commands.add_parser(
-            name,
-            parents=[common],
-            help=text,
-            description=f"{text.capitalize()}. Everything that a config file sets can be set here as well: "
-            f"`ivideogpt {name} --options` lists it.",
-        )
-        command.add_argument("--config", help="yaml file; the options below win over it")
-        command.add_argument("--options", action="store_true", help="list all options and their defaults")
+        command = commands.add_parser(name, parents=[common], help=text, add_help=False)
+        command.add_argument("--config", help="yaml file, over which the options win")
         command.set_defaults(run=run, parses_the_rest=True)
 
 
 def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> tuple[Any, ...]:
     from ..training.arguments import parse
 
-    overrides = ["--help"] if args.options else args.unparsed
-    return parse(kinds, args.config, overrides, f"ivideogpt {command}")
+    return parse(kinds, args.config, args.unparsed, f"ivideogpt {command}")
 
 
 def _train_vq(args: argparse.Namespace) -> int | None:
@@ -52,7 +45,7 @@ def _train(args: argparse.Namespace) -> int | None:
 
 
 def _tokenize(args: argparse.Namespace) -> None:
-    require_packages(*TRAINING_PACKAGES, purpose="training")
+    require_packages(*TOKENIZING_PACKAGES, purpose="tokenizing")
     from ..training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
 
     tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))

@@ -32,6 +32,7 @@ class Strip:
         actions: (T - 1, A), drawn as one bar per dimension under the frame that they lead away from; None draws none.
         rewards: (T - 1,), printed below the bars; None prints none.
         action_range: (A,) values at which a bar is full; None takes the largest of the clip.
+        captions: text of each frame, which follows the title where the clip moves; empty: none.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Strip:
     actions: np.ndarray | None = None
     rewards: np.ndarray | None = None
     action_range: np.ndarray | None = None
+    captions: Sequence[str] = ()
 
 
 def contact_sheet(strips: Sequence[Strip], path: Path) -> Path:
@@ -67,10 +69,14 @@ def moving_strips(strips: Sequence[Strip], path: Path, fps: float) -> Path:
     if len(lengths) > 1:
         raise ValueError(f"clips shown side by side must have one length, got {sorted(lengths)}; show one at a time")
     frames = [
-        np.concatenate([_with_title(_tile(strip, t), strip.title) for strip in strips], axis=1)
+        np.concatenate([_with_title(_tile(strip, t), _title(strip, t)) for strip in strips], axis=1)
         for t in range(lengths.pop())
     ]
     return write_video(torch.from_numpy(np.stack(frames)).movedim(-1, 1), path, fps=fps)
+
+
+def _title(strip: Strip, index: int) -> str:
+    return f"{strip.title}: {strip.captions[index]}" if strip.captions else strip.title
 
 
 def _image(pixels: np.ndarray) -> Any:

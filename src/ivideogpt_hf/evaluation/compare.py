@@ -8,7 +8,7 @@ from typing import Any
 
 from ..metrics import FVD
 from ..run_folder import RESULTS_FILE, read_object
-from .measures import PREDICTED_ONLY, WITH_CONTEXT
+from .measures import PREDICTED_ONLY, REPEAT, WITH_CONTEXT
 from .rendering import SHOWN_METRICS
 
 
@@ -40,12 +40,23 @@ def _check_results(results: Mapping[str, Any]) -> None:
     for rule in (PREDICTED_ONLY, WITH_CONTEXT):
         for value in results.get("frechet", {}).values():
             float(value[rule])
-        for metric in SHOWN_METRICS:
-            float(results["best_of_samples"][rule][metric]["value"])
+        for metric in _shown(results):
+            for key in ("value", "low", "high"):
+                float(results["best_of_samples"][rule][metric][key])
+    for metric in _shown(results):
+        float(results["mean"][REPEAT][metric])
+
+
+def _shown(results: Mapping[str, Any]) -> list[str]:
+    """The metrics that are shown, of those that were measured."""
+    return [metric for metric in SHOWN_METRICS if metric in results["best_of_samples"][PREDICTED_ONLY]]
 
 
 def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a table, each with a name, numbers of clips and samples, the rule of counting frames, and metrics.
+
+    A run's metrics are those of the best of its samples, each with its interval of 95 %. More samples give better ones:
+    compare runs with as many. The first row repeats the last context frame.
 
     Args:
         runs: results of evaluations with one protocol and the same data.
@@ -60,12 +71,16 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
     for run in runs[1:]:
         for key in ("protocol", "data", "seed"):
             if run[key] != first[key]:
-                raise ValueError(f"{first['checkpoint']} and {run['checkpoint']} were measured with different {key}")
-    rows = []
+                raise ValueError(
+                    f"{first['checkpoint']} and {run['checkpoint']} were measured with different {key}: "
+                    f"{_difference(first[key], run[key])}"
+                )
+    repeated = {metric: first["mean"][REPEAT][metric] for metric in _shown(first)}
+    rows = [{"name": REPEAT, "clips x samples": f"{first['num_clips']} x 1", "counted": PREDICTED_ONLY} | repeated]
     for run in runs:
         for rule in (PREDICTED_ONLY, WITH_CONTEXT):
             distances = {name: value[rule] for name, value in run.get("frechet", {}).items()}
-            best = {metric: run["best_of_samples"][rule][metric]["value"] for metric in SHOWN_METRICS}
+            best = {metric: _with_interval(run["best_of_samples"][rule][metric]) for metric in _shown(run)}
             counts = f"{run['num_clips']} x {run['num_samples']}"
             rows.append({"name": run["checkpoint"], "clips x samples": counts, "counted": rule} | distances | best)
     for row in published:
@@ -74,17 +89,18 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
     return rows
 
 
-def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table in Markdown, with columns in the order in which they first appear."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.sort(key=lambda name: name in SHOWN_METRICS)  # the metrics last, the other columns as they come
-    cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+def _difference(first: Any, other: Any) -> str:
+    """What differs, with both values; of the data, the sources that only one has."""
+    if isinstance(first, dict) and isinstance(other, dict):
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        return "; ".join(f"{name} {first.get(name)!r} against {other.get(name)!r}" for name in names)
+    if isinstance(first, list) and isinstance(other, list):
+        pairs = [_difference(*pair) for pair in zip(first, other, strict=False) if pair[0] != pair[1]]
+        return "; ".join(
+            [*pairs, *([f"{len(first)} sources against {len(other)}"] if len(first) != len(other) else [])]
+        )
+    return f"{first!r} against {other!r}"
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _with_interval(best: Mapping[str, float]) -> str:
+    return f"{best['value']:.4g} [{best['low']:.4g}, {best['high']:.4g}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..world.world_model import WorldModel
 from .held_out import HeldOutClip, HeldOutClips
 from .measures import Networks, Prediction, measure_clip, predict_clip
 from .protocols import PROTOCOLS
-from .rendering import write_page
+from .rendering import write_page, write_tables
 from .summary import gates, summarize_clips
 
 CLIPS, VIDEOS = "clips", "videos"
@@ -66,6 +67,7 @@ class Evaluation:
             "data": [source for dataset in clips.datasets for source in dataset.describe()],
             "contents": {name: digest for dataset in clips.datasets for name, digest in dataset.contents().items()},
             "frechet_features": features,
+            **({} if networks.lpips else {"lpips": "not measured"}),
             "seed": seed,
         }
         self.identity = claim(self.output, RUN_FILE, identity, noun="evaluation")
@@ -145,6 +147,7 @@ class Evaluation:
         published = PROTOCOLS[self.clips.protocol.name]
         results = {
             "command": describe_command(),
+            "date": datetime.now(UTC).date().isoformat(),
             **{name: value for name, value in self.identity.items() if name != "contents"},
             "num_clips": len(clips),
             "num_samples": self.clips.protocol.num_samples,
@@ -155,5 +158,6 @@ class Evaluation:
             "gates": gates(summary),
         }
         write_json(self.output / RESULTS_FILE, results)
+        write_tables(self.output, results)
         write_page(self.output, results, sorted(path.name for path in (self.output / VIDEOS).glob("*.gif")))
         return results

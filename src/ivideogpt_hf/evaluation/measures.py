@@ -31,11 +31,11 @@ class Networks:
     """Networks that compare frames.
 
     Attributes:
-        lpips: function from two batches of frames (M, 3, H, W) in [0, 1] to distances (M,).
+        lpips: function from two batches of frames (M, 3, H, W) in [0, 1] to distances (M,); None: without LPIPS.
         features: features of whole videos, for a Frechet distance; None: no such distance.
     """
 
-    lpips: Callable[[Tensor, Tensor], Tensor]
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
     features: VideoFeatures | None = None
 
 
@@ -144,10 +144,10 @@ def measure_clip(clip: HeldOutClip, prediction: Prediction, networks: Networks) 
 
 
 def _frame_metrics(predicted: Tensor, truth: Tensor, networks: Networks) -> dict[str, Tensor]:
-    """All `FRAME_METRICS` (N, T) of videos (N, T, 3, H, W) uint8."""
-    return {
+    """The `FRAME_METRICS` (N, T) of videos (N, T, 3, H, W) uint8, LPIPS only with its network."""
+    values = {
         "mse": squared_error(predicted, truth),
         "psnr": psnr(predicted, truth),
         "ssim": ssim(predicted, truth),
-        "lpips": lpips(predicted, truth, networks.lpips),
     }
+    return values if networks.lpips is None else values | {"lpips": lpips(predicted, truth, networks.lpips)}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..run_folder import write_text
-from .measures import PREDICTED_ONLY, WITH_CONTEXT
+from .measures import MODEL, PREDICTED_ONLY, WITH_CONTEXT
+from .tables import write_table
 
 CURVES_FILE, PAGE_FILE = "curves.png", "report.html"
+CURVES_OF_PAPERS = ("curves.svg", "curves.pdf")
+METHODS_TABLE, STEPS_TABLE = "methods.tex", "steps.csv"
+HASH_DIGITS = 12
 SHOWN_METRICS = ("psnr", "ssim", "lpips")
 LABELS = {"psnr": "PSNR (dB), more is better", "ssim": "SSIM, more is better", "lpips": "LPIPS (VGG), less is better"}
 STYLE = """
@@ -20,7 +25,8 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric:
   overflow-x: auto }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
 th:first-child, td:first-child { text-align: left }
-img { max-width: 100%; image-rendering: pixelated }
+img { max-width: 100% }
+img.video { image-rendering: pixelated }
 code { font-size: .85em; overflow-wrap: anywhere }
 """
 
@@ -36,14 +42,14 @@ def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
     by_title: dict[str, list[Row]] = {title: _best_table(results)}
     methods = results["per_step"]
     steps = range(1, len(next(iter(methods.values()))["mse"]) + 1)
-    for metric in SHOWN_METRICS:
+    for metric in shown_metrics(results):
         rows = [["mean over samples, by predicted frame", *map(str, steps), "mean"]]
         for name, values in methods.items():
             rows.append([name, *(_number(metric, v) for v in (*values[metric], results["mean"][name][metric]))])
         by_title[LABELS[metric]] = rows
-    moving = [["", *(metric.upper() for metric in SHOWN_METRICS)]]
+    moving = [["", *(metric.upper() for metric in shown_metrics(results))]]
     for name, values in results["mean_of_moving_clips"].items():
-        moving.append([name, *(_number(metric, values[metric]) for metric in SHOWN_METRICS)])
+        moving.append([name, *(_number(metric, values[metric]) for metric in shown_metrics(results))])
     by_title[f"The {results['num_moving_clips']} clips that move most"] = moving
     tokens = results["tokens"]
     rows = [
@@ -60,14 +66,19 @@ def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
     return by_title
 
 
+def shown_metrics(results: Mapping[str, Any]) -> list[str]:
+    """The metrics that are shown, of those that were measured."""
+    return [metric for metric in SHOWN_METRICS if metric in results["mean"][MODEL]]
+
+
 def _best_table(results: Mapping[str, Any]) -> list[Row]:
     """The paper's numbers, by both ways of counting."""
     frechet = results.get("frechet", {})
-    rows: list[Row] = [["", *frechet, *(metric.upper() for metric in SHOWN_METRICS)]]
+    rows: list[Row] = [["", *frechet, *(metric.upper() for metric in shown_metrics(results))]]
     for rule in (PREDICTED_ONLY, WITH_CONTEXT):
         best = results["best_of_samples"][rule]
         cells = [f"{distance[rule]:.2f}" for distance in frechet.values()]
-        for metric in SHOWN_METRICS:
+        for metric in shown_metrics(results):
             value, low, high = (_number(metric, best[metric][key]) for key in ("value", "low", "high"))
             cells.append(f"{value} [{low}, {high}]")
         rows.append([rule, *cells])
@@ -100,29 +111,50 @@ def evaluation_as_text(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def draw_curves(results: Mapping[str, Any], path: Path) -> None:
-    """Draw each metric by predicted frame, with a line for each method."""
+def draw_curves(results: Mapping[str, Any], *paths: Path) -> None:
+    """Draw each metric by predicted frame, with a line for each method, and a band for its interval of 95 %."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, len(SHOWN_METRICS)), SHOWN_METRICS, strict=True):
+    metrics = shown_metrics(results)
+    figure = Figure(figsize=(4.3 * len(metrics), 3.8), layout="constrained")
+    for axis, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for name, values in results["per_step"].items():
-            axis.plot(range(1, len(values[metric]) + 1), values[metric], marker=".", label=name)
+            steps = range(1, len(values[metric]) + 1)
+            (line,) = axis.plot(steps, values[metric], marker=".", label=name)
+            low, high = zip(*results["per_step_interval"][name][metric], strict=True)
+            axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set(title=LABELS[metric], xlabel="predicted frame")
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-    figure.savefig(path, dpi=110)
+    for path in paths:
+        figure.savefig(path, dpi=110)
+
+
+def write_tables(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write tables for papers: the mean of every method as LaTeX, and that of every predicted frame as CSV."""
+    metrics = shown_metrics(results)
+    means = [{"method": name} | {m: values[m] for m in metrics} for name, values in results["mean"].items()]
+    write_table(means, folder / METHODS_TABLE)
+    steps = [
+        {"method": name, "metric": metric, "predicted frame": step, "mean": mean, "low": low, "high": high}
+        for name, values in results["per_step"].items()
+        for metric in metrics
+        for step, (mean, (low, high)) in enumerate(
+            zip(values[metric], results["per_step_interval"][name][metric], strict=True), start=1
+        )
+    ]
+    write_table(steps, folder / STEPS_TABLE)
 
 
 def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) -> None:
-    """Write curves.png and report.html.
+    """Write report.html, which needs no other file, and the curves.
 
     Args:
         folder: folder of the evaluation.
         results: content of its results.json.
         videos: names of the files in its folder videos/.
     """
-    draw_curves(results, folder / CURVES_FILE)
+    draw_curves(results, folder / CURVES_FILE, *(folder / name for name in CURVES_OF_PAPERS))
     escape = html.escape
     name, protocol = escape(results["checkpoint"]), results["protocol"]
     parts = [
@@ -130,13 +162,15 @@ def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) 
         f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
         f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
         f"samples of each at temperature {protocol['temperature']:g}. "
-        f"Made by <code>{escape(results['command'])}</code>.</p>",
+        f"Made on {results['date']} by <code>{escape(results['command'])}</code>. Weights "
+        f"{', '.join(digest[:HASH_DIGITS] for digest in results['weights'])} (VQ model, transformer); "
+        f"{escape(', '.join(f'{package} {version}' for package, version in results['versions'].items()))}.</p>",
         "<ul>"
         + "".join(
             f"<li>{'yes' if passes else '<b>no</b>'}: {escape(gate)}</li>" for gate, passes in results["gates"].items()
         )
         + "</ul>",
-        f'<img src="{CURVES_FILE}" alt="curves by predicted frame">',
+        f'<img src="{_data_address(folder / CURVES_FILE)}" alt="curves by predicted frame, with intervals of 95 %">',
     ]
     for title, rows in tables(results).items():
         heading, *body = ([escape(cell) for cell in row] for row in rows)
@@ -144,6 +178,15 @@ def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) 
         top = f"<tr>{''.join(f'<th>{cell}</th>' for cell in heading)}</tr>" if any(heading) else ""
         parts.append(f"<h2>{escape(title)}</h2><table>{top}{''.join(lines)}</table>")
     parts.append("<h2>Videos</h2><p>From left: truth, reconstruction by the VQ model, predicted futures.</p>")
-    parts += [f'<p><img src="videos/{escape(video)}" alt="{escape(video)}"></p>' for video in videos]
+    parts += [
+        f'<p><img class="video" src="{_data_address(folder / "videos" / video)}" alt="{escape(video)}"></p>'
+        for video in videos
+    ]
     page = f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{name}</title>"
     write_text(folder / PAGE_FILE, f"{page}<style>{STYLE}</style>{''.join(parts)}")
+
+
+def _data_address(picture: Path) -> str:
+    """A picture as an address that holds it."""
+    content = base64.b64encode(picture.read_bytes()).decode()
+    return f"data:image/{picture.suffix.removeprefix('.')};base64,{content}"

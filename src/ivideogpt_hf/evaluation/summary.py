@@ -38,13 +38,7 @@ def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None
         "best_of_samples": {rule: best_of_samples(clips, rule) for rule in (PREDICTED_ONLY, WITH_CONTEXT)},
         "mean": {name: _means(clips, name) for name in methods},
         "mean_of_moving_clips": {name: _means([clips[i] for i in np.flatnonzero(moving)], name) for name in methods},
-        "per_step": {
-            name: {
-                metric: _rounded(np.mean([clip[f"{name}/{metric}"].mean(0, dtype=float) for clip in clips], axis=0))
-                for metric in FRAME_METRICS
-            }
-            for name in methods
-        },
+        **_steps(clips, methods),
         "tokens": token_use(clips, num_codes),
     }
     if features is not None:
@@ -54,6 +48,24 @@ def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None
     if "rewards/true" in clips[0]:
         summary["rewards"] = reward_quality(clips)
     return summary
+
+
+def measured(clips: Sequence[Measures]) -> list[str]:
+    """The metrics that were measured: all `FRAME_METRICS`, or all but LPIPS."""
+    return [metric for metric in FRAME_METRICS if f"{MODEL}/{metric}" in clips[0]]
+
+
+def _steps(clips: Sequence[Measures], methods: Sequence[str]) -> dict[str, Any]:
+    """By method and metric, the mean of each predicted frame as "per_step", and its interval as "per_step_interval"."""
+    means: dict[str, dict[str, list[float]]] = {}
+    intervals: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in methods:
+        means[name], intervals[name] = {}, {}
+        for metric in measured(clips):
+            values = np.stack([clip[f"{name}/{metric}"].mean(0, dtype=float) for clip in clips])
+            means[name][metric] = _rounded(values.mean(0))
+            intervals[name][metric] = [bootstrap_interval(step) for step in values.T]
+    return {"per_step": means, "per_step_interval": intervals}
 
 
 def moving_clips(clips: Sequence[Measures]) -> np.ndarray:
@@ -69,7 +81,7 @@ def best_of_samples(clips: Sequence[Measures], rule: str) -> dict[str, dict[str,
     of all clips, with a bootstrap interval of 95 % over clips.
     """
     results = {}
-    for metric in FRAME_METRICS:
+    for metric in measured(clips):
         values = []
         for clip in clips:
             samples = clip[f"{MODEL}/{metric}"].astype(np.float64)
@@ -163,13 +175,14 @@ def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
 def gates(summary: Mapping[str, Any]) -> dict[str, bool]:
     """Tests that a model must pass before plans made in it mean anything: name of each, and whether it passes."""
     model, repeat = (summary["per_step"][name] for name in (MODEL, REPEAT))
-    later_steps = zip(model["lpips"][1:], repeat["lpips"][1:], strict=True)
-    result = {
-        "LPIPS below repeating the last frame, from the second step on": all(
+    result = {}
+    if "lpips" in model:
+        later_steps = zip(model["lpips"][1:], repeat["lpips"][1:], strict=True)
+        result["LPIPS below repeating the last frame, from the second step on"] = all(
             error < repeat_error for error, repeat_error in later_steps
-        ),
-        "mean PSNR above repeating the last frame": summary["mean"][MODEL]["psnr"] > summary["mean"][REPEAT]["psnr"],
-    }
+        )
+    difference = summary["mean"][MODEL]["psnr"] - summary["mean"][REPEAT]["psnr"]
+    result["mean PSNR above repeating the last frame"] = difference > 0
     if "wrong_over_right_actions_on_moving_clips" in summary:
         ratio = summary["wrong_over_right_actions_on_moving_clips"][SHUFFLED]
         result["error with another clip's actions at least 1.3 times that with right ones, on moving clips"] = (
@@ -185,7 +198,7 @@ def _means(clips: Sequence[Measures], name: str) -> dict[str, float]:
     """The mean of each metric over clips, samples and predicted frames."""
     return {
         metric: round(float(np.mean([clip[f"{name}/{metric}"].mean(dtype=float) for clip in clips])), DIGITS)
-        for metric in FRAME_METRICS
+        for metric in measured(clips)
     }
 
 

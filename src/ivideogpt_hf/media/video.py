@@ -255,6 +255,12 @@ def _check_clip(frames: Tensor) -> None:
         raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
+def check_video_path(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError unless `write_video` can write a file of this name."""
+    if Path(path).suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"video is written as .mp4 or .gif, not as {Path(path).name}")
+
+
 def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10, scale: int = 1) -> Path:
     """Write a clip as mp4 (H.264) or gif, by the suffix of the path. Missing folders are made.
 
@@ -273,9 +279,8 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10
     """
     path = Path(path)
     _check_clip(frames)
+    check_video_path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".mp4", ".gif"):
-        raise ValueError(f"video is written as .mp4 or .gif, not as {path.name}")
     max_fps = MAX_GIF_FPS if suffix == ".gif" else MAX_FPS  # browsers slow a gif down that is faster
     if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= max_fps:
         raise ValueError(f"fps of a {suffix} file must be a number from {MIN_FPS} to {max_fps}, got {fps!r}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.compare import as_markdown
 from ..evaluation.rendering import CURVES_FILE
+from ..evaluation.tables import as_markdown
 from ..extras import require_packages
 from ..run_folder import write_aside, write_json, write_text
 from .finished_runs import NUM_LAST, Group, Run, group_runs, read_run

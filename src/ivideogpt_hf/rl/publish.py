@@ -11,8 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..evaluation.compare import as_markdown
 from ..evaluation.rendering import CURVES_FILE
+from ..evaluation.tables import as_markdown
 from ..extras import require_packages
 from ..hub.upload import push_folder, validate_card
 from ..publish import Publication

@@ -7,16 +7,20 @@ Every field of the dataclasses below is a key of the yaml file and an option of 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from ..settings import check_keys, read_options
 from ..spec import check_clip
 
 T = TypeVar("T")
+
+USUAL_SAVE_EVERY = 500
+REQUIRED = "; required"
 
 
 class Settings(dict):
@@ -44,8 +48,10 @@ def same_as(kind: type, name: str) -> Any:
 class RunArguments:
     """Where a training runs, what it writes, and when."""
 
-    output_dir: str = described("folder for checkpoints, metrics and the finished model", default="")
-    num_updates: int = described("number of optimiser updates", default=0)
+    _argument_group_name: ClassVar[str] = "the run"
+
+    output_dir: str = described("folder for checkpoints, metrics and the finished model; required", default="")
+    num_updates: int = described("number of optimiser updates; required", default=0)
     resume: str | None = described(
         "checkpoint to go on from: 'latest', or a folder of the output's checkpoints/", default=None
     )
@@ -64,7 +70,11 @@ class RunArguments:
     validate_every: int = described("updates between two validations; 0: never", default=500)
     num_validation_batches: int = described("number of batches in a validation", default=8)
     sample_every: int = described("updates between two sample videos; 0: never", default=0)
-    save_every: int = described("updates between two checkpoints; the last one is always written", default=500)
+    save_every: int | None = described(
+        "updates between two checkpoints, a multiple of validate_every; the last one is always written; null: the "
+        "first multiple that is not below 500",
+        default=None,
+    )
     keep_checkpoints: int = described("number of the last checkpoints to keep; the best one is kept as well", default=2)
     tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
         "tracker that gets the metrics, which are in a file as well", default="trackio"
@@ -80,16 +90,21 @@ class RunArguments:
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "output_dir is missing: where to write the model?")
         require(self.num_updates > 0, f"num_updates must be at least 1, got {self.num_updates}")
-        for name in ("log_every", "save_every", "num_validation_batches", "keep_checkpoints"):
-            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("validate_every", "sample_every"):
             require(getattr(self, name) >= 0, f"{name} must be 0 (never) or more, got {getattr(self, name)}")
+        if self.save_every is None:
+            step = self.validate_every or USUAL_SAVE_EVERY
+            self.save_every = step * -(-USUAL_SAVE_EVERY // step)
+        for name in ("log_every", "save_every", "num_validation_batches", "keep_checkpoints"):
+            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
         require(not self.hub_private or self.push_to_hub is not None, "hub_private needs push_to_hub")
 
 
 @dataclass
 class DataArguments:
     """Clips, as `ivideogpt_hf.data.clips.loader.load_clips` takes them."""
+
+    _argument_group_name: ClassVar[str] = "the clips"
 
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
     data_root: str | None = described("folder in which the paths of a mixture's yaml begin", default=None)
@@ -118,6 +133,8 @@ class DataArguments:
 @dataclass
 class OptimizationArguments:
     """How weights change. `batch_size` and the rate mean the same on any number of processes."""
+
+    _argument_group_name: ClassVar[str] = "the optimiser"
 
     batch_size: int = described("clips of one update, over all processes", default=16)
     micro_batch_size: int | None = described(
@@ -152,6 +169,8 @@ class OptimizationArguments:
 @dataclass
 class VQArguments:
     """The VQ model and its losses (Wu et al., 2024, section 3.1 and appendix A)."""
+
+    _argument_group_name: ClassVar[str] = "the VQ model and its losses"
 
     vq_model: str | None = described("folder or Hub id of a checkpoint to fine-tune", default=None)
     vq_config: Settings | None = described(  # noqa: RUF009
@@ -206,7 +225,11 @@ class VQArguments:
 class WorldModelArguments:
     """The transformer, what it is conditioned on, and what it predicts (Wu et al., 2024, section 3.2)."""
 
-    vq_model: str | None = described("folder or Hub id of the checkpoint whose VQ model makes the tokens", default=None)
+    _argument_group_name: ClassVar[str] = "the transformer"
+
+    vq_model: str | None = described(
+        "folder or Hub id of the checkpoint whose VQ model makes the tokens; required", default=None
+    )
     repeat_last_context: bool | None = described(
         "code the last context frame twice, see TokenLayout; null: as the checkpoint says", default=None
     )
@@ -216,6 +239,9 @@ class WorldModelArguments:
     )
     tokens: str | None = described("folder that `ivideogpt tokenize` wrote, in place of data", default=None)
     actions: bool = described("condition on actions", default=False)
+    new_action_head: bool = described(
+        "begin with a new action input, of the width of the data's actions, in place of the checkpoint's", default=False
+    )
     action_conditioning: Literal["add", "scale_shift"] | None = described(
         "how actions enter; null: as in the checkpoint to start from, else 'add'", default=None
     )
@@ -254,6 +280,10 @@ class WorldModelArguments:
         require(self.num_reward_bins is None or self.rewards, "num_reward_bins needs rewards")
         require(self.action_conditioning is None or self.actions, "action_conditioning needs actions")
         require(
+            not self.new_action_head or (self.actions and self.transformer is not None),
+            "new_action_head needs actions, and a checkpoint to start from: name it as transformer",
+        )
+        require(
             not self.lora_rank or self.transformer is not None,
             "lora_rank needs a checkpoint to start from: name it as transformer",
         )
@@ -267,7 +297,9 @@ class WorldModelArguments:
 class TokenizeArguments:
     """What `ivideogpt tokenize` writes. Options that a training has too are told there."""
 
-    output_dir: str = described("folder for the tokens", default="")
+    _argument_group_name: ClassVar[str] = "the tokens"
+
+    output_dir: str = described("folder for the tokens; required", default="")
     vq_model: str | None = same_as(WorldModelArguments, "vq_model")
     repeat_last_context: bool | None = same_as(WorldModelArguments, "repeat_last_context")
     num_passes: int = described(
@@ -324,7 +356,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
     """
     from transformers import HfArgumentParser
 
-    types = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    types = {item.name: get_type_hints(kind)[item.name] for kind in kinds for item in fields(kind)}
     settings: dict[str, Any] = {}
     if config is not None:
         runs = read_options(Path(config))
@@ -337,7 +369,15 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
             settings[options.pop().removeprefix("--").replace("-", "_")] = None
         else:
             options.append(option)
-    parser = HfArgumentParser(kinds, prog=command, allow_abbrev=False, exit_on_error=False)
+    parser = HfArgumentParser(
+        kinds,
+        prog=command,
+        usage=f"{command} [--config FILE] [--NAME VALUE ...]",
+        description="Every option can stand in the file of --config as well; options of the command line win.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
     for action in parser._actions:  # the help shows one of the spellings that are read
         action.option_strings = [option for option in action.option_strings if "_" not in option]
     file_options: list[str] = []
@@ -348,9 +388,26 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         require(key in types and type(None) in get_args(types[key]), f"{key} cannot be null")
         parser.set_defaults(**{key: None})
     try:
-        return parser.parse_args_into_dataclasses([*file_options, *options], look_for_args_file=False)
+        *filled, unknown = parser.parse_args_into_dataclasses(
+            [*file_options, *options], return_remaining_strings=True, look_for_args_file=False
+        )
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"`{command} --help` lists all options"
+        raise ValueError(f"{command} has no option {unknown[0]}; {hint}")
+    return tuple(filled)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds the default of each option to its help, where there is one that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        has_default = action.default not in (None, "", argparse.SUPPRESS) and not text.endswith(REQUIRED)
+        return f"{text} (default: %(default)s)" if has_default else text
 
 
 def _as_text(value: Any, hint: Any) -> str:

@@ -17,8 +17,8 @@ from accelerate.logging import get_logger
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.drawing import Strip, moving_strips
 from ..hub.upload import create_repository, upload_in_background
-from ..media.video import write_video
 from ..run_folder import (
     PARTIAL,
     as_json,
@@ -36,6 +36,10 @@ logger = get_logger(__name__)
 
 TRAINING_LOG_FILE = "metrics.jsonl"
 CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
+VALIDATION_FILE = "validation.json"
+SAMPLES_FPS = 5
+# What is printed of a validation, in this order; the rest is in the metrics file.
+PRINTED = ("loss", "context_psnr", "future_psnr", "perceptual", "cross_entropy", "reward_mse")
 
 
 def is_due(loop: Loop, every: int) -> bool:
@@ -170,6 +174,13 @@ class Validation(Callback):
         values = loop.accelerator.reduce(values, "mean").tolist()
         loop.validation = {f"validation/{name}": value for name, value in zip(names, values, strict=True)}
         write_entry(loop, loop.validation)
+        if loop.accelerator.is_main_process:
+            shown = [
+                f"{name} {loop.validation[f'validation/{name}']:.4g}"
+                for name in PRINTED
+                if f"validation/{name}" in loop.validation
+            ]
+            tqdm.write(f"validation after update {loop.update}: {', '.join(shown)}")
 
 
 @dataclass
@@ -178,18 +189,17 @@ class Samples(Callback):
 
     Attributes:
         every: number of updates between two videos.
-        draw: function that gives frames (T, 3, H, W) uint8 on the main process; called on every process.
+        draw: function that gives clips to stand side by side, on the main process; called on every process.
     """
 
     every: int
-    draw: Callable[[], Tensor | None]
+    draw: Callable[[], list[Strip] | None]
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if is_due(loop, self.every):
-            frames = self.draw()
+            strips = self.draw()
             if loop.accelerator.is_main_process:
-                folder = loop.output_dir / SAMPLES
-                write_video(frames, folder / f"update-{loop.update:08d}.gif", fps=5, scale=2)
+                moving_strips(strips, loop.output_dir / SAMPLES / f"update-{loop.update:08d}.gif", SAMPLES_FPS)
             loop.accelerator.wait_for_everyone()
 
 
@@ -214,7 +224,7 @@ class Checkpoints(Callback):
         if loop.accelerator.is_main_process:
             recover_folder(loop.output_dir / BEST)
         loop.accelerator.wait_for_everyone()
-        file = loop.output_dir / BEST / "validation.json"
+        file = loop.output_dir / BEST / VALIDATION_FILE
         if file.is_file():
             entry = read_object(file)
             if not all(isinstance(entry.get(name), (int, float)) for name in ("update", "validation/loss")):
@@ -242,7 +252,7 @@ class Checkpoints(Callback):
         self.export(partial_folder)
         if loop.accelerator.is_main_process:
             entry = {"update": loop.update} | loop.validation
-            (partial_folder / "validation.json").write_text(as_json(entry), encoding="utf-8")
+            (partial_folder / VALIDATION_FILE).write_text(as_json(entry), encoding="utf-8")
             replace_folder(target, partial_folder)
         loop.accelerator.wait_for_everyone()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from ..settings import check_keys
 from .arguments import VQArguments, WorldModelArguments, require
 
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
-NEW_PARTS = ("action_linear", "action_modulation", "reward_linear", "action_recon_linear")
+ACTION_PARTS = ("action_linear", "action_modulation", "action_recon_linear")
+NEW_PARTS = (*ACTION_PARTS, "reward_linear")
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -106,11 +108,19 @@ def make_transformer(
     )
     transformer = IVideoGPTForCausalLM(config)
     if checkpoint is not None:
-        result = transformer.load_state_dict(checkpoint.state_dict(), strict=False)
-        problems = [name for name in result.missing_keys if not any(part in name.split(".") for part in NEW_PARTS)]
+        weights = checkpoint.state_dict()
+        if model.new_action_head:
+            weights = {name: value for name, value in weights.items() if not _is_in(name, ACTION_PARTS)}
+        result = transformer.load_state_dict(weights, strict=False)
+        problems = [name for name in result.missing_keys if not _is_in(name, NEW_PARTS)]
         problems += result.unexpected_keys
         require(not problems, f"weights do not fit: {problems}")
     return transformer
+
+
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    """Whether a weight belongs to one of the parts."""
+    return any(part in name.split(".") for part in parts)
 
 
 def _check_checkpoint(
@@ -126,9 +136,9 @@ def _check_checkpoint(
     if config.action_dim:
         require(model.actions, f"{model.transformer} is action-conditioned: set actions to true")
         require(
-            config.action_dim == action_dim,
-            f"the data's actions have width {action_dim}, {model.transformer} takes width {config.action_dim}: choose "
-            f"other data, or start from an action-free checkpoint",
+            config.action_dim == action_dim or model.new_action_head,
+            f"the data's actions have width {action_dim}, {model.transformer} takes width {config.action_dim}: set "
+            f"new_action_head to true, which begins with a new action input, or choose other data",
         )
     require(not config.predict_reward or model.rewards, f"{model.transformer} predicts rewards: set rewards to true")
     require(

@@ -66,6 +66,7 @@ def resumed_training(before: dict[str, Any], training: dict[str, Any], checkpoin
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     # What an earlier version did not have or note is not compared. Of a model, only what is not the default is noted.
     names = [name for name in names if name in old or (name.startswith("model: ") and "model" in before)]
+    names = [name for name in names if name in new or not name.startswith("arguments: ")]  # nor what is no more
     if names:
         shown = [f"{name} is {_written(old.get(name))} there, {_written(new.get(name))} here" for name in names]
         shown = [*shown[:DIFFERENCES_SHOWN], *(["..."] if len(names) > DIFFERENCES_SHOWN else [])]

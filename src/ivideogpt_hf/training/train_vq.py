@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.layout import VQ_FOLDER
 from ..checkpoints.loading import settings_of, weights_hash
-from ..media.pixels import clamp_to_uint8
+from ..data.drawing import Strip
 from ..metrics.frames import psnr_of_error
 from ..metrics.lpips import LPIPS
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -36,6 +36,7 @@ from .losses import (
 from .networks import make_vq_model
 from .open_data import TrainingData, make_loader, make_validation_loader, open_clips
 from .record import describe_training
+from .samples import sample_strips
 from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
 
 VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
@@ -140,6 +141,7 @@ def _train(
             model=settings_of(model.config),
             lpips_hash=None if lpips is None else weights_hash(lpips),
         ),
+        next_step=f"ivideogpt tokenize --vq-model {{model}} --data {data.data} ..., then ivideogpt train",
         callbacks=[codebooks],
         model=model,
         losses=losses,
@@ -272,15 +274,15 @@ class VQTask(Task):
             return self.mean_over_validation(partial(self.losses.measure, self.model))
 
     @torch.no_grad()
-    def draw(self) -> Tensor:
-        """The first validation clip above its reconstruction, (T, 3, 2H, W) uint8."""
+    def draw(self) -> list[Strip]:
+        """The first validation clip beside its reconstruction."""
         clip = self.data.first_validation_clip()
         frames = clip["frames"][None].to(self.accelerator.device).float() / 255
         context, future, _ = split_clip(frames, num_context_frames=self.model.config.num_context_frames)
         with in_eval_mode(self.model):
             output = self.model(context, future)
         reconstruction = torch.cat([output.context_reconstruction, output.future_reconstruction], dim=1)
-        return clamp_to_uint8(torch.cat([frames, reconstruction], dim=3)[0]).cpu()
+        return sample_strips(frames[0], reconstruction[0], name="coded", num_context_frames=context.shape[1])
 
     def save(self, folder: Path) -> None:
         """Write the VQ model as a checkpoint holds it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ..checkpoints.loading import settings_of, weights_hash
+from ..data.drawing import Strip
 from ..decoding.sampling import Sampling
 from ..extras import require_packages
 from ..media.pixels import clamp_to_uint8
@@ -30,6 +31,7 @@ from .loop import Batch, Loss
 from .networks import add_lora, load_frozen_vq_model, make_transformer
 from .open_data import TrainingData, make_loader, make_validation_loader, open_clips, open_tokens
 from .record import describe_training
+from .samples import sample_strips
 from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
 
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
@@ -128,11 +130,12 @@ def _train(
         validation_loader=make_validation_loader(training_data, batch_share, accelerator),
         num_validation_batches=run.num_validation_batches,
         description=describe_training(
-            (run, data, optimization, model),
+            (run, *([] if model.tokens else [data]), optimization, model),
             training_data.description,
             model=settings_of(transformer.config),
             vq_model_hash=weights_hash(vq_model),
         ),
+        next_step="ivideogpt predict CLIP --checkpoint {model}, or ivideogpt evaluate --checkpoint {model} --data DATA",
         transformer=transformer,
         losses=losses,
         data=training_data,
@@ -149,6 +152,9 @@ def _open_data(
         "give either data (clips, coded at every update) or tokens (a folder that `ivideogpt tokenize` wrote)",
     )
     if model.tokens is not None:
+        given = [item.name for item in fields(data) if getattr(data, item.name) != item.default]
+        given = [name for name in given if name != "num_workers"]
+        require(not given, f"{', '.join(given)}: the tokens in {model.tokens} say it already; leave it out")
         return open_tokens(model, vq_model, run.seed)
     return open_clips(
         replace(data, num_context_frames=vq_model.config.num_context_frames),
@@ -281,15 +287,16 @@ class WorldModelTask(Task):
         with in_eval_mode(self.transformer):
             return self.mean_over_validation(measure_batch)
 
-    def draw(self) -> Tensor | None:
-        """The first validation clip above one sampled future of its context, (T, 3, 2H, W) uint8; None on the other
-        processes than the main one."""
+    def draw(self) -> list[Strip] | None:
+        """The first validation clip beside one sampled future of its context; None on other processes than the main
+        one."""
         transformer = gather_transformer(self.accelerator, self.phases[0].model)
         if transformer is None:
             return None
         losses, clip = self.losses, self.data.first_validation_clip()
-        frames = clip.get("frames")
+        frames, truth_name = clip.get("frames"), "truth"
         if frames is None:
+            truth_name = "truth, coded"
             pixels = losses.vq_model.detokenize(clip["tokens"][None].to(self.accelerator.device))[0]
             frames = clamp_to_uint8(pixels).cpu()
         context, future, actions = split_clip(
@@ -302,7 +309,14 @@ class WorldModelTask(Task):
         if actions is not None:
             actions = _in_environment_units(actions, losses.processor)[None]
         rollout = world.rollout(context[None], actions, num_frames=len(future), sampling=Sampling(seed=0))
-        return torch.cat([future, rollout.frames[0].cpu()], dim=2)
+        return sample_strips(
+            torch.cat([context, future]),
+            torch.cat([context, rollout.frames[0].cpu()]),
+            name="predicted",
+            num_context_frames=len(context),
+            truth_name=truth_name,
+            actions=None if actions is None else clip["actions"][: len(context) + len(future) - 1],
+        )
 
     def save(self, folder: Path) -> None:
         """Write a complete checkpoint. Adapters are merged into it, and saved beside it as well."""

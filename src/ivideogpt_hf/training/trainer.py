@@ -18,10 +18,23 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ..data.clips.loader import ClipLoader
+from ..data.drawing import Strip
+from ..run_folder import read_object
 from . import run_checkpoints
 from .arguments import OptimizationArguments, RunArguments, require
 from .averaging import AveragedWeights
-from .callbacks import CHECKPOINTS, TRAINING_LOG_FILE, Checkpoints, Metrics, Samples, Uploads, Validation
+from .callbacks import (
+    BEST,
+    CHECKPOINTS,
+    TRAINING_LOG_FILE,
+    VALIDATION_FILE,
+    Checkpoints,
+    Metrics,
+    Samples,
+    Uploads,
+    Validation,
+)
+from .curves import Curves
 from .launch import start_trackers
 from .loop import Batch, Callback, Loop, Loss, Phase
 from .optimizers import make_optimizer, make_scheduler
@@ -45,6 +58,7 @@ class Task(ABC):
         validation_loader: loader of validation clips; None without any, and then nothing is measured or drawn.
         num_validation_batches: number of batches in a validation.
         description: record of the training that a checkpoint holds; see `describe_training`.
+        next_step: command that does something with the finished model.
         callbacks: callbacks that belong to this training only.
         average: average of the first phase's weights; None: without.
     """
@@ -56,6 +70,7 @@ class Task(ABC):
     validation_loader: ClipLoader | None
     num_validation_batches: int
     description: dict[str, Any]
+    next_step: str
     callbacks: Sequence[Callback] = ()
     average: AveragedWeights | None = None
 
@@ -68,8 +83,8 @@ class Task(ABC):
         """Means over this process's share of the validation batches, among them "loss"."""
 
     @abstractmethod
-    def draw(self) -> Tensor | None:
-        """Frames (T, 3, H, W) uint8 of a sample video, on the main process at least; called on every process."""
+    def draw(self) -> list[Strip] | None:
+        """Clips of a sample video, which stand side by side, on the main process at least; called on every process."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -127,6 +142,11 @@ def check_run(run: RunArguments, optimization: OptimizationArguments, num_proces
         f"save_every ({run.save_every}) must be a multiple of validate_every ({run.validate_every}), so that every "
         f"checkpoint has been validated",
     )
+    if optimization.warmup_updates >= run.num_updates:
+        logger.warning(
+            f"warmup_updates ({optimization.warmup_updates}) is not below num_updates ({run.num_updates}): the "
+            f"learning rate never reaches {optimization.learning_rate:g}. Lower warmup_updates, or train for longer"
+        )
     return share
 
 
@@ -214,7 +234,10 @@ def run_training(
     set_seed(run.seed, device_specific=True)
     if checkpoint is not None:
         loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
-        accelerator.print(f"resumed from {checkpoint}")
+        left = run.num_updates - loop.update
+        accelerator.print(
+            f"resumed from {checkpoint}: {f'{left} updates are left' if left > 0 else 'nothing is left to do'}"
+        )
     if accelerator.is_main_process:
         write_training(output_dir, task.description)
     accelerator.wait_for_everyone()
@@ -224,6 +247,7 @@ def run_training(
         logger.warning(f"stopped by a signal after update {loop.update}; go on with --resume latest")
     else:
         _export(accelerator, output_dir, task)
+        accelerator.print(_closing_line(output_dir, task.next_step))
     accelerator.end_training()  # afterwards, processes cannot talk to each other
     return INTERRUPTED if loop.interrupted else None
 
@@ -240,7 +264,7 @@ def _callbacks(
         with task.final_weights():
             return task.measure()
 
-    def draw() -> Tensor | None:
+    def draw() -> list[Strip] | None:
         with task.final_weights():
             return task.draw()
 
@@ -252,6 +276,7 @@ def _callbacks(
         callbacks.append(Validation(run.validate_every, measure))
     if has_validation and run.sample_every:
         callbacks.append(Samples(run.sample_every, draw))
+    callbacks.append(Curves(run.validate_every or run.save_every))
     callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export, task.description))
     if run.push_to_hub is not None:
         callbacks.append(Uploads(run.save_every, run.push_to_hub, run.hub_private, export))
@@ -266,7 +291,22 @@ def _compare(checkpoint: Path, training: dict[str, Any]) -> dict[str, Any]:
             f"{checkpoint} is of an earlier version, which did not note the arguments: nothing compares them"
         )
         return training
-    return resumed_training(state["training"], training, checkpoint, state["update"])
+    resumed = resumed_training(state["training"], training, checkpoint, state["update"])
+    is_finished = state["update"] >= training["arguments"]["num_updates"]
+    return state["training"] if is_finished else resumed  # no update of a finished training was made by this command
+
+
+def _closing_line(output_dir: Path, next_step: str) -> str:
+    """What a finished training wrote, and what can be done with it."""
+    best = output_dir / BEST
+    file = best / VALIDATION_FILE
+    line = f"{output_dir}: the model after the last update"
+    if file.is_file():
+        entry = read_object(file)
+        loss = entry["validation/loss"]
+        line += f"\n{best}: the model with the lowest validation loss, {loss:.4f} after update {entry['update']}"
+    model = best if file.is_file() else output_dir
+    return f"{line}\nnext: {next_step.format(model=model)}"
 
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:

@@ -1,0 +1,69 @@
+"""The course of a training as a picture in its folder: losses, and what validation measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..run_folder import parse_json, read_text
+from .callbacks import TRAINING_LOG_FILE, is_due
+from .loop import Callback, Loop
+
+CURVES_FILE = "curves.png"
+VALIDATION = "validation/"
+# The panels: a title, and the metrics that it shows, in training and in validation.
+PANELS = (
+    ("loss", ("loss",)),
+    ("PSNR (dB)", ("context_psnr", "future_psnr")),
+    ("cross-entropy of tokens", ("cross_entropy",)),
+    ("squared error of rewards", ("reward_mse",)),
+)
+
+
+@dataclass
+class Curves(Callback):
+    """Draws the metrics file again and again.
+
+    Attributes:
+        every: number of updates between two drawings.
+    """
+
+    every: int
+
+    def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
+        if (is_due(loop, self.every) or loop.interrupted) and loop.accelerator.is_main_process:
+            draw_training(loop.output_dir)
+
+
+def draw_training(folder: Path) -> None:
+    """Draw curves.png from the metrics file of a training's folder.
+
+    Raises:
+        OSError: if the metrics file is absent, or damaged.
+    """
+    from matplotlib.figure import Figure
+
+    file = folder / TRAINING_LOG_FILE
+    entries = [parse_json(line, f"a line of {file}") for line in read_text(file).splitlines()]
+    panels = [(title, lines) for title, names in PANELS if (lines := _lines(entries, names))]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, points in lines.items():
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if name.startswith(VALIDATION) else None)
+        axis.set(title=title, xlabel="update")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(folder / CURVES_FILE, dpi=110)
+
+
+def _lines(entries: Sequence[dict[str, float]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """The points (update, value) of each metric that there is."""
+    lines = {
+        name: [(entry["update"], entry[name]) for entry in entries if name in entry]
+        for metric in names
+        for name in (metric, f"{VALIDATION}{metric}")
+    }
+    return {name: points for name, points in lines.items() if points}
