@@ -9,7 +9,7 @@ import socket
 import uvicorn
 
 from .saved_sessions import SavedSessions
-from .server import POLL_SECONDS, Service
+from .service import POLL_SECONDS, Service
 
 LOGGER = logging.getLogger("uvicorn.error")
 
