@@ -295,7 +295,7 @@ def test_a_step_of_many_worlds_is_done_in_slices_and_is_the_same(server, client,
     assert answer["tokens"] == world.step(alone, actions, sampling=Sampling(seed=4))[0].tokens.tolist()
 
 
-@pytest.mark.parametrize("message", [b"\xff\x00", b"{}", "{"])
+@pytest.mark.parametrize("message", [b"{}", "{"])
 def test_a_message_that_is_no_call_is_refused(server, client, message):
     with stream_of(server, client) as socket:
         socket.send(message)
