@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from writing import write_results
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.rl.agent_run import AgentRun
@@ -186,9 +187,7 @@ def main():
         "imagination": measure_imagination(args, run),
     }
     print(json.dumps(content, indent=1))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(args.output, content)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The folder of pages: docs/ as it is, other Markdown files of the repository, and pages that are generated.
 
-Links lead to files of the repository, so that they work on GitHub. Here each is made to lead to the page of the site that
-the file became. A file without a page is linked in the public repository, and is plain text as long as there is none.
+Links lead to files of the repository, so that they work on GitHub. Here each is made to lead to the page that the file
+became. A file without a page is linked in the public repository, and is plain text as long as there is none.
 """
 
 import os
@@ -10,6 +10,9 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from . import packages, reference, results
 
@@ -20,8 +23,10 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "results/speed.md",
     "configs/README.md": "experiments/index.md",
-    **{f"configs/{file.parent.name}/README.md": f"experiments/{file.parent.name}.md"
-       for file in sorted((ROOT / "configs").glob("*/README.md"))},
+    **{
+        f"configs/{file.parent.name}/README.md": f"experiments/{file.parent.name}.md"
+        for file in sorted((ROOT / "configs").glob("*/README.md"))
+    },
 }
 LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?!\w+:|#)[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 CODE = re.compile(r"(```.*?```)", re.DOTALL)
@@ -37,6 +42,24 @@ def page_of(file: str) -> str | None:
     if file.startswith("docs/"):
         return file.removeprefix("docs/")
     return PAGES.get(file)
+
+
+def pages_in_order() -> list[str]:
+    """The pages of the site in the order of mkdocs.yml."""
+
+    class Loader(yaml.SafeLoader):
+        """Reads the file without the values of the environment that it names."""
+
+    Loader.add_constructor("!ENV", lambda loader, node: None)
+    navigation = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
+
+    def pages(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]
+
+    return pages(navigation)
 
 
 def source_address() -> str | None:

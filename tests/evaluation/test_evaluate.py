@@ -66,7 +66,7 @@ def finished(evaluate, tmp_path_factory):
 
 def results_of(folder):
     results = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in results.items() if name != "command"}
+    return {name: value for name, value in results.items() if name not in ("command", "date")}
 
 
 def test_simple_methods_are_what_they_say(finished, checkpoint, data):
