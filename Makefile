@@ -106,8 +106,8 @@ $(VENV)/docs.stamp: $(VENV)/dev.stamp
 .PHONY: docs
 docs: $(VENV)/docs.stamp ## build the site into build/site, and check links and prose; needs no network
 	$(BIN)/python -m scripts.site_pages build/docs
-	$(BIN)/python scripts/check_prose.py README.md CONTRIBUTING.md docs
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/check_prose.py README.md CONTRIBUTING.md docs benchmarks/README.md configs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 .PHONY: docs-serve
 docs-serve: docs ## show the site at http://127.0.0.1:8000; `python -m scripts.site_pages build/docs` takes in changes

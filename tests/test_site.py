@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ivideogpt_hf
 from ivideogpt_hf.cli.config import subcommands
@@ -153,3 +154,31 @@ def test_prose_is_checked(text, found):
 def test_code_is_no_prose():
     text = "# Title\n\n```python\nin order to: x; y: z\n```\n\n| a: b; c: d |\n\nUse `in order to`.\n"
     assert not list(check_prose.our_findings(check_prose.prose_of(text)))
+
+
+def test_workflows_run_what_is_there():
+    workflows = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    steps = [step for workflow in workflows for job in workflow["jobs"].values() for step in job["steps"]]
+    runs = [step["run"] for step in steps if "run" in step]
+    assert ".ci/run" in runs
+    assert "make docs" in runs
+    assert re.search(r"^docs: ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (upload,) = (step["with"]["path"] for step in steps if "upload-pages" in step.get("uses", ""))
+    assert f"site_dir: {upload}\n" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_hooks_fetch_nothing():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    assert {hook["language"] for repo in repos for hook in repo["hooks"]} == {"system"}
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_forms_of_issues_have_what_github_asks_for(form):
+    content = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= content.keys()
+    ids = [field["id"] for field in content["body"]]
+    assert len(set(ids)) == len(ids)
+    assert all(field["attributes"]["label"] for field in content["body"])
