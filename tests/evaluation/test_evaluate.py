@@ -1,6 +1,7 @@
 """Evaluations from the command line, on a tiny world and data: what they find, and that they can be cut into pieces."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -96,8 +97,9 @@ def test_everything_is_measured(finished):
 
 
 def test_there_is_a_report_to_look_at(finished):
-    page = (finished / "report.html").read_text()
+    page, results = (finished / "report.html").read_text(), json.loads((finished / "results.json").read_text())
     assert "curves.png" in page
+    assert re.search(r"Made by <code>[^<]+</code>, (\d{4}-\d\d-\d\d)\.", page)[1] == results["date"]
     assert (finished / "curves.png").stat().st_size > 10_000
     assert len(list((finished / "videos").glob("*.gif"))) == 5
 

@@ -130,7 +130,7 @@ def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) 
         f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
         f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
         f"samples of each at temperature {protocol['temperature']:g}. "
-        f"Made by <code>{escape(results['command'])}</code>.</p>",
+        f"Made by <code>{escape(results['command'])}</code>, {results['date']}.</p>",
         "<ul>"
         + "".join(
             f"<li>{'yes' if passes else '<b>no</b>'}: {escape(gate)}</li>" for gate, passes in results["gates"].items()
