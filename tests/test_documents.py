@@ -107,7 +107,7 @@ class Reader:
         """Run the Python blocks of a page; the traceback, or None."""
         code = "\n".join(blocks(document, "python"))
         for command in commands(document, "serves"):
-            if command[:2] == SERVE:
+            if command[:2] == SERVE and f":{PORT}" in code:
                 code = code.replace(f":{PORT}", f":{self._serve(command)}")
         if self.worker is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

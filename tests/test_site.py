@@ -186,7 +186,9 @@ def test_forms_of_issues_have_what_github_asks_for(form):
 
 def test_examples_of_docstrings_are_shown_as_code(tmp_path):
     griffe = pytest.importorskip("griffe")
-    (tmp_path / "module.py").write_text('"""Text.\n\nExample:\n    >>> 1 + 1\n    2\n"""\n')
-    extensions = griffe.load_extensions(ROOT / "scripts/site_pages/docstring_examples.py")
+    (tmp_path / "module.py").write_text(
+        'class A:\n    """Text.\n\n    Example:\n        >>> 1 + 1\n        2\n    """\n'
+    )
+    extensions = griffe.load_extensions(str(ROOT / "scripts/site_pages/docstring_examples.py"))
     module = griffe.load("module", search_paths=[tmp_path], extensions=extensions)
-    assert module.docstring.parse("google")[-1].kind is griffe.DocstringSectionKind.examples
+    assert module["A"].docstring.parse("google")[-1].kind is griffe.DocstringSectionKind.examples
