@@ -97,7 +97,7 @@ def test_every_option_of_every_command_is_in_the_reference(site):
 
 def test_every_argument_of_a_training_is_in_the_reference(site):
     text = (site / "reference/training_arguments.md").read_text(encoding="utf-8")
-    assert "| `num_frames` | int | `16` | Frames of a clip. |" in text
+    assert "| `num_frames` | int | `16` | frames of a clip |" in text
     assert "| `output_dir` | str | required |" in text
     for name, kind in inspect.getmembers(arguments, inspect.isclass):
         if name.endswith("Arguments"):

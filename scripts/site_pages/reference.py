@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
@@ -34,13 +35,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def sentence(text: str) -> str:
-    """A phrase with a capital and a full stop."""
-    text = text.strip()
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", ")", "`", '"')) and not text.endswith("etc") else f"{text}."
-
-
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -51,15 +45,15 @@ def option_row(parser: argparse.ArgumentParser, action: argparse.Action) -> tupl
     text = formatter._expand_help(action) if action.help else ""
     if action.choices:
         values = ", ".join(f"`{choice}`" for choice in action.choices)
-        text = f"{text}{'. ' if text else ''}One of {values}"
+        text = f"{text}{'; ' if text else ''}one of {values}"
     elif action.option_strings and action.nargs != 0:
         names[-1] = f"`{action.option_strings[-1]} {formatter._format_args(action, action.dest.upper())}`"
-    return ", ".join(names), cell(sentence(text)) if text else ""
+    return ", ".join(names), cell(text)
 
 
 def command_section(name: str, parser: argparse.ArgumentParser) -> str:
     """The section of one command."""
-    lines = [f"## ivideogpt {name}", "", parser.description or "", ""]
+    lines = [f"## ivideogpt {name}", "", cell(parser.description or ""), ""]
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS and a.dest != "help"]
         if actions:
@@ -76,7 +70,7 @@ def command_line() -> str:
     commands = subcommands(parser)
     (choices,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     helps = {choice.dest: choice.help for choice in choices._choices_actions}
-    rows = [(f"[`ivideogpt {name}`](#ivideogpt-{name})", cell(sentence(helps[name]))) for name in commands]
+    rows = [(f"[`ivideogpt {name}`](#ivideogpt-{name})", cell(helps[name])) for name in commands]
     head = [
         "# Command line",
         "",
@@ -108,7 +102,7 @@ def default_of(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value == "" else str(value)
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 def arguments_table(kind: type) -> str:
@@ -119,7 +113,7 @@ def arguments_table(kind: type) -> str:
             f"`{field.name}`",
             cell(kind_of(hints[field.name])),
             f"`{default_of(field.default)}`" if field.default not in (MISSING, "") else "required",
-            cell(sentence(field.metadata["help"])),
+            cell(field.metadata["help"]),
         )
         for field in fields(kind)
     ]
@@ -187,7 +181,7 @@ def schema_text(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         items = schema_text(schema["items"]) if schema.get("items") else "anything"
         most = f" (at most {schema['maxItems']})" if "maxItems" in schema else ""
-        return f"list of {items}{most}"
+        return f"list{most} of {items}"
     bounds = [
         f"{words} {schema[key]}"
         for key, words in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"))
