@@ -132,6 +132,20 @@ $(VENV)/browser.stamp: $(VENV)/demo.stamp
 test-browser: $(VENV)/browser.stamp ## test the playground in headless Chromium (Debian: chromium); writes outputs/screenshots
 	$(BIN)/python -m pytest tests/spaces tests/test_benchmarks.py -k 'spaces or demo'
 
+$(VENV)/docs.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
+.PHONY: docs
+docs: $(VENV)/docs.stamp ## build the site into build/site, and check links and prose; needs no network
+	$(BIN)/python -m scripts.site_pages build/docs
+	$(BIN)/python scripts/check_prose.py README.md CONTRIBUTING.md docs benchmarks/README.md configs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.PHONY: docs-serve
+docs-serve: docs ## show the site at http://127.0.0.1:8000; `python -m scripts.site_pages build/docs` takes in changes
+	$(BIN)/python -m mkdocs serve
+
 .PHONY: format
 format: $(VENV)/dev.stamp ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix .

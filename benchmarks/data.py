@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import platform
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, __version__, read_actions, read_video
 from ivideogpt_hf.data.clips.augment import AUGMENTATIONS, draw_crop
@@ -184,10 +184,9 @@ def main():
             ratios[f"{case} / bound"] = rates[case] / rates[f"bound, {workers} workers"]
     for name, ratio in ratios.items():
         print(f"{name:44} {ratio:.2f}")
-    if args.output:
-        machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-        result = {"version": __version__, "machine": machine, "clips_per_second": rates, "ratios": ratios}
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+    result = {"version": __version__, "machine": machine, "clips_per_second": rates, "ratios": ratios}
+    write_results(args.output, result)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ a model of its sizes with random weights takes as long. The two take turns.
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from writing import write_results
 
 from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
 
@@ -83,9 +83,7 @@ def main():
         print(
             f"{num_frames} frames at a time: {median}, {median['0.1.0'] / median['now']:.2f} times as fast", flush=True
         )
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args.output, result)
 
 
 if __name__ == "__main__":

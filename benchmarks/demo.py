@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, Sampling, WorldModel, read_video
 
@@ -162,9 +163,7 @@ def main():
         result["serve"] = rows
         result["memory_mb_after_a_tenth_and_all_sessions"] = memory
     print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args.output, result)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ Each figure is the smallest of several fresh interpreters.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from writing import write_results
 
 REPEATS = 5
 COMMANDS = {
@@ -38,9 +39,7 @@ def main():
     best["package beyond torch"] = best["import torch, ivideogpt_hf"] - best["import torch"]
     for name, value in best.items():
         print(f"{name:<28}{value:.3f} s")
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(best, indent=2) + "\n")
+    write_results(args.output, best)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rollout import Workload as Rolled
 from rollout import build_world, ours
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
 
@@ -166,9 +167,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         keep("weights", weights(world, folder, frames, (video, actions)))
     keep("compiled", compiled(world, frames))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args.output, result)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, Sampling, WorldModel, read_video
 from ivideogpt_hf.planning.objectives import PixelError, RewardSum
@@ -109,12 +110,8 @@ def main():
         row["where the time goes"] = {name: getattr(shown, f"{name}_seconds") for name in ("prefill", "decode", "vq")}
         rows.append(row)
         print(json.dumps(row, indent=1), flush=True)
-    if args.output:
-        machine = {"device": args.device, "cpu": platform.machine(), "threads": torch.get_num_threads()}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(
-            json.dumps({"checkpoint": args.checkpoint, "machine": machine, "plans": rows}, indent=2) + "\n"
-        )
+    machine = {"device": args.device, "cpu": platform.machine(), "threads": torch.get_num_threads()}
+    write_results(args.output, {"checkpoint": args.checkpoint, "machine": machine, "plans": rows})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from writing import write_results
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.rl.agent_run import AgentRun
@@ -214,9 +215,7 @@ def main():
     if run.learner is not None:
         content["imagination"] = measure_imagination(args, run)
     print(json.dumps(content, indent=1))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(args.output, content)
 
 
 if __name__ == "__main__":

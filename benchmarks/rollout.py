@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LogitsProcessor, LogitsProcessorList
+from writing import write_results
 
 from ivideogpt_hf import (
     IVideoGPTConfig,
@@ -260,10 +261,8 @@ def main():
     passes = {str(one.transformer.dtype).removeprefix("torch."): seconds_per_pass(one, frames) for one in worlds}
     memory = cache_bytes(world, frames, 64, 2)
     report(rows, passes, memory)
-    if args.output:
-        content = {"machine": machine, "workloads": rows, "seconds_per_pass_and_read": passes, "cache_bytes": memory}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(content, indent=2) + "\n")
+    content = {"machine": machine, "workloads": rows, "seconds_per_pass_and_read": passes, "cache_bytes": memory}
+    write_results(args.output, content)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from statistics import median
 
 import torch
 from demo import PORT, URL, running, serve
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
 
@@ -77,9 +78,7 @@ def main():
         "p95_ratio": p95["beside"] / p95["alone"],
     }
     print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args.output, result)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from statistics import median
 import httpx
 import torch
 from demo import resident
+from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video
 from ivideogpt_hf.serving.messages import frames_to_text
@@ -491,9 +492,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         result = asyncio.run(soak(args, world, lives, Path(folder) / "state"))
     print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(args.output, result)
     if result["wrong_tokens"] or result["lost_saved_states"] or result["unexpected_statuses"]:
         raise SystemExit(1)
 

@@ -10,7 +10,6 @@ the losses are checked to agree before anything is timed. Sizes: the released on
 """
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from writing import write_results
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
 from ivideogpt_hf.models.modeling_ivideogpt_vq import IGNORED_LABEL
@@ -239,10 +239,9 @@ def main():
     }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     machine = {"device": name, "dtype": args.dtype, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    report = {"command": "python benchmarks/training.py", "arguments": {k: str(v) for k, v in vars(args).items()}}
-    report |= {"machine": machine, "results": results}
-    if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    arguments = {k: str(v) for k, v in vars(args).items()}
+    report = {"arguments": arguments, "machine": machine, "results": results}
+    write_results(args.output, report)
 
 
 if __name__ == "__main__":

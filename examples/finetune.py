@@ -15,7 +15,7 @@ import torch
 
 from ivideogpt_hf import Sampling, SegmentDataset, SegmentSpec, Source, WorldModel
 from ivideogpt_hf.metrics.frames import psnr
-from ivideogpt_hf.provenance import describe_command
+from ivideogpt_hf.provenance import describe_command, describe_date
 from ivideogpt_hf.spec import split_clip
 from ivideogpt_hf.training.arguments import (
     DataArguments,
@@ -55,6 +55,7 @@ def write_table(path, before, after, args):
     training = json.loads((path.parent / "training.json").read_text())
     content = {
         "command": f"python examples/{describe_command()}",
+        "date": describe_date(),
         "checkpoint": args.checkpoint,
         "data": training["data"],
         "num_updates": args.num_updates,

@@ -1,10 +1,13 @@
-"""The README and the pages in docs are executed: the Python blocks of each in one namespace, beside the server that it
-starts, and its commands one after the other.
+"""The README and the pages in docs are executed, in the order in which they are read.
+
+Each page may use the files that those before it wrote. Its Python blocks share one namespace of their own, beside the
+server that it starts. A command that several pages show is run once.
 
 Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``. The playground,
 which serves until it is stopped, is tried in tests/spaces.
 """
 
+import json
 import os
 import re
 import shlex
@@ -12,19 +15,27 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from ivideogpt_hf.metrics.lpips import LPIPS, WEIGHTS_VARIABLE
+from ivideogpt_hf.training.arguments import parse
+from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
+from ivideogpt_hf.training.train_vq import VQ_ARGUMENTS
+from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS
+from scripts.site_pages.staging import pages_in_order
 from tests.data.files import write_mp4
 from tests.serving.conftest import free_port
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / page for page in pages_in_order() if (ROOT / "docs" / page).exists()),
+]
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
 BLOCK = re.compile(
@@ -32,6 +43,22 @@ BLOCK = re.compile(
 )
 SERVE = ("ivideogpt", "serve")
 PORT = "8000"
+# Runs the code of one page after the other, as a line of JSON each, and answers with the traceback or null.
+WORKER = """
+import json, sys, traceback
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    try:
+        exec(compile(json.loads(line), "page", "exec"), {"__name__": "__main__"})
+        error = None
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps(error), file=answers, flush=True)
+"""
+
+
+def name_of(document):
+    return str(document.relative_to(ROOT))
 
 
 def blocks(document, language, mark=None):
@@ -42,7 +69,7 @@ def blocks(document, language, mark=None):
 def commands(document, mark=None):
     text = "\n".join(blocks(document, "bash", mark)).replace("\\\n", "")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [shlex.split(line, comments=True) for line in lines if not line.startswith(SET_UP)]
+    return [tuple(shlex.split(line, comments=True)) for line in lines if not line.startswith(SET_UP)]
 
 
 def program(command):
@@ -50,38 +77,70 @@ def program(command):
     return [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
 
 
-@contextmanager
-def server(document, folder):
-    """Starts what a document serves, at a port that is free; that port. It may serve nothing."""
-    served = [command for command in commands(document, "serves") if tuple(command[:2]) == SERVE]
-    if not served:
-        yield PORT
-        return
-    (command,) = served
-    port = str(free_port())
-    with subprocess.Popen(program([port if word == PORT else word for word in command]), cwd=folder) as process:
-        try:
-            while True:
-                assert process.poll() is None
-                try:
-                    socket.create_connection(("127.0.0.1", int(port))).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield port
-        finally:
+def configs(document):
+    return {match["name"]: match["content"] for match in CONFIG.finditer(document.read_text(encoding="utf-8"))}
+
+
+ALL_CONFIGS = {name: content for document in DOCUMENTS for name, content in configs(document).items()}
+
+
+class Reader:
+    """Somebody who does what the pages say, one after the other, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
+        self.done = {}
+        self.servers = {}
+        self.worker = None
+
+    def run_commands(self, document):
+        """Run the commands of a page and of those before it, unless that is done; how those of the page ended."""
+        for earlier in DOCUMENTS[: DOCUMENTS.index(document) + 1]:
+            for command in commands(earlier):
+                if command not in self.done:
+                    options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
+                    self.done[command] = subprocess.run(program(command), **options, check=False)
+        return {command: self.done[command] for command in commands(document)}
+
+    def run_python(self, document):
+        """Run the Python blocks of a page; the traceback, or None."""
+        code = "\n".join(blocks(document, "python"))
+        for command in commands(document, "serves"):
+            if command[:2] == SERVE and f":{PORT}" in code:
+                code = code.replace(f":{PORT}", f":{self._serve(command)}")
+        if self.worker is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            argv = [sys.executable, "-c", WORKER]
+            self.worker = subprocess.Popen(argv, cwd=self.folder, env=self.environment, text=True, **pipes)
+        self.worker.stdin.write(json.dumps(code) + "\n")
+        self.worker.stdin.flush()
+        return json.loads(self.worker.stdout.readline())
+
+    def _serve(self, command):
+        """The port at which a command serves. A server is started once."""
+        if command not in self.servers:
+            port = str(free_port())
+            argv = program([port if word == PORT else word for word in command])
+            self.servers[command] = port, subprocess.Popen(argv, cwd=self.folder)
+        port, process = self.servers[command]
+        while True:
+            assert process.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", int(port))).close()
+                return port
+            except OSError:
+                time.sleep(0.1)
+
+    def close(self):
+        for process in [*(server for _, server in self.servers.values()), *filter(None, [self.worker])]:
             process.terminate()
-
-
-@pytest.fixture(scope="module", params=DOCUMENTS, ids=lambda path: path.name)
-def document(request):
-    return request.param
+            process.communicate()
 
 
 @pytest.fixture(scope="module")
-def folder(document, tmp_path_factory):
-    """Where everything runs: what one block writes, the next may read. It holds the clips that the documents talk
-    of, and the config files that they show."""
+def reader(tmp_path_factory):
+    """The folder holds the clips that the pages talk of, and the config files that they show."""
     folder = tmp_path_factory.mktemp("documents")
     lines = ["clip,x,y"]
     for name in ("kitchen", "table", "yard"):
@@ -89,36 +148,53 @@ def folder(document, tmp_path_factory):
         lines += [f"{name}.mp4,{t / 30},{-t / 30}" for t in range(30)]
     (folder / "my-clips/actions.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
-    save_file(LPIPS().state_dict(), folder / "lpips.safetensors")  # of random weights: the README only has to run
-    for match in CONFIG.finditer(document.read_text(encoding="utf-8")):
-        (folder / match["name"]).write_text(match["content"])
-    return folder
+    save_file(LPIPS().state_dict(), folder / "lpips.safetensors")  # of random weights: the pages only have to run
+    for name, content in ALL_CONFIGS.items():
+        (folder / name).write_text(content)
+    reader = Reader(folder)
+    yield reader
+    reader.close()
 
 
-@pytest.fixture(scope="module")
-def done(document, folder):
-    """Every command, with how it ended; the Python blocks read what they write."""
-    environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
-    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
-    return [(command, subprocess.run(program(command), **options, check=False)) for command in commands(document)]
+def test_there_is_something_to_run():
+    """Else an error in the patterns above would leave everything out."""
+    assert commands(ROOT / "README.md")
+    assert blocks(ROOT / "README.md", "python")
+    assert ("ivideogpt", "info", "my-model") in commands(ROOT / "docs/guides/training.md")
 
 
-def test_commands_run(done):
-    assert done
-    for command, ended in done:
+def test_a_config_file_has_one_content():
+    shown = [pair for document in DOCUMENTS for pair in configs(document).items()]
+    assert len(set(shown)) == len(ALL_CONFIGS)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=name_of)
+def test_commands_run(reader, document):
+    for command, ended in reader.run_commands(document).items():
         assert ended.returncode == 0, (command, ended.stderr)
 
 
-@pytest.mark.usefixtures("done")
-def test_python_blocks_run(document, folder):
-    code = "\n".join(blocks(document, "python"))
-    assert code
-    with server(document, folder) as port:
-        argv = [sys.executable, "-c", code.replace(f":{PORT}", f":{port}")]
-        ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=name_of)
+def test_python_blocks_run(reader, document):
+    reader.run_commands(document)
+    error = reader.run_python(document)
+    assert error is None, error
 
 
+@pytest.mark.parametrize("name", [name for name, text in ALL_CONFIGS.items() if "output_dir" in yaml.safe_load(text)])
+def test_files_of_trainings_that_are_shown_can_be_read(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(ALL_CONFIGS[name])
+    keys = yaml.safe_load(ALL_CONFIGS[name])
+    if "transformer" in keys or "transformer_config" in keys:
+        kinds = WORLD_MODEL_ARGUMENTS
+    else:
+        kinds = VQ_ARGUMENTS if "num_updates" in keys else TOKENIZE_ARGUMENTS
+    assert parse(kinds, str(file), [], "ivideogpt")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_files_that_it_shows_are_there(document):
-    for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / link).exists(), link
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        generated = "docs/reference/" in os.path.normpath(document.parent / link)  # of code, for the site
+        assert generated or (document.parent / link).exists(), link

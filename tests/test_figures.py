@@ -1,7 +1,8 @@
-"""Figures in README.md and benchmarks/README.md are those of the JSON files that commands wrote.
+"""Figures in the README, in docs/ and in benchmarks/README.md are those of the JSON files that commands wrote.
 
-A sentence or a table row with figures is built here from a JSON file, and must stand in the document. What is left of a
-section without these must hold no measured figure.
+A sentence or a table row with figures is built here from a JSON file, and must stand in the document, with the command
+and the day of the file. What is left without these must hold no measured figure. Tables that are rendered from a file
+are not written here: scripts/site_pages/results.py.
 """
 
 import json
@@ -16,7 +17,6 @@ from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-STEPS = (1, 2, 3, 5, 7, 10)
 # Decimal numbers, shares, times and rates: "26.0", "0 workers" does not count, "99 %", "3 ms", "189 MB", "471 clips".
 FIGURE = re.compile(r"\d+\.\d+|\d+ (?:%|ms|s|MB|GB|M|clips? of|clips a|updates|episodes|held-out)\b")
 
@@ -27,6 +27,11 @@ def results(name):
 
 def metrics():
     return json.loads((DEFAULT_FOLDER / "metrics.json").read_text())
+
+
+def made_by(content):
+    """How a document says which command wrote a file, and when."""
+    return f"`{content['command']}`, {content['date']}"
 
 
 def row(*cells):
@@ -49,62 +54,53 @@ def ratio(value):
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-# -- README.md --------------------------------------------------------------------------------------------------------
+# -- docs/results/embedded_model.md -----------------------------------------------------------------------------------
 
 
 def embedded_model():
-    """The section on the embedded model."""
+    """What the page on the embedded model says in sentences. Its tables are rendered from the file."""
     content = metrics()
     evaluation = content["evaluation"]
     protocol, size = evaluation["protocol"], sum(f.stat().st_size for f in DEFAULT_FOLDER.rglob("*") if f.is_file())
     vq_size, size_of_transformer = (
         number_of_parameters(DEFAULT_FOLDER / n) / 1e6 for n in ("tokenizer", "transformer")
     )
-    yield f"{vq_size:.1f} M parameters of VQ model"
-    yield f"{size_of_transformer:.1f} M of transformer"
-    yield f"{size / 1e6:.0f} MB"
-    yield f"{sum(source['num_episodes'] for source in content['data'])} simulated episodes"
+    yield f"The VQ model has {vq_size:.1f} M parameters."
+    yield f"The transformer has {size_of_transformer:.1f} M parameters."
+    yield f"takes {size / 1e6:.0f} MB."
+    yield f"on {sum(source['num_episodes'] for source in content['data'])} simulated episodes"
     yield (
-        f"{evaluation['num_clips']} held-out clips, {protocol['num_context_frames']} context frames to "
-        f"{protocol['num_future_frames']} predicted ones, {evaluation['num_samples']} samples of each at temperature "
-        f"{protocol['temperature']}"
+        f"The evaluation predicts {evaluation['num_clips']} held-out clips. Each has "
+        f"{protocol['num_context_frames']} context frames and {protocol['num_future_frames']} predicted ones. "
+        f"There are {evaluation['num_samples']} samples of each clip, at temperature {protocol['temperature']}."
     )
-    labels = {
-        "model": "the model",
-        "repeat the last frame": "(a) repeating the last frame",
-        "VQ reconstruction (ceiling)": "(b) its VQ model's reconstruction, the ceiling",
-        "model, actions of another clip": "(c) another clip's actions",
-        "model, zero actions": "(d) zero actions",
-    }
-    for metric, digits in (("psnr", 1), ("lpips", 3)):
-        yield row(f"{metric.upper()} of predicted frame", *map(str, STEPS), "mean")
-        for name, label in labels.items():
-            values = [evaluation["per_step"][name][metric][step - 1] for step in STEPS]
-            yield row(label, *(f"{value:.{digits}f}" for value in (*values, evaluation["mean"][name][metric])))
     moving, wrong = evaluation["mean_of_moving_clips"], evaluation["wrong_over_right_actions_on_moving_clips"]
-    yield f"it has {moving['model']['psnr']:.1f} dB and repeating {moving['repeat the last frame']['psnr']:.1f};"
+    psnr = [moving[name]["psnr"] for name in ("model", "repeat the last frame")]
+    yield f"the model has {psnr[0]:.1f} dB and repeating has {psnr[1]:.1f} dB."
     by_clip, by_zero = (wrong[f"model, {actions}"] for actions in ("actions of another clip", "zero actions"))
-    yield f"squared error there by {by_clip:.2f}, and zero actions by {by_zero:.2f}."
-    rewards = evaluation["rewards"]
-    yield f"correlate with the true ones by {rewards['correlation']:.2f}; by task:"
-    for task, value in rewards["correlation_per_task"].items():
-        yield f"{short_name(task)} {value:.2f}"
+    yield f"multiply the squared error by {by_clip:.2f}, and zero actions by {by_zero:.2f}."
+    yield f"predicted rewards correlate with the true ones by {evaluation['rewards']['correlation']:.2f}."
+    yield made_by(evaluation)
+
+
+def fine_tuned_model():
+    """What the page says of the embedded model on a new task."""
     table = results("finetune")
     before, after = table["before"], table["after"]
-    repeated = before["PSNR of repeating the last frame (dB)"]
     yield f"{sum(source['num_episodes'] for source in table['data'])} episodes"
     yield f"{table['num_updates']} updates of {table['batch_size']} clips"
-    yield f"On {table['num_clips']} held-out clips"
     psnr = [table["PSNR (dB)"] for table in (before, after)]
-    yield f"PSNR goes from {psnr[0]:.1f} to {psnr[1]:.1f} (repeating the last frame: {repeated:.1f})"
-    yield f"of rewards from {before['reward error']:.1f} to {after['reward error']:.1f}"
-    yield f"from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}"
+    repeated = before["PSNR of repeating the last frame (dB)"]
+    yield (
+        f"On {table['num_clips']} held-out clips, PSNR goes from {psnr[0]:.1f} dB to {psnr[1]:.1f} dB. "
+        f"Repeating the last frame has {repeated:.1f} dB."
+    )
+    yield f"The error of rewards goes from {before['reward error']:.1f} to {after['reward error']:.1f}."
+    yield f"falls from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}."
+    yield made_by(table)
 
 
-def short_name(task):
-    """A task as the README writes it."""
-    short = {"button press topdown wall": "button-press", "handle pull side": "handle-pull"}
-    return short.get(task, task.replace(" ", "-"))
+# -- benchmarks/README.md ---------------------------------------------------------------------------------------------
 
 
 def speed():
@@ -122,17 +118,10 @@ def speed():
         yield row(labels[workload["workload"]], significant(workload["original_seconds"]), *cells)
 
 
-def clip_rate():
-    """The sentence on training clips per second."""
-    rate = {name: f"{value:.0f}" for name, value in results("data")["clips_per_second"].items()}
-    yield (
-        f"{rate['ours, none, 0 workers']} clips of 16 frames a second without workers, where the original's way gives "
-        f"{rate['original, none, 0 workers']}, and {rate['ours, weak, 0 workers']} against "
-        f"{rate['original, weak, 0 workers']} with the paper's weak augmentation"
-    )
-
-
-# -- benchmarks/README.md ---------------------------------------------------------------------------------------------
+def saying_when():
+    """The command and the day of each file that is quoted."""
+    for name in ("rollout", "data", "training", "training_bfloat16", "options", "demo", "planning", "imports"):
+        yield made_by(results(name))
 
 
 def rollouts():
@@ -259,7 +248,7 @@ def imports():
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
-BENCHMARKS = (rollouts, clips, training, options, playground, soak, planning, imports)
+BENCHMARKS = (saying_when, speed, rollouts, clips, training, options, playground, soak, planning, imports)
 # Numbers that are no result: they say what was done.
 SETTINGS = (
     "temperature 1: right",
@@ -267,9 +256,26 @@ SETTINGS = (
     "the 138 M transformer",
     "Training clips of 16 frames",
     "clips of 16 frames",
-    "a temperature below 1",
-    "less than 0.8:",
-    "fine-tuned on the clips",
+    "correlate by less than 0.8.",
+)
+
+
+# Pages without figures, and numbers in them that are no results.
+OTHER_PAGES = [
+    ROOT / "README.md",
+    *(file for file in sorted((ROOT / "docs").rglob("*.md")) if file.name != "embedded_model.md"),
+]
+NO_RESULTS = (
+    "(436 M transformer)",
+    "1,000 updates at step 2,000",
+    "50 updates at step 500",
+    "500 updates by default",
+    "Apache-2.0",
+    "Before 1.0",
+    "LeRobot v3.0",
+    "Python 3.11",
+    "section 4.3",
+    "temperature 0.5",
 )
 
 
@@ -279,22 +285,22 @@ def words_of(text):
 
 
 def section(document, heading):
-    """The text below a heading, up to the next one of its kind, without code."""
+    """The text below a heading, up to the next one of its kind, without code; heading None: the whole document."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    return words_of(re.sub(r"```.*?```", "", found.group(1), flags=re.DOTALL))
+    if heading is not None:
+        text = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE).group(1)
+    return words_of(re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
 @pytest.mark.parametrize(
     ("document", "heading", "sources"),
     [
-        ("README.md", "The embedded model", (embedded_model,)),
-        ("README.md", "Speed", (speed,)),
+        ("docs/results/embedded_model.md", None, (embedded_model, fine_tuned_model)),
         ("benchmarks/README.md", "Results", BENCHMARKS),
     ],
-    ids=["embedded model", "speed", "benchmarks"],
+    ids=["embedded model", "benchmarks"],
 )
-def test_a_section_holds_the_figures_of_its_json_and_no_other(document, heading, sources):
+def test_a_page_holds_the_figures_of_its_json_and_no_other(document, heading, sources):
     text = section(document, heading)
     for words in (words for source in sources for words in source()):
         assert words in text
@@ -304,11 +310,23 @@ def test_a_section_holds_the_figures_of_its_json_and_no_other(document, heading,
     assert not FIGURE.findall(text), text
 
 
-@pytest.mark.parametrize("words", [*clip_rate()])
-def test_the_readme_quotes_how_fast_clips_come(words):
-    assert words in words_of((ROOT / "README.md").read_text(encoding="utf-8"))
+def candidates_in_the_readme():
+    """The README's only figures."""
+    (workload,) = (one for one in results("rollout")["workloads"] if one["workload"] == "64 candidates, tokens only")
+    seconds = [significant(time) for time in (workload["ours"]["float32"]["seconds"], workload["original_seconds"])]
+    yield f"64 candidates of 10 frames take {seconds[0]} seconds in place of {seconds[1]},"
 
 
-def test_the_readme_has_no_success_rates():
-    """They are no part of what a command left in this repository: the experiments' READMEs hold them."""
-    assert not FIGURE.findall(section("README.md", "Plan in it").replace("intervals of 95 %", ""))
+@pytest.mark.parametrize("words", [*candidates_in_the_readme()])
+def test_the_readme_quotes_how_fast_candidates_are(words):
+    assert words in section("README.md", "Checkpoints it reads")
+
+
+@pytest.mark.parametrize("document", OTHER_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_other_page_holds_figures(document):
+    """Success rates, for example, are no part of what a command left in this repository: the experiments' READMEs hold
+    them."""
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", section(document, None))
+    for words in (*NO_RESULTS, *candidates_in_the_readme()):
+        text = text.replace(words, "")
+    assert not FIGURE.findall(text), text

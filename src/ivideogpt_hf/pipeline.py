@@ -45,8 +45,9 @@ class IVideoGPTPipelineOutput(BaseOutput):
     """Predicted video; the axis N of samples is there if `num_samples` was given.
 
     Args:
-        frames: predicted frames, without the context. "pil": nested lists [clip][[sample]][frame] of PIL images; "np":
-            (B, [N,] T, H, W, 3) uint8; "pt": (B, [N,] T, 3, H, W) uint8.
+        frames: predicted frames, without the context. "pil": nested lists of PIL images, by clip, by
+            sample if there are samples, and by frame; "np": (B, [N,] T, H, W, 3) uint8; "pt": (B, [N,] T, 3, H, W)
+            uint8.
         rewards: predicted rewards (B, [N,] T) float32 in reward units, on the CPU; None without a reward head.
     """
 
@@ -122,8 +123,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
 
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``.
-            revision, token, cache_dir, local_files_only, force_download, subfolder, variant, device_map,
-                offload_folder, goal_conditioned: see `WorldModel.from_pretrained`.
+            revision, token, cache_dir, local_files_only, force_download: see `WorldModel.from_pretrained`.
+            subfolder, variant, device_map, offload_folder, goal_conditioned: see `WorldModel.from_pretrained`.
             dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
                 "tokenizer", "transformer", or "default" for what is not named.
             torch_dtype: the older name of `dtype`; None: `dtype` holds.

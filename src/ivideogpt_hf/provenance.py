@@ -1,9 +1,10 @@
-"""What made a result: the command and the versions of packages."""
+"""What made a result, and when: the command, the day, and the versions of packages."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,11 @@ PACKAGES = ("ivideogpt-hf", "torch", "transformers", "diffusers", "datasets", "s
 def describe_command() -> str:
     """The command line that runs."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def describe_date() -> str:
+    """The day, by UTC, as in ``2026-01-31``."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def describe_versions(*packages: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ def finished(evaluate, tmp_path_factory):
 
 def results_of(folder):
     results = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in results.items() if name != "command"}
+    return {name: value for name, value in results.items() if name not in ("command", "date")}
 
 
 def test_simple_methods_are_what_they_say(finished, checkpoint, data):
@@ -98,10 +98,11 @@ def test_everything_is_measured(finished):
 
 
 def test_there_is_a_report_to_look_at(finished):
-    page = (finished / "report.html").read_text()
+    page, results = (finished / "report.html").read_text(), json.loads((finished / "results.json").read_text())
     pictures = re.findall(r'src="([^"]*)"', page)
     assert len(pictures) == 1 + 5  # curves, and the videos
     assert all(picture.startswith("data:image/") for picture in pictures)  # the page can be sent alone
+    assert re.search(r"Made by <code>[^<]+</code>, (\d{4}-\d\d-\d\d)\.", page)[1] == results["date"]
     assert (finished / "curves.png").stat().st_size > 10_000
     assert len(list((finished / "videos").glob("*.gif"))) == 5
 

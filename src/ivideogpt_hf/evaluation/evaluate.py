@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from ..checkpoints.loading import settings_hash, weights_hash
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
-from ..provenance import describe_command, describe_versions
+from ..provenance import describe_command, describe_date, describe_versions
 from ..run_folder import RESULTS_FILE, RUN_FILE, claim, write_aside, write_json
 from ..world.world_model import WorldModel
 from .held_out import HeldOutClip, HeldOutClips
@@ -147,7 +146,7 @@ class Evaluation:
         published = PROTOCOLS[self.clips.protocol.name]
         results = {
             "command": describe_command(),
-            "date": datetime.now(UTC).date().isoformat(),
+            "date": describe_date(),
             **{name: value for name, value in self.identity.items() if name != "contents"},
             "num_clips": len(clips),
             "num_samples": self.clips.protocol.num_samples,

@@ -162,7 +162,7 @@ def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) 
         f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
         f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
         f"samples of each at temperature {protocol['temperature']:g}. "
-        f"Made on {results['date']} by <code>{escape(results['command'])}</code>. Weights "
+        f"Made by <code>{escape(results['command'])}</code>, {results['date']}. Weights "
         f"{', '.join(digest[:HASH_DIGITS] for digest in results['weights'])} (VQ model, transformer); "
         f"{escape(', '.join(f'{package} {version}' for package, version in results['versions'].items()))}.</p>",
         "<ul>"

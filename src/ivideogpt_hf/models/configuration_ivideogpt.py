@@ -17,9 +17,10 @@ class IVideoGPTConfig(LlamaConfig):
     """Configuration of `IVideoGPTForCausalLM`: a LLaMA with a token layout, actions and a reward.
 
     Args:
-        num_context_frames, tokens_per_context_frame, tokens_per_future_frame, num_context_codes, num_dynamics_codes,
-            repeat_last_context: arguments of the token layout, see `TokenLayout`. The default of `vocab_size` follows
-            from them, and another value is an error.
+        num_context_frames, tokens_per_context_frame, tokens_per_future_frame: counts of the token layout, see
+            `TokenLayout`.
+        num_context_codes, num_dynamics_codes, repeat_last_context: other arguments of the token layout. The default of
+            `vocab_size` follows from them, and another value is an error.
         action_dim: width A of an action; 0 for an action-free model.
         action_conditioning: way in which actions enter. "add" adds the action to the embedding of the slot before the
             frame that it causes. "scale_shift" does the same, and before every layer also scales and shifts the hidden

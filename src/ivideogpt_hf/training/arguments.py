@@ -185,7 +185,7 @@ class VQArguments:
         "number of frames of a clip that LPIPS looks at, chosen at random; null: all", default=None
     )
     lpips_weights: str | None = described(
-        "weights of LPIPS: a file, or owner/name/file.safetensors on the Hub; see the README", default=None
+        "weights of LPIPS: a file, or owner/name/file.safetensors on the Hub; see docs/guides/training.md", default=None
     )
     motion_weight: float = described("extra weight of pixels that change within the clip", default=0.0)
     squared_weight: float = described(

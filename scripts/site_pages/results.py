@@ -1,0 +1,54 @@
+"""Tables of results, rendered from the JSON files that commands wrote."""
+
+import json
+from typing import Any
+
+from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, METRICS_FILE
+
+STEPS = (1, 2, 3, 5, 7, 10)
+# Rows of the evaluation's tables, by the names that it writes.
+ROWS = {
+    "model": "the model",
+    "repeat the last frame": "repeating the last frame",
+    "VQ reconstruction (ceiling)": "its VQ model's reconstruction, the ceiling",
+    "model, actions of another clip": "the model with another clip's actions",
+    "model, zero actions": "the model with zero actions",
+}
+DIGITS = {"psnr": 1, "ssim": 3, "lpips": 3}
+
+
+def row(*cells: str) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def embedded_evaluation() -> dict[str, Any]:
+    """The evaluation of the embedded model."""
+    return json.loads((DEFAULT_FOLDER / METRICS_FILE).read_text(encoding="utf-8"))["evaluation"]
+
+
+def by_predicted_frame(metric: str) -> str:
+    """A metric of the embedded model and of what it is compared with, by predicted frame."""
+    evaluation = embedded_evaluation()
+    lines = [row(f"{metric.upper()} of predicted frame", *map(str, STEPS), "mean"), row(*["---"] * (len(STEPS) + 2))]
+    for name, label in ROWS.items():
+        values = [evaluation["per_step"][name][metric][step - 1] for step in STEPS]
+        values.append(evaluation["mean"][name][metric])
+        lines.append(row(label, *(f"{value:.{DIGITS[metric]}f}" for value in values)))
+    return "\n".join(lines)
+
+
+def rewards_by_task() -> str:
+    """The correlation of predicted and true rewards, by task."""
+    rewards = embedded_evaluation()["rewards"]["correlation_per_task"]
+    lines = [row("task", "correlation of rewards"), row("---", "---")]
+    lines += [row(task, f"{value:.2f}") for task, value in sorted(rewards.items(), key=lambda item: -item[1])]
+    return "\n".join(lines)
+
+
+TABLES = {
+    "embedded_psnr": lambda: by_predicted_frame("psnr"),
+    "embedded_ssim": lambda: by_predicted_frame("ssim"),
+    "embedded_lpips": lambda: by_predicted_frame("lpips"),
+    "embedded_rewards": rewards_by_task,
+}
