@@ -138,7 +138,8 @@ def test_agents(load, run, tmp_path):
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     checkpoint = ["--environment", "push2d/goal-shown", "--checkpoint", str(tmp_path / "world")]
     content = run(rl, *checkpoint, *words, "--measured-frames", "1")
-    parts = {"environment", "acting", "agent updates", "model updates", "imagination", "evaluation", "other"}
+    parts = {"environment", "rendering", "acting", "drawing batches", "agent updates", "model updates"}
+    parts |= {"imagination", "evaluation", "other"}
     assert content["run"]["parts"].keys() == parts
     assert all(seconds > 0 for seconds in content["run"]["parts"].values())
     assert content["imagination"]["ratio"] > 0
