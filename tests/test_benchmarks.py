@@ -141,7 +141,7 @@ def test_agents(load, run, tmp_path):
     parts = {"environment", "rendering", "acting", "drawing batches", "agent updates", "model updates"}
     parts |= {"imagination", "evaluation", "other"}
     assert content["run"]["parts"].keys() == parts
-    assert all(seconds > 0 for seconds in content["run"]["parts"].values())
+    assert all(part["seconds"] > 0 for part in content["run"]["parts"].values())
     assert content["imagination"]["ratio"] > 0
 
 
