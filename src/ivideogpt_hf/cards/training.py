@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..checkpoints.layout import DEFAULT
+from .text import counted
 
 
 def base_models_of(training: dict[str, Any]) -> list[str]:
@@ -37,6 +38,5 @@ def updates_sentence(training: dict[str, Any]) -> str | None:
     arguments = training.get("arguments", {})
     if not {"num_updates", "batch_size"} <= set(arguments):
         return None
-    return (
-        f"{arguments['num_updates']:,} updates of {arguments['batch_size']} clips; `training.json` has every argument."
-    )
+    updates = f"{arguments['num_updates']:,} updates of {counted(arguments['batch_size'], 'clip')}"
+    return f"{updates}; `training.json` has every argument."

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.read_options import Fit
 from ..extras import require_packages
-from ..wording import counted
 from .arguments import add_alignment, parse_shard
 
 if TYPE_CHECKING:
@@ -198,6 +197,7 @@ def _collect(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from ..cards.text import counted
     from ..data.show import clip_strips, episode_strips, write_strips
 
     if args.clips is None:

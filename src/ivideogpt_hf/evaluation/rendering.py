@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cards.text import counted
 from ..run_folder import write_text
-from ..wording import counted
 from .measures import MODEL, PREDICTED_ONLY, WITH_CONTEXT
 from .tables import write_table
 

@@ -9,8 +9,6 @@ from decimal import Decimal
 from itertools import pairwise
 from statistics import median_low
 
-from ..wording import counted
-
 # A minus belongs to a number only where it separates nothing: at the beginning, or after another separator.
 NUMBER = re.compile(r"(?:(?<![^\W_])-)?\d+(?:\.\d+)?")
 WAY_OUT = "name frames by one number, such as 000012, and put each clip into a folder of its own"
@@ -68,8 +66,10 @@ def frame_gaps(stems: Sequence[str]) -> str | None:
     gaps = [index for index, step in enumerate(steps) if step >= 2 * usual]
     if not gaps:
         return None
-    first = f"from {values[gaps[0]]} to {values[gaps[0] + 1]}"
-    return f"the numbers of frames have {counted(len(gaps), 'gap')}, the first {first}"
+    plural = "s" if len(gaps) > 1 else ""
+    return (
+        f"the numbers of frames have {len(gaps)} gap{plural}, the first from {values[gaps[0]]} to {values[gaps[0] + 1]}"
+    )
 
 
 def _copies(stems: Sequence[str]) -> list[int] | None:

@@ -120,7 +120,6 @@ class SimulatedEpisodes(EpisodeReader):
         self.size, self.action_repeat, self.seed = size, action_repeat, seed
         self.options, self.notes = ReadOptions(), []
         self.episode_ids = [f"{environment}/seed-{seed + index}" for index in range(num_episodes)]
-        self._bad_names = {}
         self._simulator: Simulator | None = None
         self._closes_at_exit = False
         self._policy = behaviour.load() if behaviour.kind == "python" else None

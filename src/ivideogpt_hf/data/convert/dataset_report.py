@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...cards.text import counted
 from ...run_folder import write_json
-from ...wording import counted
 from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
 from ..episodes import SCHEMA_VERSION, decode_frames

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +62,8 @@ class EpisodeReader(ABC):
     description: ClassVar[str]
     has_action_keys: ClassVar[bool] = False
     told_alignment: ClassVar[ActionAlignment | None] = None
+    # Names of episodes that are not UTF-8, by number; readers whose ids are no names of files have none.
+    _bad_names: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, path: Path, options: ReadOptions | None = None) -> None:
         self.path = path
