@@ -33,6 +33,13 @@ def test_each_extra_brings_its_package(package):
     assert name in names_of(extras[extra])
 
 
+def test_one_extra_brings_all_that_users_may_want():
+    extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (requirement,) = extras["all"]
+    brought = re.fullmatch(r"ivideogpt-hf\[(.*)\]", requirement)[1].split(",")
+    assert set(brought) == extras.keys() - {"all", "dev"}
+
+
 def test_every_optional_package_is_in_the_table():
     imported = set()
     for file in SOURCE.rglob("*.py"):

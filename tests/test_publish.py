@@ -1,5 +1,6 @@
 """`ivideogpt publish`, against a local stand-in for the Hub."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -68,6 +69,26 @@ def test_a_dry_run_shows_files_and_card_and_uploads_nothing(checkpoint, hub, tmp
     assert "transformer/model.safetensors" in done.stdout
     assert "# A test" in done.stdout
     assert not hub.repos
+
+
+def test_a_dry_run_needs_no_card_and_an_upload_does(checkpoint, hub, tmp_path):
+    done = publish(checkpoint, hub, tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "# arm" in done.stdout
+    done = publish(checkpoint, hub, tmp_path)
+    assert done.returncode == 2
+    assert "--card is missing" in done.stderr
+    assert not hub.repos
+
+
+def test_the_record_of_the_training_is_published_and_tells_the_card(tmp_path):
+    build_world().save_pretrained(tmp_path / "world")
+    record = {"origins": ["owner/vq"], "data": [{"name": "kitchen", "path": "datasets/kitchen"}]}
+    (tmp_path / "world" / "training.json").write_text(json.dumps(record))
+    with prepare(tmp_path / "world", "tester/arm", None) as publication:
+        assert "training.json" in publication.files
+        assert publication.card.data.base_model == ["owner/vq"]
+        assert "- kitchen" in publication.card.content
 
 
 def test_a_pull_request_leaves_the_branch_alone(checkpoint, hub, tmp_path):

@@ -23,6 +23,7 @@ PURPOSES = {
     "openenv": "a published checkpoint as an environment of OpenEnv",
     "demo": "the playground",
     "completion": "completion in the shell",
+    "all": "everything above",
     "docs": "building this site",
     "dev": "the tests",
 }

@@ -13,8 +13,9 @@ from huggingface_hub import ModelCard
 
 from .cards.facts import facts_of
 from .cards.model_card import CardText, leaderboard_results, render_card
-from .checkpoints.layout import EPISODE_FILE, METRICS_FILE, read_metrics
+from .checkpoints.layout import EPISODE_FILE, METRICS_FILE, TRAINING_FILE, read_metrics
 from .checkpoints.loading import fetch
+from .checkpoints.origins import read_training
 from .decoding.sampling import Sampling
 from .hub.upload import push_folder, validate_card
 from .media.actions import read_future_actions
@@ -48,13 +49,14 @@ class Publication:
 
 
 @contextmanager
-def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None) -> Iterator[Publication]:
+def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None = None) -> Iterator[Publication]:
     """Put together what `publish` uploads.
 
     Args:
-        folder: checkpoint in either layout, or "default". Its metrics.json and episode.npz are published too.
+        folder: checkpoint in either layout, or "default". Its metrics.json, training.json and episode.npz are published
+            too.
         repo_id: Hub id of the repository.
-        card: yaml file with the text of the card, see `CardText`.
+        card: yaml file with the text of the card, see `CardText`; None: the card has no text of a person.
         preview: picture or video for the card; None: a video is predicted from episode.npz, if there is one.
 
     Raises:
@@ -62,12 +64,12 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
         ValueError: if checkpoint or card do not fit.
     """
     folder = fetch(folder)
-    text = CardText.read(card)
+    text = None if card is None else CardText.read(card)
     world = WorldModel.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as name:
         stage = Path(name)
         world.save_pretrained(stage, remote_code=True)
-        for file in (METRICS_FILE, EPISODE_FILE):
+        for file in (METRICS_FILE, TRAINING_FILE, EPISODE_FILE):
             if (folder / file).is_file():
                 shutil.copy(folder / file, stage / file)
         if preview is not None:
@@ -84,7 +86,7 @@ def prepare(folder: Path, repo_id: str, card: Path, preview: Path | None = None)
             (stage / LEADERBOARD_FILE).parent.mkdir()
             (stage / LEADERBOARD_FILE).write_text(leaderboard, encoding="utf-8")
         facts = facts_of(world.vq_model, world.transformer, world.spec)
-        model_card = render_card(facts, repo_id, text, metrics, preview_name)
+        model_card = render_card(facts, repo_id, text, metrics, preview_name, training=read_training(stage))
         model_card.save(stage / "README.md")
         files = {
             path.relative_to(stage).as_posix(): path.stat().st_size

@@ -74,7 +74,7 @@ def test_metadata_is_for_the_hub(world):
     assert metadata["library_name"] == "ivideogpt_hf"
     assert metadata["datasets"] == ["u/arm"]
     assert {"world-model", "world-models", "video-prediction", "robotics", "arxiv:2405.15223"} <= set(metadata["tags"])
-    assert metadata["model-index"][0]["name"] == "model"
+    assert metadata["model-index"][0]["name"] == "A model"
 
 
 def test_the_hubs_own_reader_takes_the_card(world, tmp_path):
@@ -155,3 +155,42 @@ def test_british_keys_of_older_cards_are_read(tmp_path):
 def test_a_card_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no yaml file"):
         CardText.read(tmp_path / "card.yaml")
+
+
+TRAINING = {
+    "arguments": {"num_updates": 4000, "batch_size": 16},
+    "data": [{"name": "arm", "path": "user/arm"}, {"name": "hand", "path": "datasets/hand"}],
+    "hub_datasets": ["user/arm"],
+    "origins": ["default", "owner/world"],
+}
+
+
+@pytest.mark.parametrize(
+    "training", [TRAINING, TRAINING | {"data": {"data": TRAINING["data"]}}], ids=["clips", "tokens"]
+)
+def test_the_record_of_the_training_fills_in_what_the_text_leaves_open(world, training):
+    card = card_of(world, CardText(title="Mine"), {}, training=training)
+    assert card.data.base_model == ["owner/world"]
+    assert card.data.datasets == ["user/arm"]
+    for sentence in (
+        "Clips of these data sets:",
+        "- arm\n- hand",
+        "from [owner/world](https://huggingface.co/owner/world) and the checkpoint that is embedded in ivideogpt-hf.",
+        "4,000 updates of 16 clips",
+    ):
+        assert sentence in card.content
+
+
+def test_what_a_person_wrote_counts_more_than_the_record(world):
+    text = CardText(title="Mine", base_model="u/mine", training_data="My clips.", datasets=[{"name": "x", "id": "u/x"}])
+    card = card_of(world, text, {}, training=TRAINING)
+    assert (card.data.base_model, card.data.datasets) == ("u/mine", ["u/x"])
+    assert "My clips." in card.content
+    assert "- hand" not in card.content
+
+
+@pytest.mark.parametrize(("psnr", "is_told"), [(25.0, True), (24.9, True), (25.1, False)])
+def test_a_model_that_does_not_beat_the_last_frame_says_so(world, psnr, is_told):
+    mean = {"model": {"psnr": psnr, "lpips": 0.2}, "repeat the last frame": {"psnr": 25.0, "lpips": 0.3}}
+    card = card_of(world, metrics={"evaluation": METRICS["evaluation"] | {"mean": mean}})
+    assert ("The model does not beat repeating the last frame by PSNR (dB)." in card.content) == is_told

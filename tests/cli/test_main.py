@@ -19,6 +19,7 @@ from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.planning import controllers, planners
 from ivideogpt_hf.planning.objectives import PerceptualError, PixelError, RewardSum
 from ivideogpt_hf.planning.tasks import make_task
+from ivideogpt_hf.world import timing
 from tests.conftest import build_world, is_released, random_actions, random_frames
 
 
@@ -100,6 +101,26 @@ def test_info_tells_what_a_checkpoint_is(checkpoint, capsys):
     output = capsys.readouterr().out
     for fact in ("16 x 16 pixels", "3 wide", "64 (8 x 8)", "4 (2 x 2)", "66 = 24 context + 40", "up to 6", "s with"):
         assert fact in output
+
+
+def test_info_says_how_many_threads_compute(checkpoint, capsys):
+    assert main(["info", checkpoint]) == 0
+    assert re.search(r"^threads +1 of \d+ processors", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypatch, tmp_path):
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    line = fails(capsys, "info", "./my-modell/x/y")
+    assert "it is no Hub id" in line
+    assert "did you mean" not in line
+    assert fails(capsys, "info", f"{tmp_path}/my-modell").endswith(f"did you mean the folder {tmp_path}/my-model?")
+
+
+def test_first_rounds_and_a_slow_one_do_not_count(world, monkeypatch):
+    rounds = iter([(9.0, 1.66), (1.0, 0.2), (1.0, 0.11), (5.0, 3.0), (1.0, 0.11)])
+    monkeypatch.setattr(timing, "_measure_round", lambda _: next(rounds))
+    assert timing._measure(world) == (1.0, 0.11)
 
 
 def test_info_times_rollouts(checkpoint, capsys):

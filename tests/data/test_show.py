@@ -1,5 +1,7 @@
 """Pictures hold the pixels that they show."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from ivideogpt_hf.data.clips.dataset import SegmentDataset
 from ivideogpt_hf.data.clips.mixture import Source
 from ivideogpt_hf.data.clips.segments import SegmentSpec
 from ivideogpt_hf.data.drawing import TILE_PIXELS, TITLE_PIXELS
+from ivideogpt_hf.data.show import clip_strips
 from ivideogpt_hf.media.video import read_video
 from tests.data.files import make_dataset
 
@@ -37,6 +40,19 @@ def test_a_contact_sheet_shows_the_clip_as_the_model_sees_it(folder, tmp_path):
     dataset = SegmentDataset(Source(folder, stride=2), SegmentSpec(6), augmentation="strong", seed=5)
     expected = dataset[3, 0]["frames"].movedim(1, -1).numpy()
     assert (tiles(np.asarray(Image.open(output))) == expected).all()
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 clip;"), (2, "2 clips;")])
+def test_clips_are_counted_in_the_singular_and_plural(folder, tmp_path, capsys, number, said):
+    arguments = ["--clips", str(number), "--num-frames", "6", "--output", str(tmp_path / "clips.png")]
+    assert main(["show", folder, *arguments]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("stride", "said"), [(1, r"frames \d+-\d+$"), (2, r"frames \d+-\d+ in steps of 2$")])
+def test_a_title_names_the_frames(folder, stride, said):
+    (strip,) = clip_strips(SegmentDataset(Source(folder, stride=stride), SegmentSpec(4)), 1)
+    assert re.search(said, strip.title)
 
 
 def test_actions_are_drawn_as_bars(folder, tmp_path):

@@ -12,8 +12,9 @@ import torch
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.evaluation.held_out import HeldOutClips
-from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, SHUFFLED, WITH_CONTEXT, ZERO
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
+from ivideogpt_hf.metrics import REPEAT
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
 from tests.conftest import build_world, hide_package

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ivideogpt_hf.evaluation.frechet import FeatureStatistics, frechet_distance
-from ivideogpt_hf.evaluation.measures import FRAME_METRICS, MODEL, PREDICTED_ONLY, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from ivideogpt_hf.evaluation.measures import FRAME_METRICS, MODEL, PREDICTED_ONLY, SHUFFLED, WITH_CONTEXT, ZERO
 from ivideogpt_hf.evaluation.summary import (
     action_following,
     best_of_samples,
@@ -16,6 +16,7 @@ from ivideogpt_hf.evaluation.summary import (
     reward_quality,
     token_use,
 )
+from ivideogpt_hf.metrics import REPEAT
 
 pytest.importorskip("scipy")
 

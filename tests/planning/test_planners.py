@@ -172,3 +172,8 @@ def test_warm_starts_and_proposals_are_checked():
         CEM(**BOUNDS).plan(distance, batch_size=2, warm_start=torch.zeros(2, 4, 2))
     with pytest.raises(ValueError, match="more than the 20 candidates"):
         CEM(**BOUNDS, num_candidates=20).plan(distance, batch_size=2, proposals=torch.zeros(2, 21, 5, 2))
+
+
+def test_bounds_that_a_checkpoint_does_not_tell_are_refused():
+    with pytest.raises(ValueError, match=r"spec\.action_bounds .* convert-data with --action-low and --action-high"):
+        CEM(low=None, high=None, horizon=5)

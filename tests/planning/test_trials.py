@@ -120,6 +120,23 @@ def test_a_checkpoint_of_another_action_width_is_refused(tmp_path, capsys):
     assert "actions of push2d are 2 wide, the checkpoint takes 3" in capsys.readouterr().err
 
 
+def test_the_embedded_checkpoint_says_what_it_knows_and_which_command_makes_another(tmp_path, capsys):
+    assert plan("default", tmp_path / "out") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "the embedded checkpoint knows Meta-world only; configs/push2d/run.sh" in line
+    assert "--checkpoint outputs/push2d/world" in line
+
+
+@pytest.mark.parametrize(("path", "warned"), [("datasets/phone-clips", True), ("datasets/push2d/expert", False)])
+def test_a_checkpoint_of_other_data_is_warned_of(tmp_path, capsys, path, warned):
+    build_world(action_dim=2).save_pretrained(tmp_path / "model")
+    training = {"data": [{"name": path.split("/")[-1], "path": path}]}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(training))
+    assert plan(str(tmp_path / "model"), tmp_path / "out", "--controllers", "zero") == 0
+    warning = f"the checkpoint was trained on {path}; unless these are data of push2d, its plans mean nothing there"
+    assert (warning in capsys.readouterr().err) == warned
+
+
 def test_rewards_need_a_reward_head(tmp_path, capsys):
     build_world(action_dim=2).save_pretrained(tmp_path / "model")
     assert plan(str(tmp_path / "model"), tmp_path / "out", "--objective", "rewards") == 2

@@ -57,6 +57,17 @@ def test_an_action_free_model_is_served(free_world):
     ours = free_world.rollout(frames, num_frames=3, num_samples=2, sampling=Sampling(seed=0))
     with serving(free_world) as (url, _), RemoteWorldModel(url) as remote:
         theirs = remote.rollout(frames, num_frames=3, num_samples=2, sampling=Sampling(seed=0))
+        outputs = ("frames", "rewards")
+        watched = remote.rollout(
+            frames, num_frames=2, outputs=outputs, decode_steps="last", on_step=lambda number, step: False
+        )
+        for call in (
+            lambda: remote.rollout(frames, num_frames=2, outputs=("rewards",)),
+            lambda: remote.step(remote.reset(frames), outputs=("rewards",)),
+        ):
+            with pytest.raises(ValueError, match="the model has no reward head"):
+                call()
+    assert watched.frames.shape[1] == 1
     assert_same_frames(theirs.frames, ours.frames)
     assert theirs.rewards is None
     assert theirs.actions is None

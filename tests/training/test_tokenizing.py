@@ -8,6 +8,7 @@ import pytest
 
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
+from ivideogpt_hf.training import tokenizing
 from tests.conftest import build_vq_model, locked_elsewhere
 from tests.data.files import change_one_pixel, make_dataset
 from tests.training.conftest import Started, all_tokens, run
@@ -114,3 +115,16 @@ def test_data_that_changed_under_their_name_are_refused(tokens_config, tmp_path,
     change_one_pixel(data, lengths, test_fraction=0.3)
     assert run("tokenize", tokens_config, "--data", data) == 2
     assert "they differ in contents: 2 changed (arm/test-00000-of-00001.parquet, arm/train-" in capsys.readouterr().err
+
+
+def test_progress_is_in_clips(tokens_config, monkeypatch):
+    bars = []
+
+    class Bar(tokenizing.tqdm):
+        def close(self):
+            bars.append((self.desc, self.n, self.total, self.unit))
+            super().close()
+
+    monkeypatch.setattr(tokenizing, "tqdm", Bar)
+    assert run("tokenize", tokens_config) == 0
+    assert {bar for bar in bars if bar[1]} == {("train", 72, 72, "clip"), ("validation", 18, 18, "clip")}

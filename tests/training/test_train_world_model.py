@@ -233,6 +233,10 @@ def test_the_output_is_a_checkpoint_that_says_how_it_was_made(folder, checkpoint
     assert made["arguments"]["learning_rate"] == 1e-3
     assert made["data"][0]["fingerprint"]
     assert made["versions"]["torch"] == torch.__version__
+    card = (tmp_path / "out/README.md").read_text()
+    assert 'WorldModel.from_pretrained("out")' in card
+    assert "- arm" in card
+    assert str(tmp_path) not in card
 
 
 def test_goal_conditioned_training(folder, checkpoints, tmp_path):
@@ -309,6 +313,16 @@ def test_adapters_are_merged_and_saved_with_the_action_input(folder, checkpoints
     adapted = merge_adapters(peft.PeftModel.from_pretrained(copy.deepcopy(before), tmp_path / "out/adapter"))
     tokens = torch.randint(0, 24, (1, LAYOUT.prompt_length))
     torch.testing.assert_close(adapted(tokens).logits, whole.eval()(tokens).logits)
+    texts = [(tmp_path / "out/adapter" / name).read_text() for name in ("README.md", "adapter_config.json")]
+    assert not any(str(tmp_path) in text or "More Information Needed" in text for text in texts)
+    assert 'PeftModel.from_pretrained(world.transformer, "adapter")' in texts[0]
+
+
+def test_what_a_training_began_from_stands_in_its_record(folder, tmp_path):
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, validation_split=None)
+    tokenize(TokenizeArguments(output_dir=str(tmp_path / "tokens"), vq_model="default", clips_per_pass=1), data)
+    record = json.loads((tmp_path / "tokens/tokens.json").read_text())["training"]
+    assert (record["origins"], record["hub_datasets"]) == (["default"], [])
 
 
 def test_adapters_train_little():

@@ -60,6 +60,14 @@ def test_actions_for_an_action_free_model(free_world):
         free_world.step(free_world.reset(random_frames(1, 2)), random_actions(1, 3))
 
 
+def test_rewards_alone_of_a_model_without_rewards(free_world):
+    state = free_world.reset(random_frames(1, 2))
+    with pytest.raises(ValueError, match="the model has no reward head"):
+        free_world.rollout(state, num_frames=2, outputs=("rewards", "statistics"))
+    with pytest.raises(ValueError, match="the model has no reward head"):
+        free_world.step(state, outputs=("rewards",))
+
+
 def test_action_free_rollout_needs_a_length(free_world):
     with pytest.raises(ValueError, match="needs num_frames >= 1"):
         free_world.rollout(random_frames(1, 2))

@@ -5,22 +5,25 @@ The template is model_cards/template.md. The yaml files beside it hold what no f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..hub.upload import validate_card
-from ..metrics import FVD
+from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
 from .facts import Facts
 from .text import CARDS, TAGS, UNKNOWN_LICENSE, read_card_text
+from .training import base_models_of, origins_sentence, sources_of, updates_sentence
 
 TEMPLATE = CARDS / "template.md"
+NOT_STATED = "Not stated."
 PAPER = "arxiv:2405.15223"
 # Metrics in a card: their names in the metrics file and on the Hub, and their labels.
 METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
+HIGHER_IS_BETTER = ("psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class CardText:
     summary: str = "An iVideoGPT world model: predicts video from frames."
     license: str | None = None
     license_note: str = "No licence was stated."
-    training_data: str = "Not stated."
+    training_data: str = NOT_STATED
     datasets: list[dict[str, str]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
     base_model: str | None = None
@@ -86,13 +89,31 @@ class Results:
             if any(key in row for row in self.rows)
         ]
 
+    def shortfall(self) -> str | None:
+        """A sentence that names the metrics in which repeating the last frame is as good as the model; None if the
+        model is better in all."""
+        baseline = next((row for row in self.rows if row["name"] == REPEAT), {})
+        model = self.of_the_model()
+        worse = [
+            METRICS[key]
+            for key, value in model.items()
+            if key in baseline and (value <= baseline[key] if key in HIGHER_IS_BETTER else value >= baseline[key])
+        ]
+        return f"The model does not beat repeating the last frame by {', '.join(worse)}." if worse else None
+
     def of_the_model(self) -> dict[str, float]:
         """The metrics of the first row."""
         return {key: self.rows[0][key] for key in METRICS if key in self.rows[0]}
 
 
 def render_card(
-    facts: Facts, repo_id: str, text: CardText | None, metrics: dict[str, Any], preview: str | None = None
+    facts: Facts,
+    repo_id: str,
+    text: CardText | None,
+    metrics: dict[str, Any],
+    preview: str | None = None,
+    *,
+    training: dict[str, Any] | None = None,
 ) -> ModelCard:
     """Render a model card. The arguments are not changed.
 
@@ -102,17 +123,20 @@ def render_card(
         text: text that a person wrote; None: the card does not state training data and licence.
         metrics: content of the checkpoint's metrics.json; may be empty.
         preview: file name of a picture in the repository.
+        training: content of the checkpoint's training.json, which fills in what the text leaves open; None: there is
+            none.
     """
-    text = text or CardText(title=repo_id.rsplit("/", 1)[-1])
+    training = training or {}
+    text = _filled(text or CardText(title=repo_id.rsplit("/", 1)[-1]), training)
     results = _results(text, metrics)
     data = ModelCardData(
         license=text.license or UNKNOWN_LICENSE,
         library_name="ivideogpt_hf",
         pipeline_tag=_task(facts),
         tags=[*TAGS, PAPER],
-        datasets=[source["id"] for source in text.datasets if "id" in source] or None,
-        base_model=text.base_model,
-        model_name=repo_id.rsplit("/", 1)[-1],
+        datasets=[source["id"] for source in text.datasets if "id" in source] or training.get("hub_datasets") or None,
+        base_model=text.base_model or base_models_of(training) or None,
+        model_name=text.title,
         eval_results=_eval_results(results, facts) or None,
     )
     return ModelCard.from_template(
@@ -122,7 +146,7 @@ def render_card(
         facts=facts,
         preview=preview,
         results=results,
-        training=_training(metrics),
+        training=_training(metrics, training),
         architecture="A compressive VQ model codes context frames in full and future frames by what changed; a LLaMA "
         "continues the tokens, given actions where it has them (Wu et al., 2024).",
         **{item.name: getattr(text, item.name) for item in fields(text)},
@@ -209,8 +233,20 @@ def _hub_dataset(evaluation: dict[str, Any]) -> str | None:
     return path if len(paths) == 1 and path.count("/") == 1 and not Path(path).exists() else None
 
 
-def _training(metrics: dict[str, Any]) -> str | None:
-    """A sentence with the commands that made the checkpoint; None if its metrics file does not hold them."""
-    if "commands" not in metrics:
-        return None
-    return "Made by " + ", then ".join(f"`{command}`" for command in metrics["commands"]) + "."
+def _filled(text: CardText, training: dict[str, Any]) -> CardText:
+    """The text, with the names of the training's data sets where it states none."""
+    sources = sources_of(training)
+    if text.datasets or text.training_data != NOT_STATED or not sources:
+        return text
+    return replace(text, training_data="Clips of these data sets:", datasets=sources)
+
+
+def _training(metrics: dict[str, Any], training: dict[str, Any]) -> str | None:
+    """Sentences on how the checkpoint was made: commands in its metrics file, or else the record of the training; None
+    if neither is there."""
+    sentences = [origins_sentence(training)]
+    if "commands" in metrics:
+        sentences.append("Made by " + ", then ".join(f"`{command}`" for command in metrics["commands"]) + ".")
+    else:
+        sentences.append(updates_sentence(training))
+    return " ".join(filter(None, sentences)) or None

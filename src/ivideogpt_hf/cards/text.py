@@ -1,4 +1,4 @@
-"""Texts of cards, which people write as yaml files, and the folder of the templates."""
+"""Texts of cards, which people write as yaml files, the folder of the templates, and words of cards and reports."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ TAGS = ("ivideogpt", "world-model", "world-models", "video-prediction", "robotic
 UNKNOWN_LICENSE = "unknown"
 # The keys of a card are spelled as the Hub spells its metadata. Older cards have the British spelling.
 BRITISH_KEYS = {"licence": "license", "licence_note": "license_note"}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless there is one.
+
+    Args:
+        number: number of the things.
+        noun: word for one of them, whose plural ends in s.
+
+    Example:
+        >>> from ivideogpt_hf.cards.text import counted
+        >>> counted(1, "clip"), counted(2, "clip")
+        ('1 clip', '2 clips')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def read_card_text(kind: type[Text], file: Path) -> Text:

@@ -12,6 +12,7 @@ released one has the VQ model in diffusers' files, and an action-conditioned tra
     processor/video_preprocessor_config.json        -
     */ivideogpt_part.py                             -
     metrics.json, episode.npz (optional)            metrics.json, episode.npz (optional)
+    training.json (optional)                        -
 
 The Python files are what model_index.json names, for diffusers. Nothing here runs them. With its models' code, a
 checkpoint has further ones at the root and in each folder.
@@ -39,6 +40,8 @@ RELEASED_VQ_WEIGHTS, RELEASED_TRANSFORMER_WEIGHTS = "diffusion_pytorch_model.saf
 EPISODE_FILE = "episode.npz"
 # Commands and results of training and evaluation.
 METRICS_FILE = "metrics.json"
+# Arguments, data and versions of the training that wrote the checkpoint.
+TRAINING_FILE = "training.json"
 # Files that are downloaded from a repository: configs and safetensors, never a pickle.
 DOWNLOADED = (
     INDEX_FILE,
@@ -50,6 +53,8 @@ DOWNLOADED = (
 # Being goal-conditioned is the one property of a released checkpoint that is in none of its files.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 
+# The name of the embedded checkpoint, and its folder.
+DEFAULT = "default"
 DEFAULT_FOLDER = Path(__file__).parents[1] / "default"
 EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
 

@@ -28,6 +28,7 @@ from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .family import with_released_id
 from .layout import (
     CONFIG_FILE,
+    DEFAULT,
     DEFAULT_FOLDER,
     DOWNLOADED,
     PROCESSOR_FILE,
@@ -116,7 +117,7 @@ def fetch(
     if os.path.isdir(path_or_repo_id):
         return Path(path_or_repo_id) / subfolder
     name = os.fspath(path_or_repo_id)
-    if name == "default":
+    if name == DEFAULT:
         return DEFAULT_FOLDER / subfolder
     download = functools.partial(
         download_repository,

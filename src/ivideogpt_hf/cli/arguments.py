@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ..checkpoints.layout import DEFAULT
+from ..hub.errors import NotCachedError, NotOnHubError
 from ..media.alignment import ActionAlignment
 
 if TYPE_CHECKING:
     from ..world.world_model import WorldModel
-
-DEFAULT = "default"
 
 
 def checkpoint_arguments() -> list[argparse.ArgumentParser]:
@@ -50,6 +52,18 @@ def be_quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def _nearest_folder(name: str) -> str:
+    """A question whether a folder was meant that is here under a similar name; "" where there is none.
+
+    Only the command line asks it: strangers who name checkpoints to a server must not learn what lies on it.
+    """
+    path = Path(name)
+    parent = path.parent
+    folders = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, folders, n=1)
+    return f"; did you mean the folder {parent / close[0]}?" if close else ""
+
+
 def load_world(args: argparse.Namespace) -> WorldModel:
     """Load the world model that a command's ``checkpoint`` names, or else the embedded one, to the device.
 
@@ -70,5 +84,8 @@ def load_world(args: argparse.Namespace) -> WorldModel:
     if args.checkpoint in (None, DEFAULT):
         world = WorldModel.default()
     else:
-        world = WorldModel.from_pretrained(args.checkpoint, revision=args.revision, token=args.token)
+        try:
+            world = WorldModel.from_pretrained(args.checkpoint, revision=args.revision, token=args.token)
+        except (NotOnHubError, NotCachedError) as error:
+            raise type(error)(f"{error}{_nearest_folder(args.checkpoint)}") from error
     return world.to(device, dtype=getattr(torch, args.dtype))

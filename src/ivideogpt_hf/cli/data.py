@@ -94,10 +94,11 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "collect",
         parents=[common, shards],
         help="make a data set of episodes from a simulated environment",
-        description="Make a data set of simulated episodes: metaworld/<task>, robodesk/<task>, pusht, or any gymnasium "
-        "environment with continuous actions that renders. Every episode follows from its seed.",
+        description="Make a data set of simulated episodes: push2d, metaworld/<task>, robodesk/<task>, pusht, or any "
+        "gymnasium environment with continuous actions that renders; see ivideogpt list environments. Every episode "
+        "follows from its seed.",
     )
-    collect.add_argument("environment", help="such as metaworld/plate-slide, robodesk/push_red, pusht or Pendulum-v1")
+    collect.add_argument("environment", help="such as push2d, metaworld/plate-slide or Pendulum-v1")
     collect.add_argument("output", help="folder to write")
     collect.add_argument("--num-episodes", type=int, default=100, help="number of episodes (default: 100)")
     collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: 101)")
@@ -196,6 +197,7 @@ def _collect(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from ..cards.text import counted
     from ..data.show import clip_strips, episode_strips, write_strips
 
     if args.clips is None:
@@ -212,7 +214,7 @@ def _show(args: argparse.Namespace) -> None:
     else:
         strips = clip_strips(_clips(args), args.clips, args.epoch)
     path = write_strips(strips, Path(args.output), args.fps)
-    print(f"{path}: {len(strips)} {'clips' if args.clips else 'strips'}; bars are actions, r is the reward")
+    print(f"{path}: {counted(len(strips), 'clip' if args.clips else 'strip')}; bars are actions, r is the reward")
 
 
 def _clips(args: argparse.Namespace) -> SegmentDataset:

@@ -15,12 +15,14 @@ from .convert import add_convert_command
 from .data import add_data_commands
 from .evaluate import add_evaluation_commands
 from .info import add_info_command
+from .listing import add_list_command
 from .plan import add_plan_command
 from .predict import add_predict_command
 from .publish import add_hub_commands
 from .rl import add_rl_command, add_rl_publish_command
 from .rl_compare import add_rl_compare_command
 from .serve import add_serving_commands
+from .threads import choose_threads
 from .train import add_training_commands
 
 USAGE_ERROR = 2
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_hub_commands(commands, common)
     add_serving_commands(commands, common, [model, device])
 
+    add_list_command(commands, common)
     add_info_command(commands, [common, model, device])
     for command in subcommands(parser).values():
         if not command.get_default("parses_the_rest"):  # training commands have their own option
@@ -75,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
+    choose_threads()
     os.environ.setdefault("TQDM_DELAY", str(BAR_DELAY))  # tqdm reads it when it is imported
     try:
         for args in read_runs(build_parser(), argv):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.layout import DEFAULT
 from .arguments import load_world
 
 if TYPE_CHECKING:
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
     from ..world.world_model import WorldModel
 
 CONTROLLERS = ("random", "zero", "shuffled", "model", "simulator")
-PLANNERS = ("cem", "icem", "mppi", "random", "vp2")
+PLANNERS = {
+    "cem": "the cross-entropy method",
+    "icem": "the improved cross-entropy method: noise correlated in time, and elites that are kept",
+    "mppi": "model predictive path integral: candidates weighted by their costs",
+    "random": "random shooting: the best of candidates between the bounds",
+    "vp2": "MPPI with the settings of the benchmark VP2",
+}
+# Environments with a recipe in configs/, and how long it takes on one core.
+RECIPES = {"push2d": "40 minutes", "pusht": "40 minutes", "robodesk": "40 minutes", "metaworld": "45 minutes"}
+EMBEDDED_DATA = "metaworld"  # what the embedded checkpoint was trained on
 OBJECTIVES = ("rewards", "pixels", "lpips")
 
 
@@ -52,7 +63,9 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     plan.add_argument("--temperature", type=float, default=1.0, help="temperature of the predictions (default: 1)")
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
     search = plan.add_argument_group("planner")
-    search.add_argument("--planner", choices=PLANNERS, default="cem", help="vp2: that benchmark's MPPI (default: cem)")
+    search.add_argument(
+        "--planner", choices=tuple(PLANNERS), default="cem", help="vp2: that benchmark's MPPI (default: cem)"
+    )
     search.add_argument(
         "--num-candidates", type=int, default=64, help="candidates per iteration (default: %(default)s)"
     )
@@ -85,7 +98,9 @@ def _plan(args: argparse.Namespace) -> None:
     if world.spec.action_dim != len(low):
         raise ValueError(
             f"actions of {args.environment} are {len(low)} wide, the checkpoint takes {world.spec.action_dim or 'none'}"
+            f"{_advice(args)}"
         )
+    _warn_of_other_data(args)
     seeds = range(args.first_seed, args.first_seed + args.num_instances)
     task.reset(seeds[0])
     objective = args.objective or ("rewards" if task.goal is None else "pixels")
@@ -107,6 +122,43 @@ def _plan(args: argparse.Namespace) -> None:
     budget = f"{planner.num_candidates} candidates x {planner.num_iterations} iterations x {planner.horizon} actions"
     print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {args.num_steps} actions")
     print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
+
+
+def _advice(args: argparse.Namespace) -> str:
+    """Which checkpoint can plan in the environment instead: the end of an error."""
+    family = args.environment.partition("/")[0]
+    embedded = ": the embedded checkpoint knows Meta-world only" if args.checkpoint in (None, DEFAULT) else ""
+    if family not in RECIPES:
+        return f"{embedded}; train one on data of {args.environment}, and name it by --checkpoint"
+    return (
+        f"{embedded}; configs/{family}/run.sh of the repository makes one for {family} in {RECIPES[family]} on one CPU "
+        f"core, then pass --checkpoint outputs/{family}/world"
+    )
+
+
+def _warn_of_other_data(args: argparse.Namespace) -> None:
+    """Say so where the record of the checkpoint's training names no data of this environment. Names are all it has."""
+    from ..cards.training import sources_of
+    from ..checkpoints.loading import fetch
+    from ..checkpoints.origins import read_training
+
+    if args.checkpoint in (None, DEFAULT):
+        paths = [EMBEDDED_DATA]
+    else:
+        folder = fetch(args.checkpoint, revision=args.revision, token=args.token)
+        paths = [source["path"] for source in sources_of(read_training(folder))]
+    words = {_plain(word) for word in args.environment.split("/")}
+    if paths and not any(word in _plain(path) for word in words for path in paths):
+        print(
+            f"ivideogpt: warning: the checkpoint was trained on {', '.join(paths)}; unless these are data of "
+            f"{args.environment}, its plans mean nothing there",
+            file=sys.stderr,
+        )
+
+
+def _plain(name: str) -> str:
+    """A name without what is spelled in several ways: "plate-slide" and "plate_slide" are one."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> Planner:

@@ -14,12 +14,14 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="upload a checkpoint with card, results and picture",
         description="Upload a checkpoint to the Hub as one commit: weights, modelling code, a card, its results and a "
-        "predicted picture. The card is made of facts, of the checkpoint's metrics.json, and of a yaml file like those "
-        "in model_cards/.",
+        "predicted picture. The card is made of facts, of the checkpoint's metrics.json and training.json, and of a "
+        "yaml file like those in model_cards/.",
     )
-    publish.add_argument("folder", type=Path, help="the checkpoint; its metrics.json and episode.npz are published too")
+    publish.add_argument(
+        "folder", type=Path, help="the checkpoint; its metrics.json, training.json and episode.npz go along"
+    )
     publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
-    publish.add_argument("--card", type=Path, required=True, help="yaml: summary, licence, data, limits")
+    publish.add_argument("--card", type=Path, help="yaml: summary, licence, data, limits; --dry-run goes without")
     publish.add_argument("--preview", type=Path, help="picture or video for the card (default: predicted)")
     publish.add_argument("--private", action="store_true", help="make a new repository private")
     publish.add_argument("--revision", help="branch to commit to (default: main)")
@@ -32,6 +34,11 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def _publish(args: argparse.Namespace) -> None:
     from ..publish import prepare, publish
 
+    if args.card is None and not args.dry_run:
+        raise ValueError(
+            "--card is missing: a yaml file with title, summary and license, like those in model_cards/; --dry-run "
+            "shows the card without it"
+        )
     with prepare(args.folder, args.repo, args.card, args.preview) as publication:
         for name, size in publication.files.items():
             print(f"{size / 1e6:10.3f} MB  {name}")

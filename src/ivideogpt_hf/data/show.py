@@ -57,7 +57,7 @@ def clip_strips(dataset: SegmentDataset, num_clips: int, epoch: int = 0) -> list
         clip = dataset[epoch, index]
         source = dataset.sources[clip["source"]].spec.name
         frames = _ranges(clip["frame_indices"].tolist())
-        title = f"clip {index}: {source}, episode {clip['episode']}, frames {frames} of it"
+        title = f"clip {index}: {source}, episode {clip['episode']}, frames {frames}"
         strips.append(
             Strip(title, clip["frames"].movedim(1, -1).numpy(), _array(clip, "actions"), _array(clip, "rewards"))
         )
@@ -69,10 +69,11 @@ def _array(clip: dict[str, Any], name: str) -> np.ndarray | None:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Evenly spaced numbers as first-last/step, others one by one."""
+    """Evenly spaced numbers as first-last, and their step where it is not 1; others one by one."""
     steps = set(np.diff(numbers).tolist())
     if len(steps) == 1 and len(numbers) > 2:
-        return f"{numbers[0]}-{numbers[-1]}/{steps.pop()}"
+        step = steps.pop()
+        return f"{numbers[0]}-{numbers[-1]}" + ("" if step == 1 else f" in steps of {step}")
     return ",".join(map(str, numbers))
 
 

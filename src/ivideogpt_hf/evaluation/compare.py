@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import FVD
+from ..metrics import FVD, REPEAT
 from ..run_folder import RESULTS_FILE, read_object
-from .measures import PREDICTED_ONLY, REPEAT, WITH_CONTEXT
+from .measures import PREDICTED_ONLY, WITH_CONTEXT
 from .rendering import SHOWN_METRICS
 
 

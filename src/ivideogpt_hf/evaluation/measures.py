@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..decoding.sampling import Sampling
 from ..media.pixels import clamp_to_uint8
+from ..metrics import REPEAT
 from ..metrics.frames import lpips, psnr, squared_error, ssim
 from ..spec import split_clip
 from ..world.world_model import WorldModel
@@ -18,7 +19,7 @@ from .features import VideoFeatures
 from .held_out import HeldOutClip
 from .protocols import EvaluationProtocol
 
-MODEL, REPEAT, RECONSTRUCTION = "model", "repeat the last frame", "VQ reconstruction (ceiling)"
+MODEL, RECONSTRUCTION = "model", "VQ reconstruction (ceiling)"
 SHUFFLED, ZERO = "model, actions of another clip", "model, zero actions"
 FRAME_METRICS = ("mse", "psnr", "ssim", "lpips")
 # The original code counts the reconstructed context frames in all of its metrics. Most other work counts predicted

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cards.text import counted
 from ..run_folder import write_text
 from .measures import MODEL, PREDICTED_ONLY, WITH_CONTEXT
 from .tables import write_table
@@ -50,7 +51,8 @@ def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
     moving = [["", *(metric.upper() for metric in shown_metrics(results))]]
     for name, values in results["mean_of_moving_clips"].items():
         moving.append([name, *(_number(metric, values[metric]) for metric in shown_metrics(results))])
-    by_title[f"The {results['num_moving_clips']} clips that move most"] = moving
+    num_moving = results["num_moving_clips"]
+    by_title[f"The {counted(num_moving, 'clip')} that {'moves' if num_moving == 1 else 'move'} most"] = moving
     tokens = results["tokens"]
     rows = [
         ["", ""],

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..metrics import REPEAT
 from ..metrics.codes import perplexity
 from .frechet import FeatureStatistics, frechet_distance
-from .measures import FRAME_METRICS, MODEL, PREDICTED_ONLY, RECONSTRUCTION, REPEAT, SHUFFLED, WITH_CONTEXT, ZERO
+from .measures import FRAME_METRICS, MODEL, PREDICTED_ONLY, RECONSTRUCTION, SHUFFLED, WITH_CONTEXT, ZERO
 
 Measures = Mapping[str, np.ndarray]
 HIGHER_IS_BETTER = {"mse": False, "psnr": True, "ssim": True, "lpips": False}

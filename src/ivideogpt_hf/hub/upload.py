@@ -138,10 +138,11 @@ def _as_list(patterns: Patterns) -> list[str] | None:
 def upload_in_background(
     folder: str | os.PathLike[str], repo_id: str, kind: str, *, commit_message: str
 ) -> Future[str]:
-    """Begin an upload in a thread. The future has the result or the error of `upload_folder`."""
+    """Begin an upload in a thread, which leaves a card that is there already as it is. The future has the result or the
+    error of `upload_folder`."""
     from huggingface_hub import HfApi
 
-    return HfApi().run_as_future(upload_folder, folder, repo_id, kind, commit_message=commit_message)
+    return HfApi().run_as_future(upload_folder, folder, repo_id, kind, commit_message=commit_message, keep_card=True)
 
 
 def validate_card(card: RepoCard, repo_id: str) -> None:

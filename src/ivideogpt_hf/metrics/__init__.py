@@ -2,3 +2,5 @@
 
 # Name of the Frechet video distance on the features of I3D, in results, tables and cards.
 FVD = "FVD (I3D)"
+# Name of the simplest prediction, which a model has to beat, in the same places.
+REPEAT = "repeat the last frame"

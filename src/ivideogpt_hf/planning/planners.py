@@ -65,6 +65,12 @@ class Planner:
     keep_best: bool = True
 
     def __post_init__(self) -> None:
+        if self.low is None or self.high is None:  # the bounds in a spec may be None
+            raise ValueError(
+                f"low and high are the bounds of an action, a number per dimension, got {self.low} and {self.high}: "
+                f"world.spec.action_bounds gives them where the checkpoint tells them, which it does if its data were "
+                f"made by convert-data with --action-low and --action-high"
+            )
         if len(self.low) != len(self.high) or not len(self.low):
             raise ValueError(f"low and high must have as many values as an action, got {self.low} and {self.high}")
         dimensions = [i for i, (low, high) in enumerate(zip(self.low, self.high, strict=True)) if not low < high]

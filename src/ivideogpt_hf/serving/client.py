@@ -15,7 +15,7 @@ from torch import Tensor
 from ..decoding.sampling import Sampling
 from ..extras import require_packages
 from ..spec import WorldModelSpec
-from ..world.checks import check_actions, check_frames, check_observed_frame, resolve_futures
+from ..world.checks import check_actions, check_frames, check_observed_frame, check_reward_head, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine
 from ..world.results import Observation, Requested, Rollout, Step
@@ -147,7 +147,7 @@ class RemoteWorldModel:
     ) -> tuple[Step, RemoteState]:
         """See `WorldModel.step`."""
         action = check_actions(action, (state.batch_size,), self.spec)
-        check_outputs(outputs, STEP_OUTPUTS)
+        check_reward_head(check_outputs(outputs, STEP_OUTPUTS), self.spec)
         answer = self._call(
             "step",
             state=self._number_of(state),
@@ -194,6 +194,7 @@ class RemoteWorldModel:
         options = RolloutOptions(
             sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), decode_steps, horizon_policy
         )
+        check_reward_head(options.outputs, self.spec)
         state = frames if isinstance(frames, RemoteState) else self.reset(frames)
         futures = resolve_futures(actions, state.batch_size, num_frames, num_samples, self.spec)
         if callable(actions) or on_step is not None:
@@ -249,6 +250,8 @@ class RemoteWorldModel:
     ) -> Rollout:
         """Do what a rollout does on the server, with one call per step, since the caller looks at each step."""
         decode_steps, names = options.steps_to_decode(num_frames), set(options.outputs) - {"frames"}
+        if not self.spec.has_reward:
+            names -= {"rewards"}  # of a step without a frame, nothing else might be left
         frame: Requested = self.last_frame(state) if callable(actions) else None
         steps: list[Step] = []
         actions_taken: list[Tensor] = []

@@ -4,12 +4,22 @@ To add an environment:
 
 1. write a module here, named after the environment;
 2. in it, derive a class from `Simulator`, and require the environment's package with the name of its extra;
-3. add its name to `make_simulator` below: `ivideogpt collect` and `ivideogpt plan` know it from there.
+3. add its name to `make_simulator` and `ENVIRONMENTS` below: `ivideogpt collect`, `plan` and `list` know it from there.
 """
 
 from __future__ import annotations
 
 from .base import Simulator, Transition
+
+# Names that `make_simulator` takes, with an example of each family, and the extra that installs it; None: nothing.
+ENVIRONMENTS = {
+    "push2d": ("a disc pushes a puck on a plane", None),
+    "push2d/goal-shown": ("the same, with the goal in the picture", None),
+    "metaworld/<task>": ("a robot arm on a table, such as metaworld/plate-slide", "metaworld"),
+    "robodesk/<task>": ("a robot arm at a desk, such as robodesk/push_red", "robodesk"),
+    "pusht": ("a disc pushes a T on a plane", "pusht"),
+    "<gymnasium id>": ("any environment with continuous actions that renders, such as Pendulum-v1", "gymnasium"),
+}
 
 
 def make_simulator(name: str, size: int) -> Simulator:
@@ -46,4 +56,4 @@ def make_simulator(name: str, size: int) -> Simulator:
     return GymnasiumSimulator(name, size)
 
 
-__all__ = ["Simulator", "Transition", "make_simulator"]
+__all__ = ["ENVIRONMENTS", "Simulator", "Transition", "make_simulator"]

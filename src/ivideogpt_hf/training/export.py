@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 from accelerate import Accelerator
+from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
+from ..cards.text import TAGS
+from ..hub.upload import CARD_FILE
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
+
+ADAPTER_FOLDER = "adapter"
+ADAPTER_CARD = """# LoRA adapters of an iVideoGPT transformer
+
+The folder above holds the checkpoint with these adapters merged into its weights. The adapters alone belong to the
+checkpoint that the training began from:
+
+```python
+from peft import PeftModel
+from ivideogpt_hf import WorldModel
+
+world = WorldModel.from_pretrained({base})
+transformer = PeftModel.from_pretrained(world.transformer, "adapter")
+```
+"""
 
 
 def has_adapters(transformer: nn.Module) -> bool:
@@ -18,6 +37,20 @@ def has_adapters(transformer: nn.Module) -> bool:
 def merge_adapters(transformer: nn.Module) -> IVideoGPTForCausalLM:
     """A copy without adapters, whose weights hold what the adapters add."""
     return copy.deepcopy(transformer).merge_and_unload()
+
+
+def save_adapters(transformer: nn.Module, folder: Path) -> None:
+    """Write a transformer's adapters, with a card in place of PEFT's, which is a form to fill in.
+
+    Args:
+        transformer: transformer with adapters.
+        folder: folder to write.
+    """
+    transformer.save_pretrained(folder)
+    base = transformer.get_base_model().name_or_path
+    data = ModelCardData(library_name="peft", base_model=base or None, tags=["lora", *TAGS])
+    named = f'"{base}"' if base else '"CHECKPOINT"  # folder or Hub id'
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{ADAPTER_CARD.format(base=named)}").save(folder / CARD_FILE)
 
 
 def gather_transformer(accelerator: Accelerator, transformer: nn.Module) -> IVideoGPTForCausalLM | None:

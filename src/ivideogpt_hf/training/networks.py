@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 from torch import nn
 
+from ..checkpoints.layout import DEFAULT
 from ..checkpoints.loading import fetch, load_transformer, load_vq_model
 from ..extras import require_packages
 from ..models.configuration_ivideogpt import IVideoGPTConfig
@@ -106,6 +108,7 @@ def make_transformer(
         f"clips have {num_future_frames} future frames, but max_position_embeddings {config.max_position_embeddings} "
         f"has room for {room}: set it to {layout.sequence_length(num_future_frames)} or more, or lower num_frames",
     )
+    config.name_or_path = _hub_id(model.transformer)
     transformer = IVideoGPTForCausalLM(config)
     if checkpoint is not None:
         weights = checkpoint.state_dict()
@@ -116,6 +119,13 @@ def make_transformer(
         problems += result.unexpected_keys
         require(not problems, f"weights do not fit: {problems}")
     return transformer
+
+
+def _hub_id(checkpoint: str | None) -> str:
+    """The id on the Hub of what a training began from, by which PEFT finds it again; "" where it is not there. A folder
+    here would mean nothing elsewhere."""
+    is_here = checkpoint in (None, DEFAULT) or os.path.isdir(checkpoint)
+    return "" if is_here else checkpoint
 
 
 def _is_in(name: str, parts: Sequence[str]) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.layout import TRAINING_FILE
+from ..checkpoints.origins import origins_of
 from ..provenance import describe_command, describe_versions
 from ..run_folder import write_json
 
-TRAINING_FILE = "training.json"
 # Arguments that may be others when a run goes on: how long it is, where and on what it runs, what it reports.
 MAY_CHANGE = frozenset(
     {
@@ -26,12 +27,15 @@ NAMES_OF_DATA = frozenset({"path", "name", "fingerprint", "num_episodes", "num_w
 DIFFERENCES_SHOWN = 5
 
 
-def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
-    """All that can be said before a training: its command, every argument, the data, the versions.
+def describe_training(
+    arguments: tuple[Any, ...], data: list[dict[str, Any]] | dict[str, Any], **parts: Any
+) -> dict[str, Any]:
+    """All that can be said before a training: its command, every argument, the data, the versions, and what it began
+    from.
 
     Args:
         arguments: dataclasses of arguments, as `parse` fills them.
-        data: description of the data, as `SegmentDataset.describe` gives it.
+        data: description of the data, as `SegmentDataset.describe` gives it; of tokens, the record of their making.
         parts: descriptions of the networks that take part, as JSON, by their names in the record.
     """
     settings: dict[str, Any] = {}
@@ -41,9 +45,18 @@ def describe_training(arguments: tuple[Any, ...], data: list[dict[str, Any]], **
         "command": describe_command(),
         "arguments": settings,
         "data": data,
+        "origins": origins_of(settings.get(name) for name in ("vq_model", "transformer")),
+        "hub_datasets": _hub_datasets(data),
         **parts,
         "versions": describe_versions("accelerate"),
     }
+
+
+def _hub_datasets(data: list[dict[str, Any]] | dict[str, Any]) -> list[str]:
+    """The ids of the data sets that are on the Hub; others are folders here."""
+    if isinstance(data, dict):
+        return data.get("hub_datasets", [])
+    return [source["path"] for source in data if not Path(source["path"]).exists()]
 
 
 def resumed_training(before: dict[str, Any], training: dict[str, Any], checkpoint: Path, update: int) -> dict[str, Any]:

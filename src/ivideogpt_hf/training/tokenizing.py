@@ -86,9 +86,11 @@ def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataA
         shards = _plan(folder / "data", split, dataset, num_passes, clips_per_pass)
         process_shards = shards[accelerator.process_index :: accelerator.num_processes]
         shards_left = [shard for shard in process_shards if not shard[0].exists()]
-        bar = tqdm(shards_left, desc=split, unit="shard", disable=not accelerator.is_main_process)
-        for file, keys in bar:
-            write_tokens(file, _code(accelerator, vq_model, dataset, keys, settings.batch_size, data.num_workers))
+        num_clips = sum(len(keys) for _, keys in shards_left)
+        with tqdm(total=num_clips, desc=split, unit="clip", disable=not accelerator.is_main_process) as bar:
+            for file, keys in shards_left:
+                coded = _code(accelerator, vq_model, dataset, keys, settings.batch_size, data.num_workers, bar)
+                write_tokens(file, coded)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         os.replace(folder / SETTINGS_FILE, folder / TOKENS_FILE)
@@ -157,6 +159,7 @@ def _code(
     keys: list[ClipKey],
     batch_size: int,
     num_workers: int,
+    bar: tqdm,
 ) -> list[Clip]:
     """The clips of some keys, with tokens in place of frames."""
     chunks = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
@@ -168,4 +171,5 @@ def _code(
         batch["tokens"] = batch["tokens"].cpu()
         columns = [name for name in COLUMNS if name in batch]
         clips += [{name: batch[name][row] for name in columns} for row in range(len(frames))]
+        bar.update(len(frames))
     return clips

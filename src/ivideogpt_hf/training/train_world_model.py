@@ -13,10 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from ..cards.facts import facts_of
+from ..cards.model_card import render_card
 from ..checkpoints.loading import settings_of, weights_hash
 from ..data.drawing import Strip
 from ..decoding.sampling import Sampling
 from ..extras import require_packages
+from ..hub.upload import CARD_FILE
 from ..media.pixels import clamp_to_uint8
 from ..models.modeling_ivideogpt_vq import IGNORED_LABEL, IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -25,7 +28,7 @@ from ..models.token_layout import TokenLayout
 from ..spec import first_action, split_clip
 from ..world.world_model import WorldModel
 from .arguments import DataArguments, OptimizationArguments, RunArguments, WorldModelArguments, require
-from .export import gather_transformer, has_adapters
+from .export import ADAPTER_FOLDER, gather_transformer, has_adapters, save_adapters
 from .launch import only_writer, start_run
 from .loop import Batch, Loss
 from .networks import add_lora, load_frozen_vq_model, make_transformer
@@ -319,15 +322,20 @@ class WorldModelTask(Task):
         )
 
     def save(self, folder: Path) -> None:
-        """Write a complete checkpoint. Adapters are merged into it, and saved beside it as well."""
+        """Write a complete checkpoint, with its card. Adapters are merged into it, and saved beside it as well."""
         distributed_model = self.phases[0].model
         transformer = gather_transformer(self.accelerator, distributed_model)
         if transformer is None:
             return
         unwrapped_model = self.accelerator.unwrap_model(distributed_model)
         if has_adapters(unwrapped_model):
-            unwrapped_model.save_pretrained(folder / "adapter")
-        WorldModel(self.losses.vq_model, transformer, self.losses.processor).save_pretrained(folder)
+            save_adapters(unwrapped_model, folder / ADAPTER_FOLDER)
+        world = WorldModel(self.losses.vq_model, transformer, self.losses.processor)
+        world.save_pretrained(folder)
+        arguments = self.description["arguments"]
+        name = arguments["push_to_hub"] or Path(arguments["output_dir"]).name
+        facts = facts_of(world.vq_model, world.transformer, world.spec)
+        render_card(facts, name, None, {}, training=self.description).save(folder / CARD_FILE)
 
 
 def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..decoding.sampling import Sampling
-from .checks import check_actions, check_frames, check_observed_frame, check_state, resolve_futures
+from .checks import check_actions, check_frames, check_observed_frame, check_reward_head, check_state, resolve_futures
 from .engine import RolloutEngine
 from .options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from .protocol import OnStep, Policy
@@ -69,6 +69,7 @@ class Calls:
         engine = self._engine
         actions = check_actions(action, (state.batch_size,), engine.spec)
         options = RolloutOptions(sampling or Sampling(), check_outputs(outputs, STEP_OUTPUTS), "all", horizon_policy)
+        check_reward_head(options.outputs, engine.spec)
         seeds = options.sampling.row_seeds(state.batch_size, engine.device)
         state = yield from engine.with_room(state, options)
         advance = engine.advance(state, actions, options.sampling, seeds, read_reward="rewards" in options.outputs)
@@ -108,6 +109,7 @@ class Calls:
         """See `WorldModel.rollout`; the policy and ``on_step`` run inside ``as_outside``."""
         engine = self._engine
         options = RolloutOptions(sampling or Sampling(), outputs, decode_steps, horizon_policy)
+        check_reward_head(options.outputs, engine.spec)
         state = frames if isinstance(frames, WorldState) else (yield from self.reset(frames))
         self.check(state)
         num_contexts = state.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -155,6 +156,19 @@ def check_observed_frame(frame: Tensor, batch_size: int, spec: WorldModelSpec) -
     if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.shape != expected:
         got = f"{frame.dtype} {tuple(frame.shape)}" if isinstance(frame, Tensor) else type(frame).__name__
         raise ValueError(f"the observed frame must be a torch.uint8 tensor of shape {expected}, got {got}")
+
+
+def check_reward_head(outputs: Collection[str], spec: WorldModelSpec) -> None:
+    """Rewards alone must not be asked of a model that has none. Beside other outputs they are what there is of them.
+
+    Raises:
+        ValueError: if nothing that was asked for can be computed.
+    """
+    if not spec.has_reward and "rewards" in outputs and not {"frames", "tokens"} & set(outputs):
+        raise ValueError(
+            "rewards were asked for, but the model has no reward head (spec.has_reward is False): train one with "
+            "rewards: true, or ask for frames"
+        )
 
 
 def check_state(state: WorldState, vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from statistics import median
+
 import torch
 
 from ..cards.facts import facts_of
@@ -11,7 +14,7 @@ from ..media.video import read_video
 from .clock import now
 from .world_model import WorldModel
 
-TIMED_FRAMES = 3
+WARM_UP_ROUNDS, TIMED_ROUNDS, TIMED_FRAMES = 2, 3, 3
 # Numbers of candidates and of guesses of the rollouts that `benchmark` times.
 WORKLOADS = ((1, 0), (1, 3), (8, 0), (64, 0))
 
@@ -22,6 +25,7 @@ def describe(world: WorldModel) -> str:
     lines = facts_of(world.vq_model, world.transformer, world.spec).table | {
         f"reset on {world.device}": f"{reset_seconds:.3f} s",
         f"frame on {world.device}": f"{step_seconds:.3f} s with decoding, one row",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors (OMP_NUM_THREADS sets their number)",
     }
     indent = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{indent}}{value}" for name, value in lines.items())
@@ -61,16 +65,23 @@ def benchmark(world: WorldModel) -> str:
 
 
 def _measure(world: WorldModel) -> tuple[float, float]:
-    """Seconds for one reset and for one decoded step, after a first one that warms up."""
+    """Seconds for one reset and for one decoded step: medians of some rounds, after others that warm up.
+
+    The first round allocates memory and chooses kernels. A later one may share the machine with another program.
+    """
+    rounds = [_measure_round(world) for _ in range(WARM_UP_ROUNDS + TIMED_ROUNDS)][WARM_UP_ROUNDS:]
+    reset_seconds, step_seconds = zip(*rounds, strict=True)
+    return median(reset_seconds), median(step_seconds)
+
+
+def _measure_round(world: WorldModel) -> tuple[float, float]:
     spec = world.spec
     frames = torch.zeros(1, spec.num_context_frames, 3, *spec.frame_size, dtype=torch.uint8)
     action = torch.zeros(1, spec.action_dim) if spec.action_dim else None
-    sampling = Sampling(greedy=True)
-    world.step(world.reset(frames), action, sampling=sampling)
+    num_frames = min(TIMED_FRAMES, spec.max_future_frames)
     start = now(world.device)
     state = world.reset(frames)
     after_reset = now(world.device)
-    num_frames = min(TIMED_FRAMES, spec.max_future_frames)
     for _ in range(num_frames):
-        _, state = world.step(state, action, sampling=sampling)
+        _, state = world.step(state, action, sampling=Sampling(greedy=True))
     return after_reset - start, (now(world.device) - after_reset) / num_frames

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...cards.text import counted
 from ...run_folder import write_json
 from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
@@ -98,7 +99,7 @@ def _group_notes(notes: Counter[str]) -> list[str]:
     lines = []
     for _, group in sorted(groups.items()):
         shown = group if len(group) <= LINES_PER_NOTE else group[: LINES_PER_NOTE - 1]
-        lines += [f"{note} (in {count} episodes)" for note, count in shown]
+        lines += [f"{note} (in {counted(count, 'episode')})" for note, count in shown]
         others = group[len(shown) :]
         if others:
             total = sum(count for _, count in others)

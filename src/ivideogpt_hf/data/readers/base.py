@@ -62,6 +62,7 @@ class EpisodeReader(ABC):
     description: ClassVar[str]
     has_action_keys: ClassVar[bool] = False
     told_alignment: ClassVar[ActionAlignment | None] = None
+    # Names of episodes that are not UTF-8, by number; readers whose ids are no names of files have none.
     _bad_names: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, path: Path, options: ReadOptions | None = None) -> None:

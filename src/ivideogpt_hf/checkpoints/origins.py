@@ -1,0 +1,45 @@
+"""What checkpoints a training began from: noted where their names still mean something, and handed on from run to run.
+
+A folder's name says nothing on another machine, and "my/folder" looks like an id of the Hub. So a training notes which
+of its names were ids, and a folder that a training wrote hands on what stands in its own record.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..run_folder import read_object
+from .layout import TRAINING_FILE
+
+
+def read_training(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says of its training; empty where it says nothing.
+
+    Raises:
+        OSError: if its file is not valid JSON.
+    """
+    file = Path(folder) / TRAINING_FILE
+    return read_object(file) if file.is_file() else {}
+
+
+def origins_of(checkpoints: Iterable[str | None]) -> list[str]:
+    """The published checkpoints that a training began from.
+
+    Args:
+        checkpoints: folders, Hub ids or "default", as they are given to the training; None for a new network.
+
+    Returns:
+        Hub ids, and "default" for the embedded checkpoint, each once.
+    """
+    names = []
+    for name in checkpoints:
+        if name is None:
+            continue
+        if os.path.isdir(name):
+            names += read_training(name).get("origins", [])
+        else:
+            names.append(name)
+    return list(dict.fromkeys(names))
