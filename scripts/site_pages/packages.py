@@ -37,7 +37,7 @@ def project() -> dict[str, Any]:
 
 def split_requirement(requirement: str) -> tuple[str, str]:
     """The name of a package, and its bounds."""
-    match = re.match(r"([\w.-]+(?:\[\w+\])?)(.*)", requirement)
+    match = re.match(r"([\w.-]+(?:\[[\w,]+\])?)(.*)", requirement)
     assert match is not None
     return match[1], match[2]
 

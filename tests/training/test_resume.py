@@ -283,7 +283,7 @@ def test_another_vq_model_of_the_same_shape_is_refused(config_of, tmp_path, caps
 def test_other_tokens_of_the_same_number_are_refused(config_of, tokens_config, few, tmp_path, capsys):
     options = {}
     for name, seed in (("one", 0), ("other", 1)):
-        options[name] = ["--tokens", tmp_path / name, "--data", "null", "--num_context_frames", 2]
+        options[name] = ["--tokens", tmp_path / name, "--data", "null", "--augmentation", "strong"]
         arguments = ["--data", few, "--augmentation", "strong", "--seed", seed, "--output_dir", tmp_path / name]
         assert run("tokenize", tokens_config, *arguments) == 0
         AcceleratorState._reset_state(reset_partial_state=True)

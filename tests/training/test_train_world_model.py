@@ -398,9 +398,12 @@ def test_a_new_action_head_takes_actions_of_another_width(checkpoints, tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in others.items())
 
 
-def test_settings_of_clips_beside_tokens_are_refused(folder, checkpoints, tmp_path):
-    with pytest.raises(ValueError, match="num_frames: the tokens in somewhere say it already"):
-        train(None, checkpoints / "free", tmp_path / "out", data=DataArguments(num_frames=5), tokens="somewhere")
+def test_settings_of_clips_that_contradict_the_tokens_are_refused(folder, checkpoints, tmp_path):
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=None)
+    tokens, vq_model = str(tmp_path / "tokens"), str(checkpoints / "free")
+    tokenize(TokenizeArguments(output_dir=tokens, vq_model=vq_model), data)
+    with pytest.raises(ValueError, match=r"num_frames is 4, but the tokens in .* were written with 5"):
+        train(None, vq_model, tmp_path / "out", data=DataArguments(num_frames=4), tokens=tokens)
 
 
 def test_too_few_clips_for_a_batch_are_refused(checkpoints, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -120,20 +120,23 @@ def open_clips(
     )
 
 
-def open_tokens(model: WorldModelArguments, vq_model: IVideoGPTVQModel, seed: int) -> TrainingData:
+def open_tokens(data: DataArguments, model: WorldModelArguments, vq_model: IVideoGPTVQModel, seed: int) -> TrainingData:
     """Open clips of tokens that `ivideogpt tokenize` wrote.
 
     Args:
+        data: settings of the clips, which must not contradict those that the tokens were made with.
         model: settings of the world model, which name the folder.
         vq_model: VQ model that the transformer is trained for.
         seed: seed of the training clips' order.
 
     Raises:
         FileNotFoundError: if the folder holds no finished data set of tokens.
-        ValueError: if the tokens are those of another VQ model, or lack what the world model is trained on.
+        ValueError: if the tokens are those of another VQ model or of other clips, or lack what the world model is
+            trained on.
     """
     training = TokenDataset(model.tokens, "train", seed=seed)
     record = training.made
+    _check_clips(record["training"]["arguments"], data, model)
     _check_tokens(record, model, vq_model)
     has_validation = record["training"]["arguments"]["validation_split"] is not None
     return TrainingData(
@@ -144,6 +147,18 @@ def open_tokens(model: WorldModelArguments, vq_model: IVideoGPTVQModel, seed: in
         source_names=record["sources"],
         description=record["training"],
     )
+
+
+def _check_clips(made_with: dict[str, Any], data: DataArguments, model: WorldModelArguments) -> None:
+    """Refuse settings of clips that would be ignored, since the tokens were made with others."""
+    for item in fields(data):
+        value = getattr(data, item.name)
+        was_given = value != item.default and item.name not in ("data", "data_root", "num_workers")
+        require(
+            not was_given or made_with.get(item.name, value) == value,
+            f"{item.name} is {value}, but the tokens in {model.tokens} were written with {made_with.get(item.name)}: "
+            f"leave it out, or write them anew",
+        )
 
 
 def _check_tokens(record: dict[str, Any], model: WorldModelArguments, vq_model: IVideoGPTVQModel) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,7 @@ def _open_data(
         "give either data (clips, coded at every update) or tokens (a folder that `ivideogpt tokenize` wrote)",
     )
     if model.tokens is not None:
-        given = [item.name for item in fields(data) if getattr(data, item.name) != item.default]
-        given = [name for name in given if name != "num_workers"]
-        require(not given, f"{', '.join(given)}: the tokens in {model.tokens} say it already; leave it out")
-        return open_tokens(model, vq_model, run.seed)
+        return open_tokens(data, model, vq_model, run.seed)
     return open_clips(
         replace(data, num_context_frames=vq_model.config.num_context_frames),
         vq_model.config.frame_size,
