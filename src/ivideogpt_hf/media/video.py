@@ -84,7 +84,7 @@ def _read_video(source: VideoSource, max_frames: int | None, resize: Callable[[T
         return clip if resize is None else torch.stack([resize(frame) for frame in clip])
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the video"
     frames: list[Tensor] = []
-    clip = DecodedBytes(name)
+    decoded = DecodedBytes(name)
     first_shape = None
     for frame in islice(_iterate_frames(source, max_frames), max_frames):
         first_shape = first_shape or frame.shape
@@ -92,7 +92,7 @@ def _read_video(source: VideoSource, max_frames: int | None, resize: Callable[[T
             sizes = sorted({tuple(first_shape[1:]), tuple(frame.shape[1:])})
             raise ValueError(f"{name} holds frames of different sizes: {sizes} pixels")
         frames.append(frame if resize is None else resize(frame))
-        clip.add(frames[-1].nbytes)
+        decoded.add(frames[-1].nbytes)
     return torch.stack(frames)
 
 
