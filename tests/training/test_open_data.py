@@ -51,10 +51,11 @@ def test_tokens_are_described_as_their_clips_are(data, vq_folder, tmp_path):
     options = {"vq_model": str(vq_folder), "actions": True, "rewards": True}
     tokenize(TokenizeArguments(output_dir=str(tmp_path / "tokens"), validation_clips=4, **options), data)
     model = WorldModelArguments(transformer="unused", tokens=str(tmp_path / "tokens"), **options)
-    tokens = open_tokens(model, load_vq_model(vq_folder), 0)
+    tokens = open_tokens(DataArguments(), model, load_vq_model(vq_folder), 0)
     clips = open_clips(data, SIZE, 0, actions=True, rewards=True)
     for name in ("processor_settings", "action_dim", "source_names", "num_future_frames"):
         assert getattr(tokens, name) == getattr(clips, name)
     assert len(tokens.validation) == 4
     assert tokens.first_validation_clip()["tokens"].ndim == 1
-    assert open_tokens(dataclasses.replace(model, actions=False), load_vq_model(vq_folder), 0).action_dim is None
+    without = dataclasses.replace(model, actions=False)
+    assert open_tokens(DataArguments(), without, load_vq_model(vq_folder), 0).action_dim is None

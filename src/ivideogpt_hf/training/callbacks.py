@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -40,6 +41,11 @@ VALIDATION_FILE = "validation.json"
 SAMPLES_FPS = 5
 # What is printed of a validation, in this order; the rest is in the metrics file.
 PRINTED = ("loss", "context_psnr", "future_psnr", "perceptual", "cross_entropy", "reward_mse")
+
+
+def tell(text: str) -> None:
+    """Print a line where the progress bar is, which stays below it."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def is_due(loop: Loop, every: int) -> bool:
@@ -180,7 +186,7 @@ class Validation(Callback):
                 for name in PRINTED
                 if f"validation/{name}" in loop.validation
             ]
-            tqdm.write(f"validation after update {loop.update}: {', '.join(shown)}")
+            tell(f"validation after update {loop.update}: {', '.join(shown)}")
 
 
 @dataclass

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate.logging import get_logger
 from torch import Tensor
 
-from ..run_folder import parse_json, read_text
+from ..run_folder import parse_json, read_text, write_aside
 from .callbacks import TRAINING_LOG_FILE, is_due
 from .loop import Callback, Loop
+
+logger = get_logger(__name__)
 
 CURVES_FILE = "curves.png"
 VALIDATION = "validation/"
@@ -35,7 +38,10 @@ class Curves(Callback):
 
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         if (is_due(loop, self.every) or loop.interrupted) and loop.accelerator.is_main_process:
-            draw_training(loop.output_dir)
+            try:
+                draw_training(loop.output_dir)
+            except OSError as error:  # no picture is worth a training
+                logger.warning(f"{CURVES_FILE} could not be drawn: {error}")
 
 
 def draw_training(folder: Path) -> None:
@@ -56,7 +62,8 @@ def draw_training(folder: Path) -> None:
         axis.set(title=title, xlabel="update")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.savefig(folder / CURVES_FILE, dpi=110)
+    with write_aside(folder / CURVES_FILE) as aside:
+        figure.savefig(aside, dpi=110, format="png")
 
 
 def _lines(entries: Sequence[dict[str, float]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:

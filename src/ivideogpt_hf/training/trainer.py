@@ -33,6 +33,7 @@ from .callbacks import (
     Samples,
     Uploads,
     Validation,
+    tell,
 )
 from .curves import Curves
 from .launch import start_trackers
@@ -247,7 +248,8 @@ def run_training(
         logger.warning(f"stopped by a signal after update {loop.update}; go on with --resume latest")
     else:
         _export(accelerator, output_dir, task)
-        accelerator.print(_closing_line(output_dir, task.next_step))
+        if accelerator.is_main_process:
+            tell(_closing_line(output_dir, task.next_step))
     accelerator.end_training()  # afterwards, processes cannot talk to each other
     return INTERRUPTED if loop.interrupted else None
 
@@ -255,7 +257,8 @@ def run_training(
 def _callbacks(
     accelerator: Accelerator, run: RunArguments, optimization: OptimizationArguments, task: Task
 ) -> list[Callback]:
-    """Callbacks in the order in which they are called. A checkpoint comes last, so that it holds the others' state."""
+    """Callbacks in the order in which they are called. A checkpoint comes after all that
+    have a state, which it holds."""
 
     def export(folder: Path) -> None:
         _export(accelerator, folder, task)
@@ -276,8 +279,8 @@ def _callbacks(
         callbacks.append(Validation(run.validate_every, measure))
     if has_validation and run.sample_every:
         callbacks.append(Samples(run.sample_every, draw))
-    callbacks.append(Curves(run.validate_every or run.save_every))
     callbacks.append(Checkpoints(run.save_every, run.keep_checkpoints, export, task.description))
+    callbacks.append(Curves(run.validate_every or run.save_every))
     if run.push_to_hub is not None:
         callbacks.append(Uploads(run.save_every, run.push_to_hub, run.hub_private, export))
     return callbacks

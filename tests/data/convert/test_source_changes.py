@@ -532,8 +532,8 @@ def test_notes_and_rates_are_complete_and_grouped_whoever_wrote_the_shards(tmp_p
     text = write_dataset_report(tmp_path / "out", statistics).splitlines()
     assert [line for line in text if line.startswith("note:")] == [
         "note: has a cover (in 12 episodes)",
-        "note: resampled from 30 to 10 fps (in 1 episodes)",
-        "note: resampled from 31 to 10 fps (in 1 episodes)",
+        "note: resampled from 30 to 10 fps (in 1 episode)",
+        "note: resampled from 31 to 10 fps (in 1 episode)",
         "note: resampled from 32 to 10 fps, and the like with other numbers (in 10 episodes)",
     ]
     assert (
