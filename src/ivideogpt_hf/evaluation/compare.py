@@ -96,9 +96,9 @@ def _difference(first: Any, other: Any) -> str:
         return "; ".join(f"{name} {first.get(name)!r} against {other.get(name)!r}" for name in names)
     if isinstance(first, list) and isinstance(other, list):
         pairs = [_difference(*pair) for pair in zip(first, other, strict=False) if pair[0] != pair[1]]
-        return "; ".join(
-            [*pairs, *([f"{len(first)} sources against {len(other)}"] if len(first) != len(other) else [])]
-        )
+        if len(first) != len(other):
+            pairs.append(f"{len(first)} sources against {len(other)}")
+        return "; ".join(pairs)
     return f"{first!r} against {other!r}"
 
 
