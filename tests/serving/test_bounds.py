@@ -1,5 +1,6 @@
 """What clients may use of a server's memory."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -14,7 +15,7 @@ from websockets.sync.client import connect
 
 from ivideogpt_hf.media.images import encode_png
 from ivideogpt_hf.serving import messages
-from ivideogpt_hf.serving.limits import NoRoomError
+from ivideogpt_hf.serving.limits import BodyLimits, ByteBudget, LimitBody, NoRoomError
 from ivideogpt_hf.serving.messages import frames_to_text
 from ivideogpt_hf.serving.state_room import StateRoom
 from ivideogpt_hf.world.state import WorldState, num_bytes_of
@@ -100,6 +101,28 @@ def test_requests_together_are_bounded(world):
         assert answer.status_code == 503
         assert "--max-request-bytes" in answer.text
         assert client.call("show", state=3).status_code == 404  # nothing of it is left
+
+
+def test_messages_that_wait_for_an_answer_count_among_the_requests():
+    budget, used = ByteBudget(100, "requests", "wait"), []
+    texts = iter(["x" * 10, "y" * 20])
+
+    async def receive():
+        return {"type": "websocket.receive", "text": next(texts)}
+
+    async def send(message):
+        used.append(budget.used)
+
+    async def app(scope, receive, send):
+        await receive()
+        await receive()  # read ahead
+        used.append(budget.used)
+        await send({"type": "websocket.send", "text": "answer"})
+
+    limits = BodyLimits(max_bytes=50, max_values=10, seconds=1, silent_seconds=1)
+    asyncio.run(LimitBody(app, limits, budget)({"type": "websocket"}, receive, send))
+    assert used == [30, 20]
+    assert budget.used == 0
 
 
 def test_frames_together_are_bounded(world):

@@ -7,6 +7,7 @@ bytes, or of values of JSON, each of which takes many times its bytes when it is
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,16 +150,20 @@ class LimitBody:
             self.budget.used -= num_bytes
 
     async def _limit_messages(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken = 0  # by the message that is being answered
+        taken: deque[int] = deque()  # by the messages that have no answer yet, the oldest first
         is_accepted = False
+
+        async def answering(message: Message) -> None:
+            if message["type"] == "websocket.send" and taken:  # each message gets one answer, in their order
+                self.budget.used -= taken.popleft()
+            await send(message)
 
         async def close(code: int, reason: str) -> Message:
             await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
             return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
         async def counted() -> Message:
-            nonlocal taken, is_accepted
-            self.budget.used, taken = self.budget.used - taken, 0
+            nonlocal is_accepted
             try:
                 async with asyncio.timeout(self.limits.silent_seconds if is_accepted else None):
                     message = await receive()
@@ -173,15 +178,15 @@ class LimitBody:
                 return await close(MESSAGE_TOO_BIG, problem)
             try:
                 self.budget.take(len(content))
-                taken = len(content)
+                taken.append(len(content))
                 return {"type": "websocket.receive", "text": content.decode()}
             except (NoRoomError, ValueError) as error:
                 return await close(NO_TEXT if isinstance(error, UnicodeDecodeError) else TRY_LATER, str(error))
 
         try:
-            await self.app(scope, counted, send)
+            await self.app(scope, counted, answering)
         finally:
-            self.budget.used -= taken
+            self.budget.used -= sum(taken)
 
 
 def _num_values(content: bytes) -> int:
