@@ -26,7 +26,7 @@ from ivideogpt_hf.media.images import decode_images
 EPISODE_LENGTH, SCENE_LENGTH = 25, 4
 MAX_BYTES = 40e6
 # The stages of each network's training, each by a file of configs/default into a folder of this name.
-STAGES = {"vq_model": ("vq_l1", "vq"), "transformer": ("world",)}
+STAGES = {"vq_model": ("vq_l1", "vq"), "transformer": ("world_constant", "world")}
 COMMANDS = ["configs/default/run.sh"]
 
 

@@ -8,8 +8,9 @@ ivideogpt collect --config configs/default/1_collect.yaml
 ivideogpt train-vq --config configs/default/3_vq_l1.yaml --resume latest
 ivideogpt train-vq --config configs/default/4_vq.yaml --resume latest
 ivideogpt tokenize --config configs/default/5_tokens.yaml
-ivideogpt train --config configs/default/6_world.yaml --resume latest
+ivideogpt train --config configs/default/6_world_constant.yaml --resume latest
+ivideogpt train --config configs/default/7_world.yaml --resume latest
 python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
-ivideogpt evaluate --config configs/default/7_evaluate.yaml
+ivideogpt evaluate --config configs/default/8_evaluate.yaml
 cp outputs/default/evaluation/curves.png docs/default.png
-ivideogpt plan --config configs/default/8_plan.yaml
+ivideogpt plan --config configs/default/9_plan.yaml
