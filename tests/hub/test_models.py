@@ -145,6 +145,8 @@ print(json.dumps(results, default=repr))
 """
 
 NO_NETWORK = """
+import time
+time.sleep = lambda seconds: None  # huggingface_hub waits 23 seconds in all before it gives a request up
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.hub.download import find_file, list_files, size_of_files
 from ivideogpt_hf.hub.upload import upload_folder
