@@ -1,4 +1,4 @@
-"""Commands of ``ivideogpt`` in processes of their own, without the seconds that imports take.
+"""Commands of ``ivideogpt``, and code, in processes of their own, without the seconds that imports take.
 
 They are forked from a server that has imported everything. They find the Hub at `HUB_PORT`, where a test may start
 `FakeHub(port=HUB_PORT)`: huggingface_hub reads the address when it is imported, so it is chosen once for all of them.
@@ -43,6 +43,7 @@ class Started:
 
     Args:
         words: of the command line, such as ``"train", "--config", file``.
+        code: Python code to run in place of a command.
         log: file to which stdout and stderr are appended.
         folder: the current folder of the command; None: that of the tests.
         limits: of resources in bytes, such as ``{resource.RLIMIT_FSIZE: 1000}``. That of the address space is what it
@@ -54,14 +55,16 @@ class Started:
         self,
         *words: object,
         log: Path,
+        code: str | None = None,
         folder: Path | None = None,
         limits: dict[int, int] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self.log = log
-        arguments = (list(map(str, words)), log, folder or Path.cwd(), limits or {}, environment or {})
+        what = list(map(str, words)) if code is None else code
+        arguments = (what, log, folder or Path.cwd(), limits or {}, environment or {})
         _start_server()
-        self.process = _FORKS.Process(target=_run_forked, args=arguments, daemon=True)
+        self.process = _FORKS.Process(target=_run_forked, args=arguments)
         self.process.start()
 
     def wait(self, seconds: float = 120) -> int:
@@ -88,18 +91,26 @@ class Started:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
 
+def _kill_all() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 @cache
 def _start_server() -> None:
     """Start the server that is forked, with a home of its own for what comes from the Hub."""
     home = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    atexit.register(_kill_all)  # else a process that a failed test left behind would be waited for
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (HUB | {"HF_HOME": home}).items():
             patch.setenv(name, value)
         forkserver.ensure_running()
 
 
-def _run_forked(argv: list[str], log: Path, folder: Path, limits: dict[int, int], environment: dict[str, str]) -> None:
+def _run_forked(
+    what: list[str] | str, log: Path, folder: Path, limits: dict[int, int], environment: dict[str, str]
+) -> None:
     os.environ.update(environment)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -109,4 +120,4 @@ def _run_forked(argv: list[str], log: Path, folder: Path, limits: dict[int, int]
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         total = limit + (taken if kind == resource.RLIMIT_AS else 0)
         resource.setrlimit(kind, (total, total))
-    sys.exit(main(argv))
+    sys.exit(main(what) if isinstance(what, list) else exec(what, {"__name__": "__main__"}))
