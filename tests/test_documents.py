@@ -7,14 +7,11 @@ Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-
 which serves until it is stopped, is tried in tests/spaces.
 """
 
-import json
 import os
 import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,18 +42,6 @@ BLOCK = re.compile(
 )
 SERVE = ("ivideogpt", "serve")
 PORT = "8000"
-# Runs the code of one page after the other, as a line of JSON each, and answers with the traceback or null.
-WORKER = """
-import json, sys, traceback
-answers, sys.stdout = sys.stdout, sys.stderr
-for line in sys.stdin:
-    try:
-        exec(compile(json.loads(line), "page", "exec"), {"__name__": "__main__"})
-        error = None
-    except BaseException:
-        error = traceback.format_exc()
-    print(json.dumps(error), file=answers, flush=True)
-"""
 
 
 def name_of(document):
@@ -95,42 +80,38 @@ class Reader:
         self.environment = {WEIGHTS_VARIABLE: "lpips.safetensors"}
         self.done = {}
         self.servers = {}
-        self.worker = None
 
-    def start(self, command):
-        assert command[0] == "ivideogpt"
-        log = self.folder / f"log-{len(self.done) + len(self.servers)}"
-        return Started(*command[1:], log=log, folder=self.folder, environment=self.environment)
+    def start(self, name, *words, code=None):
+        return Started(
+            *words, code=code, log=self.folder / f"{name}.log", folder=self.folder, environment=self.environment
+        )
 
     def run_commands(self, document):
         """Run the commands of a page and of those before it, unless that is done; those of the page, which ended."""
         for earlier in DOCUMENTS[: DOCUMENTS.index(document) + 1]:
             for command in commands(earlier):
                 if command not in self.done:
-                    self.done[command] = self.start(command)
+                    assert command[0] == "ivideogpt"
+                    self.done[command] = self.start(f"command-{len(self.done)}", *command[1:])
                     self.done[command].wait(300)
         return {command: self.done[command] for command in commands(document)}
 
     def run_python(self, document):
-        """Run the Python blocks of a page; the traceback, or None."""
+        """Run the Python blocks of a page, in one process, which has ended."""
         code = "\n".join(blocks(document, "python"))
         for command in commands(document, "serves"):
             if command[:2] == SERVE and f":{PORT}" in code:
                 code = code.replace(f":{PORT}", f":{self._serve(command)}")
-        if self.worker is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            argv = [sys.executable, "-c", WORKER]
-            environment = os.environ | self.environment
-            self.worker = subprocess.Popen(argv, cwd=self.folder, env=environment, text=True, **pipes)
-        self.worker.stdin.write(json.dumps(code) + "\n")
-        self.worker.stdin.flush()
-        return json.loads(self.worker.stdout.readline())
+        process = self.start(document.stem, code=code)
+        process.wait(300)
+        return process
 
     def _serve(self, command):
         """The port at which a command serves. A server is started once."""
         if command not in self.servers:
             port = free_port()
-            self.servers[command] = port, self.start([port if word == PORT else word for word in command])
+            words = [port if word == PORT else word for word in command[1:]]
+            self.servers[command] = port, self.start("server", *words)
         port, process = self.servers[command]
         process.wait_for(lambda: answers(port))
         return port
@@ -139,9 +120,6 @@ class Reader:
         for _, server in self.servers.values():
             server.send(signal.SIGTERM)
             server.wait()
-        if self.worker is not None:
-            self.worker.terminate()
-            self.worker.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +161,8 @@ def test_commands_run(reader, document):
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=name_of)
 def test_python_blocks_run(reader, document):
     reader.run_commands(document)
-    error = reader.run_python(document)
-    assert error is None, error
+    process = reader.run_python(document)
+    assert process.wait() == 0, process.output
 
 
 @pytest.mark.parametrize("name", [name for name, text in ALL_CONFIGS.items() if "output_dir" in yaml.safe_load(text)])
