@@ -21,10 +21,10 @@ $(VENV)/package.stamp: $(VENV)/torch.stamp pyproject.toml
 	@touch $@
 
 # Of stable-worldmodel the tests take the solvers, which need nothing of what the rest of it does.
-$(VENV)/dev.stamp: $(VENV)/package.stamp
+$(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps "stable-worldmodel==0.1.1"
-	@touch $@
+	@touch $(VENV)/package.stamp $@
 
 .PHONY: predict
 predict: $(VENV)/package.stamp ## predict real video with the embedded model; writes outputs/prediction.gif
@@ -34,11 +34,17 @@ predict: $(VENV)/package.stamp ## predict real video with the embedded model; wr
 types: $(VENV)/dev.stamp ## check the types of the public modules, and of code as users write it
 	$(BIN)/mypy
 
-.PHONY: test
-test: $(VENV)/dev.stamp ## check lint, format and types, and run the tests
+.PHONY: lint
+lint: $(VENV)/dev.stamp ## check lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+# With --jobs 2, types are checked beside the tests.
+.PHONY: test
+test: lint types pytest ## check lint, format and types, and run the tests
+
+.PHONY: pytest
+pytest: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
 # The lowest versions that pyproject.toml admits of what it names. uv only chooses them: it would take another build of torch.
@@ -55,8 +61,20 @@ $(VENV)/lowest.stamp: $(VENV)/torch.stamp pyproject.toml
 test-lowest: $(VENV)/lowest.stamp ## run the tests with the lowest versions that are admitted
 	$(VENV)/lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
+# What the targets below need, each installed by the first that needs it. `make extras` installs it in one go, since pip
+# finds out each time anew what fits together.
+SIMULATORS := data,metaworld,robodesk,pusht
+ONNX := "onnx>=1.23,<2" "onnxruntime>=1.32,<2" "onnxscript>=0.7,<1"
+PLAYWRIGHT := "playwright>=1.65,<2"
+EXTRAS := simulators quantize onnx openenv demo browser docs
+
+.PHONY: extras
+extras: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS),quantize,openenv,demo,docs]" $(ONNX) $(PLAYWRIGHT)
+	@touch $(EXTRAS:%=$(VENV)/%.stamp)
+
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --editable ".[data,metaworld,robodesk,pusht]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS)]"
 	@touch $@
 
 .PHONY: test-simulators
@@ -90,7 +108,7 @@ test-common: $(VENV)/common.stamp ## run transformers' own tests of models on ou
 	PYTHONPATH=$(VENV)/common $(BIN)/python -m pytest -o addopts=-q --numprocesses auto --maxprocesses 8 tests/models/test_common.py
 
 $(VENV)/onnx.stamp: $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet "onnx>=1.23,<2" "onnxruntime>=1.32,<2" "onnxscript>=0.7,<1"
+	$(BIN)/python -m pip install --quiet $(ONNX)
 	@touch $@
 
 .PHONY: test-onnx
@@ -125,7 +143,7 @@ demo: $(VENV)/demo.stamp ## play with the embedded model in the browser
 	$(BIN)/ivideogpt play
 
 $(VENV)/browser.stamp: $(VENV)/demo.stamp
-	$(BIN)/python -m pip install --quiet "playwright>=1.65,<2"
+	$(BIN)/python -m pip install --quiet $(PLAYWRIGHT)
 	@touch $@
 
 .PHONY: test-browser

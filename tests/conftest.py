@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,13 @@ def assert_same_frames(frames: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal up to the rounding of pixels: other batch sizes take other kernels."""
     assert frames.shape == expected.shape
     assert (frames.int() - expected.int()).abs().max() <= 1
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def hide_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:

@@ -7,14 +7,12 @@ Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-
 which serves until it is stopped, is tried in tests/spaces.
 """
 
-import json
 import os
 import re
 import shlex
+import signal
 import socket
-import subprocess
-import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +26,9 @@ from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
 from ivideogpt_hf.training.train_vq import VQ_ARGUMENTS
 from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS
 from scripts.site_pages.staging import pages_in_order
+from tests.conftest import free_port
 from tests.data.files import write_mp4
-from tests.serving.conftest import free_port
+from tests.started import Started
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -43,18 +42,6 @@ BLOCK = re.compile(
 )
 SERVE = ("ivideogpt", "serve")
 PORT = "8000"
-# Runs the code of one page after the other, as a line of JSON each, and answers with the traceback or null.
-WORKER = """
-import json, sys, traceback
-answers, sys.stdout = sys.stdout, sys.stderr
-for line in sys.stdin:
-    try:
-        exec(compile(json.loads(line), "page", "exec"), {"__name__": "__main__"})
-        error = None
-    except BaseException:
-        error = traceback.format_exc()
-    print(json.dumps(error), file=answers, flush=True)
-"""
 
 
 def name_of(document):
@@ -72,11 +59,6 @@ def commands(document, mark=None):
     return [tuple(shlex.split(line, comments=True)) for line in lines if not line.startswith(SET_UP)]
 
 
-def program(command):
-    assert command[0] == "ivideogpt"
-    return [sys.executable, "-m", "ivideogpt_hf.cli", *command[1:]]
-
-
 def configs(document):
     return {match["name"]: match["content"] for match in CONFIG.finditer(document.read_text(encoding="utf-8"))}
 
@@ -84,58 +66,60 @@ def configs(document):
 ALL_CONFIGS = {name: content for document in DOCUMENTS for name, content in configs(document).items()}
 
 
+def answers(port):
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+
+
 class Reader:
     """Somebody who does what the pages say, one after the other, in a folder."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.environment = os.environ | {WEIGHTS_VARIABLE: "lpips.safetensors"}
+        self.environment = {WEIGHTS_VARIABLE: "lpips.safetensors"}
         self.done = {}
         self.servers = {}
-        self.worker = None
+
+    def start(self, name, *words, code=None):
+        return Started(
+            *words, code=code, log=self.folder / f"{name}.log", folder=self.folder, environment=self.environment
+        )
 
     def run_commands(self, document):
-        """Run the commands of a page and of those before it, unless that is done; how those of the page ended."""
+        """Run the commands of a page and of those before it, unless that is done; those of the page, which ended."""
         for earlier in DOCUMENTS[: DOCUMENTS.index(document) + 1]:
             for command in commands(earlier):
                 if command not in self.done:
-                    options = {"cwd": self.folder, "env": self.environment, "capture_output": True, "text": True}
-                    self.done[command] = subprocess.run(program(command), **options, check=False)
+                    assert command[0] == "ivideogpt"
+                    self.done[command] = self.start(f"command-{len(self.done)}", *command[1:])
+                    self.done[command].wait(300)
         return {command: self.done[command] for command in commands(document)}
 
     def run_python(self, document):
-        """Run the Python blocks of a page; the traceback, or None."""
+        """Run the Python blocks of a page, in one process, which has ended."""
         code = "\n".join(blocks(document, "python"))
         for command in commands(document, "serves"):
             if command[:2] == SERVE and f":{PORT}" in code:
                 code = code.replace(f":{PORT}", f":{self._serve(command)}")
-        if self.worker is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            argv = [sys.executable, "-c", WORKER]
-            self.worker = subprocess.Popen(argv, cwd=self.folder, env=self.environment, text=True, **pipes)
-        self.worker.stdin.write(json.dumps(code) + "\n")
-        self.worker.stdin.flush()
-        return json.loads(self.worker.stdout.readline())
+        process = self.start(document.stem, code=code)
+        process.wait(300)
+        return process
 
     def _serve(self, command):
         """The port at which a command serves. A server is started once."""
         if command not in self.servers:
-            port = str(free_port())
-            argv = program([port if word == PORT else word for word in command])
-            self.servers[command] = port, subprocess.Popen(argv, cwd=self.folder)
+            port = free_port()
+            words = [port if word == PORT else word for word in command[1:]]
+            self.servers[command] = port, self.start("server", *words)
         port, process = self.servers[command]
-        while True:
-            assert process.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", int(port))).close()
-                return port
-            except OSError:
-                time.sleep(0.1)
+        process.wait_for(lambda: answers(port))
+        return port
 
     def close(self):
-        for process in [*(server for _, server in self.servers.values()), *filter(None, [self.worker])]:
-            process.terminate()
-            process.communicate()
+        for _, server in self.servers.values():
+            server.send(signal.SIGTERM)
+            server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -170,15 +154,15 @@ def test_a_config_file_has_one_content():
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=name_of)
 def test_commands_run(reader, document):
-    for command, ended in reader.run_commands(document).items():
-        assert ended.returncode == 0, (command, ended.stderr)
+    for command, process in reader.run_commands(document).items():
+        assert process.wait() == 0, (command, process.output)
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=name_of)
 def test_python_blocks_run(reader, document):
     reader.run_commands(document)
-    error = reader.run_python(document)
-    assert error is None, error
+    process = reader.run_python(document)
+    assert process.wait() == 0, process.output
 
 
 @pytest.mark.parametrize("name", [name for name, text in ALL_CONFIGS.items() if "output_dir" in yaml.safe_load(text)])

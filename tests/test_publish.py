@@ -1,24 +1,20 @@
 """`ivideogpt publish`, against a local stand-in for the Hub."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-import ivideogpt_hf
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.publish import prepare
 from ivideogpt_hf.serving import env_hub
 from tests.conftest import build_world, random_actions, random_frames
 from tests.hub.fake_hub import TOKEN, FakeHub
+from tests.started import HUB_PORT, Started
 
-SOURCE = Path(ivideogpt_hf.__file__).parents[1]
 CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "license_note": "Ours."}
 
 
@@ -37,22 +33,21 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def hub():
-    served = FakeHub()
+    served = FakeHub(port=HUB_PORT)
     yield served
     served.close()
 
 
-def publish(checkpoint, hub, home, *options):
-    """The command in a process that knows no other Hub; returns it when it has ended."""
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": TOKEN, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "0"}
-    argv = [sys.executable, "-m", "ivideogpt_hf.cli", "publish", checkpoint, "tester/arm", *options]
-    return subprocess.run([*map(str, argv)], env=environment, capture_output=True, text=True, check=False)
+def publish(checkpoint, folder, *options, code=0):
+    """What the command writes, of a user whom the Hub knows; it must end with this code."""
+    words = ("publish", checkpoint, "tester/arm", *options)
+    process = Started(*words, log=folder / "log", environment={"HF_TOKEN": TOKEN})
+    assert process.wait() == code, process.output
+    return process.output
 
 
 def test_everything_goes_up_in_one_commit(checkpoint, hub, tmp_path):
-    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml")
-    assert done.returncode == 0, done.stderr
+    output = publish(checkpoint, tmp_path, "--card", checkpoint / "card.yaml")
     empty, files = hub.repos["tester/arm"].commits.values()
     assert not empty
     assert {"README.md", "preview.gif", "env.py", "episode.npz", "model_index.json", "modeling_ivideogpt.py"} <= set(
@@ -60,24 +55,21 @@ def test_everything_goes_up_in_one_commit(checkpoint, hub, tmp_path):
     )
     assert files["preview.gif"][:4] == b"GIF8"
     assert b"Predicts noise." in files["README.md"]
-    assert done.stdout.splitlines()[-1].startswith(f"{hub.url}/tester/arm/commit/")
+    assert output.splitlines()[-1].startswith(f"{hub.url}/tester/arm/commit/")
 
 
 def test_a_dry_run_shows_files_and_card_and_uploads_nothing(checkpoint, hub, tmp_path):
-    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "transformer/model.safetensors" in done.stdout
-    assert "# A test" in done.stdout
+    output = publish(checkpoint, tmp_path, "--card", checkpoint / "card.yaml", "--dry-run")
+    assert "transformer/model.safetensors" in output
+    assert "# A test" in output
     assert not hub.repos
 
 
 def test_a_dry_run_needs_no_card_and_an_upload_does(checkpoint, hub, tmp_path):
-    done = publish(checkpoint, hub, tmp_path, "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "# arm" in done.stdout
-    done = publish(checkpoint, hub, tmp_path)
-    assert done.returncode == 2
-    assert "--card is missing" in done.stderr
+    output = publish(checkpoint, tmp_path, "--dry-run")
+    assert "# arm" in output
+    output = publish(checkpoint, tmp_path, code=2)
+    assert "--card is missing" in output
     assert not hub.repos
 
 
@@ -92,28 +84,25 @@ def test_the_record_of_the_training_is_published_and_tells_the_card(tmp_path):
 
 
 def test_a_pull_request_leaves_the_branch_alone(checkpoint, hub, tmp_path):
-    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml", "--pr", "--private")
-    assert done.returncode == 0, done.stderr
+    output = publish(checkpoint, tmp_path, "--card", checkpoint / "card.yaml", "--pr", "--private")
     repo = hub.repos["tester/arm"]
     assert repo.private
     assert not repo.commits[repo.head]
-    assert done.stdout.splitlines()[-1].endswith("/discussions/1")
+    assert output.splitlines()[-1].endswith("/discussions/1")
 
 
 def test_a_card_that_the_hub_would_refuse_stops_everything(checkpoint, hub, tmp_path):
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | {"license": "mine"}))
-    done = publish(checkpoint, hub, tmp_path, "--card", tmp_path / "card.yaml")
-    assert done.returncode == 2
-    assert "the Hub would refuse the card" in done.stderr
-    assert '"license" must be one of' in done.stderr
+    output = publish(checkpoint, tmp_path, "--card", tmp_path / "card.yaml", code=2)
+    assert "the Hub would refuse the card" in output
+    assert '"license" must be one of' in output
     assert not hub.repos
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(checkpoint, hub, tmp_path):
     hub.close()
-    done = publish(checkpoint, hub, tmp_path, "--card", checkpoint / "card.yaml")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("ivideogpt: error: the Hub cannot be reached for the card of")
+    output = publish(checkpoint, tmp_path, "--card", checkpoint / "card.yaml", code=2)
+    assert output.splitlines()[-1].startswith("ivideogpt: error: the Hub cannot be reached for the card of")
 
 
 def test_a_checkpoint_without_an_episode_has_no_picture_and_no_environment(tmp_path):

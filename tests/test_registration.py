@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import ivideogpt_hf
 
@@ -53,30 +54,36 @@ def test_importing_the_package_is_enough(checkpoint, tmp_path, order):
         assert name in line
 
 
-def test_remote_code_needs_no_package(checkpoint, tmp_path):
-    """By the folder of the checkpoint and a subfolder, or by the subfolder itself."""
-    classes = [*AUTO_CLASSES, AUTO_PROCESSOR]
+@pytest.fixture(scope="module")
+def without_package(checkpoint, tmp_path_factory):
+    """What is printed without the package: the class of each part, by the folder of the checkpoint and a subfolder, and
+    by the subfolder itself; then the tokens of some frames."""
     places = (f"{str(checkpoint)!r}, subfolder={{part!r}}", f"{str(checkpoint)!r} + '/{{part}}'")
     lines = [
         f"print(type(transformers.{auto}.from_pretrained({place.format(part=part)}, trust_remote_code=True)))"
         for place in places
-        for auto, part, _ in classes
+        for auto, part, _ in (*AUTO_CLASSES, AUTO_PROCESSOR)
     ]
-    output = run("\n".join(["import transformers", *lines]), with_package=False, home=tmp_path)
-    for line, (_, _, name) in zip(output.splitlines(), classes * 2, strict=True):
+    code = f"""
+import torch, transformers
+{chr(10).join(lines)}
+model = transformers.AutoModel.from_pretrained({str(checkpoint)!r}, subfolder="tokenizer", trust_remote_code=True)
+print(model.tokenize(torch.linspace(0, 1, 4 * 3 * 256).view(1, 4, 3, 16, 16))[0].tolist())
+"""
+    return run(code, with_package=False, home=tmp_path_factory.mktemp("home")).splitlines()
+
+
+def test_remote_code_needs_no_package(without_package):
+    for line, (_, _, name) in zip(without_package[:-1], [*AUTO_CLASSES, AUTO_PROCESSOR] * 2, strict=True):
         assert line.startswith("<class 'transformers_modules.")
         assert name in line
 
 
-def test_remote_code_computes_the_same(checkpoint, tmp_path):
-    code = f"""
-import torch, transformers
-model = transformers.AutoModel.from_pretrained({str(checkpoint)!r}, subfolder="tokenizer", trust_remote_code=True)
-frames = torch.linspace(0, 1, 4 * 3 * 256).view(1, 4, 3, 16, 16)
-print(model.tokenize(frames)[0].tolist())
-"""
-    without = run(code, with_package=False, home=tmp_path)
-    assert without == run("import ivideogpt_hf\n" + code, with_package=True, home=tmp_path)
+@torch.no_grad()
+def test_remote_code_computes_the_same(without_package, checkpoint):
+    model = ivideogpt_hf.IVideoGPTVQModel.from_pretrained(checkpoint, subfolder="tokenizer")
+    tokens = model.tokenize(torch.linspace(0, 1, 4 * 3 * 256).view(1, 4, 3, 16, 16))[0]
+    assert without_package[-1] == str(tokens.tolist())
 
 
 def test_importing_the_package_and_help_load_nothing_heavy(tmp_path):

@@ -58,11 +58,12 @@ def test_states_go_back_and_forth_between_compiled_and_plain(worlds):
 
 
 def test_rows_of_different_ages(worlds):
-    actions = random_actions(2, 3)
+    """Two rows of each age, for which there is a program: to compile takes long."""
+    actions = random_actions(4, 3)
     results = []
     for world in worlds:
         _, old = world.step(world.reset(random_frames(1, 2)), actions[:1], sampling=SAMPLING)
-        joined = type(old).cat([old, world.reset(random_frames(1, 2, seed=1))])
+        joined = type(old).cat([old, world.reset(random_frames(1, 2, seed=1))]).fork(2)
         results.append(world.step(joined, actions, sampling=SAMPLING)[0])
     assert results[0].tokens.equal(results[1].tokens)
 

@@ -49,5 +49,6 @@ def test_ssim_is_its_definition(pairs):
 def test_lpips_is_its_formula(pairs, shared):
     file = shared("weights/lpips_vgg16.safetensors")
     network, weights = LPIPS.from_weights(file), load_file(file)
-    expected = lpips_by_formula(weights, *(video.flatten(0, 1) / 255 for video in pairs))
-    torch.testing.assert_close(lpips(*pairs, network).flatten(), expected, atol=1e-4, rtol=0)
+    first_frames = [video[:, :1] for video in pairs]  # the network takes its time
+    expected = lpips_by_formula(weights, *(video.flatten(0, 1) / 255 for video in first_frames))
+    torch.testing.assert_close(lpips(*first_frames, network).flatten(), expected, atol=1e-4, rtol=0)

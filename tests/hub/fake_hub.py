@@ -2,7 +2,8 @@
 
 It speaks as much of the protocol as huggingface_hub and datasets use to create, upload (large formats by LFS), list,
 download and read by ranges. A data set's id has the prefix "datasets/" here, as in the Hub's addresses. Start it with
-`FakeHub()`, and run clients with `HF_ENDPOINT` set to its `url` before huggingface_hub is imported.
+`FakeHub()`, and run clients with `HF_ENDPOINT` set to its `url` before huggingface_hub is imported, or start it at the
+port where commands of `tests.started` look for it.
 """
 
 from __future__ import annotations
@@ -80,12 +81,13 @@ class FakeHub:
 
     Args:
         broken_upload: the number, from 0, of the large file whose upload breaks off; None: of none.
+        port: where it is found; 0: at any free port.
 
     Attributes:
         uploads: the hash of every large file that was sent, broken off or not.
     """
 
-    def __init__(self, broken_upload: int | None = None) -> None:
+    def __init__(self, broken_upload: int | None = None, port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.uploads: list[str] = []
         hub = self
@@ -96,7 +98,7 @@ class FakeHub:
             broken = broken_upload
             large_files: ClassVar[Files] = {}
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 

@@ -1,10 +1,6 @@
 """Data sets on the Hub, through a local stand-in: one process plays all scenes, each test looks at one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard
@@ -12,11 +8,12 @@ from huggingface_hub import DatasetCard
 from ivideogpt_hf.data.readers import open_episodes
 from tests.data.files import make_dataset, make_episode, write_lerobot, write_npz_folder
 from tests.hub.fake_hub import TOKEN, FakeHub
+from tests.started import HUB_PORT, Started
 
 pytest.importorskip("datasets")
 
 SCENES = """
-import json, os, sys
+import json, os
 from datasets import load_dataset
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.loader import load_clips
@@ -60,7 +57,7 @@ del os.environ["HF_TOKEN"]
 scene("gated", lambda: open_episodes("tester/gated"))
 scene("gated clips", lambda: load_clips("tester/gated", batch_size=1))
 scene("gated stream", lambda: load_clips("tester/gated", batch_size=1, streaming=True))
-json.dump(results, open(sys.argv[1], "w"))
+print(json.dumps(results))
 """
 
 
@@ -71,7 +68,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub(folder):
-    hub = FakeHub()
+    hub = FakeHub(port=HUB_PORT)
     hub.add("datasets/tester/public", make_dataset(folder / "public", [8, 9, 10] * 4, num_shards=6))
     hub.add("datasets/tester/gated", make_dataset(folder / "gated", [8]), gated=True)
     write_lerobot(folder / "lerobot", [5, 6])
@@ -84,19 +81,9 @@ def hub(folder):
 def results(folder, hub):
     npz = write_npz_folder(folder / "npz", [5] * 20)
     scenes = SCENES.replace("NPZ", str(npz)).replace("OUT", str(folder / "out"))
-    environment = os.environ | {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(folder / "home"),
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    root = Path(__file__).parents[2]
-    output = folder / "results.json"
-    command = [sys.executable, "-c", scenes, str(output)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(output.read_text())
+    process = Started(code=scenes, log=folder / "log", environment={"HF_TOKEN": TOKEN})
+    assert process.wait(300) == 0, process.output
+    return json.loads(process.output.splitlines()[-1])
 
 
 def test_pushing_twice_is_harmless(results):

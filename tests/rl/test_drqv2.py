@@ -2,10 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +15,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import ivideogpt_hf
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.presets import preset
 from ivideogpt_hf.rl.replay import MixedReplayBuffer
 from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.rl.square import SquareEnv
+from tests.started import HUB_PORT, Started
 
 SMALL = {
     "learning_starts": 20,
@@ -312,18 +308,12 @@ print(json.dumps([card.data.library_name, "22 steps" in card.content, is_same, "
 
 def test_an_agent_is_pushed_with_a_card_and_loaded_again(tmp_path):
     """A card that somebody wrote stays. An upload that is not allowed is an OSError."""
-    hub = FakeHub()
-    paths = [str(Path(ivideogpt_hf.__file__).parents[1]), str(Path(__file__).parents[2])]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "0"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", SCENES], env=environment, capture_output=True, text=True, check=False
-        )
-    finally:
-        hub.close()
-    assert done.returncode == 0, done.stderr
-    library, *found, refusal = json.loads(done.stdout.splitlines()[-1])
+    hub = FakeHub(port=HUB_PORT)
+    process = Started(code=SCENES, log=tmp_path / "log")
+    code = process.wait()
+    hub.close()
+    assert code == 0, process.output
+    library, *found, refusal = json.loads(process.output.splitlines()[-1])
     assert library == "stable-baselines3"
     assert found == [True, True, True]
     assert "the Hub refused the checkpoint somebody/agent" in refusal

@@ -1,10 +1,7 @@
 """An agent on the Hub: what is uploaded, and what its card says."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 
@@ -13,18 +10,19 @@ pytest.importorskip("accelerate")
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
-import ivideogpt_hf
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.rl.publish import prepare_agent
 from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.rl.test_run import IMAGINED, checkpoint, start  # noqa: F401 (the first is a fixture)
+from tests.started import HUB_PORT, Started
 from tests.training.conftest import _fresh_accelerate  # noqa: F401 (it is a fixture)
 
 
-@pytest.fixture
-def finished(checkpoint, tmp_path):  # noqa: F811
-    start(IMAGINED, tmp_path / "run", world_model=checkpoint, num_steps=12, demos=1, max_steps=20)
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    start(IMAGINED, folder, world_model=checkpoint, num_steps=12, demos=1, max_steps=20)
+    return folder
 
 
 def test_the_card_names_world_model_steps_and_results(finished, capsys):
@@ -45,21 +43,17 @@ def test_the_card_names_world_model_steps_and_results(finished, capsys):
     assert "agent.zip" in capsys.readouterr().out
 
 
-def test_a_run_that_is_not_finished_is_refused(finished):
-    (finished / "agent.zip").unlink()
-    with pytest.raises(ValueError, match=r"is not finished: agent\.zip is missing"), prepare_agent(finished, "a/b"):
+def test_a_run_that_is_not_finished_is_refused(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "agent.zip").unlink()
+    with pytest.raises(ValueError, match=r"is not finished: agent\.zip is missing"), prepare_agent(run, "a/b"):
         pass
 
 
 def test_it_is_uploaded(finished, tmp_path):
-    hub = FakeHub()
-    paths = [str(Path(ivideogpt_hf.__file__).parents[1]), str(Path(__file__).parents[2])]
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "rl-publish", str(finished), "tester/pusher", "--token", TOKEN]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    finally:
-        hub.close()
-    assert done.returncode == 0, done.stderr
-    assert "tester/pusher" in done.stdout.splitlines()[-1]
+    hub = FakeHub(port=HUB_PORT)
+    process = Started("rl-publish", finished, "tester/pusher", "--token", TOKEN, log=tmp_path / "log")
+    code = process.wait()
+    hub.close()
+    assert code == 0, process.output
+    assert "tester/pusher" in process.output.splitlines()[-1]

@@ -29,7 +29,8 @@ from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
 from ivideogpt_hf.rl.finished_runs import read_run
 from ivideogpt_hf.rl.run import AgentRunSettings, run_agent
 from tests.conftest import build_world, hide_package, locked_elsewhere
-from tests.training.conftest import Started, _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)
+from tests.started import Started
+from tests.training.conftest import _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)
 
 TINY = {
     "environment": "push2d/goal-shown",
@@ -308,7 +309,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(agent, config_of, checkpoi
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
     for step in (3, 14) if agent == "drqv2" else (10,):
-        process = Started("rl", config, "--output", killed, log=tmp_path / "log")
+        process = Started("rl", "--config", config, "--output", killed, log=tmp_path / "log")
         process.wait_for(lambda step=step: last_step(killed) >= step)
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -331,7 +332,7 @@ def test_a_run_in_meta_world_that_is_killed_ends_as_one_that_is_not(config_of, t
     config = config_of(**settings, environment="metaworld/button-press-v3", save_minutes=0.0, num_evaluation_episodes=1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
-    process = Started("rl", config, "--output", killed, log=tmp_path / "log")
+    process = Started("rl", "--config", config, "--output", killed, log=tmp_path / "log")
     process.wait_for(lambda: last_step(killed) >= 12)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -358,7 +359,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(config_of, checkpoint, tm
     config = config_of(**IMAGINED, world_model=checkpoint, save_minutes=0.0)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
-    process = Started("rl", config, "--output", stopped, log=tmp_path / "log")
+    process = Started("rl", "--config", config, "--output", stopped, log=tmp_path / "log")
     process.wait_for(lambda: last_step(stopped) >= 9)
     process.send(signal.SIGTERM)
     assert process.wait() == 75

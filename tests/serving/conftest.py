@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from ivideogpt_hf.serving.saved_sessions import open_saved
 from ivideogpt_hf.serving.server import create_app
 from ivideogpt_hf.serving.service import ServerLimits
 from ivideogpt_hf.serving.stopping import StoppingServer
+from tests.conftest import free_port
 
 SERVERS: dict[str, StoppingServer] = {}
 
@@ -31,13 +31,6 @@ SERVERS: dict[str, StoppingServer] = {}
 def stop(url: str) -> None:
     """Tell a server to stop, as SIGTERM does."""
     SERVERS[url].should_exit = True
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @contextmanager

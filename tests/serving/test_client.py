@@ -9,8 +9,8 @@ import torch
 from ivideogpt_hf import CEM, PlannerPolicy, RemoteState, RemoteWorldModel, Sampling, World, imagine
 from ivideogpt_hf.planning.objectives import RewardSum
 from ivideogpt_hf.serving.client import LostSessionError
-from tests.conftest import assert_same_frames, random_actions, random_frames
-from tests.serving.conftest import free_port, serving
+from tests.conftest import assert_same_frames, free_port, random_actions, random_frames
+from tests.serving.conftest import serving
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ import gymnasium
 
 from ivideogpt_hf import Sampling, WorldModelEnv, environment, serving
 from ivideogpt_hf.serving import env_hub
-from tests.conftest import build_world, random_frames
+from tests.conftest import build_world, free_port, random_frames
 from tests.hub.fake_hub import FakeHub
-from tests.serving.conftest import free_port
 from tests.serving.conftest import serving as serve
 
 FILE = Path(env_hub.__file__)

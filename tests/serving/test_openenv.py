@@ -20,8 +20,8 @@ import gymnasium
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.publish import prepare
-from tests.conftest import build_world, random_frames
-from tests.serving.conftest import free_port, wait_for
+from tests.conftest import build_world, free_port, random_frames
+from tests.serving.conftest import wait_for
 
 FRAMES = random_frames(7)
 CARD = {"title": "A test", "summary": "Predicts noise.", "license": "mit", "license_note": "Ours."}

@@ -3,14 +3,11 @@
 import base64
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -23,8 +20,9 @@ from ivideogpt_hf.serving.messages import frames_to_text, text_to_frames
 from ivideogpt_hf.serving.server import create_app
 from ivideogpt_hf.serving.sessions import NoSessionError, Sessions, TooManyError
 from ivideogpt_hf.world.slices import in_one_slice
-from tests.conftest import random_actions, random_frames
-from tests.serving.conftest import free_port, serving, stop, wait_for
+from tests.conftest import free_port, random_actions, random_frames
+from tests.serving.conftest import serving, stop, wait_for
+from tests.started import Started
 
 FRAMES = [frames_to_text(random_frames(2))]
 ACTIONS = random_actions(1, 3).tolist()
@@ -355,20 +353,16 @@ def test_calls_are_given_up_when_the_time_to_stop_is_over(world):
 def test_sigterm_lets_steps_end_and_saves_the_session(tmp_path, world):
     world.save_pretrained(tmp_path / "model")
     port = free_port()
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
-    command += ["--state-dir", str(tmp_path / "state")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = ["serve", tmp_path / "model", "--port", port, "--state-dir", tmp_path / "state"]
+    process = Started(*words, log=tmp_path / "log")
     try:
         url = f"http://127.0.0.1:{port}"
 
         def answers():
-            assert process.poll() is None
-            try:
+            with suppress(OSError):
                 return urllib.request.urlopen(f"{url}/health").status == 200
-            except OSError:
-                return False
 
-        wait_for(answers, 300)
+        process.wait_for(answers)
         client, results = Client(url), []
         state = client.call("fork", state=client.reset(), num_branches=32).json()["state"]
         actions = random_actions(32, 60, 3).tolist()
@@ -380,13 +374,13 @@ def test_sigterm_lets_steps_end_and_saves_the_session(tmp_path, world):
         thread = threading.Thread(target=roll)
         thread.start()
         wait_for(lambda: "ivideogpt_waiting 0" in httpx.get(f"{url}/metrics").text)
-        process.send_signal(signal.SIGTERM)
+        process.send(signal.SIGTERM)
         thread.join(120)
         assert results == [200]
         assert process.wait(60) in (0, -signal.SIGTERM)
         assert [path.name for path in (tmp_path / "state/sessions").iterdir()] == [client.session]
     finally:
-        process.kill()
+        process.process.kill()
 
 
 def test_serving_the_world_needs_a_token_or_a_word(capsys):

@@ -18,8 +18,7 @@ import pytest
 from PIL import Image
 
 from ivideogpt_hf import read_actions, read_video
-from tests.conftest import build_world
-from tests.serving.conftest import free_port
+from tests.conftest import build_world, free_port
 from tests.spaces.conftest import SPACE
 
 playwright = pytest.importorskip("playwright.sync_api")

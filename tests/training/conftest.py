@@ -1,4 +1,4 @@
-"""Tiny trainings: data, yaml files, and how to run a command in this process or in another one.
+"""Tiny trainings: data, yaml files, and how to run a command in this process.
 
 Every fixture that ends in ``_config`` gives the path of a yaml file whose ``output_dir`` is ``tmp_path / "out"``, or
 ``tmp_path / "tokens"`` where it is of ``tokenize``. What a test needs otherwise, it sets on the command line:
@@ -8,12 +8,7 @@ Every fixture that ends in ``_config`` gives the path of a yaml file whose ``out
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,73 +60,6 @@ def run(command: str, config: Path | None, *overrides: object) -> int:
     """Run a command of ``ivideogpt`` in this process, with options such as ``"--num_updates", 8``; its exit code."""
     named = [] if config is None else ["--config", str(config)]
     return main([command, *named, *map(str, overrides)])
-
-
-class Started:
-    """A command of ``ivideogpt`` in a process of its own, which can be killed, limited, and asked for its exit code.
-
-    It is forked from a server that has imported everything, which takes many times longer than a tiny training.
-
-    Args:
-        limits: of resources in bytes, such as ``{resource.RLIMIT_FSIZE: 1000}``. That of the address space is what it
-            may take beyond what the imports took.
-        environment: variables, such as those that a launcher sets.
-    """
-
-    def __init__(
-        self,
-        command: str,
-        config: Path,
-        *overrides: object,
-        log: Path,
-        limits: dict[int, int] | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> None:
-        argv = [command, "--config", str(config), *map(str, overrides)]
-        self.log = log
-        self.process = _FORKS.Process(
-            target=_run_forked, args=(argv, log, limits or {}, environment or {}), daemon=True
-        )
-        self.process.start()
-
-    def wait(self, seconds: float = 120) -> int:
-        """Its exit code; a negative one is the signal that ended it."""
-        self.process.join(seconds)
-        assert self.process.exitcode is not None, f"still running:\n{self.output}"
-        return self.process.exitcode
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
-        """Wait until something is so that it will bring about."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert self.process.is_alive(), f"ended too early:\n{self.output}"
-            assert time.monotonic() < deadline, f"waited too long:\n{self.output}"
-            time.sleep(0.002)
-
-    def send(self, number: int) -> None:
-        """Send it a signal."""
-        os.kill(self.process.pid, number)
-
-    @property
-    def output(self) -> str:
-        """What it wrote to stdout and stderr until now."""
-        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["ivideogpt_hf.training.train_vq", "ivideogpt_hf.training.train_world_model"])
-
-
-def _run_forked(argv: list[str], log: Path, limits: dict[int, int], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    for kind, limit in limits.items():
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        total = limit + (taken if kind == resource.RLIMIT_AS else 0)
-        resource.setrlimit(kind, (total, total))
-    sys.exit(main(argv))
 
 
 def write_yaml(file: Path, settings: dict[str, Any]) -> Path:

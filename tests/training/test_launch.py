@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from tests.training.conftest import Started, metrics_of, run
+from tests.started import Started
+from tests.training.conftest import metrics_of, run
 
 pytest.importorskip("accelerate")
 
@@ -12,7 +13,9 @@ pytest.importorskip("accelerate")
 @pytest.mark.parametrize("command", ["train-vq", "train"])
 def test_a_second_training_into_one_folder_is_refused(command, request, tmp_path, capsys):
     config = request.getfixturevalue({"train-vq": "vq_config", "train": "world_config"}[command])
-    first = Started(command, config, "--num_updates", 100_000, "--save_every", 100_000, log=tmp_path / "log")
+    first = Started(
+        command, "--config", config, "--num_updates", 100_000, "--save_every", 100_000, log=tmp_path / "log"
+    )
     first.wait_for(lambda: (tmp_path / "out/metrics.jsonl").exists())
     capsys.readouterr()
     assert run(command, config, "--num_updates", 2) == 2

@@ -7,9 +7,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -24,7 +21,8 @@ from ivideogpt_hf.training.run_checkpoints import checkpoints_in, problem_of
 from ivideogpt_hf.training.train_vq import VQLosses
 from tests.conftest import build_vq_model
 from tests.data.files import MemoryReader, convert, make_episode
-from tests.training.conftest import TRANSFORMER_SETTINGS, VQ_SETTINGS, Started, metrics_of, run, weights_of
+from tests.started import Started
+from tests.training.conftest import TRANSFORMER_SETTINGS, VQ_SETTINGS, metrics_of, run, weights_of
 
 BOTH = pytest.mark.parametrize("command", ["train-vq", "train"])
 
@@ -190,26 +188,15 @@ def assert_stopped_after_an_update(code, output):
     assert not (output / "tokenizer").exists()
 
 
-def test_sigterm_ends_the_command_after_a_checkpoint(vq_config, tmp_path):
-    line = [sys.executable, "-m", "ivideogpt_hf.cli", "train-vq", "--config", vq_config, "--num_updates", "100000"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=log)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "metrics.jsonl").exists():
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert_stopped_after_an_update(process.wait(60), tmp_path / "out")
-    assert "go on with --resume latest" in (tmp_path / "log").read_text()
-
-
-@BOTH
-def test_sigint_ends_a_training_after_a_checkpoint(command, config_of, tmp_path):
-    process = Started(command, config_of(command), "--num_updates", 100_000, log=tmp_path / "log")
+@pytest.mark.parametrize(
+    ("command", "number"), [("train-vq", signal.SIGTERM), ("train-vq", signal.SIGINT), ("train", signal.SIGINT)]
+)
+def test_a_signal_ends_a_training_after_a_checkpoint(command, number, config_of, tmp_path):
+    process = Started(command, "--config", config_of(command), "--num_updates", 100_000, log=tmp_path / "log")
     process.wait_for((tmp_path / "out" / "metrics.jsonl").exists)
-    process.send(signal.SIGINT)
+    process.send(number)
     assert_stopped_after_an_update(process.wait(), tmp_path / "out")
+    assert "go on with --resume latest" in process.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -245,7 +232,7 @@ def test_a_batch_that_exceeds_the_memory_is_an_error_that_says_what_to_lower(com
     wide["train"] = ["--transformer_config", json.dumps(TRANSFORMER_SETTINGS | {"intermediate_size": 131072})]
     options = ["--batch_size", 64, "--validation_split", "null", *wide[command]]
     limit = {resource.RLIMIT_AS: {"train-vq": 3 * 2**29, "train": 3 * 2**30}[command]}
-    process = Started(command, config_of(command), *options, log=tmp_path / "log", limits=limit)
+    process = Started(command, "--config", config_of(command), *options, log=tmp_path / "log", limits=limit)
     assert process.wait() == 2, process.output
     message = error_in(process.output)
     assert message.startswith("64 clips at a time do not fit into memory: set micro_batch_size below")

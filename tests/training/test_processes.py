@@ -6,7 +6,6 @@ since every process draws its own.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 import yaml
 
 from ivideogpt_hf.checkpoints.loading import load_transformer
-from tests.conftest import locked_elsewhere
-from tests.training.conftest import Started, all_tokens, metrics_of, run, weights_of, write_yaml
+from tests.conftest import free_port, locked_elsewhere
+from tests.started import Started
+from tests.training.conftest import all_tokens, metrics_of, run, weights_of, write_yaml
 
 pytest.importorskip("accelerate")
 
@@ -26,22 +26,15 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THR
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 class Processes:
     """A command of ``ivideogpt`` in two processes that know of each other."""
 
     def __init__(self, command, config, *overrides, log, environment=ON_CPU):
-        common = environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        common = environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         self.ranks = [
             Started(
-                command,
-                config,
+                *(command, "--config", config),
                 *overrides,
                 log=log.with_name(f"{log.name}-{rank}"),
                 environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},

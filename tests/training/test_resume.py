@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 from ivideogpt_hf.training.run_checkpoints import STATE_FILE, _seal, checkpoints_in
 from tests.conftest import build_vq_model
 from tests.data.files import change_one_pixel, make_dataset
-from tests.training.conftest import Started, assert_same_weights, metrics_of, run, weights_of, write_yaml
+from tests.started import Started
+from tests.training.conftest import assert_same_weights, metrics_of, run, weights_of, write_yaml
 
 # Updates after whose entry in the metrics each kill comes: before, between and after checkpoints, in different epochs.
 KILLS = (3, 6, 9)
@@ -63,15 +64,15 @@ def last_update(output):
 @pytest.mark.parametrize("command", ["train-vq", "train"])
 def test_a_run_that_is_killed_three_times_ends_as_one_that_is_not(command, config_of, tmp_path):
     config, whole, killed = config_of(command), tmp_path / "whole", tmp_path / "killed"
-    assert Started(command, config, "--output_dir", whole, log=tmp_path / "log").wait() == 0
+    assert Started(command, "--config", config, "--output_dir", whole, log=tmp_path / "log").wait() == 0
     options = ["--output_dir", killed, "--resume", "latest"]
     for update in KILLS:
-        process = Started(command, config, *options, log=tmp_path / "log")
+        process = Started(command, "--config", config, *options, log=tmp_path / "log")
         process.wait_for(lambda update=update: last_update(killed) >= update)
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert last_update(killed) < RUN["num_updates"]
-    assert Started(command, config, *options, log=tmp_path / "log").wait() == 0
+    assert Started(command, "--config", config, *options, log=tmp_path / "log").wait() == 0
     assert metrics_of(killed) == metrics_of(whole)
     assert_same_weights(killed, whole)
 
@@ -79,7 +80,7 @@ def test_a_run_that_is_killed_three_times_ends_as_one_that_is_not(command, confi
 def test_a_kill_while_a_checkpoint_is_written_costs_only_that_one(config_of, tmp_path):
     config, whole, killed = config_of("train"), tmp_path / "whole", tmp_path / "killed"
     assert run("train", config, "--output_dir", whole) == 0
-    process = Started("train", config, "--output_dir", killed, log=tmp_path / "log")
+    process = Started("train", "--config", config, "--output_dir", killed, log=tmp_path / "log")
     process.wait_for(lambda: list(killed.glob("checkpoints/update-00000006*")))  # more likely than not the partial one
     process.send(signal.SIGKILL)
     process.wait()
@@ -92,7 +93,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_only_that_one(config_of, tmp
 def test_a_run_that_was_asked_to_stop_goes_on_as_one_that_was_not(command, config_of, tmp_path):
     config, whole, stopped = config_of(command), tmp_path / "whole", tmp_path / "stopped"
     assert run(command, config, "--output_dir", whole, "--log_every", 1) == 0
-    process = Started(command, config, "--output_dir", stopped, "--log_every", 1, log=tmp_path / "log")
+    process = Started(command, "--config", config, "--output_dir", stopped, "--log_every", 1, log=tmp_path / "log")
     process.wait_for(lambda: last_update(stopped) >= 3)
     process.send(signal.SIGTERM)
     assert process.wait() == 75

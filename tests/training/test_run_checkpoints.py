@@ -10,7 +10,8 @@ import pytest
 from accelerate import Accelerator
 
 from ivideogpt_hf.training.run_checkpoints import checkpoints_in, choose, problem_of, rotate
-from tests.training.conftest import Started, assert_same_weights, metrics_of, run, weights_of
+from tests.started import Started
+from tests.training.conftest import assert_same_weights, metrics_of, run, weights_of
 
 VALIDATED = ["--validate_every", 1, "--save_every", 1, "--keep_checkpoints", 9]
 
@@ -177,7 +178,7 @@ def test_where_no_checkpoint_can_be_written_the_old_ones_stay(limit, output, wor
     before, weights = contents(folder), weights_of(output)
     options = [*VALIDATED, "--validate_every", 0, "--resume", "latest", "--num_updates", 5]
     limits = {resource.RLIMIT_FSIZE: limit}
-    process = Started("train", world_config, *options, log=tmp_path / "log", limits=limits)
+    process = Started("train", "--config", world_config, *options, log=tmp_path / "log", limits=limits)
     assert process.wait() == 2, process.output
     assert f"error: the checkpoint {folder / 'update-00000004'} could not be written" in process.output
     assert contents(folder) == before

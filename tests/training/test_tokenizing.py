@@ -11,7 +11,8 @@ from ivideogpt_hf.data.clips.tokens import TokenDataset
 from ivideogpt_hf.training import tokenizing
 from tests.conftest import build_vq_model, locked_elsewhere
 from tests.data.files import change_one_pixel, make_dataset
-from tests.training.conftest import Started, all_tokens, run
+from tests.started import Started
+from tests.training.conftest import all_tokens, run
 
 pytest.importorskip("accelerate")
 
@@ -39,7 +40,7 @@ def test_fewer_clips_are_drawn_without_replacement(tokens_config, tmp_path):
 
 def test_a_killed_run_goes_on_and_gives_the_same(tokens_config, tmp_path):
     many = ("--num_passes", 15, "--batch_size", 64, "--augmentation", "weak")
-    killed = Started("tokenize", tokens_config, *many, log=tmp_path / "log")
+    killed = Started("tokenize", "--config", tokens_config, *many, log=tmp_path / "log")
     killed.wait_for(lambda: len(list((tmp_path / "tokens/data").glob("train-*.parquet"))) >= 1)
     killed.send(signal.SIGKILL)
     killed.wait()

@@ -1,34 +1,26 @@
 """Uploads while a training goes on, to a local stand-in for the Hub."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests.hub.fake_hub import TOKEN, FakeHub
+from tests.started import HUB_PORT, Started
 
 pytest.importorskip("accelerate")
 
 
-@pytest.fixture
-def hub():
-    hub = FakeHub()
-    yield hub
-    hub.close()
+def train(config, folder, *options):
+    """The command, of a user whom the Hub knows."""
+    words = ("train", "--config", config, *options)
+    return Started(*words, log=folder / "log", environment={"HF_TOKEN": TOKEN})
 
 
-def train(config, url, home, *options):
-    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
-    argv = [sys.executable, "-m", "ivideogpt_hf.cli", "train", "--config", str(config), *options]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_model_is_uploaded_with_every_checkpoint(world_config, tmp_path, hub):
+def test_the_model_is_uploaded_with_every_checkpoint(world_config, tmp_path):
+    hub = FakeHub(port=HUB_PORT)
     options = ("--push_to_hub", "tester/arm", "--hub_private", "--save_every", "3", "--num_updates", "6")
-    done = train(world_config, hub.url, tmp_path / "home", *options)
-    assert done.returncode == 0, done.stderr
+    process = train(world_config, tmp_path, *options)
+    code = process.wait()
+    hub.close()
+    assert code == 0, process.output
     repo = hub.repos["tester/arm"]
     assert repo.private
     uploads = [files for files in repo.commits.values() if "model_index.json" in files]
@@ -42,8 +34,8 @@ def test_the_model_is_uploaded_with_every_checkpoint(world_config, tmp_path, hub
 
 @pytest.mark.parametrize("repo_id", ["tester/arm", "not/an/id"], ids=["no network", "no id"])
 def test_what_cannot_be_uploaded_is_told_before_the_training(world_config, tmp_path, repo_id):
-    done = train(world_config, "http://127.0.0.1:9", tmp_path / "home", "--push_to_hub", repo_id)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if "ivideogpt: error:" in line]
+    process = train(world_config, tmp_path, "--push_to_hub", repo_id)  # there is no hub
+    assert process.wait() == 2, process.output
+    (line,) = [line for line in process.output.splitlines() if "ivideogpt: error:" in line]
     assert repo_id in line
     assert not (tmp_path / "out/metrics.jsonl").exists()

@@ -1,8 +1,10 @@
 """Batches: by rank, whatever the workers, resumable to the clip, in flat memory; from disk and streamed."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,8 +139,10 @@ from ivideogpt_hf.data.clips.segments import SegmentSpec
 from tests.data.clips.test_loader import clips
 
 dist.init_process_group("gloo")
-loader = load_clips({folder!r}, batch_size=4, segment=SegmentSpec(6), streaming={streaming}, num_workers=1)
-mine = clips(loader)
+mine = [
+    clips(load_clips({folder!r}, batch_size=4, segment=SegmentSpec(6), streaming=streaming, num_workers=1))
+    for streaming in (False, True)
+]
 everyone = [None] * dist.get_world_size()
 dist.all_gather_object(everyone, mine)
 if dist.get_rank() == 0:
@@ -147,19 +151,22 @@ dist.destroy_process_group()
 """
 
 
-@BOTH
-def test_two_processes_under_gloo_share_an_epoch(folder, tmp_path, streaming):
-    import json
-    from pathlib import Path
-
-    root, output = Path(__file__).parents[3], tmp_path / "clips.json"
-    script = tmp_path / "script.py"
-    script.write_text(GLOO.format(root=str(root), folder=folder, streaming=streaming, output=str(output)))
+@pytest.fixture(scope="module")
+def ranks_under_gloo(folder, tmp_path_factory):
+    """The clips of each of two processes, of data that are memory-mapped and of data that are streamed."""
+    root, here = Path(__file__).parents[3], tmp_path_factory.mktemp("gloo")
+    script, output = here / "script.py", here / "clips.json"
+    script.write_text(GLOO.format(root=str(root), folder=folder, output=str(output)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    ranks = [[tuple(clip) for clip in of_rank] for of_rank in json.loads(output.read_text())]
+    return json.loads(output.read_text())
+
+
+@BOTH
+def test_two_processes_under_gloo_share_an_epoch(folder, ranks_under_gloo, streaming):
+    ranks = [[tuple(clip) for clip in of_rank[streaming]] for of_rank in ranks_under_gloo]
     assert len(ranks[0]) == len(ranks[1]) > 0
     assert not set(ranks[0]) & set(ranks[1])
     if not streaming:

@@ -1,5 +1,7 @@
 """Collection from a tiny environment: episodes follow from seeds, whoever makes them."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -145,27 +147,10 @@ def test_what_an_environment_cannot_do(environment, policy, reason):
         SimulatedEpisodes(environment, 1, 4, Behaviour(policy), size=12)[0]
 
 
-def test_a_policy_in_the_current_folder_is_found_by_all_processes(tmp_path):
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
+def test_a_policy_in_the_current_folder_is_found_by_all_processes(tmp_path, monkeypatch):
     (tmp_path / "my_policy.py").write_text("def act(observation, generator):\n    return generator.uniform(0, 1, 2)\n")
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "collect", ENVIRONMENT, "out", "--policy", "my_policy:act"]
-    command += [
-        "--num-episodes",
-        "2",
-        "--num-shards",
-        "2",
-        "--num-workers",
-        "2",
-        "--num-frames",
-        "4",
-        "--test-fraction",
-        "0",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command puts the folder there
+    arguments = ["collect", ENVIRONMENT, "out", "--policy", "my_policy:act", "--num-episodes", "2", "--num-frames", "4"]
+    assert main([*arguments, "--num-shards", "2", "--num-workers", "2", "--test-fraction", "0"]) == 0
     assert len(open_episodes(tmp_path / "out")) == 2

@@ -1,10 +1,9 @@
 """From a reader to Parquet: what goes in comes out, and nothing half-written is ever seen."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import numpy as np
@@ -18,6 +17,7 @@ from ivideogpt_hf.data.convert.shards import ConversionSettings, is_held_out, pl
 from ivideogpt_hf.data.episodes import FRAMES_PREFIX, SCHEMA_VERSION, decode_frames, episode_features
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from tests.data.files import MemoryReader, convert, make_episode, write_mp4, write_npz, write_npz_folder
+from tests.started import Started
 
 datasets = pytest.importorskip("datasets")
 
@@ -216,19 +216,16 @@ def test_shards_are_the_same_bytes_whatever_wrote_them(tmp_path):
 
 def test_a_killed_conversion_goes_on_where_it_stopped(tmp_path):
     source = write_npz_folder(tmp_path / "in", [40] * 24)
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "convert-data", str(source), str(tmp_path / "out")]
-    command += ["--num-shards", "24", "--test-fraction", "0", "--num-workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    words = ["convert-data", source, tmp_path / "out", "--num-shards", 24, "--test-fraction", 0, "--num-workers", 1]
+    process = Started(*words, log=tmp_path / "log")
     staged = tmp_path / "out/.conversion"
-    while not list(staged.glob("train-*.json")):
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
+    process.wait_for(lambda: list(staged.glob("train-*.json")))
+    process.send(signal.SIGKILL)
     process.wait()
     before = {file: file.stat().st_mtime_ns for file in staged.glob("train-*.json")}
     assert 0 < len(before) < 24
     assert not (tmp_path / "out/data").exists()
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert Started(*words, log=tmp_path / "log").wait() == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before  # not done again
     convert(open_episodes(source), tmp_path / "whole", num_shards=24)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -391,12 +388,10 @@ def test_a_folder_of_clips_becomes_a_data_set_and_a_picture(tmp_path):
         write_mp4(tmp_path / f"clips/{name}.mp4", 20, (90, 160))
         lines += [f"{name}.mp4,{t / 10},{-t / 10}" for t in range(20)]
     (tmp_path / "clips/actions.csv").write_text("\n".join(lines))
-    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "arrow")}
     for command in (
         "convert-data clips my-data --resize 64x64 --test-fraction 0",
         "show my-data --clips 3 --augmentation weak --output clips.png",
     ):
-        argv = [sys.executable, "-m", "ivideogpt_hf.cli", *command.split()]
-        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        process = Started(*command.split(), log=tmp_path / "log", folder=tmp_path)
+        assert process.wait() == 0, process.output
     assert (tmp_path / "clips.png").stat().st_size > 10_000
