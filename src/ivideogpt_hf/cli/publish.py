@@ -13,9 +13,9 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "publish",
         parents=[common],
         help="upload a checkpoint with card, results and picture",
-        description="Upload a checkpoint to the Hub as one commit: weights, modelling code, a card, its results and a "
-        "predicted picture. The card is made of facts, of the checkpoint's metrics.json and training.json, and of a "
-        "yaml file like those in model_cards/.",
+        description="Upload a checkpoint to the Hub as one commit, with modelling code, a card, its results and a "
+        "predicted picture. The card is made from the checkpoint itself, from its metrics.json and training.json, and "
+        "from a yaml file like those in model_cards/.",
     )
     publish.add_argument(
         "folder",

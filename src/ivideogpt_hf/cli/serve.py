@@ -31,8 +31,8 @@ def add_serving_commands(
         "play",
         parents=[common],
         help="drive a checkpoint in the browser",
-        description="Serve the playground, the page that is also a Hugging Face Space: drive a checkpoint with keys or "
-        "buttons, undo, branch, and let it dream.",
+        description="Serve the playground, a page that is also a Hugging Face Space. There you drive a checkpoint with "
+        "keys or buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
         "checkpoint", nargs="?", help="folder, Hub id, or address of a served world (default: the embedded one)"
@@ -50,9 +50,9 @@ def add_serving_commands(
         "serve",
         parents=[common, *checkpoint],
         help="serve a checkpoint to many clients",
-        description="Serve a checkpoint over HTTP and WebSocket: many clients, whose steps are batched on one model. "
-        "`ivideogpt_hf.RemoteWorldModel(url)` is the client; /docs describes the calls. SIGTERM lets calls that are "
-        "being answered end, and with --state-dir the next server goes on with the sessions.",
+        description="Serve a checkpoint over HTTP and WebSocket to many clients. Their steps are batched on one model. "
+        "`ivideogpt_hf.RemoteWorldModel(url)` is the client, and /docs describes the calls. After SIGTERM, calls that "
+        "are being answered may end. With --state-dir, the next server goes on with the sessions.",
     )
     serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
     serve.add_argument(
@@ -71,7 +71,7 @@ def add_serving_commands(
         nargs="+",
         default=(),
         metavar="NAME",
-        help="names of this host that are served without a token, beside localhost (and with --open, addresses)",
+        help="names of this host that are served without a token, besides localhost (and with --open, addresses)",
     )
     serve.add_argument(
         "--allowed-origin",

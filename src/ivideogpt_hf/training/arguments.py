@@ -301,7 +301,7 @@ class WorldModelArguments:
 
 @dataclass
 class TokenizeArguments:
-    """What `ivideogpt tokenize` writes. Options that a training has too are told there."""
+    """What `ivideogpt tokenize` writes. Options that a training has too are described there."""
 
     _argument_group_name: ClassVar[str] = "the tokens"
 
