@@ -32,7 +32,8 @@ def run(code):
 
 def serve(code, port):
     server = subprocess.Popen(["bash", "-c", "exec " + code])
-    atexit.register(server.terminate)
+    atexit.register(server.wait)
+    atexit.register(server.terminate)  # which comes first
     while server.poll() is None:
         try:
             return socket.create_connection(("127.0.0.1", port)).close()
