@@ -160,6 +160,14 @@ docs: $(VENV)/docs.stamp ## build the site into build/site, and check links and 
 	$(BIN)/python scripts/check_prose.py README.md CONTRIBUTING.md docs benchmarks/README.md configs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+$(VENV)/tutorials.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet "jupytext>=1.19,<2" "nbclient>=0.10,<1" "ipykernel>=7,<8"
+	@touch $@
+
+.PHONY: tutorials
+tutorials: $(VENV)/tutorials.stamp ## run the tutorials, and store their pictures and notebooks in docs/tutorials
+	$(BIN)/python -m scripts.tutorials
+
 .PHONY: docs-serve
 docs-serve: docs ## show the site at http://127.0.0.1:8000; `python -m scripts.site_pages build/docs` takes in changes
 	$(BIN)/python -m mkdocs serve

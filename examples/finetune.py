@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["ivideogpt-hf[data,metaworld,train]"]
+# ///
 """Fine-tune the embedded checkpoint with LoRA on a task that it has never seen, and measure before and after.
 
     ivideogpt collect metaworld/drawer-close datasets/drawer-close --num-episodes 20 --num-frames 51 --action-repeat 2 \

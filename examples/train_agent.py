@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["ivideogpt-hf[rl]"]
+# ///
 """Train a stock PPO agent of stable-baselines3 in imagined worlds: not one step of it is real.
 
     pip install 'ivideogpt-hf[rl]'

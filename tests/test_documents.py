@@ -4,7 +4,7 @@ Each page may use the files that those before it wrote. Its Python blocks share 
 server that it starts. A command that several pages show is run once.
 
 Not run: lines that set machines up (`SET_UP`), and blocks under a comment ``<!-- not run: reason -->``. The playground,
-which serves until it is stopped, is tried in tests/spaces.
+which serves until it is stopped, is tried in tests/spaces, and the tutorials in tests/test_tutorials.py.
 """
 
 import os
@@ -25,7 +25,9 @@ from ivideogpt_hf.training.arguments import parse
 from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
 from ivideogpt_hf.training.train_vq import VQ_ARGUMENTS
 from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS
+from scripts import tutorials
 from scripts.site_pages.staging import pages_in_order
+from scripts.tutorials import BLOCK
 from tests.conftest import free_port
 from tests.data.files import write_mp4
 from tests.started import Started
@@ -33,13 +35,14 @@ from tests.started import Started
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     ROOT / "README.md",
-    *(ROOT / "docs" / page for page in pages_in_order() if (ROOT / "docs" / page).exists()),
+    *(
+        ROOT / "docs" / page
+        for page in pages_in_order()
+        if (ROOT / "docs" / page).exists() and ROOT / "docs" / page not in tutorials.pages()
+    ),
 ]
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
 SET_UP = ("pip install", "git clone", "cd ", "make ")
-BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>not run|serves): [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL
-)
 SERVE = ("ivideogpt", "serve")
 PORT = "8000"
 
@@ -177,7 +180,7 @@ def test_files_of_trainings_that_are_shown_can_be_read(tmp_path, name):
     assert parse(kinds, str(file), [], "ivideogpt")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *tutorials.pages()], ids=name_of)
 def test_files_that_it_shows_are_there(document):
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         generated = "docs/reference/" in os.path.normpath(document.parent / link)  # of code, for the site

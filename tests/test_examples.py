@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from ivideogpt_hf import WorldModel
 from tests.conftest import build_world
 from tests.data.files import make_dataset
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+HEADER = re.compile(r"# /// script\n(?P<content>(?:# .*\n)+?)# ///\n")  # PEP 723
 
 
 def run(program, *options):
@@ -45,3 +48,15 @@ def test_a_checkpoint_is_fine_tuned_and_measured(tmp_path):
         assert f"{value:.3f}" in next(line for line in printed.splitlines() if line.startswith(name))
     assert table["after"] != table["before"]
     assert WorldModel.from_pretrained(output).spec.has_reward
+
+
+@pytest.mark.parametrize("program", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_says_what_uv_must_install(program):
+    header = HEADER.match(program.read_text(encoding="utf-8"))
+    content = tomllib.loads(re.sub(r"^# ", "", header["content"], flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert content["requires-python"] == project["requires-python"]
+    (requirement,) = content["dependencies"]
+    name, extras = re.fullmatch(r"([\w-]+)\[([\w,]+)\]", requirement).groups()
+    assert name == project["name"]
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()

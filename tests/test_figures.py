@@ -330,3 +330,19 @@ def test_no_other_page_holds_figures(document):
     for words in (*NO_RESULTS, *candidates_in_the_readme()):
         text = text.replace(words, "")
     assert not FIGURE.findall(text), text
+
+
+EXPERIMENTS = sorted((ROOT / "configs").glob("*/README.md"))
+RESULT = re.compile(r"\d+\.\d+ (?:dB|\(\d)")  # "26.8 dB", "0.50 (0.33"
+MADE_BY = re.compile(r"`[^`]*(?:run\.sh|ivideogpt [^`]*)`, \d{4}-\d\d-\d\d")
+
+
+def test_there_are_results_of_experiments():
+    """Else an error in the pattern above would leave everything out."""
+    assert any(RESULT.search(file.read_text(encoding="utf-8")) for file in EXPERIMENTS)
+
+
+@pytest.mark.parametrize("document", EXPERIMENTS, ids=lambda path: path.parent.name)
+def test_an_experiment_says_which_command_measured_it_and_when(document):
+    text = words_of(document.read_text(encoding="utf-8"))
+    assert MADE_BY.search(text) or not RESULT.search(text)

@@ -70,6 +70,16 @@ def test_links_follow_a_file_to_its_page():
     assert page("[x](run.sh)", "https://example.org/a/b") == "[x](https://example.org/a/b/blob/HEAD/configs/rl/run.sh)"
 
 
+def test_notebooks_open_in_colab_as_soon_as_the_repository_has_an_address():
+    def links(source):
+        return staging.links_of_notebook("tutorials/own_videos.md", source)
+
+    assert "not set yet" in links(None)
+    assert "not set yet" in links("https://example.org/a/b")
+    address = "https://colab.research.google.com/github/a/b/blob/main/docs/tutorials/own_videos.ipynb"
+    assert f"[Open in Colab]({address})" in links("https://github.com/a/b")
+
+
 def test_marks_of_the_tests_are_not_shown(site):
     assert "<!-- not run" in (ROOT / "docs/guides/lora.md").read_text(encoding="utf-8")
     assert not [file for file in site.rglob("*.md") if "<!--" in file.read_text(encoding="utf-8")]

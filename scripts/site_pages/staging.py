@@ -34,6 +34,8 @@ CODE = re.compile(r"(```.*?```)", re.DOTALL)
 MARK = re.compile(r"^<!-- (?:not run|serves): [^\n]+ -->\n", re.MULTILINE)
 # What stands in a page in place of `<!-- generated: NAME -->`.
 TABLES = {**results.TABLES, **packages.TABLES}
+NOTEBOOK = "<!-- generated: notebook -->"
+GITHUB, COLAB = "https://github.com/", "https://colab.research.google.com/github"
 GENERATED = re.compile(r"^<!-- generated: (?P<name>\w+) -->$", re.MULTILINE)
 
 
@@ -97,6 +99,21 @@ def with_links_of_the_site(text: str, file: str, page: str, source: str | None) 
     return "".join(part if CODE.match(part) else LINK.sub(replace, part) for part in parts)
 
 
+def links_of_notebook(page: str, source: str | None) -> str:
+    """Where the notebook of a tutorial is: beside the page, and in Colab as soon as the repository is on GitHub.
+
+    Args:
+        page: path of the page in the site.
+        source: address of the public repository; None: there is none.
+    """
+    notebook = posixpath.basename(page).removesuffix(".md") + ".ipynb"
+    text = f"This page is also a notebook: [{notebook}]({notebook})."
+    if source is None or not source.startswith(GITHUB):
+        return f"{text} A link that opens it in Colab needs the repository's public address, which is not set yet."
+    address = f"{COLAB}/{source.removeprefix(GITHUB).strip('/')}/blob/main/docs/{page.removesuffix('.md')}.ipynb"
+    return f"{text} [Open in Colab]({address}), and run `!pip install 'ivideogpt-hf[all] @ git+{source}'` there first."
+
+
 def generated_pages() -> dict[str, str]:
     """The content of the pages that are made from code, by their paths in the site."""
     return {f"reference/{name}.md": make() for name, make in reference.PAGES.items()}
@@ -111,7 +128,8 @@ def read_page(file: str, source: str | None) -> str:
     page = page_of(file)
     assert page is not None
     text = (ROOT / file).read_text(encoding="utf-8")
-    text = GENERATED.sub(lambda match: TABLES[match["name"]](), MARK.sub("", text))
+    text = MARK.sub("", text).replace(NOTEBOOK, links_of_notebook(page, source))
+    text = GENERATED.sub(lambda match: TABLES[match["name"]](), text)
     return with_links_of_the_site(text, file, page, source)
 
 

@@ -242,7 +242,7 @@ def read_text(file: Path) -> str:
     """
     size = file.stat().st_size
     if size > MAX_BYTES:
-        raise OSError(f"{file} has {size} bytes, of which at most {MAX_BYTES} are read")
+        raise OSError(f"{file} has {size} bytes; at most {MAX_BYTES} are read")
     try:
         return file.read_text(encoding="utf-8")
     except ValueError as error:

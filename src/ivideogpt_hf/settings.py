@@ -79,7 +79,7 @@ def _load(file: Path) -> Any:
         raise FileNotFoundError(f"there is no yaml file {file}")
     size = Path(file).stat().st_size
     if size > MAX_YAML_BYTES:
-        raise ValueError(f"{file} has {size} bytes, of which at most {MAX_YAML_BYTES} are read")
+        raise ValueError(f"{file} has {size} bytes; at most {MAX_YAML_BYTES} are read")
     try:
         content = yaml.load(Path(file).read_bytes(), _Loader)
         num_values = _count_values(content, {}, ())

@@ -57,7 +57,7 @@ class WorldModelSpec:
         """
         if self.action_low is None or self.action_high is None:
             raise ValueError(
-                "the checkpoint does not tell the bounds of its actions: give the planner low and high, a number for "
+                "the checkpoint does not state the bounds of its actions: give the planner low and high, a number for "
                 f"each of the {self.action_dim} dimensions, or train on data that convert-data made with --action-low "
                 f"and --action-high"
             )

@@ -91,7 +91,7 @@ def test_a_licence_that_nobody_stated_is_unknown(world):
 
 def test_a_card_without_results_says_so(world):
     card = card_of(world, metrics={})
-    assert "None were measured." in card.content
+    assert "Nothing has been measured." in card.content
     assert card.data.eval_results is None
 
 
@@ -118,7 +118,7 @@ def test_shipped_cards_render(world, file):
     assert text.summary in card.content
     assert text.license_note in card.content
     assert "{{" not in card.content
-    assert "None" not in card.content.replace("None were measured.", "")
+    assert "None" not in card.content.replace("Nothing has been measured.", "")
     if text.published:
         assert card.data.eval_results[0].metric_value == text.published["rows"][0]["fvd"]
 

@@ -1,4 +1,4 @@
-"""Options of a command from a yaml file, beside those of the command line; both spellings of an option.
+"""Options of a command from a yaml file, in addition to those of the command line; both spellings of an option.
 
 The training commands read their files themselves, see training/arguments.py.
 """

@@ -34,7 +34,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         type=parse_shard,
         default=(0, 1),
         metavar="I/N",
-        help="do part I (from 0) of N, in a cluster's job array",
+        help="do only part I (from 0) of N, for a job array of a cluster",
     )
     shards.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
     shards.add_argument(
@@ -81,12 +81,12 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--update",
         action="store_true",
-        help="where the source has changed since: convert what changed, keep the rest, then replace the data set",
+        help="convert what has changed in the source since the last time, and keep the rest of the data set",
     )
     convert.add_argument(
         "--hash-source",
         action="store_true",
-        help="know the source's files by their content, not by their times, which copying changes; reads all of them",
+        help="recognise files by their content, not by their times, which copying changes; reads every file",
     )
     convert.set_defaults(run=_convert)
 
@@ -106,9 +106,12 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--policy", default="scripted", help="scripted, random, or package.module:function (default: scripted)"
     )
     collect.add_argument(
-        "--noise", type=float, default=0.0, help="standard deviation of noise on actions, in half ranges"
+        "--noise",
+        type=float,
+        default=0.0,
+        help="standard deviation of noise on actions, in half ranges (default: 0)",
     )
-    collect.add_argument("--noise-fraction", type=float, default=0.0, help="share of the episodes that get noise")
+    collect.add_argument("--noise-fraction", type=float, default=0.0, help="share of episodes with noise (default: 0)")
     collect.add_argument("--size", type=int, default=64, help="side of the frames in pixels (default: 64)")
     collect.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action (default: 1)")
     collect.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: 0)")
@@ -133,9 +136,13 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     clips = show.add_argument_group("with --clips")
     clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: 16)")
     clips.add_argument("--num-context-frames", type=int, default=2, help="context frames (default: 2)")
-    clips.add_argument("--horizon", type=int, help="number of strides within which future frames are chosen at random")
-    clips.add_argument("--goal-conditioned", action="store_true", help="the last frame comes first, as goal")
-    clips.add_argument("--stride", type=float, help="distance of a clip's frames, for a single data set (default: 1)")
+    clips.add_argument(
+        "--horizon",
+        type=int,
+        help="strides within which future frames are drawn at random",
+    )
+    clips.add_argument("--goal-conditioned", action="store_true", help="put the last frame first, as the goal")
+    clips.add_argument("--stride", type=float, help="distance between frames, for a single data set (default: 1)")
     clips.add_argument("--split", help="split of a single data set (default: train)")
     clips.add_argument("--size", type=_size, metavar="HxW", help="resize to this (default: as stored)")
     clips.add_argument("--augmentation", choices=("none", "weak", "strong"), default="none", help="default: none")

@@ -33,10 +33,11 @@ def add_evaluation_commands(
         "evaluate",
         parents=[common, *checkpoint],
         help="measure a checkpoint on held-out clips by the paper's protocols",
-        description="Measure predicted video: PSNR, SSIM, LPIPS, a Frechet distance, beside the last frame repeated, "
-        "the VQ model's own reconstruction and wrong actions; rewards; token use. Writes results.json, curves (png, "
-        "svg, pdf), tables (csv, tex), report.html and videos. After a kill the same command goes on; under "
-        "`accelerate launch` or `torchrun`, or with --shard, processes share the clips.",
+        description="Measure predicted video by PSNR, SSIM, LPIPS and a Frechet distance. The same is measured of the "
+        "last frame repeated, of the VQ model's own reconstruction, and of predictions with wrong actions. Rewards and "
+        "the use of tokens are measured too. Writes results.json, curves (png, svg, pdf), tables (csv, tex), "
+        "report.html and videos. After a kill, the same command goes on. Under `accelerate launch` or `torchrun`, or "
+        "with --shard, processes share the clips.",
     )
     evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
     evaluate.add_argument("data", help="data set or mixture, as for training")

@@ -12,7 +12,7 @@ KINDS = ("environments", "checkpoints", "planners")
 
 def add_list_command(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add ``list``."""
-    listing = commands.add_parser("list", parents=[common], help="the environments, checkpoints and planners by name")
+    listing = commands.add_parser("list", parents=[common], help="list environments, checkpoints and planners by name")
     listing.add_argument("kind", choices=KINDS)
     listing.set_defaults(run=_list)
 

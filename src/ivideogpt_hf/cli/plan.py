@@ -42,9 +42,9 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "plan",
         parents=[common, *checkpoint],
         help="measure how well one can plan in a checkpoint",
-        description="Let five controllers act in the same instances of a task: random, zero, planning in the model "
-        "with shuffled actions, planning in the world model, and planning in the true simulator. Prints success rates "
-        "with Wilson's intervals of 95 %. After a kill the same command goes on.",
+        description="Let five controllers act in the same instances of a task. They act at random, do nothing, plan in "
+        "the model with shuffled actions, plan in the world model, and plan in the true simulator. The command prints "
+        "success rates with Wilson's intervals of 95 %. After a kill, the same command goes on.",
     )
     plan.add_argument("environment", help="push2d, metaworld/<task>, pusht or robodesk/<task>")
     plan.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
@@ -55,10 +55,18 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "--first-seed", type=int, default=500_000, help="seed of the first instance (default: %(default)s)"
     )
     plan.add_argument("--num-steps", type=int, default=15, help="actions of an instance (default: %(default)s)")
-    plan.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action, as in training")
+    plan.add_argument(
+        "--action-repeat",
+        type=int,
+        default=1,
+        help="simulator steps per action, as in training",
+    )
     plan.add_argument("--objective", choices=OBJECTIVES, help="default: pixels where the task has a goal, else rewards")
     plan.add_argument(
-        "--frames", choices=("all", "last"), default="last", help="frames that are compared with the goal"
+        "--frames",
+        choices=("all", "last"),
+        default="last",
+        help="predicted frames that are compared with the goal (default: last)",
     )
     plan.add_argument("--temperature", type=float, default=1.0, help="temperature of the predictions (default: 1)")
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
@@ -77,7 +85,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     )
     search.add_argument("--gamma", type=float, help="inverse temperature of mppi")
     search.add_argument("--replan-every", type=int, default=1, help="actions of a plan to execute (default: 1)")
-    search.add_argument("--first-action-zero", action="store_true", help="execute zeros first, as VP2 does")
+    search.add_argument("--first-action-zero", action="store_true", help="take an action of zeros first, as VP2 does")
     search.add_argument("--chunk-size", type=int, help="candidates to roll out at a time (default: all)")
     plan.set_defaults(run=_plan)
 

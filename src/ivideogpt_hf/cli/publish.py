@@ -13,15 +13,21 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "publish",
         parents=[common],
         help="upload a checkpoint with card, results and picture",
-        description="Upload a checkpoint to the Hub as one commit: weights, modelling code, a card, its results and a "
-        "predicted picture. The card is made of facts, of the checkpoint's metrics.json and training.json, and of a "
-        "yaml file like those in model_cards/.",
+        description="Upload a checkpoint to the Hub as one commit, with modelling code, a card, its results and a "
+        "predicted picture. The card is made from the checkpoint itself, from its metrics.json and training.json, and "
+        "from a yaml file like those in model_cards/.",
     )
     publish.add_argument(
-        "folder", type=Path, help="the checkpoint; its metrics.json, training.json and episode.npz go along"
+        "folder",
+        type=Path,
+        help="checkpoint; its metrics.json, training.json and episode.npz are uploaded too",
     )
     publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
-    publish.add_argument("--card", type=Path, help="yaml: summary, licence, data, limits; --dry-run goes without")
+    publish.add_argument(
+        "--card",
+        type=Path,
+        help="yaml file with the card's text; --dry-run works without it",
+    )
     publish.add_argument("--preview", type=Path, help="picture or video for the card (default: predicted)")
     publish.add_argument("--private", action="store_true", help="make a new repository private")
     publish.add_argument("--revision", help="branch to commit to (default: main)")

@@ -26,7 +26,8 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
         help="let an agent learn in an environment, with or without imagined experience",
         description="Let an agent learn from images in a simulator. With a world model, which learns beside it, a part "
         "of its experience is imagined. Evaluates it in fixed episodes with Wilson's intervals of 95 %. After a kill "
-        "the same command goes on where the state was saved last. Defaults of the presets are told as cpu | paper.",
+        "the same command goes on where the state was saved last. "
+        "Defaults that depend on the preset are shown as (cpu | paper).",
     )
     rl.add_argument(
         "environment", help="push2d/goal-shown, metaworld/<task>, robodesk/<task>, pusht, or a gymnasium id"
@@ -62,7 +63,10 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
         "--save-minutes", type=float, default=5.0, help="minutes from one saved state to the next (default: 5)"
     )
     run.add_argument(
-        "--tracker", choices=TRACKERS, default="trackio", help="gets the metrics, which are in a file as well"
+        "--tracker",
+        choices=TRACKERS,
+        default="trackio",
+        help="tracker of the metrics, which metrics.jsonl has as well",
     )
     run.add_argument("--run-name", help="name of the run in the tracker (default: that of the folder)")
     run.add_argument("--without-videos", action="store_true", help="write no videos of evaluations")
@@ -104,15 +108,20 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _add_environment_options(group: Any) -> None:
-    group.add_argument("--frame-size", type=int, help="pixels (default: the world model's, or 64 without one)")
+    group.add_argument("--frame-size", type=int, help="side of frames in pixels (default: the world model's, or 64)")
     group.add_argument("--num-stack", type=int, default=3, help="frames that the agent sees (default: 3)")
     group.add_argument("--action-repeat", type=int, default=2, help="simulator steps per action (default: 2)")
     group.add_argument("--max-steps", type=int, default=100, help="actions of an episode (default: 100)")
     group.add_argument(
         "--success-bonus", type=float, default=10.0, help="reward of a step in which the task is solved (default: 10)"
     )
-    group.add_argument("--evaluate-every", type=int, default=500, help="steps (default: %(default)s)")
-    group.add_argument("--num-evaluation-episodes", type=int, default=10, help="always the same (default: 10)")
+    group.add_argument("--evaluate-every", type=int, default=500, help="steps between evaluations (default: 500)")
+    group.add_argument(
+        "--num-evaluation-episodes",
+        type=int,
+        default=10,
+        help="always the same episodes (default: 10)",
+    )
 
 
 def _add_agent_options(group: Any) -> None:
@@ -135,15 +144,18 @@ def _add_imagination_options(group: Any) -> None:
     group.add_argument("--horizon", type=int, help="steps of a rollout (10 | 10)")
     group.add_argument("--max-imagined", type=int, default=20_000, help="imagined steps that are kept (default: 20000)")
     group.add_argument(
-        "--max-imagined-age", type=int, help="updates of the model until a rollout expires (default: no)"
+        "--max-imagined-age", type=int, help="updates of the model until a rollout expires (default: never)"
     )
     group.add_argument(
         "--truncate-quantile",
         type=float,
-        help="cut rollouts before the first frame whose log-probability is below this quantile (default: no)",
+        help="cut rollouts before the first frame whose log-probability is below this quantile (default: keep all)",
     )
     group.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of rollouts (default: float32)"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="precision of rollouts (default: float32)",
     )
 
 
@@ -155,10 +167,13 @@ def _add_model_options(group: Any) -> None:
     group.add_argument("--model-batch-size", type=int, help="clips of an update (4 | 16)")
     group.add_argument("--model-learning-rate", type=float, default=1e-4, help="learning rate (default: 1e-4)")
     group.add_argument(
-        "--mixed-precision", choices=("no", "bf16"), default="no", help="arithmetic of updates (default: no)"
+        "--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the model's updates (default: no)"
     )
-    group.add_argument("--lpips-weights", help="perceptual loss of the VQ model: safetensors file, or on the Hub")
-    group.add_argument("--data", help="data set or mixture to mix in, for frames and actions (default: none)")
+    group.add_argument(
+        "--lpips-weights",
+        help="weights of LPIPS: safetensors file, or owner/name/file on the Hub",
+    )
+    group.add_argument("--data", help="data set or mixture whose frames and actions are mixed in (default: none)")
     group.add_argument("--data-root", help="folder in which the paths of a mixture's yaml begin")
     group.add_argument("--data-share", type=float, default=0.0, help="share of its clips, in [0, 1) (default: 0)")
 

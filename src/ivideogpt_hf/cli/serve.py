@@ -31,14 +31,16 @@ def add_serving_commands(
         "play",
         parents=[common],
         help="drive a checkpoint in the browser",
-        description="Serve the playground, the page that is also a Hugging Face Space: drive a checkpoint with keys or "
-        "buttons, undo, branch, and let it dream.",
+        description="Serve the playground, a page that is also a Hugging Face Space. There you drive a checkpoint with "
+        "keys or buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
         "checkpoint", nargs="?", help="folder, Hub id, or address of a served world (default: the embedded one)"
     )
     play.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, for this machine only)",
     )
     play.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
     play.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
@@ -48,13 +50,15 @@ def add_serving_commands(
         "serve",
         parents=[common, *checkpoint],
         help="serve a checkpoint to many clients",
-        description="Serve a checkpoint over HTTP and WebSocket: many clients, whose steps are batched on one model. "
-        "`ivideogpt_hf.RemoteWorldModel(url)` is the client; /docs describes the calls. SIGTERM lets calls that are "
-        "being answered end, and with --state-dir the next server goes on with the sessions.",
+        description="Serve a checkpoint over HTTP and WebSocket to many clients. Their steps are batched on one model. "
+        "`ivideogpt_hf.RemoteWorldModel(url)` is the client, and /docs describes the calls. After SIGTERM, calls that "
+        "are being answered may end. With --state-dir, the next server goes on with the sessions.",
     )
     serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, for this machine only)",
     )
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     serve.add_argument(
@@ -67,7 +71,7 @@ def add_serving_commands(
         nargs="+",
         default=(),
         metavar="NAME",
-        help="names of this host that are served without a token, beside localhost (and with --open, addresses)",
+        help="names of this host that are served without a token, besides localhost (and with --open, addresses)",
     )
     serve.add_argument(
         "--allowed-origin",
@@ -77,11 +81,13 @@ def add_serving_commands(
         metavar="ORIGIN",
         help="origins whose pages may call, such as https://lab.example (CORS)",
     )
-    serve.add_argument("--open-docs", action="store_true", help="show /docs and /metrics without the token")
+    serve.add_argument("--open-docs", action="store_true", help="show /docs and /metrics to callers without the token")
     serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="serve https, with this certificate (PEM)")
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
     serve.add_argument("--max-sessions", type=int, default=64, help="sessions at a time (default: %(default)s)")
-    serve.add_argument("--max-states", type=int, default=64, help="states of a session (default: %(default)s)")
+    serve.add_argument(
+        "--max-states", type=int, default=64, help="states that a session may hold (default: %(default)s)"
+    )
     serve.add_argument("--max-waiting", type=int, default=256, help="calls that may wait (default: %(default)s)")
     for name, default, noun in (
         ("state", "4 GiB", "the states of all sessions"),

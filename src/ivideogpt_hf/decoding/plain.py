@@ -59,7 +59,7 @@ class PlainParts:
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether a call of this module does anything beside its class's forward: it has hooks, or a forward of its own."""
+    """Whether a call of this module does more than its class's forward: it has hooks, or a forward of its own."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 

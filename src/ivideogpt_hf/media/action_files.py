@@ -172,7 +172,7 @@ def _read_csv(path: Path, text: str) -> ActionTable:
     separator = next((mark for mark in "\t;" if mark in outside_quotes), "\t" if path.suffix.lower() == ".tsv" else ",")
     num_columns = lines[first].count(separator) + 1
     if num_columns > MAX_COLUMNS:
-        raise ValueError(f"{path} has {num_columns} columns, of which at most {MAX_COLUMNS} are read")
+        raise ValueError(f"{path} has {num_columns} columns; at most {MAX_COLUMNS} are read")
     try:
         cells = pd.read_csv(
             io.StringIO("\n".join(lines[first:])),
@@ -262,7 +262,7 @@ def _read_json(path: Path, text: str) -> ActionTable:
         )
     names = list(rows[0]) if kinds == {dict} else None
     if len(rows[0]) > MAX_COLUMNS:
-        raise ValueError(f"{path} has rows of {len(rows[0])} numbers, of which at most {MAX_COLUMNS} are read")
+        raise ValueError(f"{path} has rows of {len(rows[0])} numbers; at most {MAX_COLUMNS} are read")
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]) or (names is not None and set(row) != set(names)):
             expected = f"{len(rows[0])} numbers" if names is None else f"the names {', '.join(names)}"

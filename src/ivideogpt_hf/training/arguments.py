@@ -64,7 +64,7 @@ class RunArguments:
         "compute activations again in the backward pass to save memory", default=False
     )
     num_processes: int | None = described(
-        "number of processes that must run; with any other, refuse to start", default=None
+        "number of processes that must run; the training refuses to start with any other number", default=None
     )
     log_every: int = described("updates between two entries of the metrics", default=50)
     validate_every: int = described("updates between two validations; 0: never", default=500)
@@ -77,7 +77,7 @@ class RunArguments:
     )
     keep_checkpoints: int = described("number of the last checkpoints to keep; the best one is kept as well", default=2)
     tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
-        "tracker that gets the metrics, which are in a file as well", default="trackio"
+        "tracker that gets the metrics; metrics.jsonl has them in any case", default="trackio"
     )
     run_name: str | None = described(
         "name of the run in the tracker; null: the name of the output folder", default=None
@@ -109,7 +109,7 @@ class DataArguments:
     data: str | None = described("data set or mixture: folder, Hub id, yaml file or shipped name", default=None)
     data_root: str | None = described("folder in which the paths of a mixture's yaml begin", default=None)
     validation_split: str | None = described(
-        "split of every source to validate on; null: no validation", default="test"
+        "split of every source that is validated on; null: no validation", default="test"
     )
     num_frames: int = described("frames of a clip", default=16)
     num_context_frames: int = described("context frames of a clip, which are its first ones", default=2)
@@ -117,7 +117,8 @@ class DataArguments:
         "strength of the change of crop and colour, which is drawn once per clip", default="weak"
     )
     crop_to_aspect: bool = described(
-        "without augmentation, cut to the frame size's aspect before resizing", default=False
+        "crop frames to the aspect of the frame size before they are resized, where there is no augmentation",
+        default=False,
     )
     short_episodes: Literal["shrink", "drop"] = described(
         "what happens to episodes shorter than a clip", default="shrink"
@@ -185,11 +186,12 @@ class VQArguments:
         "number of frames of a clip that LPIPS looks at, chosen at random; null: all", default=None
     )
     lpips_weights: str | None = described(
-        "weights of LPIPS: a file, or owner/name/file.safetensors on the Hub; see docs/guides/training.md", default=None
+        "weights of LPIPS: a file, or owner/name/file.safetensors on the Hub", default=None
     )
     motion_weight: float = described("extra weight of pixels that change within the clip", default=0.0)
     squared_weight: float = described(
-        "weight of the squared error, beside the absolute one; small things are learnt sooner", default=0.0
+        "weight of the squared error, which is added to the absolute one; with it, small objects are learnt sooner",
+        default=0.0,
     )
     adversarial_weight: float = described("weight of the adversarial loss, times the adaptive weight", default=0.8)
     adversarial_start: int | None = described("update from which there is a discriminator; null: never", default=None)
@@ -197,7 +199,7 @@ class VQArguments:
     freeze_codebooks: bool = described("train everything but the codes", default=False)
     restart_dead_codes: int = described("updates between restarts of codes that were not used; 0: never", default=0)
     restart_until: float = described(
-        "share of the updates after which no code restarts, so that all settle", default=0.7
+        "share of the updates after which codes no longer restart, so that all of them settle", default=0.7
     )
 
     def __post_init__(self) -> None:
@@ -231,7 +233,8 @@ class WorldModelArguments:
         "folder or Hub id of the checkpoint whose VQ model makes the tokens; required", default=None
     )
     repeat_last_context: bool | None = described(
-        "code the last context frame twice, see TokenLayout; null: as the checkpoint says", default=None
+        "code the last context frame twice, the second time as a future frame; null: as the checkpoint says",
+        default=None,
     )
     transformer: str | None = described("folder or Hub id of a checkpoint to start from", default=None)
     transformer_config: Settings | None = described(  # noqa: RUF009
@@ -240,10 +243,10 @@ class WorldModelArguments:
     tokens: str | None = described("folder that `ivideogpt tokenize` wrote, in place of data", default=None)
     actions: bool = described("condition on actions", default=False)
     new_action_head: bool = described(
-        "begin with a new action input, of the width of the data's actions, in place of the checkpoint's", default=False
+        "replace the checkpoint's action input by a new one, as wide as the data's actions", default=False
     )
     action_conditioning: Literal["add", "scale_shift"] | None = described(
-        "how actions enter; null: as in the checkpoint to start from, else 'add'", default=None
+        "way in which actions enter the transformer; null: as in the checkpoint to start from, else 'add'", default=None
     )
     rewards: bool = described("predict rewards", default=False)
     reward_transform: Literal["symlog", "identity"] = described(
@@ -259,11 +262,14 @@ class WorldModelArguments:
     )
     reconstruct_actions: bool = described("predict the actions too", default=False)
     action_reconstruction_weight: float = described("weight of the predicted actions' mean squared error", default=1.0)
-    goal_conditioned: bool = described("the last frame of a clip comes first, as goal", default=False)
+    goal_conditioned: bool = described("put the last frame of a clip first, as the goal", default=False)
     attention_dropout: float | None = described(
         "dropout of attention in training; null: as the config says", default=None
     )
-    token_noise: float = described("share of input tokens replaced by others, as a rollout's errors will", default=0.0)
+    token_noise: float = described(
+        "share of input tokens that are replaced by random ones, which prepares the model for its own errors",
+        default=0.0,
+    )
     lora_rank: int = described("rank of LoRA adapters on all linear layers; 0: train all weights", default=0)
     lora_alpha: float | None = described("scale of the LoRA adapters; null: twice the rank", default=None)
     sample_frames: int | None = described(
@@ -295,7 +301,7 @@ class WorldModelArguments:
 
 @dataclass
 class TokenizeArguments:
-    """What `ivideogpt tokenize` writes. Options that a training has too are told there."""
+    """What `ivideogpt tokenize` writes. Options that a training has too are described there."""
 
     _argument_group_name: ClassVar[str] = "the tokens"
 

@@ -1,4 +1,4 @@
-"""What happens beside the updates: progress, metrics, validation, sample videos, checkpoints, uploads."""
+"""What happens besides the updates: progress, metrics, validation, sample videos, checkpoints, uploads."""
 
 from __future__ import annotations
 

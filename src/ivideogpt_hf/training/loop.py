@@ -77,7 +77,7 @@ class ResumableLoader(Protocol):
 
 
 class Callback:
-    """Something that happens beside the updates. Called in order, on every process."""
+    """Something that happens besides the updates. Called in order, on every process."""
 
     def on_start(self, loop: Loop) -> None:
         """Before the first update, after a resume."""

@@ -157,7 +157,7 @@ def _check_clips(made_with: dict[str, Any], data: DataArguments, model: WorldMod
         require(
             not was_given or made_with.get(item.name, value) == value,
             f"{item.name} is {value}, but the tokens in {model.tokens} were written with {made_with.get(item.name)}: "
-            f"leave it out, or write them anew",
+            f"leave it out, or write them again",
         )
 
 
@@ -166,7 +166,7 @@ def _check_tokens(record: dict[str, Any], model: WorldModelArguments, vq_model: 
     require(
         record["vq_model_hash"] == weights_hash(vq_model),
         f"the tokens in {model.tokens} were made by another VQ model than {model.vq_model}: they would mean nothing to "
-        f"it. Name the one that made them ({arguments['vq_model']}), or write them anew with `ivideogpt tokenize`",
+        f"it. Name the one that made them ({arguments['vq_model']}), or write them again with `ivideogpt tokenize`",
     )
     repeats = vq_model.config.repeat_last_context
     require(
@@ -177,7 +177,7 @@ def _check_tokens(record: dict[str, Any], model: WorldModelArguments, vq_model: 
     for name in ("actions", "rewards"):
         require(
             not getattr(model, name) or arguments[name],
-            f"the tokens in {model.tokens} were written without {name}: write them anew with {name}",
+            f"the tokens in {model.tokens} were written without {name}: write them again with {name}",
         )
     require(
         record["segment"]["goal_conditioned"] == model.goal_conditioned,

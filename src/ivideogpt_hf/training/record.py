@@ -85,7 +85,7 @@ def resumed_training(before: dict[str, Any], training: dict[str, Any], checkpoin
         shown = [*shown[:DIFFERENCES_SHOWN], *(["..."] if len(names) > DIFFERENCES_SHOWN else [])]
         shown = [text.removeprefix("arguments: ") for text in shown]
         raise ValueError(
-            f"{checkpoint} is of another run: {'; '.join(shown)}. Give what was given then, or begin anew in another "
+            f"{checkpoint} is of another run: {'; '.join(shown)}. Give what was given then, or start again in another "
             f"output_dir"
         )
     changed = {

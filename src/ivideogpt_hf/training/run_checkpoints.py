@@ -167,7 +167,7 @@ def _check_random_state(file: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state that was saved in a checkpoint beside weights, optimisers and random states."""
+    """The state that was saved in a checkpoint besides weights, optimisers and random states."""
     return read_object(checkpoint / STATE_FILE)
 
 

@@ -1,4 +1,4 @@
-"""Checks of the tensors that come in at the boundary of a world. Everything is told, nothing is repaired."""
+"""Checks of the tensors that come in at the boundary of a world. Errors are raised, and nothing is repaired."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM
         if absent:
             raise ValueError(
                 f"{len(absent)} weights of {name} are not in memory, but on the meta device, among them {absent[0]}: "
-                f"load it anew by from_pretrained, or offload it by Accelerate, whose hooks bring weights when needed"
+                f"load it again by from_pretrained, or offload it by Accelerate, whose hooks bring weights when needed"
             )
     check_calls(vq_model, transformer)
 
@@ -92,7 +92,7 @@ def check_calls(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM) -
     devices = device_of(vq_model), device_of(transformer)
     for (name, _), device in zip(wholes, devices, strict=False):
         if device.type == "meta":
-            raise ValueError(f"the weights of {name} are not in memory, but on the meta device: load it anew")
+            raise ValueError(f"the weights of {name} are not in memory, but on the meta device: load it again")
     if devices[0] != devices[1]:
         raise ValueError(
             f"the VQ model is on {devices[0]}, the transformer on {devices[1]}; WorldModel.to moves both to one device"

@@ -56,7 +56,7 @@ class RolloutRecord:
     num_right: int = 0
 
     def add(self, advance: Advance) -> None:
-        """Note one more step, and what its first pass told of the reward before."""
+        """Note one more step, and what its first pass said of the reward before."""
         if self.with_reward and self.steps and self.steps[-1].reward is None:
             self.steps[-1] = replace(self.steps[-1], reward=advance.previous_reward)
         self.steps.append(advance.step)

@@ -23,7 +23,7 @@ def problem_of_snapshot(header: dict[str, Any], tensors: dict[str, Tensor]) -> s
         return f"{missing[0]} must be a list of whole numbers in [0, 2**63), got {header.get(missing[0])!r:.60}"
     num_rows, num_frames = len(header["num_frames"]), max(header["num_frames"], default=0)
     if not num_rows or any(len(header[name]) != num_rows for name in PER_ROW):
-        return f"it tells of different numbers of rows: {[len(header[name]) for name in PER_ROW]}"
+        return f"it states different numbers of rows: {[len(header[name]) for name in PER_ROW]}"
     needed = ["frames", "last_tokens", "prefix", "tokens", *(["tail"] if num_frames else [])]
     num_memories = sum(name.startswith("memory.") for name in tensors) // 2
     pairs = [f"memory.{number}.{part}" for number in range(num_memories) for part in ("key", "value")]

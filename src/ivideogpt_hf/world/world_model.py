@@ -41,18 +41,17 @@ from .state import WorldState
 class WorldModel:
     """An iVideoGPT checkpoint as an interactive world (Wu et al., 2024).
 
-    Frames are uint8 (..., 3, H, W) and actions are in environment units everywhere. Networks run in eval mode and
-    without gradients; their training mode is put back afterwards. They compute in their own precision, below
-    `torch.autocast` too: `to` chooses it.
+    Frames are uint8 (..., 3, H, W) and actions are in environment units everywhere. The networks run in eval mode and
+    without gradients. Afterwards they have the training mode that they had before. They compute in their own precision,
+    which `to` chooses. `torch.autocast` does not change it.
 
-    Several threads may call the methods at once, on shared states too. `to`, `compile` and changes of the networks,
-    training among them, wait until no other thread uses the world.
+    Several threads may call the methods at once, and may share states. `to`, `compile` and changes of the networks,
+    such as training, wait until no other thread uses the world.
 
-    Whatever a user made of a part of the networks takes part at the next call, wherever it was made: adapters (PEFT),
-    forward hooks, parametrisations, quantised weights, other modules. Layers so changed run by their own call, which
-    takes longer, and compiled programs are not used then. Weights that Accelerate offloads to the CPU or to disk are
-    brought as they are needed. What else hangs on the call of a whole network is refused, since a rollout runs its
-    parts.
+    Layers may be changed at any time, by adapters (PEFT), forward hooks, parametrisations, quantised weights or other
+    modules. The next call uses the changed layers. It then takes longer, and does without compiled programs. Weights
+    that Accelerate offloads to the CPU or to disk are loaded as they are needed. A hook on a whole network is refused,
+    since a rollout runs the parts of a network and never calls the whole.
 
     Args:
         vq_model: network that codes and decodes frames.

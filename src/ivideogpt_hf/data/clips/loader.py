@@ -163,7 +163,7 @@ class ClipLoader:
         changes = describe_changes(state.get("contents", self._contents), self._contents)
         if changes:
             raise ValueError(
-                f"the data have changed since the state was saved: {changes}; put the old data back, or begin anew"
+                f"the data have changed since the state was saved: {changes}; put the old data back, or start again"
             )
         self.batches.epoch, self._taken = state["epoch"], state["batch"]
 

@@ -119,7 +119,7 @@ def read_tokens_file(folder: Path) -> dict[str, Any]:
     content = read_object(file)
     version = content.get("version")
     if version != TOKENS_VERSION:
-        raise ValueError(f"{file} has version {version}, this package reads {TOKENS_VERSION}: write it anew")
+        raise ValueError(f"{file} has version {version}, this package reads {TOKENS_VERSION}: write it again")
     return content
 
 

@@ -176,7 +176,7 @@ class EpisodeReader(ABC):
 
     @property
     def common(self) -> dict[str, Any]:
-        """What each episode is compared with beside the signature, as JSON: where it changes, all are read again."""
+        """What each episode is compared with besides the signature, as JSON: where it changes, all are read again."""
         return {"sizes": dict(self._first_episode[1])} if self.options.needs_one_aspect else {}
 
     def __iter__(self) -> Iterator[Episode]:

@@ -256,10 +256,10 @@ def _shard_lengths(path: Path) -> dict[str, int]:
 
 
 def _check_length(file: Path, length: int) -> int:
-    """A number of records that dataset_info.json tells of, which the file must be able to hold."""
+    """A number of records that dataset_info.json states, which the file must be able to hold."""
     if not 0 <= length <= file.stat().st_size // (HEADER.size + CHECKSUM.size):
         raise ValueError(
-            f"dataset_info.json tells of {length} records in {file}, whose {file.stat().st_size} bytes cannot hold them"
+            f"dataset_info.json states {length} records in {file}, whose {file.stat().st_size} bytes cannot hold them"
         )
     return length
 
