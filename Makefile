@@ -55,7 +55,7 @@ $(VENV)/lowest.stamp: $(VENV)/torch.stamp pyproject.toml
 test-lowest: $(VENV)/lowest.stamp ## run the tests with the lowest versions that are admitted
 	$(VENV)/lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --ignore tests/spaces/test_browser.py
 
-# Those of the supported Pythons that are here. pyenv shows its own by PYENV_VERSION=3.11.7:3.12.1:3.13.0.
+# Those of the supported Pythons that are here. pyenv shows its own by, as an example, PYENV_VERSION=3.11.7:3.12.1:3.13.0.
 PYTHONS = $(foreach minor,11 12 13,$(shell python3.$(minor) -c 'print("python3.$(minor)")' 2> /dev/null))
 
 .PHONY: test-wheel
