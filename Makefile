@@ -73,6 +73,19 @@ extras: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS),quantize,openenv,demo,docs]" $(ONNX) $(PLAYWRIGHT)
 	@touch $(EXTRAS:%=$(VENV)/%.stamp)
 
+# Those of the supported Pythons that are here. pyenv shows its own by, as an example, PYENV_VERSION=3.11.7:3.12.1:3.13.0.
+PYTHONS = $(foreach minor,11 12 13,$(shell python3.$(minor) -c 'print("python3.$(minor)")' 2> /dev/null))
+
+.PHONY: test-wheel
+test-wheel: $(VENV)/torch.stamp ## build the wheel, and predict from it in an empty environment of each Python that is here
+	rm -rf $(VENV)/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(VENV)/wheel .
+	set -e; for python in $(PYTHONS); do \
+	  $$python -m venv $(VENV)/wheel/$$python; \
+	  (cd $(VENV)/wheel/$$python; bin/python -m pip install --quiet "torch==2.13.0"; \
+	    bin/python -m pip install --quiet ../*.whl; bin/python --version; bin/ivideogpt --version; bin/ivideogpt predict); \
+	done
+
 $(VENV)/simulators.stamp: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS)]"
 	@touch $@

@@ -13,20 +13,21 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 RELATIVE = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<path>(?!\w+:|#)[^)\s]+)\)")
 
 
-def with_absolute_addresses(text: str, source: str | None) -> str:
-    """The text of a README whose relative pictures and links lead to a repository.
+def with_absolute_addresses(text: str, source: str | None, version: str) -> str:
+    """The text of a README whose relative pictures and links lead to a repository, at the tag of a version.
 
     Args:
         text: text in Markdown.
         source: address of the repository, as on GitHub; None: there is none, so that pictures are left out and links
             are plain text.
+        version: version of the package.
     """
 
     def replace(match: re.Match[str]) -> str:
         picture, words, path = match["picture"], match["text"], match["path"]
         if source is None:
             return "" if picture else words
-        return f"{picture}[{words}]({source.rstrip('/')}/{'raw' if picture else 'blob'}/HEAD/{path})"
+        return f"{picture}[{words}]({source.rstrip('/')}/{'raw' if picture else 'blob'}/v{version}/{path})"
 
     return RELATIVE.sub(replace, text)
 
@@ -38,4 +39,5 @@ class DescriptionHook(MetadataHookInterface):
         """Set it in the metadata of the project."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
         source = metadata.get("urls", {}).get("Source")
-        metadata["readme"] = {"content-type": "text/markdown", "text": with_absolute_addresses(text, source)}
+        text = with_absolute_addresses(text, source, metadata["version"])
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}

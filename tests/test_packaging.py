@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RELATIVE = re.compile(r"\]\((?!https?:)")
 SOURCE = "https://example.org/owner/project"
+TAG = f"v{PROJECT['version']}"
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def hatch_build():
 
 def description(hatch_build, urls):
     """What hatchling puts into the built package."""
-    metadata = {"urls": urls}
+    metadata = {"urls": urls, "version": PROJECT["version"]}
     hatch_build.DescriptionHook(str(ROOT), {}).update(metadata)
     assert metadata["readme"]["content-type"] == "text/markdown"
     return metadata["readme"]["text"]
@@ -44,12 +45,12 @@ def description(hatch_build, urls):
 def test_pictures_of_the_description_have_absolute_addresses(hatch_build):
     text = description(hatch_build, {"Source": SOURCE})
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
-    assert f"{SOURCE}/raw/HEAD/docs/prediction.gif" in pictures
+    assert f"{SOURCE}/raw/{TAG}/docs/prediction.gif" in pictures
     assert not RELATIVE.search(text)
 
 
 def test_links_of_the_description_lead_to_files_that_are_there(hatch_build):
-    paths = re.findall(rf"{SOURCE}/(?:raw|blob)/HEAD/([^)]+)\)", description(hatch_build, {"Source": SOURCE}))
+    paths = re.findall(rf"{SOURCE}/(?:raw|blob)/{TAG}/([^)]+)\)", description(hatch_build, {"Source": SOURCE}))
     assert paths
     assert all((ROOT / path).exists() for path in paths)
 

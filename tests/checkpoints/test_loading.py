@@ -4,8 +4,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTPipeline, IVideoGPTVQModel, Sampling, WorldModel
+from ivideogpt_hf.checkpoints.layout import read_json
 from ivideogpt_hf.checkpoints.loading import load_transformer, load_vq_model
 from ivideogpt_hf.checkpoints.released import save_released
 from tests.conftest import assert_same_frames, build_world, is_released, random_actions, random_frames
@@ -193,6 +195,21 @@ def test_parts_of_different_checkpoints_are_refused(world, tmp_path):
 def test_what_is_neither_folder_nor_hub_id():
     with pytest.raises(OSError, match="no Hub id of the form 'owner/name'"):
         WorldModel.from_pretrained("/no/such/folder")
+
+
+@pytest.mark.parametrize("variant", [None, "small"])
+def test_the_transformer_is_found_by_the_checkpoint_alone(world, tmp_path, variant):
+    world.save_pretrained(tmp_path, variant=variant)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(value.equal(world.transformer.state_dict()[name]) for name, value in loaded.state_dict().items())
+    loaded.save_pretrained(tmp_path / "alone")
+    assert read_json(tmp_path / "alone/config.json") == read_json(tmp_path / "transformer/config.json")
+
+
+def test_the_vq_model_is_not_made_of_a_transformers_config(world, tmp_path):
+    world.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"of a 'ivideogpt' model, .* in the subfolder 'tokenizer'"):
+        IVideoGPTVQModel.from_pretrained(tmp_path)
 
 
 def test_the_transformer_can_be_quantised(tmp_path):

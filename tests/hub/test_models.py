@@ -52,18 +52,21 @@ results["saved"] = sorted(path.name for path in folder.iterdir())
 scene("propose", lambda: world.push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
 scene("propose by the pipeline", lambda: IVideoGPTPipeline(
     world.vq_model, world.transformer).push_to_hub("somebody/public", create_pr=True, token="TOKEN"))
-def adapted_by_id():  # how much logits differ from those of the adapter, and from those of the network alone
+def adapted_by_id(repo_id, **place):  # how much logits differ from the adapter's, and from the network's alone
     import peft
-    world.transformer.push_to_hub("tester/transformer", token="TOKEN")
-    base = IVideoGPTForCausalLM.from_pretrained("tester/transformer")
+    base = IVideoGPTForCausalLM.from_pretrained(repo_id, **place)
     adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)).eval()
     adapted.push_to_hub("tester/adapter", token="TOKEN")
     loaded = peft.AutoPeftModelForCausalLM.from_pretrained("tester/adapter")
     ids = torch.zeros(1, 4, dtype=torch.long)
-    others = adapted, world.transformer.eval()
-    return [float((loaded(ids).logits - other(ids).logits).abs().max()) for other in others]
+    logits = loaded.eval()(ids).logits, adapted(ids).logits
+    with adapted.disable_adapter():
+        alone = adapted(ids).logits
+    return [float((logits[0] - other).abs().max()) for other in (logits[1], alone)]
 
-scene("adapter by id", adapted_by_id)
+world.transformer.push_to_hub("tester/transformer", token="TOKEN")
+scene("adapter by id", lambda: adapted_by_id("tester/transformer"))
+scene("adapter of a world by id", lambda: adapted_by_id("tester/world", subfolder="transformer"))
 scene("root config", lambda: (fetch("tester/world") / "config.json").read_text())
 
 world.push_to_hub("tester/edited", token="TOKEN")
@@ -252,7 +255,7 @@ def test_a_pull_request_can_be_opened_in_a_repository_of_others(played, scene):
 def test_downloads_count_by_the_config_at_the_root(played):
     """The Hub counts requests for it, where it does not know the library."""
     results, _, _ = played
-    assert json.loads(results["root config"])["frame_size"] == [16, 16]
+    assert json.loads(results["root config"])["model_type"] == "ivideogpt"
 
 
 @pytest.mark.parametrize("scene", ["family", "family by the pipeline", "family in the cache"])
@@ -276,10 +279,11 @@ def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
     assert results["network by id"] is True
 
 
-def test_peft_finds_an_adapter_and_the_network_below_it_by_their_ids(played):
+@pytest.mark.parametrize("scene", ["adapter by id", "adapter of a world by id"])
+def test_peft_finds_an_adapter_and_the_network_below_it_by_their_ids(played, scene):
     pytest.importorskip("peft")
     results, _, _ = played
-    from_adapter, from_network_alone = results["adapter by id"]
+    from_adapter, from_network_alone = results[scene]
     assert from_adapter < 1e-5 < from_network_alone
 
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..models.configuration_ivideogpt import IVideoGPTConfig
-from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -26,6 +24,7 @@ from .layout import (
     TRANSFORMER_FOLDER,
     VQ_FOLDER,
     PathOrRepo,
+    read_json,
 )
 
 CONFIG_FILES = {VQ_FOLDER: CONFIG_FILE, TRANSFORMER_FOLDER: CONFIG_FILE, PROCESSOR_FOLDER: PROCESSOR_FILE}
@@ -96,7 +95,6 @@ def save_parts(
     vq_model.save_pretrained(folder / VQ_FOLDER, **options)
     transformer.save_pretrained(folder / TRANSFORMER_FOLDER, **options)
     processor.save_pretrained(folder / PROCESSOR_FOLDER)
-    write_json(folder / CONFIG_FILE, _world_config(vq_model.config, transformer.config))
     classes = {
         VQ_FOLDER: type(vq_model).__name__,
         TRANSFORMER_FOLDER: type(transformer).__name__,
@@ -105,6 +103,7 @@ def save_parts(
     if remote_code:
         for part, class_name in classes.items():
             add_code(folder / part / CONFIG_FILES[part], class_name)
+    _write_root_config(folder, variant)
     _add_pipeline_code(folder, classes, remote_code=remote_code)
 
 
@@ -138,17 +137,17 @@ def _add_pipeline_code(folder: Path, classes: dict[str, str], *, remote_code: bo
     write_json(folder / INDEX_FILE, index)
 
 
-def _world_config(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig) -> dict[str, Any]:
-    """What a world takes and gives. Nothing here reads it: the Hub counts downloads by the config.json at the root."""
-    return {
-        "_class_name": "WorldModel",
-        "library_name": "ivideogpt_hf",
-        "frame_size": list(vq_config.frame_size),
-        "num_context_frames": config.num_context_frames,
-        "action_dim": config.action_dim,
-        "goal_conditioned": config.goal_conditioned,
-        "has_reward": config.predict_reward,
-    }
+def _write_root_config(folder: Path, variant: str | None) -> None:
+    """Write the config.json by which the Hub counts downloads.
+
+    It is the transformer's and says where its weights are. So the Auto classes find the transformer by the repository
+    alone. PEFT knows the network below an adapter by no more. They do not find weights that are split.
+    """
+    weights = f"{TRANSFORMER_FOLDER}/model{'' if variant is None else f'.{variant}'}.safetensors"
+    config = read_json(folder / TRANSFORMER_FOLDER / CONFIG_FILE)
+    if (folder / weights).exists():
+        config["transformers_weights"] = weights
+    write_json(folder / CONFIG_FILE, config)
 
 
 def weights_of_config(network_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Tensor]:

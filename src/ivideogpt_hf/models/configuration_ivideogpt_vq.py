@@ -203,6 +203,12 @@ class IVideoGPTVQConfig(PreTrainedConfig):
         Raises:
             ValueError: if it is the config of another model, or of one that the original code cannot run.
         """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"the config is that of a {model_type!r} model, and not of a VQ model ({cls.model_type!r}), "
+                f"which is in the subfolder 'tokenizer' of a checkpoint"
+            )
         if "_class_name" not in config_dict:  # diffusers writes this field, transformers does not
             return super().from_dict(config_dict, **kwargs)
         if config_dict["_class_name"] == FSQ_CLASS:
