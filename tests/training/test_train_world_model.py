@@ -103,6 +103,15 @@ def test_an_action_free_checkpoint_starts_where_it_was(checkpoints):
     torch.testing.assert_close(terms_of(asked(actions=True), grown, batch)["loss"], before)
 
 
+def test_a_reward_head_is_left_out_on_request(checkpoints):
+    before = WorldModel.from_pretrained(checkpoints / "conditioned").transformer
+    wanted = asked(transformer=str(checkpoints / "conditioned"), actions=True, drop_reward_head=True)
+    without = make_transformer(wanted, LAYOUT, 3, 3).eval()
+    assert not without.config.predict_reward
+    expected = terms_of(asked(actions=True), before, batch_of())["cross_entropy"]
+    torch.testing.assert_close(terms_of(wanted, without, batch_of())["cross_entropy"], expected)
+
+
 @pytest.mark.parametrize("source", ["free", "conditioned"])
 def test_scale_and_shift_start_where_the_checkpoint_was(checkpoints, source):
     has_actions = source == "conditioned"
@@ -368,6 +377,7 @@ def test_tokens_with_another_beginning_are_refused(folder, checkpoints, tmp_path
     [
         ({"transformer": "conditioned", "rewards": True}, "is action-conditioned: set actions"),
         ({"transformer": "conditioned", "actions": True}, "predicts rewards: set rewards"),
+        ({"transformer": "free", "drop_reward_head": True}, "has no reward head"),
         ({"tokens": "somewhere"}, "give either data"),
         ({"transformer_config": SIZES | {"max_position_embeddings": 140}}, "has room for"),
     ],

@@ -249,6 +249,9 @@ class WorldModelArguments:
         "way in which actions enter the transformer; null: as in the checkpoint to start from, else 'add'", default=None
     )
     rewards: bool = described("predict rewards", default=False)
+    drop_reward_head: bool = described(
+        "begin without the checkpoint's reward head, as for data without rewards", default=False
+    )
     reward_transform: Literal["symlog", "identity"] = described(
         "transform of the reward head's target", default="symlog"
     )
@@ -288,6 +291,10 @@ class WorldModelArguments:
         require(
             not self.new_action_head or (self.actions and self.transformer is not None),
             "new_action_head needs actions, and a checkpoint to start from: name it as transformer",
+        )
+        require(
+            not self.drop_reward_head or (not self.rewards and self.transformer is not None),
+            "drop_reward_head needs a checkpoint to start from, and excludes rewards",
         )
         require(
             not self.lora_rank or self.transformer is not None,

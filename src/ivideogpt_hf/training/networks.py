@@ -22,7 +22,8 @@ from .arguments import VQArguments, WorldModelArguments, require
 
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
 ACTION_PARTS = ("action_linear", "action_modulation", "action_recon_linear")
-NEW_PARTS = (*ACTION_PARTS, "reward_linear")
+REWARD_PARTS = ("reward_linear",)
+NEW_PARTS = (*ACTION_PARTS, *REWARD_PARTS)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -111,9 +112,8 @@ def make_transformer(
     config.name_or_path = _hub_id(model.transformer)
     transformer = IVideoGPTForCausalLM(config)
     if checkpoint is not None:
-        weights = checkpoint.state_dict()
-        if model.new_action_head:
-            weights = {name: value for name, value in weights.items() if not _is_in(name, ACTION_PARTS)}
+        left_out = ACTION_PARTS * model.new_action_head + REWARD_PARTS * model.drop_reward_head
+        weights = {name: value for name, value in checkpoint.state_dict().items() if not _is_in(name, left_out)}
         result = transformer.load_state_dict(weights, strict=False)
         problems = [name for name in result.missing_keys if not _is_in(name, NEW_PARTS)]
         problems += result.unexpected_keys
@@ -150,7 +150,14 @@ def _check_checkpoint(
             f"the data's actions have width {action_dim}, {model.transformer} takes width {config.action_dim}: set "
             f"new_action_head to true, which begins with a new action input, or choose other data",
         )
-    require(not config.predict_reward or model.rewards, f"{model.transformer} predicts rewards: set rewards to true")
+    require(
+        config.predict_reward or not model.drop_reward_head,
+        f"{model.transformer} has no reward head: leave drop_reward_head out",
+    )
+    require(
+        not config.predict_reward or model.rewards or model.drop_reward_head,
+        f"{model.transformer} predicts rewards: set rewards to true, or drop_reward_head where the data have none",
+    )
     require(
         not config.predict_reward or model.num_reward_bins in (None, config.num_reward_bins),
         f"the reward head of {model.transformer} has {config.num_reward_bins} bins, num_reward_bins is "
