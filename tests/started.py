@@ -20,6 +20,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from huggingface_hub.constants import HF_HOME
 
 from ivideogpt_hf.cli import main
 
@@ -100,10 +101,11 @@ def _kill_all() -> None:
 def _start_server() -> None:
     """Start the server that is forked, with a home of its own for what comes from the Hub."""
     home = tempfile.mkdtemp()
+    datasets = {"HF_DATASETS_CACHE": os.environ.get("HF_DATASETS_CACHE", f"{HF_HOME}/datasets")}  # that of the tests
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     atexit.register(_kill_all)  # else a process that a failed test left behind would be waited for
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (HUB | {"HF_HOME": home}).items():
+        for name, value in (HUB | datasets | {"HF_HOME": home}).items():
             patch.setenv(name, value)
         forkserver.ensure_running()
 
