@@ -72,7 +72,7 @@ def key_to_picture():
     with running(str(SPACE / "app.py"), "--port", str(PORT)), sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
         page.goto(URL)
-        page.wait_for_function("document.querySelector('.wm-screen img')?.src.startsWith('data:')")
+        page.wait_for_selector(".wm-screen canvas")
         for key in "ad":
             page.evaluate(measure, key)
         times = []
