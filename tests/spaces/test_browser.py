@@ -4,14 +4,11 @@ import asyncio
 import base64
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from PIL import Image
 from ivideogpt_hf import read_actions, read_video
 from tests.conftest import build_world, free_port
 from tests.spaces.conftest import SPACE
+from tests.started import Started
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
@@ -33,27 +31,20 @@ SCREEN = ".wm-screen.active canvas, .wm-screen.only canvas"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     port = free_port()
-    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    log = tmp_path_factory.mktemp("space") / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ivideogpt_hf.cli", "play", "--mcp", "--port", str(port)],
-            env=os.environ | settings,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
     url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(3000):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(url)
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.kill()
+    log = tmp_path_factory.mktemp("space") / "log"
+    settings = {"GRADIO_ANALYTICS_ENABLED": "False"}
+    started = Started("play", "--mcp", "--port", port, log=log, environment=settings)
+    started.wait_for(lambda: answers(url), seconds=300)
+    yield url
+    started.process.kill()
+
+
+def answers(url):
+    with suppress(OSError):
+        urllib.request.urlopen(url).close()
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +94,9 @@ def press(page, key, frames=1):
     page.keyboard.down(key)
     page.wait_for_function(f"+document.getElementById('wm-count').textContent >= {target}", timeout=20_000)
     page.keyboard.up(key)
-    page.wait_for_selector("#wm-screens[aria-busy=false]")  # a frame that was asked for before it was let go still comes
+    page.wait_for_selector(
+        "#wm-screens[aria-busy=false]"
+    )  # a frame that was asked for before it was let go still comes
 
 
 def open_panels(page):
@@ -134,10 +127,10 @@ def test_keys_move_the_picture_and_undo_restores_it_exactly(visit):
     assert picture(page) == seen[0]
 
 
-def test_a_held_key_repeats(visit):
+def test_a_held_key_repeats_and_the_rate_is_shown(visit):
     page = visit()
-    press(page, "ArrowRight", frames=3)
-    assert count(page) >= 3
+    press(page, "ArrowRight", frames=4)
+    assert re.fullmatch(r"\d+ / s", page.inner_text("#wm-rate"))
 
 
 def test_a_branch_stands_beside_its_line(visit):
