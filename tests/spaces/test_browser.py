@@ -94,9 +94,8 @@ def press(page, key, frames=1):
     page.keyboard.down(key)
     page.wait_for_function(f"+document.getElementById('wm-count').textContent >= {target}", timeout=20_000)
     page.keyboard.up(key)
-    page.wait_for_selector(
-        "#wm-screens[aria-busy=false]"
-    )  # a frame that was asked for before it was let go still comes
+    # A frame that was asked for before the key was let go still comes.
+    page.wait_for_selector("#wm-screens[aria-busy=false]")
 
 
 def open_panels(page):
@@ -131,6 +130,25 @@ def test_a_held_key_repeats_and_the_rate_is_shown(visit):
     page = visit()
     press(page, "ArrowRight", frames=4)
     assert re.fullmatch(r"\d+ / s", page.inner_text("#wm-rate"))
+
+
+def test_a_connection_that_ends_is_told_and_made_again(visit):
+    page, routes = visit(), []
+
+    def connect(route):
+        routes.append(route)
+        route.connect_to_server()
+
+    page.route_web_socket("**/play", connect)
+    page.reload()
+    page.wait_for_selector(SCREEN)
+    press(page, "d")
+    before = count(page)
+    routes[0].close(reason="it rains")
+    page.wait_for_selector("text=The connection ended: it rains. Press a key")
+    press(page, "d")
+    assert len(routes) == 2
+    assert count(page) > before
 
 
 def test_a_branch_stands_beside_its_line(visit):

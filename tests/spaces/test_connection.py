@@ -2,6 +2,7 @@
 
 import json
 import struct
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -154,6 +155,19 @@ def test_visitors_at_the_same_time_do_not_meet():
         together = [(one(kind, action=action), other(kind, action=action)) for kind, action in asks]
     assert alone[0] != alone[1]
     assert list(zip(*together, strict=True)) == list(map(tuple, alone))
+
+
+def test_the_model_has_a_thread_of_its_own(monkeypatch):
+    """The event loop goes on meanwhile."""
+    threads, predict = [], games.next_moment
+
+    def next_moment(*args):
+        threads.append(threading.current_thread().name)
+        return predict(*args)
+
+    monkeypatch.setattr(games, "next_moment", next_moment)
+    frames_of([("act", RIGHT), ("expect", RIGHT), ("act", RIGHT)])
+    assert {name.partition("_")[0] for name in threads} == {"model"}
 
 
 def test_who_does_not_know_the_key_gets_nothing():
