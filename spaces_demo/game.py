@@ -17,6 +17,8 @@ from ivideogpt_hf.world.state import num_bytes_of
 
 MAX_LINE_FRAMES = 128  # largest number of frames in a line
 MAX_LINES = 3
+# Tokens that are guessed in each pass. The same tokens are drawn in two thirds of the time (benchmarks/options.py).
+GUESSES = 3
 MAX_FUTURES = 9
 
 
@@ -136,6 +138,8 @@ def next_moment(world: World[Any], now: Moment, action: Sequence[float] | None, 
     """
     actions = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
     before = to_step(world, now.state)
+    if isinstance(before, WorldState):  # a served world takes no guesses
+        sampling = replace(sampling, num_guesses=GUESSES)
     result, state = world.step(before, None if actions is None else actions.to(world.device), sampling=sampling)
     return Moment(
         frame=result.frame[0].cpu(),

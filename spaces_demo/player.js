@@ -63,7 +63,7 @@ function draw() {
   // What was not predicted, as the start, has no certainty.
   $("wm-certainty").style.width = `${now.log_prob == null ? 0 : 100 * Math.max(0, 1 + now.log_prob / UNSURE)}%`;
   $("wm-count").textContent = `${chosen ?? line().length - 1}`;
-  $("wm-rate").textContent = shown.length < 3 ? "–" : `${Math.round(1000 * (shown.length - 1) / (shown.at(-1) - shown[0]))} / s`;
+  $("wm-rate").textContent = shown.length < 3 ? "–" : `${Math.round(1000 * (shown.length - 1) / (shown.at(-1) - shown[0]))}/s`;
   $("wm-branch").disabled = line().length < 2 && chosen === null;
   $("wm-undo").disabled = line().length < 2;
   $("wm-dream").textContent = dreamed.length ? "wake up" : "let it dream";

@@ -29,6 +29,16 @@ def play(world, game, actions=ACTIONS):
     return [games.step(world, game, action, SEEDED).frame for action in actions]
 
 
+def test_what_is_played_is_what_the_model_predicts(world, game):
+    """The game has tokens guessed."""
+    state = world.reset(random_frames(2)[None])
+    for action in ACTIONS:
+        expected, state = world.step(state, torch.tensor([action]), sampling=SEEDED)
+        moment = games.step(world, game, action, SEEDED)
+        assert moment.state.tokens.equal(state.tokens)
+        assert_same_frames(moment.frame, expected.frame[0])
+
+
 def test_it_begins_with_the_last_real_frame(game):
     assert game.now.frame.equal(random_frames(2)[-1])
     assert len(game.line) == 1
