@@ -26,8 +26,9 @@ from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, Sampling, WorldModel
 PORT = 7899
 URL = f"http://127.0.0.1:{PORT}"
 SPACE = Path(__file__).parents[1] / "spaces_demo"
-PRESSES = 60
+PRESSES, HELD_FRAMES = 60, 60
 SESSIONS = (1, 8, 32)
+PLAYED = Sampling(temperature=0.5, seed=0, num_guesses=3)  # as the playground samples
 
 
 def quantile(values, share):
@@ -52,36 +53,78 @@ def running(*command):
         process.wait()
 
 
-def key_to_picture():
-    """Milliseconds of each press of a key."""
+# A key is pressed and let go at once; the milliseconds until the counter of frames has changed and is painted.
+TAP = """key => new Promise(done => {
+  const count = document.getElementById('wm-count'), start = performance.now();
+  const watch = new MutationObserver(() => {
+    watch.disconnect();
+    requestAnimationFrame(() => done(performance.now() - start));
+  });
+  watch.observe(count, { childList: true });
+  for (const kind of ['keydown', 'keyup'])
+    document.dispatchEvent(new KeyboardEvent(kind, { key, code: key, bubbles: true }));
+})"""
+# A key is held; the frames per second from the first new one to the last one.
+HOLD = """([key, frames]) => new Promise(done => {
+  const count = document.getElementById('wm-count'), last = +count.textContent + frames;
+  const press = kind => document.dispatchEvent(new KeyboardEvent(kind, { key, code: key, bubbles: true }));
+  let first = null;
+  const watch = new MutationObserver(() => {
+    first ??= performance.now();
+    if (+count.textContent < last) return;
+    watch.disconnect();
+    press('keyup');
+    done(1000 * (frames - 1) / (performance.now() - first));
+  });
+  watch.observe(count, { childList: true });
+  press('keydown');
+})"""
+
+
+def play(checkpoint):
+    """From a key to the picture, the same for a step back, which needs no model, and frames while a key is held."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    measure = """key => new Promise(done => {
-      const shown = +document.getElementById('wm-count').textContent, start = performance.now();
-      const watch = new MutationObserver(() => {
-        if (+document.getElementById('wm-count').textContent > shown) {
-          watch.disconnect();
-          requestAnimationFrame(() => done(performance.now() - start));
-        }
-      });
-      watch.observe(document.getElementById('wm-count'), { childList: true });
-      for (const kind of ['keydown', 'keyup'])
-        document.dispatchEvent(new KeyboardEvent(kind, { key, code: 'Key' + key.toUpperCase(), bubbles: true }));
-    })"""
-    with running(str(SPACE / "app.py"), "--port", str(PORT)), sync_playwright() as playwright:
+    app = [str(SPACE / "app.py"), "--port", str(PORT), *checkpoint]
+    with running(*app), sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
         page.goto(URL)
-        page.wait_for_function("document.querySelector('.wm-screen img')?.src.startsWith('data:')")
+        page.wait_for_selector(".wm-screen canvas")
         for key in "ad":
-            page.evaluate(measure, key)
-        times = []
+            page.evaluate(TAP, key)
+        presses, backs, rates = [], [], []
         for number in range(PRESSES):
-            if number % 40 == 39:
-                page.keyboard.press("Escape")
-                page.wait_for_timeout(500)
-            times.append(page.evaluate(measure, "adws"[number % 4]))
-        return times
+            presses.append(page.evaluate(TAP, "adws"[number % 4]))
+            if number % 6 == 5:
+                backs.append(page.evaluate(TAP, "Backspace"))
+        for key in "adws":
+            page.keyboard.press("Escape")
+            page.wait_for_function("document.getElementById('wm-count').textContent === '0'")
+            rates.append(page.evaluate(HOLD, [key, HELD_FRAMES]))
+    return {
+        "key_to_picture_ms": times(presses),
+        "step_back_ms": times(backs),
+        "held_frames_per_second": quantile(rates, 0.5),
+    }
+
+
+def times(milliseconds):
+    """Their median, 95th percentile and number."""
+    return {"p50": quantile(milliseconds, 0.5), "p95": quantile(milliseconds, 0.95), "presses": len(milliseconds)}
+
+
+def model_ms(world, frames):
+    """Milliseconds of one frame in the model alone: drawing its tokens, and decoding its picture as well."""
+    shares = {}
+    for outputs in (("rewards",), ("frames", "rewards")):
+        state, taken = world.reset(frames), []
+        for _ in range(PRESSES):
+            start = time.perf_counter()
+            _, state = world.step(state, torch.zeros(1, world.spec.action_dim), sampling=PLAYED, outputs=outputs)
+            taken.append(1e3 * (time.perf_counter() - start))
+        shares[", ".join(outputs)] = quantile(taken, 0.5)
+    return shares
 
 
 def drive(seed, num_steps, frames, outputs, latencies, results, ready):
@@ -131,16 +174,17 @@ def resident(pid):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="that is played and served (default: the embedded one)")
     parser.add_argument("--steps", type=int, default=10, help="of each session")
     parser.add_argument("--many", type=int, default=2000, help="sessions one after the other, to watch memory")
     parser.add_argument("--output", type=Path, help="json to write")
     args = parser.parse_args()
-    times = key_to_picture()
-    result = {"key_to_picture_ms": {"p50": quantile(times, 0.5), "p95": quantile(times, 0.95), "presses": len(times)}}
-    print(json.dumps(result), flush=True)
-    world = WorldModel.default()
+    checkpoint = [args.checkpoint] if args.checkpoint else []
+    world = WorldModel.from_pretrained(args.checkpoint or "default")
     frames = world.processor.resize_frames(read_video(EXAMPLE_EPISODE)[:2])[None]
-    with running("-m", "ivideogpt_hf.cli", "serve", "--port", str(PORT), "--max-sessions", "64") as pid:
+    result = play(checkpoint) | {"model_ms": model_ms(world, frames)}
+    print(json.dumps(result), flush=True)
+    with running("-m", "ivideogpt_hf.cli", "serve", *checkpoint, "--port", str(PORT), "--max-sessions", "64") as pid:
         rows = []
         for outputs in (("frames", "rewards"), ("rewards",)):
             own = []

@@ -27,7 +27,7 @@ def main():
     with sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page(viewport=VIEW)
         page.goto(args.address)
-        page.wait_for_function("document.querySelector('.wm-screen img')?.src.startsWith('data:')")
+        page.wait_for_selector(".wm-screen canvas")
 
         def press(keys):
             for key in keys:
@@ -38,7 +38,7 @@ def main():
                 pictures.append(page.screenshot())
 
         press(KEYS)
-        page.click(".wm-strip img >> nth=2")
+        page.click(".wm-strip canvas >> nth=2")
         page.keyboard.press("b")
         page.wait_for_function("document.querySelectorAll('.wm-screen').length === 2")
         press(OTHER_KEYS)

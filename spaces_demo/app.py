@@ -1,11 +1,14 @@
-"""The playground: drive a world model in the browser. Only the widgets are here; see play.py for what they do."""
+"""The playground: drive a world model in the browser. Only the widgets are here; see play.py for what they do.
+
+What is done in a game does not come here, but to connection.py.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,10 +16,11 @@ from typing import Any
 
 import gradio as gr
 import torch
+from connection import play_route
 from endpoints import add_endpoints, reasons_shown
-from game import MAX_FUTURES, Game, branch, played_actions, restart, undo
-from page import error_message, game_message, header, message, moment_message
-from play import STORE, TEMPERATURE, WORLDS, grid_of_futures, new_game, play_action, play_dream, sampling_of
+from game import MAX_FUTURES, Game, played_actions
+from page import error_message, header, message
+from play import STORE, TEMPERATURE, WORLDS, grid_of_futures, new_game, sampling_of
 from scenes import MAX_UPLOAD_BYTES, picture, read_upload, write, write_actions
 from torch import Tensor
 from worlds import DEFAULT, Choice, Played, is_local
@@ -87,11 +91,11 @@ def errors_told(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def begin(visitor: Visitor, frames: Tensor, goal: Tensor | None = None) -> str:
-    """Start a new game from a video or an image, in place of the visitor's old one."""
-    key, game = new_game(visitor.choice, frames, goal)
+    """Start a new game from a video or an image, in place of the visitor's old one, and have the page show it."""
+    key, _ = new_game(visitor.choice, frames, goal)
     visitor.forget()
     visitor.key = key
-    return game_message(visitor.played, game)
+    return message("play", game=key)
 
 
 @errors_told
@@ -110,60 +114,11 @@ def begin_in_upload(visitor: Visitor, file: str | None, goal: str | None) -> str
     return begin(visitor, read_upload(world, file), None if goal is None else read_upload(world, goal))
 
 
-@errors_told
-def act(visitor: Visitor, action: list[float] | None, temperature: float, seed: float) -> str:
-    """Play one action, or None if the model takes no actions."""
-    return moment_message(play_action(visitor.key, action, sampling_of(temperature, seed)))
-
-
-def let_it_dream(visitor: Visitor, temperature: float, seed: float) -> Iterator[str]:
-    """Play random actions, and show their frames one after the other."""
-    try:
-        for game in play_dream(visitor.key, sampling_of(temperature, seed), int(seed)):
-            yield moment_message(game)
-    except (ValueError, OSError) as error:
-        yield error_message(error)
-    yield message("idle")
-
-
 def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
     """Write a video file with a grid of futures of the same random actions."""
     with reasons_shown():
         grid = grid_of_futures(visitor.key, int(count), sampling_of(temperature, seed), int(seed))
         return write(grid, "futures.mp4")
-
-
-@errors_told
-def take_back(visitor: Visitor) -> str:
-    """Undo one step."""
-    game = visitor.game
-    undo(game)
-    return message("cut", line=game.active, length=len(game.line))
-
-
-@errors_told
-def begin_again(visitor: Visitor) -> str:
-    """Go back to the start."""
-    game = visitor.game
-    restart(game)
-    return game_message(visitor.played, game)
-
-
-@errors_told
-def branch_off(visitor: Visitor, index: int) -> str:
-    """Start a new line from one of the active line's frames."""
-    game = visitor.game
-    branch(game, index)
-    STORE.update(visitor.key, visitor.choice, game)  # a branch copies states
-    return game_message(visitor.played, game)
-
-
-@errors_told
-def choose_line(visitor: Visitor, line: int) -> str:
-    """Play another line."""
-    game = visitor.game
-    game.active = min(max(line, 0), len(game.lines) - 1)
-    return message("line", active=game.active)
 
 
 @errors_told
@@ -256,15 +211,6 @@ def build() -> gr.Blocks:
 
         # Gradio fills arguments of its own kinds in by their annotations. A visitor is changed in place, and is an
         # output so that Gradio stores it.
-        def on_act(visitor: Visitor, temperature: float, seed: float, event: gr.EventData) -> str:
-            return act(visitor, event._data.get("action"), temperature, seed)
-
-        def on_branch(visitor: Visitor, event: gr.EventData) -> str:
-            return branch_off(visitor, int(event._data["index"]))
-
-        def on_line(visitor: Visitor, event: gr.EventData) -> str:
-            return choose_line(visitor, int(event._data["line"]))
-
         def on_scene(visitor: Visitor, event: gr.SelectData) -> tuple[str, Visitor]:
             return begin_in_scene(visitor, event.index), visitor
 
@@ -283,13 +229,13 @@ def build() -> gr.Blocks:
             )
 
         page.load(lambda visitor: (begin_in_scene(visitor, 0), visitor), visitor, [bus, visitor], **drive)
-        bus.act(on_act, [visitor, *settings], bus, trigger_mode="multiple", **drive)
-        dreaming = bus.dream(let_it_dream, [visitor, *settings], bus, **drive)
-        bus.stop(None, cancels=[dreaming], api_visibility="private")
-        bus.undo(take_back, visitor, bus, **drive)
-        bus.restart(begin_again, visitor, bus, **drive)
-        bus.branch(on_branch, visitor, bus, **drive)
-        bus.line(on_line, visitor, bus, **drive)
+        gr.on(
+            [page.load, temperature.change, seed.change],
+            None,
+            settings,
+            js="(temperature, seed) => { window.sampling = { temperature, seed: seed ?? 0 }; }",
+            api_visibility="private",
+        )
         scene.select(on_scene, visitor, [bus, visitor], **drive)
         upload.upload(on_upload, [visitor, upload, goal], [bus, visitor], **drive)
         load.click(on_load, [visitor, name], [bus, visitor, goal, scene, note], **drive)
@@ -348,6 +294,7 @@ def main() -> None:
         css=(HERE / "player.css").read_text(encoding="utf-8"),
         max_file_size=MAX_UPLOAD_BYTES,
         mcp_server=args.mcp,
+        app_kwargs={"routes": [play_route(None if on_space else args.host)]},
         ssr_mode=False,  # with it, a server in front of this one asks, and every visitor would seem to be local
         footer_links=[],
     )

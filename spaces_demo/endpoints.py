@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from game import MAX_LINE_FRAMES, bounds
+from game import bounds
 from play import TEMPERATURE, WORLDS, new_game, play_action, predict, sampling_of
 from scenes import write, write_picture
 from torch import Tensor
 from worlds import DEFAULT, Choice, Played
 
 SHEET_COLUMNS = 8
+MAX_ACTIONS = 64  # of one rollout
 MAX_CALLS = 4  # calls that are answered at a time
 CALLS = threading.BoundedSemaphore(MAX_CALLS)
 
@@ -77,8 +78,8 @@ def rollout(
         the checkpoint predicts rewards.
     """
     with answering():
-        if not 1 <= len(actions) <= MAX_LINE_FRAMES:
-            raise ValueError(f"1 to {MAX_LINE_FRAMES} actions can be taken, not {len(actions)}.")
+        if not 1 <= len(actions) <= MAX_ACTIONS:
+            raise ValueError(f"1 to {MAX_ACTIONS} actions can be taken, not {len(actions)}.")
         choice, played = choose(checkpoint)
         frames, rewards = predict(choice, scene_of(played, scene), actions, sampling_of(temperature, seed))
         video = gr.FileData(path=write(frames, "rollout.mp4"), mime_type="video/mp4")

@@ -5,7 +5,7 @@ A game has bounds, can be pickled, and belongs to one visitor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor
 from ivideogpt_hf import Sampling, World, WorldState
 from ivideogpt_hf.world.state import num_bytes_of
 
-MAX_LINE_FRAMES = 64  # largest number of frames in a line
+MAX_LINE_FRAMES = 128  # largest number of frames in a line
 MAX_LINES = 3
+# Tokens that are guessed in each pass. The same tokens are drawn in two thirds of the time (benchmarks/options.py).
+GUESSES = 3
 MAX_FUTURES = 9
 
 
@@ -112,20 +114,53 @@ def step(world: World[Any], game: Game, action: Sequence[float] | None, sampling
         FullError: if the line is as long as it may be.
         ValueError: if the action does not fit the model.
     """
+    check_room(game)
+    moment = next_moment(world, game.now, action, sampling)
+    game.line.append(moment)
+    return moment
+
+
+def check_room(game: Game) -> None:
+    """Check that the active line has room for one more frame.
+
+    Raises:
+        FullError: if it has none.
+    """
     if len(game.line) >= MAX_LINE_FRAMES:
         raise FullError(f"This line has {MAX_LINE_FRAMES} frames. Take some back, or start again.")
+
+
+def next_moment(world: World[Any], now: Moment, action: Sequence[float] | None, sampling: Sampling) -> Moment:
+    """The moment that an action leads to. It belongs to no game yet.
+
+    Raises:
+        ValueError: if the action does not fit the model.
+    """
     actions = None if action is None else torch.tensor([list(action)], dtype=torch.float32)
-    before = to_step(world, game.now.state)
+    before = to_step(world, now.state)
+    if isinstance(before, WorldState):  # a served world takes no guesses
+        sampling = replace(sampling, num_guesses=GUESSES)
     result, state = world.step(before, None if actions is None else actions.to(world.device), sampling=sampling)
-    moment = Moment(
+    return Moment(
         frame=result.frame[0].cpu(),
-        state=to_store_after(state, before, game.now.state),
+        state=to_store_after(state, before, now.state),
         action=None if actions is None else actions[0],
         reward=None if result.reward is None else float(result.reward[0]),
         log_prob=float(result.log_prob[0]),
     )
-    game.line.append(moment)
-    return moment
+
+
+def rejoin(moment: Moment, sent: Moment, now: Moment) -> Moment:
+    """Have a moment share the contexts of the one before again, where both were pickled in between.
+
+    Args:
+        moment: moment that came back.
+        sent: the one before, as it came back.
+        now: the one before, as the game has it.
+    """
+    if sent is now or not isinstance(now.state, WorldState) or moment.state.contexts is not sent.state.contexts:
+        return moment
+    return replace(moment, state=replace(moment.state, contexts=now.state.contexts))
 
 
 def played_actions(game: Game) -> Tensor:
@@ -173,16 +208,6 @@ def restart(game: Game) -> None:
     game.lines, game.active = [[game.lines[0][0]]], 0
 
 
-def dream(
-    world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling
-) -> Iterator[Moment]:
-    """Play many steps: actions (T, A) one after the other, or ``num_frames`` frames of an action-free model."""
-    for i in range(num_frames):
-        if len(game.line) >= MAX_LINE_FRAMES:
-            return
-        yield step(world, game, None if actions is None else actions[i].tolist(), sampling)
-
-
 def futures(
     world: World[Any], game: Game, actions: Tensor | None, num_frames: int, sampling: Sampling, count: int
 ) -> Tensor:
@@ -202,6 +227,14 @@ def futures(
         outputs=("frames",),
     )
     return rollout.frames[0].cpu()
+
+
+def dreamed_actions(world: World[Any], game: Game, num_frames: int, seed: int) -> list[list[float] | None]:
+    """Random actions to play one after the other, as many as the active line has room for; None for each frame of an
+    action-free model."""
+    actions = random_actions(world, num_frames, seed + len(game.line))
+    rows = [None] * num_frames if actions is None else actions.tolist()
+    return rows[: max(0, MAX_LINE_FRAMES - len(game.line))]
 
 
 def random_actions(world: World[Any], num_frames: int, seed: int) -> Tensor | None:

@@ -1,16 +1,16 @@
 """What is done with stored games, by visitors of the page and by callers alike. It knows no widgets.
 
-On a Space with ZeroGPU, functions under `gpu` run in another process. They get a game, and return it played.
+On a Space with ZeroGPU, functions under `gpu` run in another process. What they get and return is pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import game as games
 import torch
-from game import Game, dream, futures, random_actions
+from game import Game, Moment, futures, random_actions
 from scenes import clips_in_rows, context_of
 from store import Store
 from torch import Tensor
@@ -46,20 +46,61 @@ def new_game(choice: Choice, frames: Tensor, goal: Tensor | None = None) -> tupl
     return STORE.add(choice, game), game
 
 
-def play_action(key: str | None, action: list[float] | None, sampling: Sampling) -> Game:
-    """Play one action of the game, or None if the model takes no actions."""
+@dataclass(frozen=True)
+class Expected:
+    """A moment that was predicted before anybody asked for it.
+
+    Attributes:
+        now: moment that it follows.
+        action: action that it was predicted for.
+        sampling: sampling that it was predicted with.
+        moment: the moment.
+    """
+
+    now: Moment
+    action: list[float] | None
+    sampling: Sampling
+    moment: Moment
+
+    def is_what_follows(self, now: Moment, action: list[float] | None, sampling: Sampling) -> bool:
+        """Whether it is what would be predicted now. Whoever took a step back or branched off stands at another moment,
+        or at this one again."""
+        return self.now is now and self.action == action and self.sampling == sampling
+
+
+def play_action(
+    key: str | None, action: list[float] | None, sampling: Sampling, expected: Expected | None = None
+) -> Game:
+    """Play one action of the game, or None if the model takes no actions.
+
+    Args:
+        key: key of the game.
+        action: action (A,).
+        sampling: sampling of the tokens.
+        expected: moment that is taken if it is what follows, and ignored if it is not; None: there is none.
+    """
     choice, game = STORE.get(key)
-    game = _step(choice, game, action, sampling)
+    games.check_room(game)
+    if expected is not None and expected.is_what_follows(game.now, action, sampling):
+        moment = expected.moment
+    else:
+        moment = _follow(choice, game.now, action, sampling)
+    game.line.append(moment)
     STORE.update(key, choice, game)
     return game
 
 
-def play_dream(key: str | None, sampling: Sampling, seed: int) -> Iterator[Game]:
-    """Play random actions; the game after each of them."""
+def expect_action(key: str | None, action: list[float] | None, sampling: Sampling) -> Expected:
+    """Predict what follows if this action is played next. The game stays as it is."""
     choice, game = STORE.get(key)
-    for played in _dream(choice, game, sampling, seed):
-        STORE.update(key, choice, played)
-        yield played
+    games.check_room(game)
+    return Expected(game.now, action, sampling, _follow(choice, game.now, action, sampling))
+
+
+def dreamed_actions(key: str | None, seed: int) -> list[list[float] | None]:
+    """Random actions of a dream."""
+    choice, game = STORE.get(key)
+    return games.dreamed_actions(WORLDS.get(choice).world, game, DREAM_FRAMES, seed)
 
 
 def grid_of_futures(key: str | None, count: int, sampling: Sampling, seed: int) -> Tensor:
@@ -74,18 +115,15 @@ def _start(choice: Choice, frames: Tensor, goal: Tensor | None) -> Game:
     return games.start(world, context_of(world, frames, goal))
 
 
-@gpu
-def _step(choice: Choice, game: Game, action: list[float] | None, sampling: Sampling) -> Game:
-    games.step(WORLDS.get(choice).world, game, action, sampling)
-    return game
+def _follow(choice: Choice, now: Moment, action: list[float] | None, sampling: Sampling) -> Moment:
+    sent, moment = _next(choice, now, action, sampling)
+    return games.rejoin(moment, sent, now)
 
 
 @gpu
-def _dream(choice: Choice, game: Game, sampling: Sampling, seed: int) -> Iterator[Game]:
-    world = WORLDS.get(choice).world
-    actions = random_actions(world, DREAM_FRAMES, seed + len(game.line))
-    for _ in dream(world, game, actions, DREAM_FRAMES, sampling):
-        yield game
+def _next(choice: Choice, now: Moment, action: list[float] | None, sampling: Sampling) -> tuple[Moment, Moment]:
+    """A moment and the one after it. What they share stays shared when both are pickled together."""
+    return now, games.next_moment(WORLDS.get(choice).world, now, action, sampling)
 
 
 @gpu

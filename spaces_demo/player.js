@@ -1,55 +1,79 @@
-// The player: keeps what the page shows of a game, and turns keys and buttons into events. Python sends messages as the
-// value of this element; it answers each event with one.
+// The player: keeps what the page shows of a game, and turns keys and buttons into messages over a WebSocket, each of which
+// gets one answer (connection.py). Gradio says as the value of this element which game is played.
 const $ = (id) => document.getElementById(id);
 const KEYS = [["a", "d"], ["s", "w"], ["f", "r"], ["j", "l"], ["k", "i"], ["n", "m"]];
 const ARROWS = { arrowleft: "a", arrowright: "d", arrowdown: "s", arrowup: "w" };
 const UNSURE = 60; // minus the log-probability of a frame at which the meter is empty
+const FRAMES_PER_SECOND = 15; // while a key is held
 
 const MODELS = $("wm-model").href;
 
 let game = { lines: [[]], active: 0, actions: { names: [], low: [], high: [] }, has_reward: false };
+let gameKey = null; // who has it plays the game
+let socket = null;
 let chosen = null; // a frame of the active line that is looked at
-let busy = true, dreaming = false;
+let isAwaited = false; // whether a frame is
+let dreamed = []; // actions of a dream that are still to be played
+let asked = 0, next = null; // when the last action was played, and the timer of the next one
+let shown = []; // when the last frames were shown
 const held = new Set(); // keys and buttons that are down, as "axis,side"
 let grip = 0; // the gripper stays as it was last told
 
 const line = () => game.lines[game.active];
 const isGrip = (axis) => /grip/i.test(game.actions.names[axis] ?? "");
 
-function draw() {
-  const screens = $("wm-screens");
-  screens.replaceChildren(...game.lines.map((moments, number) => {
-    const screen = document.createElement("div"), image = document.createElement("img");
-    const index = number === game.active && chosen !== null ? chosen : moments.length - 1;
+function canvasOf(frame) {
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
+  paint(canvas, frame);
+  return canvas;
+}
+
+function paint(canvas, frame) {
+  canvas.width = frame.width;
+  canvas.height = frame.height;
+  canvas.getContext("2d").putImageData(frame, 0, 0);
+}
+
+function drawScreens() {
+  $("wm-screens").replaceChildren(...game.lines.map((moments, number) => {
+    const screen = document.createElement("div");
     screen.className = "wm-screen" + (number === game.active ? " active" : "") + (game.lines.length === 1 ? " only" : "");
-    image.src = moments[index]?.image ?? "";
-    image.alt = `frame ${index} of line ${number + 1}`;
-    screen.append(image);
+    screen.append(canvasOf(moments.at(-1).frame));
     if (game.lines.length > 1) {
       const label = document.createElement("span");
       label.textContent = `line ${number + 1}`;
       screen.append(label);
-      screen.onclick = () => send("line", { line: number });
+      screen.onclick = () => send("line", { index: number });
     }
     return screen;
   }));
+}
+
+function draw() {
+  [...$("wm-screens").children].forEach((screen, number) => {
+    const moments = game.lines[number];
+    const index = number === game.active && chosen !== null ? chosen : moments.length - 1;
+    paint(screen.firstChild, moments[index].frame);
+    screen.firstChild.setAttribute("aria-label", `frame ${index} of line ${number + 1}`);
+  });
   const now = line()[chosen ?? line().length - 1] ?? {};
   $("wm-reward-meter").hidden = !game.has_reward;
   $("wm-reward").textContent = now.reward == null ? "–" : now.reward.toFixed(2);
   // What was not predicted, as the start, has no certainty.
   $("wm-certainty").style.width = `${now.log_prob == null ? 0 : 100 * Math.max(0, 1 + now.log_prob / UNSURE)}%`;
   $("wm-count").textContent = `${chosen ?? line().length - 1}`;
+  $("wm-rate").textContent = shown.length < 3 ? "–" : `${Math.round(1000 * (shown.length - 1) / (shown.at(-1) - shown[0]))}/s`;
   $("wm-branch").disabled = line().length < 2 && chosen === null;
   $("wm-undo").disabled = line().length < 2;
-  $("wm-dream").textContent = dreaming ? "wake up" : "let it dream";
+  $("wm-dream").textContent = dreamed.length ? "wake up" : "let it dream";
 }
 
 function thumbnail(moment, number, index) {
-  const image = document.createElement("img");
-  image.src = moment.image;
+  const image = canvasOf(moment.frame);
   image.title = `frame ${index}`;
   image.onclick = () => {
-    if (number !== game.active) { send("line", { line: number }); return; }
+    if (number !== game.active) { send("line", { index: number }); return; }
     chosen = index === line().length - 1 ? null : index;
     mark();
     draw();
@@ -58,7 +82,7 @@ function thumbnail(moment, number, index) {
 }
 
 function mark() {
-  $("wm-strips").querySelectorAll("img").forEach((image) => image.classList.remove("chosen"));
+  $("wm-strips").querySelectorAll("canvas").forEach((image) => image.classList.remove("chosen"));
   if (chosen !== null) $("wm-strips").children[game.active]?.children[chosen]?.classList.add("chosen");
 }
 
@@ -112,9 +136,11 @@ function hint(names) {
 function press(key) {
   const [axis, side] = key.split(",").map(Number);
   if (isGrip(axis)) grip = side ? 1 : -1;
+  if (!isPlaying()) shown = [];
   held.add(key);
   document.querySelector(`[data-press="${key}"]`)?.classList.add("down");
-  play();
+  if (socket === null) connect();
+  play(!dreamed.length);
 }
 
 function release(key) {
@@ -132,33 +158,105 @@ function action() {
   });
 }
 
-// One action at a time: the next one leaves when the frame of the last one is there, as long as anything is held.
-function play() {
-  if (busy || dreaming || !held.size) return;
-  send("act", { action: action() });
+// The action that is played next: that of a dream, or what is held.
+const wanted = () => (dreamed.length ? dreamed[0] : action());
+const isPlaying = () => dreamed.length > 0 || held.size > 0;
+
+// One action at a time: the next one leaves when the frame of the last one is there, as long as anything is held, and at
+// no more than so many a second.
+function play(isAtOnce = true) {
+  clearTimeout(next);
+  if (isAwaited || !isPlaying()) return;
+  const pause = asked + 1000 / FRAMES_PER_SECOND - performance.now();
+  if (!isAtOnce && pause > 0) { next = setTimeout(play, pause); return; }
+  asked = performance.now();
+  if (!say("act", { action: wanted() })) return;
+  awaitFrame(true);
+  dreamed.shift();
+  // What is still held when the screen is drawn again will be asked for next, so that it can be begun.
+  requestAnimationFrame(() => { if (isPlaying()) say("expect", { action: wanted() }); });
 }
 
-function send(name, data) {
-  if (busy && name !== "stop") return;
-  busy = name !== "stop";
+function say(kind, content) {
+  const isOpen = socket?.readyState === WebSocket.OPEN;
+  if (isOpen) socket.send(JSON.stringify({ kind, game: gameKey, ...window.sampling, ...content }));
+  return isOpen;
+}
+
+function send(kind, content) {
+  dreamed = []; // it wakes up
   $("wm-error").textContent = "";
-  trigger(name, data ?? {});
+  if (socket === null) connect(); else say(kind, content);
+}
+
+function awaitFrame(isIt) {
+  isAwaited = isIt;
+  $("wm-screens").ariaBusy = isIt;
+}
+
+// Connect, and show the game as the server has it.
+function connect() {
+  if (gameKey === null) return;
+  const address = new URL("play", document.baseURI);
+  address.protocol = address.protocol.replace("http", "ws");
+  address.search = address.hash = "";
+  let isOpen = false;
+  socket = new WebSocket(address);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => { isOpen = true; say("show"); };
+  socket.onmessage = ({ data }) => receive(read(data));
+  socket.onclose = ({ reason }) => {
+    socket = null;
+    awaitFrame(false);
+    stop();
+    $("wm-error").textContent = isOpen
+      ? `The connection ended${reason ? `: ${reason}` : ""}. Press a key to connect again.`
+      : `No connection to ${address}, over which frames come. A proxy may not let WebSockets through, or the server does not ` +
+        "answer to this name. Press a key to try again.";
+  };
+}
+
+function stop() {
+  clearTimeout(next);
+  [...held].forEach(release);
+  dreamed = [];
+}
+
+// What the server says, and its pictures.
+function read(data) {
+  const length = new DataView(data).getUint32(0, true);
+  const message = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const pixels = new Uint8Array(data, 4 + length), { width, height } = message, size = 3 * width * height;
+  message.frames = Array.from({ length: size ? pixels.length / size : 0 }, (_, number) => {
+    const frame = new ImageData(width, height);
+    for (let from = number * size, to = 0; to < frame.data.length; from += 3, to += 4) {
+      frame.data[to] = pixels[from];
+      frame.data[to + 1] = pixels[from + 1];
+      frame.data[to + 2] = pixels[from + 2];
+      frame.data[to + 3] = 255;
+    }
+    return frame;
+  });
+  return message;
 }
 
 const EVENTS = {
-  game: (message) => {
+  game: ({ frames, ...message }) => {
+    $("wm-goal").hidden = !message.has_goal;
+    if (message.has_goal) paint($("wm-goal").querySelector("canvas"), frames.shift());
+    for (const moment of message.lines.flat()) moment.frame = frames.shift();
     Object.assign(game, message);
     chosen = null;
     grip = 0;
-    dreaming = false;
+    dreamed = [];
     $("wm-model").href = game.link ?? MODELS;
-    $("wm-goal").hidden = !game.goal;
-    if (game.goal) $("wm-goal").querySelector("img").src = game.goal;
     drawPad();
+    drawScreens();
     drawStrips();
   },
-  moment: ({ line: number, index, moment }) => {
+  moment: ({ line: number, index, moment, frames }) => {
     chosen = null;
+    moment.frame = frames[0];
     const moments = game.lines[number], strip = $("wm-strips").children[number];
     moments.length = index;
     while (strip.children.length > index) strip.lastChild.remove();
@@ -166,6 +264,7 @@ const EVENTS = {
     strip.append(thumbnail(moment, number, index));
     strip.scrollLeft = strip.scrollWidth;
     mark();
+    shown = [...shown.slice(1 - FRAMES_PER_SECOND), performance.now()];
   },
   cut: ({ line: number, length }) => {
     chosen = null;
@@ -174,26 +273,33 @@ const EVENTS = {
     while (strip.children.length > length) strip.lastChild.remove();
     mark();
   },
-  line: ({ active }) => { game.active = active; chosen = null; mark(); },
-  error: ({ text }) => { $("wm-error").textContent = text; held.clear(); },
-  idle: () => { dreaming = false; },
+  line: ({ active }) => { game.active = active; chosen = null; drawScreens(); mark(); },
+  dream: ({ actions }) => { dreamed = actions; shown = []; },
+  expecting: () => {},
+  error: ({ text }) => { $("wm-error").textContent = text; stop(); },
 };
 
-function receive() {
+function receive(message) {
+  EVENTS[message.kind](message);
+  if (message.kind === "moment" || message.kind === "error") awaitFrame(false);
+  draw();
+  play(false);
+}
+
+// What Gradio says: the game that is played now, or why there is none.
+function hear() {
   let message;
   try { message = JSON.parse(props.value); } catch { return; }
-  EVENTS[message.kind](message);
-  busy = dreaming;
-  draw();
-  if (!dreaming) play();
+  if (message.kind === "error") EVENTS.error(message);
+  if (message.kind !== "play") return;
+  gameKey = message.game;
+  stop();
+  if (socket === null) connect(); else say("show");
 }
 
 function dream() {
-  if (dreaming) { trigger("stop", {}); dreaming = busy = false; draw(); return; }
-  if (busy) return;
-  dreaming = true;
+  if (dreamed.length) { dreamed = []; $("wm-dream").textContent = "let it dream"; return; }
   send("dream");
-  draw();
 }
 
 function keyOf(event) {
@@ -237,4 +343,4 @@ $("wm-undo").onclick = () => send("undo");
 $("wm-restart").onclick = () => send("restart");
 $("wm-branch").onclick = branch;
 $("wm-dream").onclick = dream;
-watch("value", receive);
+watch("value", hear);

@@ -1,14 +1,13 @@
 """A visitor's game: what is taken back is as it was, branches are separate, and everything is bounded."""
 
-import base64
 import json
 import pickle
+import struct
 
 import pytest
 import torch
 
 from ivideogpt_hf import Sampling, read_actions
-from ivideogpt_hf.media.images import decode_images
 from tests.conftest import assert_same_frames, random_actions, random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
@@ -28,6 +27,16 @@ def game(world):
 
 def play(world, game, actions=ACTIONS):
     return [games.step(world, game, action, SEEDED).frame for action in actions]
+
+
+def test_what_is_played_is_what_the_model_predicts(world, game):
+    """The game has tokens guessed."""
+    state = world.reset(random_frames(2)[None])
+    for action in ACTIONS:
+        expected, state = world.step(state, torch.tensor([action]), sampling=SEEDED)
+        moment = games.step(world, game, action, SEEDED)
+        assert moment.state.tokens.equal(state.tokens)
+        assert_same_frames(moment.frame, expected.frame[0])
 
 
 def test_it_begins_with_the_last_real_frame(game):
@@ -64,9 +73,20 @@ def test_a_line_without_actions_has_none_to_save(free_world, game):
         games.played_actions(moving)
 
 
-def test_pictures_are_those_of_the_frame(game):
-    _, data = page.png(game.now.frame).split(",")
-    assert decode_images([base64.b64decode(data)])[0].tolist() == game.now.frame.movedim(0, -1).tolist()
+def read(message):
+    """What is said in a message, and its pictures (N, 3, H, W)."""
+    (length,) = struct.unpack("<I", message[:4])
+    said = json.loads(message[4 : 4 + length])
+    pixels = torch.frombuffer(bytearray(message[4 + length :]), dtype=torch.uint8)
+    return said, pixels.view(-1, said["height"], said["width"], 3).movedim(-1, 1)
+
+
+def test_pictures_are_those_of_the_frames(world, game):
+    play(world, game)
+    _, frames = read(page.game_message(worlds.Played(world, scenes.GALLERY, has_own_scenes=True), game))
+    assert frames.equal(torch.stack([moment.frame for moment in game.line]))
+    _, frames = read(page.moment_message(game))
+    assert frames.equal(game.now.frame[None])
 
 
 def test_a_branch_leaves_the_line_as_it_was(world, game):
@@ -101,6 +121,13 @@ def test_a_game_survives_being_pickled(world, game):
     assert found.equal(expected)
 
 
+def test_contexts_are_shared_again_after_a_moment_was_pickled(world, game):
+    """As ZeroGPU does with the moment before, together with the one after it."""
+    sent, moment = pickle.loads(pickle.dumps((game.now, games.next_moment(world, game.now, ACTIONS[0], SEEDED))))
+    assert moment.state.contexts is not game.now.state.contexts
+    assert games.rejoin(moment, sent, game.now).state.contexts is game.now.state.contexts
+
+
 def test_lines_and_their_number_are_bounded(world, game, monkeypatch):
     monkeypatch.setattr(games, "MAX_LINE_FRAMES", 3)
     play(world, game, ACTIONS[:2])
@@ -114,12 +141,6 @@ def test_lines_and_their_number_are_bounded(world, game, monkeypatch):
         games.futures(world, game, torch.zeros(2, 3), 2, SEEDED, 10)
 
 
-def test_it_dreams_until_the_line_is_full(world, game, monkeypatch):
-    monkeypatch.setattr(games, "MAX_LINE_FRAMES", 4)
-    actions = games.random_actions(world, 8, seed=0)
-    assert len(list(games.dream(world, game, actions, 8, SEEDED))) == 3
-
-
 def test_futures_differ_and_the_game_stays(world, game):
     frames = games.futures(world, game, torch.zeros(2, 3), 2, SEEDED, 3)
     assert frames.shape == (3, 2, 3, 16, 16)
@@ -131,7 +152,7 @@ def test_an_action_free_model_goes_by_itself(free_world):
     game = games.start(free_world, random_frames(2))
     assert games.step(free_world, game, None, SEEDED).action is None
     assert games.random_actions(free_world, 5, seed=0) is None
-    assert len(list(games.dream(free_world, game, None, 2, SEEDED))) == 2
+    assert games.dreamed_actions(free_world, game, 5, seed=0) == [None] * 5
 
 
 def test_random_actions_stay_within_bounds(world):
@@ -169,7 +190,7 @@ def test_a_served_world_is_played_like_a_local_one(world):
             games.undo(game)
             games.branch(game, 1)
             play(played.world, game)
-            shown = json.loads(page.game_message(played, game))
+            shown, _ = read(page.game_message(played, game))
             grid = games.futures(played.world, game, random_actions(2, 3), 2, SEEDED, 3)
             lines.append(([moment.frame for line in game.lines for moment in line], shown["actions"], grid))
     (frames, actions, grid), (served_frames, served_actions, served_grid) = lines

@@ -14,7 +14,7 @@ SERVICE_RESTART = 1012  # a WebSocket's code
 
 
 async def answer_messages(
-    socket: WebSocket, answer: Callable[[str | bytes], Awaitable[dict[str, Any]]], stopping: asyncio.Event
+    socket: WebSocket, answer: Callable[[str | bytes], Awaitable[dict[str, Any] | bytes]], stopping: asyncio.Event
 ) -> None:
     """Answer each message of a WebSocket, until it is closed or the server stops.
 
@@ -23,7 +23,7 @@ async def answer_messages(
 
     Args:
         socket: accepted WebSocket.
-        answer: function from a message to its answer.
+        answer: function from a message to its answer, which is sent as JSON; bytes are sent as they are.
         stopping: event that is set when the server stops.
     """
     messages: asyncio.Queue[str | bytes] = asyncio.Queue(1)
@@ -35,7 +35,11 @@ async def answer_messages(
                 await asyncio.wait({answering, reader}, return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done():
                     return
-                await socket.send_text(json.dumps(answering.result()))
+                answered = answering.result()
+                if isinstance(answered, bytes):
+                    await socket.send_bytes(answered)
+                else:
+                    await socket.send_text(json.dumps(answered))
             finally:
                 answering.cancel()
         if not reader.done():
