@@ -13,11 +13,11 @@ import argparse
 import copy
 import json
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from timing import timed
 from torch.profiler import ProfilerActivity, profile
 from transformers import LogitsProcessor, LogitsProcessorList
 from writing import write_results
@@ -115,7 +115,7 @@ def original(world, frames, num_candidates, num_frames, decodes):
 
 def _vectors(vq_model, tokens):
     """Context codes (1, C, n) as a map (C, code_dim, h, w)."""
-    return vq_model.quantize.embedding(tokens[0]).unflatten(1, vq_model.config.context_grid).movedim(-1, 1)
+    return vq_model.quantize.lookup(tokens[0]).unflatten(1, vq_model.config.context_grid).movedim(-1, 1)
 
 
 # -- ours -------------------------------------------------------------------------------------------------------------
@@ -141,17 +141,6 @@ def ours(world, frames, workload):
 
 
 # -- timing -----------------------------------------------------------------------------------------------------------
-
-
-def timed(function, *args):
-    """Seconds, and the result."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = function(*args)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def compare(worlds, frames, workload):

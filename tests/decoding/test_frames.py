@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ivideogpt_hf import Sampling
-from ivideogpt_hf.decoding.frames import FrameDecoder, attend, prefill
-from ivideogpt_hf.decoding.sampling import draw, uniforms
-from ivideogpt_hf.decoding.tails import Tail
+from ivideogpt_hf.decoding.frames import attend
+from ivideogpt_hf.decoding.sampling import draw
 from tests.conftest import build_world, random_actions, random_frames
 
 
@@ -51,22 +50,6 @@ def test_guessing_changes_nothing(num_guesses, conditioning, rows):
     torch.testing.assert_close(guessed.log_probs, plain.log_probs, atol=1e-4, rtol=1e-4)
 
 
-@torch.inference_mode()
-def test_guesses_that_are_right_save_passes(likely):
-    """A draft that is what comes anyway needs one pass for two tokens; one that is not, a pass for each."""
-    transformer, layout = likely.transformer, likely.layout
-    prompts = torch.randint(0, 6, (1, layout.prompt_length), generator=torch.Generator().manual_seed(0))
-    decoder = FrameDecoder(transformer, prefill(transformer, prompts), 1)
-    zeros = torch.zeros(1, dtype=torch.int64)
-    uniform = uniforms(zeros, zeros, zeros, layout.block_length)
-    arguments = (prompts[:, -1], random_actions(1, 3), uniform)
-    plain = decoder.decode(Tail(), *arguments, Sampling())
-    for draft, num_right in ((plain.tokens, 2), (plain.tokens + 1, 0)):
-        guessed = decoder.decode(Tail(), *arguments, Sampling(num_guesses=1), draft=draft)
-        assert guessed.tokens.equal(plain.tokens)
-        assert guessed.num_right == num_right
-
-
 def test_tokens_that_were_guessed_follow_the_models_distribution(likely):
     """Chi-square over many rows: how often each code is second, given the most frequent first one."""
     layout, rows = likely.layout, 4000
@@ -98,16 +81,6 @@ def test_rewards_that_are_read_late_are_those_of_stepping(likely, num_frames):
     for i in range(num_frames):
         step, state = likely.step(state, actions[:, i], sampling=Sampling(seed=0))
         torch.testing.assert_close(step.reward, rollout.rewards[:, i], atol=1e-4, rtol=1e-4)
-
-
-def test_a_rollout_takes_one_pass_per_token_and_one_for_the_last_reward(likely):
-    passes = []
-    hook = likely.transformer.model.embed_tokens.register_forward_pre_hook(
-        lambda _, inputs: passes.append(inputs[0].shape)
-    )
-    likely.rollout(random_frames(1, 2), random_actions(1, 5, 3), sampling=Sampling(seed=0), outputs=("rewards",))
-    hook.remove()
-    assert len(passes) == 1 + 5 * likely.layout.tokens_per_future_frame + 1
 
 
 @pytest.mark.parametrize("repeat", [False, True])

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
 from ..models.token_layout import TokenLayout
-from .layers import Rotary, compute_dtype, project, rotary_embeddings, run_layers
+from .layers import Rotary, compute_dtype, rotary_embeddings, run_layers
 from .plain import PlainParts
+from .products import project
 from .sampling import Sampling, draw
 from .tails import Tail, TailBuffer
 

@@ -6,7 +6,6 @@ On a CPU everything but the products with weights is float32, whatever the weigh
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, PlacedActions
 from .devices import device_of
 from .overrides import override
 from .plain import PlainParts
+from .products import has_fast_products, project
 
 # Called for each layer with its number, its query, key and value, each (rows, heads, n, head_dim) with positions
 # applied, and the scale of the products, which the query does not have yet; returns (rows, heads, n, head_dim).
@@ -35,7 +35,7 @@ def compute_dtype(transformer: IVideoGPTForCausalLM) -> torch.dtype:
 def convolution_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype of a VQ model that is asked for in ``dtype``: float32 on a CPU without instructions for it."""
     half = device.type == "cpu" and dtype.itemsize == 2
-    return torch.float32 if half and not _has_fast_products(dtype) else dtype
+    return torch.float32 if half and not has_fast_products(dtype) else dtype
 
 
 def rotary_embeddings(transformer: IVideoGPTForCausalLM, positions: Tensor) -> Rotary:
@@ -74,7 +74,7 @@ def run_layers(
     """
     rows, count = x.shape[:2]
     num_rows = rows * count
-    # Rows of zeros, where products are faster with them: see `project`.
+    # Rows of zeros, with which products are faster: kernels like small powers of two.
     padded = num_rows
     if num_rows < 16 and x.device.type == "cpu" and transformer.dtype == torch.float32:
         padded = max(2, 1 << (num_rows - 1).bit_length())
@@ -175,36 +175,6 @@ def _call_layer(
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
-
-
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """Products of (m, in) with weights (out, in).
-
-    On a CPU in float32, MKL multiplies weights with the columns of x up to 2.7 times as fast as x with the weights, if
-    the number of columns is a small power of two: on 3072 x 768 weights and two AVX2 cores, 1, 2, 3, 4 and 8 rows take
-    0.60, 1.06, 1.30, 1.11 and 0.99 ms one way, 0.62, 0.43, 0.55, 0.41 and 0.79 ms the other. Where a CPU has no
-    instructions for half precision, its products of many rows are several times slower than converting the weights.
-    """
-    if x.device.type != "cpu":
-        return F.linear(x, weight)
-    if weight.dtype != torch.float32:
-        if len(x) < FEW_ROWS or _has_fast_products(weight.dtype):
-            return F.linear(x.to(weight.dtype), weight).float()
-        weight = weight.float()
-    return torch.mm(weight, x.t()).t()
-
-
-# From here on, converting half-precision weights is faster than multiplying with them without such instructions.
-FEW_ROWS = 12
-
-
-@cache
-def _has_fast_products(dtype: torch.dtype) -> bool:
-    supported = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return bool(supported[dtype]())
 
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:

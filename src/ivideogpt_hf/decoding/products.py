@@ -1,0 +1,183 @@
+"""Products of some rows with a weight, by the kernel that is fastest on this machine.
+
+torch has several on a CPU, and which one wins changes with the processor and the shape: on one AVX-512 machine of two
+cores, one row times 3072 x 768 weights in float32 takes oneDNN 0.4 ms and MKL 1.0 ms, two rows 0.7 and 0.5 ms. So they
+are timed when large weights first meet a number of rows. What won is kept on disk, so that later processes compute the
+same: kernels round differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..hub.cache import cache_folder
+from ..run_folder import read_object, write_once
+
+# "usual" in this environment variable leaves the measurement out.
+KERNELS_VARIABLE = "IVIDEOGPT_KERNELS"
+CHOICES = ("measured", "usual")
+FOLDER = "products"
+# With smaller weights, kernels differ by less than it costs to choose.
+FEW_WEIGHTS = 2**18
+# From here on, converting half-precision weights is faster than multiplying with them without instructions for it.
+FEW_ROWS = 12
+# Beyond, the order of the kernels stays what it is.
+MANY_ROWS = 128
+# With few rows, the time is that of fetching the weights from memory, where those of the other layers displaced them
+# since. As many copies take turns.
+BYTES_IN_TURN, MAX_COPIES = 64 * 2**20, 6
+ROUNDS = 4  # the least of which counts: others may use the machine
+CLEARLY = 1.1  # times as fast as the usual kernel, another one is taken
+HOPELESS = 2.0  # times as slow as another one in the first round, a kernel is not tried again
+
+# -- the kernels ------------------------------------------------------------------------------------------------------
+
+
+def _rows(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x.to(weight.dtype), weight).float()
+
+
+def _columns(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.mm(weight, x.to(weight.dtype).t()).t().float()
+
+
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, None, "none", [], "").float()
+
+
+def _converted(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.mm(weight.float(), x.t()).t()
+
+
+# Of x (m, in) float32 with weights (out, in): (m, out) float32.
+KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "rows": _rows,  # x times the weights
+    "columns": _columns,  # the weights times the columns of x
+    "onednn": _onednn,  # x times the weights, by oneDNN, where "rows" takes MKL
+    "converted": _converted,  # the weights in float32, where a processor has no instructions for half precision
+}
+MEASURED = ("rows", "columns", "onednn")
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """Products (m, out) of x (m, in) with weights (out, in), all of one dtype; on a CPU, x and products are float32."""
+    if x.device.type != "cpu":
+        return F.linear(x, weight)
+    # What is compiled gets the compiler's own kernels.
+    name = usual_kernel(len(x), weight.dtype) if torch.compiler.is_compiling() else fastest_kernel(len(x), weight)
+    return KERNELS[name](x, weight)
+
+
+def usual_kernel(num_rows: int, dtype: torch.dtype) -> str:
+    """The name of the kernel that wins on most machines."""
+    if dtype == torch.float32:
+        return "columns"
+    return "rows" if num_rows < FEW_ROWS or has_fast_products(dtype) else "converted"
+
+
+@cache
+def has_fast_products(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for products in bfloat16 or float16."""
+    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    ask = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)  # a torch without oneDNN does not have it
+    return ask is not None and bool(ask())
+
+
+# -- the choice -------------------------------------------------------------------------------------------------------
+
+# By number of rows, number of threads, shape and dtype of the weights.
+_chosen: dict[tuple[int, int, torch.Size, torch.dtype], str] = {}
+
+
+def fastest_kernel(num_rows: int, weight: Tensor) -> str:
+    """The name of the fastest kernel for a number of rows and weights (out, in) on a CPU.
+
+    Raises:
+        ValueError: if the environment variable IVIDEOGPT_KERNELS is neither "measured" nor "usual".
+    """
+    if weight.numel() < FEW_WEIGHTS or not _is_measured(weight.dtype):
+        return usual_kernel(num_rows, weight.dtype)
+    if num_rows > 16:  # to the next power of two
+        num_rows = min(MANY_ROWS, 1 << (num_rows - 1).bit_length())
+    key = (num_rows, torch.get_num_threads(), weight.shape, weight.dtype)
+    if key not in _chosen:
+        _chosen.setdefault(key, _find(num_rows, weight))  # another thread may have been first
+    return _chosen[key]
+
+
+@cache
+def _is_measured(dtype: torch.dtype) -> bool:
+    choice = os.environ.get(KERNELS_VARIABLE) or "measured"
+    if choice not in CHOICES:
+        raise ValueError(f"{KERNELS_VARIABLE} must be one of {', '.join(CHOICES)}, got {choice}")
+    # Without instructions for half precision, kernels differ by far, and the usual one is right.
+    return choice == "measured" and (dtype == torch.float32 or has_fast_products(dtype))
+
+
+def _find(num_rows: int, weight: Tensor) -> str:
+    """What this or another process measured first. Where nothing can be written, each process measures for itself."""
+    product = (
+        f"{num_rows} rows, {' x '.join(map(str, weight.shape))}, {weight.dtype}, {torch.get_num_threads()} threads"
+    )
+    record = {"product": product, "machine": _machine()}
+    file = cache_folder() / FOLDER / f"{hashlib.sha256(repr(record).encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        measured = measure(num_rows, weight)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_once(file, record | {"kernel": measured})
+        except OSError:
+            return measured
+    try:
+        kernel = read_object(file).get("kernel")
+    except OSError:
+        kernel = None
+    return kernel if kernel in MEASURED else usual_kernel(num_rows, weight.dtype)
+
+
+def measure(num_rows: int, weight: Tensor) -> str:
+    """The name of the kernel that wins for a number of rows and weights (out, in). It takes 0.1 to 1 seconds."""
+    num_copies = min(MAX_COPIES, -(-BYTES_IN_TURN // weight.nbytes)) if num_rows <= 16 else 1
+    weights = [weight.detach().clone() for _ in range(num_copies)]
+    x = torch.ones(num_rows, weight.shape[1], dtype=torch.float32, device="cpu")
+    names, usual = set(MEASURED), usual_kernel(num_rows, weight.dtype)
+    seconds: dict[str, float] = {}
+    for number in range(1 + ROUNDS):
+        for name in sorted(names):
+            start = time.perf_counter()
+            try:
+                for copy in weights:
+                    KERNELS[name](x, copy).contiguous()  # as what follows a product needs it
+            except (RuntimeError, AttributeError):  # this torch, or this processor, does not have it
+                names.remove(name)
+                continue
+            taken = time.perf_counter() - start
+            seconds[name] = taken if number <= 1 else min(taken, seconds[name])  # the first one warms up
+        if not names:
+            return usual
+        least = min(seconds[name] for name in names)
+        names -= {name for name in names - {usual} if seconds[name] > HOPELESS * least}
+    best = min(names, key=seconds.__getitem__)
+    return usual if usual in names and seconds[usual] < CLEARLY * seconds[best] else best
+
+
+@cache
+def _machine() -> str:
+    """What decides which kernel wins, and which there are: processor and torch."""
+    lines: list[str] = []
+    with suppress(OSError):  # other systems than Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    described = [known[name] for name in ("model name", "CPU part", "flags", "Features") if name in known]
+    return ", ".join([platform.machine(), *described, torch.__version__, str(torch.backends.mkldnn.is_available())])
