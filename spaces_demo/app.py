@@ -26,6 +26,7 @@ from torch import Tensor
 from worlds import DEFAULT, Choice, Played, is_local
 
 from ivideogpt_hf.checkpoints.family import RELEASED_IDS
+from ivideogpt_hf.checkpoints.layout import EMBEDDED
 from ivideogpt_hf.spec import first_action
 
 HERE = Path(__file__).parent
@@ -196,7 +197,7 @@ def build() -> gr.Blocks:
                 temperature = gr.Slider(0, 2, TEMPERATURE, step=0.1, label="Temperature", info="0: the likeliest frame")
                 seed = gr.Number(0, precision=0, label="Seed", info="The same seed and actions give the same video")
                 name = gr.Dropdown(
-                    [DEFAULT, *(WORLDS.rules.allowed or RELEASED_IDS)],
+                    list(dict.fromkeys([DEFAULT, *(WORLDS.rules.allowed or (*EMBEDDED, *RELEASED_IDS))])),
                     value=DEFAULT,
                     allow_custom_value=True,
                     label="Checkpoint",

@@ -28,7 +28,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from store import EXPIRES_SECONDS
 
+from ivideogpt_hf.cli.threads import count_cores
 from ivideogpt_hf.serving.access import ANY, LOOPBACK_NAMES, Access, AccessRules
+from ivideogpt_hf.serving.cores import claim_cores
 from ivideogpt_hf.serving.limits import TRY_LATER, BodyLimits, ByteBudget, LimitBody
 from ivideogpt_hf.serving.streams import answer_messages
 
@@ -38,6 +40,8 @@ MAX_ACTIONS = 64  # numbers of one action
 # A page that asks for nothing is let go when its game expires.
 LIMITS = BodyLimits(max_bytes=4096, max_values=128, seconds=EXPIRES_SECONDS, silent_seconds=EXPIRES_SECONDS)
 MODEL = ThreadPoolExecutor(1, "model")
+# Elsewhere than on a Space, the browser is mostly on this machine, and needs a core to show what is computed.
+MODEL.submit(claim_cores, None if "SPACE_ID" in os.environ else max(1, count_cores() - 1)).result()
 
 
 class Ask(BaseModel):

@@ -27,7 +27,7 @@ def reset(scene: int = 0, checkpoint: str = DEFAULT) -> tuple[gr.FileData, str, 
 
     Args:
         scene: number of the scene, from 0.
-        checkpoint: Hub id, or "default".
+        checkpoint: Hub id, "default" or "push2d", of those that this page plays.
 
     Returns:
         The first frame as a picture; the key of the game, which `step` takes; and what there is to know about the
@@ -71,7 +71,7 @@ def rollout(
         actions: one row of numbers per step, within the checkpoint's bounds; at most 64.
         temperature: temperature of the sampling; 0 takes the likeliest tokens.
         seed: seed of the sampling; the same seed gives the same video.
-        checkpoint: Hub id, or "default".
+        checkpoint: Hub id, "default" or "push2d", of those that this page plays.
 
     Returns:
         A picture with a frame per action, row by row; the same as a video; and the predicted reward of each action, if

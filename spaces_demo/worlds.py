@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ivideogpt_hf import RemoteWorldModel, World, WorldModel
 from ivideogpt_hf.checkpoints.family import with_released_id
-from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, DOWNLOADED
+from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, DOWNLOADED, EMBEDDED
 from ivideogpt_hf.checkpoints.loading import fetch, is_goal_conditioned
 from ivideogpt_hf.hub.download import download_repository, size_of_files
 
@@ -37,12 +37,12 @@ class Choice:
     """A checkpoint that a visitor may play; `LoadingRules.choose` makes it.
 
     Attributes:
-        name: "default", a Hub id, a folder, or the address of a served world.
+        name: "default", the name of another embedded checkpoint, a Hub id, a folder, or the address of a served world.
         kind: which of these it is. So what is named like a Hub id is never taken for a folder.
     """
 
     name: str
-    kind: Literal["default", "hub", "folder", "address"]
+    kind: Literal["default", "embedded", "hub", "folder", "address"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class LoadingRules:
             return Choice(name, "default")
         if self.allowed and name not in self.allowed:
             raise ValueError(f"This page plays {', '.join((DEFAULT, *self.allowed))}.")
+        if name in EMBEDDED:
+            return Choice(name, "embedded")
         if is_local and is_address(name):
             return Choice(name, "address")
         if is_local and Path(name).is_dir():
@@ -188,7 +190,7 @@ class Worlds:
         if is_address(name):
             return Played(RemoteWorldModel(name), GALLERY, has_own_scenes=False)
         # The page's owner and visitors on this machine name folders as well.
-        folder = _download(name) if choice.kind == "hub" else fetch(name)
+        folder = _folder(choice.kind, name)
         world = WorldModel.from_pretrained(folder, goal_conditioned=is_goal_conditioned(name, None)).to(self.device)
         if choice.kind == "hub":
             _check_sizes(name, world)
@@ -197,8 +199,13 @@ class Worlds:
         return Played(world, own or GALLERY, bool(own), link)
 
 
-def _download(name: str) -> Path:
-    return with_released_id(name, partial(download_repository, kind="model", patterns=DOWNLOADED))
+def _folder(kind: str, name: str) -> Path:
+    """The folder of a checkpoint."""
+    if kind == "embedded":
+        return EMBEDDED[name].folder
+    if kind == "hub":
+        return with_released_id(name, partial(download_repository, kind="model", patterns=DOWNLOADED))
+    return fetch(name)
 
 
 def _check_sizes(name: str, world: World[Any]) -> None:

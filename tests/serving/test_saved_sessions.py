@@ -61,6 +61,20 @@ def test_contexts_are_saved_once(world, saved):
     assert states[3].contexts is not states[1].contexts
 
 
+def test_a_session_that_has_not_changed_is_not_written_again(world, saved):
+    folder, name, _ = saved
+    sessions = new_sessions()
+    with open_saved(folder, world) as again:
+        again.take_up(sessions)
+        before = {file.name: file.stat().st_ino for file in (folder / "sessions" / name).iterdir()}
+        sessions.put(sessions.open(), world.reset(random_frames(1, 2)))
+        again.save(sessions)
+        assert {file.name: file.stat().st_ino for file in (folder / "sessions" / name).iterdir()} == before
+        sessions.put(name, world.reset(random_frames(1, 2)))
+        again.save(sessions)
+    assert {len(states) for states in taken_up(world, folder).all_states().values()} == {1, 4}
+
+
 def test_a_number_never_means_another_state(world, saved):
     """Not even if a server was killed, and what it gave since was not saved."""
     folder, name, _ = saved

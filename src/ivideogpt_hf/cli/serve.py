@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import secrets
 import sys
-from contextlib import nullcontext, suppress
+import tempfile
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..extras import require_packages
 from ..serving import CALL_SECONDS, TOKEN_VARIABLE
-from .arguments import DEFAULT, load_world
+from .arguments import CHECKPOINT_HELP, DEFAULT, checkpoint_folder, load_world
+from .ray_cluster import LOCAL, connected
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ..serving.access import AccessRules
+    from ..serving.fleet import Fleet
+    from ..serving.replica import Served
+    from ..serving.service import ServerLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ACCESS = ("allowed_hosts", "allowed_origins", "open_docs")
@@ -35,7 +48,7 @@ def add_serving_commands(
         "keys or buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
-        "checkpoint", nargs="?", help="folder, Hub id, or address of a served world (default: the embedded one)"
+        "checkpoint", nargs="?", help=f"{CHECKPOINT_HELP}; or address of a served world (default: default)"
     )
     play.add_argument(
         "--host",
@@ -54,7 +67,7 @@ def add_serving_commands(
         "`ivideogpt_hf.RemoteWorldModel(url)` is the client, and /docs describes the calls. After SIGTERM, calls that "
         "are being answered may end. With --state-dir, the next server goes on with the sessions.",
     )
-    serve.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
+    serve.add_argument("checkpoint", nargs="?", help=f"{CHECKPOINT_HELP} (default: default)")
     serve.add_argument(
         "--host",
         default="127.0.0.1",
@@ -116,6 +129,18 @@ def add_serving_commands(
         help="seconds after SIGTERM when calls are given up, and the sessions are saved (default: %(default)s)",
     )
     serve.add_argument("--state-dir", type=Path, help="folder that keeps the sessions between two runs of the server")
+    serve.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="serve by N models, each on a GPU or a share of the cores, as actors of Ray; limits count for each",
+    )
+    serve.add_argument(
+        "--ray-address",
+        default=LOCAL,
+        metavar="ADDRESS",
+        help="with --replicas: cluster of Ray to use, or auto for the one of this machine (default: start one here)",
+    )
     serve.set_defaults(run=_serve)
 
 
@@ -125,18 +150,11 @@ def _serve(args: argparse.Namespace) -> None:
         raise ValueError(
             f"anybody who reaches {args.host} could use the model: pass --serving-token, or --open to allow that"
         )
+    _check_replicas(args)
     tls = _tls_options(args)
     require_packages("fastapi", "fastapi_offline", "uvicorn", "websockets", "prometheus_client", purpose="serving")
-    import uvicorn
-
-    from ..checkpoints.loading import fetch
     from ..serving.access import AccessRules
-    from ..serving.connections import connection_options
-    from ..serving.saved_sessions import open_saved
-    from ..serving.server import create_app
     from ..serving.service import ServerLimits
-    from ..serving.stopping import StoppingServer
-    from ..world.starts import read_starts
 
     memory = {name: getattr(args, name) for name in ("max_state_bytes", "max_frame_bytes", "max_request_bytes")}
     limits = ServerLimits(
@@ -148,25 +166,112 @@ def _serve(args: argparse.Namespace) -> None:
         max_call_seconds=args.max_call_seconds,
     )
     access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
-    world, name = load_world(args), args.checkpoint or DEFAULT
-    starts = read_starts(fetch(name, revision=args.revision, token=args.token), world.spec.num_context_frames)
-    app = create_app(world, name, starts=starts, access=access, limits=limits)
-    with nullcontext() if args.state_dir is None else open_saved(args.state_dir, world) as saved:
+    serve = _serve_here if args.replicas is None else _serve_by_replicas
+    serve(args, access, limits, tls)
+
+
+def _serve_here(args: argparse.Namespace, access: AccessRules, limits: ServerLimits, tls: dict[str, str]) -> None:
+    """Serve by one model, in this process."""
+    from ..serving.cores import call_aside
+    from ..serving.saved_sessions import open_saved
+    from ..serving.server import create_app
+    from ..serving.stopping import StoppingServer
+
+    served = call_aside(partial(_load, args))
+    app = create_app(served.world, served.name, starts=served.starts, access=access, limits=limits)
+    with nullcontext() if args.state_dir is None else open_saved(args.state_dir, served.world) as saved:
         if saved is not None:
             saved.take_up(app.state.service.sessions)
-        config = uvicorn.Config(
-            app,
-            host=args.host,
-            port=args.port,
-            log_level="warning",
-            timeout_graceful_shutdown=args.stop_after,
-            **connection_options(limits.max_bytes),
-            **tls,
-        )
-        scheme = "https" if tls else "http"
-        print(f"{scheme}://{args.host}:{args.port}: serving {args.checkpoint or 'the embedded checkpoint'}", flush=True)
+        config = _server_config(app, args, limits.max_bytes, tls)
+        _tell_address(args, tls)
         with suppress(KeyboardInterrupt):
             StoppingServer(config, app.state.service, saved).run()
+
+
+def _serve_by_replicas(
+    args: argparse.Namespace, access: AccessRules, limits: ServerLimits, tls: dict[str, str]
+) -> None:
+    """Serve by several models, in processes and on nodes of Ray. This process loads none."""
+    require_packages("httpx", "ray", purpose="serving by replicas")
+    from ..run_folder import lock
+    from ..serving.fleet import Fleet
+    from ..serving.ray_replicas import NodeReplica, RayReplica, check_gpus, claim_folders, cores_of_each
+    from ..serving.replica import Replica
+
+    num_gpus, token = int(args.device.startswith("cuda")), secrets.token_urlsafe(32)
+    with ExitStack() as stack:
+        folder = args.state_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(lock(folder))
+        folders = claim_folders(folder.absolute(), args.replicas)
+        stack.enter_context(connected(args.ray_address))
+        if num_gpus:
+            check_gpus(args.replicas)
+        num_cpus = cores_of_each(args.replicas)
+        arguments = {"load": partial(_load, args), "limits": limits, "token": token, "num_threads": num_cpus}
+        arguments["seconds_to_stop"] = args.stop_after
+        kind = Replica if args.ray_address == LOCAL else NodeReplica
+        processes = [
+            RayReplica(kind, arguments | {"folder": folder}, num_cpus=num_cpus, num_gpus=num_gpus) for folder in folders
+        ]
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_serve_fleet(Fleet(processes, token), args, access, limits, tls))
+
+
+async def _serve_fleet(
+    fleet: Fleet, args: argparse.Namespace, access: AccessRules, limits: ServerLimits, tls: dict[str, str]
+) -> None:
+    from ..serving.proxy import create_proxy
+    from ..serving.stopping import StoppingServer
+
+    await fleet.start()
+    app = await create_proxy(fleet, access, limits)
+    config = _server_config(app, args, limits.max_bytes, tls)
+    config.limit_concurrency *= args.replicas
+    _tell_address(args, tls)
+    await StoppingServer(config, fleet).serve()
+
+
+def _check_replicas(args: argparse.Namespace) -> None:
+    if args.replicas is None and args.ray_address != LOCAL:
+        raise ValueError("--ray-address is for --replicas N: say how many models serve")
+    if args.replicas is not None and args.replicas < 1:
+        raise ValueError(f"--replicas must be at least 1, got {args.replicas}")
+    if args.ray_address != LOCAL and args.state_dir is None:
+        raise ValueError(
+            "--ray-address needs --state-dir, a folder that all nodes see: what takes a dead replica's place on "
+            "another node finds its sessions there"
+        )
+
+
+def _load(args: argparse.Namespace) -> Served:
+    """Load what is served."""
+    from ..serving.replica import Served
+    from ..world.starts import read_starts
+
+    world = load_world(args)
+    starts = read_starts(checkpoint_folder(args), world.spec.num_context_frames)
+    return Served(world, args.checkpoint or DEFAULT, starts)
+
+
+def _server_config(app: Any, args: argparse.Namespace, max_bytes: int, tls: dict[str, str]) -> uvicorn.Config:
+    import uvicorn
+
+    from ..serving.connections import connection_options
+
+    return uvicorn.Config(
+        app,
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        timeout_graceful_shutdown=args.stop_after,
+        **connection_options(max_bytes),
+        **tls,
+    )
+
+
+def _tell_address(args: argparse.Namespace, tls: dict[str, str]) -> None:
+    checkpoint = args.checkpoint or DEFAULT
+    print(f"{'https' if tls else 'http'}://{args.host}:{args.port}: serving {checkpoint}", flush=True)
 
 
 def _tls_options(args: argparse.Namespace) -> dict[str, str]:

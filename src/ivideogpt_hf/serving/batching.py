@@ -20,6 +20,7 @@ from ..world.slices import Slices
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
 from . import CALL_SECONDS
+from .cores import claim_cores
 from .shares import FairShares
 
 MAX_BATCH_ROWS = 64
@@ -117,8 +118,10 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = self._abandoned = self._in_order = False
         self._joiner = Joiner()
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        has_cores = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(has_cores,), name="batcher", daemon=True)
         self._thread.start()
+        has_cores.wait()
 
     @property
     def num_waiting(self) -> int:
@@ -158,7 +161,11 @@ class Batcher:
             self._closed = self._abandoned = True
             self._changed.notify()
 
-    def _work(self) -> None:
+    def _work(self, has_cores: threading.Event) -> None:
+        try:
+            claim_cores()
+        finally:
+            has_cores.set()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._begun or self._closed)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from .batching import Batcher
 from .sessions import Sessions
@@ -49,3 +54,30 @@ class ServerMetrics:
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self._registry)
+
+
+class _Merged(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def merged(texts: Sequence[str | None]) -> bytes:
+    """The metrics of several servers as one text, each with the label "replica", and which of them answered.
+
+    Args:
+        texts: what each server rendered, in the order of their numbers; None where one did not answer.
+    """
+    up = GaugeMetricFamily("ivideogpt_replica_up", "whether the replica answers", labels=["replica"])
+    families: dict[str, Metric] = {up.name: up}
+    for number, text in enumerate(texts):
+        up.add_metric([str(number)], text is not None)
+        for family in text_string_to_metric_families(text or ""):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            labels = {"replica": str(number)}
+            whole.samples += [sample._replace(labels=labels | sample.labels) for sample in family.samples]
+    registry = CollectorRegistry()
+    registry.register(_Merged(families.values()))
+    return generate_latest(registry)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
@@ -15,7 +16,7 @@ from typing import Annotated, TypeVar
 import torch
 from pydantic import Field, ValidationError
 
-from ..run_folder import PARTIAL, claim, lock, read_object, recover_folder, replace_folder, write_json
+from ..run_folder import PARTIAL, claim, link_file, lock, read_object, recover_folder, replace_folder, write_json
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
 from .messages import Message
@@ -67,6 +68,8 @@ class SavedSessions:
 
     def __init__(self, folder: Path, world: WorldModel) -> None:
         self.folder, self._world = folder, world
+        self._lock = threading.Lock()
+        self._saved: dict[str, frozenset[int]] = {}  # the numbers in each session's folder
 
     def take_up(self, sessions: Sessions) -> None:
         """Put the saved sessions into those of a server. They stay saved as they are until the next `save`.
@@ -85,23 +88,35 @@ class SavedSessions:
             raise OSError(f"{self.folder} holds sessions, but {LIVES} is missing: put it back, or delete the folder")
         saved = {name: self._load(path / name) for name in names}
         sessions.take_up(saved, self._begin_life() * NUMBERS_PER_LIFE)
+        self._saved = {name: frozenset(states) for name, states in saved.items()}
 
     def save(self, sessions: Sessions) -> None:
         """Save all sessions, in place of those that were saved before. After an error or a kill these are still there.
+        Sessions that have the states that they had then are not written again. Calls may be answered meanwhile, since
+        a state never changes.
 
         Raises:
             OSError: if they cannot be written.
         """
-        aside = self.folder / f"{SESSIONS}.{secrets.token_hex(4)}{PARTIAL}"
-        try:
-            aside.mkdir(mode=PRIVATE)
-            for name, states in sessions.all_states().items():
-                _write(aside / name, states)
-            replace_folder(self.folder / SESSIONS, aside)
-        except OSError as error:
-            raise OSError(f"the sessions could not be saved in {self.folder}: {error}") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        aside, path = self.folder / f"{SESSIONS}.{secrets.token_hex(4)}{PARTIAL}", self.folder / SESSIONS
+        with self._lock:
+            states_of = sessions.all_states()
+            numbers = {name: frozenset(states) for name, states in states_of.items()}
+            if numbers == self._saved and path.is_dir():
+                return
+            try:
+                aside.mkdir(mode=PRIVATE)
+                for name, states in states_of.items():
+                    if numbers[name] == self._saved.get(name):  # a number never means another state
+                        shutil.copytree(path / name, aside / name, copy_function=link_file)
+                    else:
+                        _write(aside / name, states)
+                replace_folder(path, aside)
+                self._saved = numbers
+            except OSError as error:
+                raise OSError(f"the sessions could not be saved in {self.folder}: {error}") from error
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
 
     def _begin_life(self) -> int:
         """Count one more server; returns its number, from 1."""

@@ -45,6 +45,9 @@ def create_app(
 ) -> FastAPI:
     """Make the web application.
 
+    Its model computes with all cores, and threads that have not computed yet with one. A thread that has computed slows
+    the model down: load the model by `call_aside`, as `ivideogpt serve` does.
+
     Args:
         world: model that answers.
         name: name of the checkpoint, for clients to see.
@@ -67,7 +70,7 @@ def create_app(
     # Its documentation needs no files from the net.
     app = FastAPIOffline(title=TITLE, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.service = service
-    _add_limits(app, limits, access, world.spec.action_dim)
+    add_limits(app, limits, access, world.spec.action_dim)
     _add_error_handlers(app, metrics)
     # `Access` checks the token; this tells of it in the documentation, where Authorize asks for it.
     scheme = [] if access.token is None else [Depends(HTTPBearer(auto_error=False, description="the server's token"))]
@@ -126,7 +129,7 @@ def create_app(
     async def stream(socket: WebSocket, session: str) -> None:
         """The same calls, each as one message with a field "call". Each gets an answer or {"error", "status"}."""
         if service.stopping.is_set():
-            await socket.send_denial_response(JSONResponse({"detail": "the server stops"}, 503, _RETRY))
+            await socket.send_denial_response(JSONResponse({"detail": "the server stops"}, 503, RETRY))
             return
         await socket.accept()
         with service.busy():
@@ -135,7 +138,7 @@ def create_app(
     return app
 
 
-def _add_limits(app: FastAPI, limits: ServerLimits, access: AccessRules, action_dim: int) -> None:
+def add_limits(app: FastAPI, limits: ServerLimits, access: AccessRules, action_dim: int) -> None:
     """Add what stands before the calls. The last one is asked first."""
     remedy = "ask again when other requests have been answered"
     requests = ByteBudget(limits.max_request_bytes, "requests (--max-request-bytes)", remedy)
@@ -214,7 +217,7 @@ _RESPONSES = {
         503: "The memory for requests, frames or states is in use, or the server stops; try later.",
     }.items()
 }
-_RETRY = {"Retry-After": "1"}
+RETRY = {"Retry-After": "1"}
 # The HTTP status of each kind of error.
 _STATUS: dict[type[Exception], int] = {
     NoSessionError: 404,
@@ -242,7 +245,7 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
         metrics.note_refused(status)
-        headers = _RETRY if status in (429, 503) else None
+        headers = RETRY if status in (429, 503) else None
         is_lost = isinstance(error, (NoSessionError, NoStateError))
         return JSONResponse({"detail": _describe(error), "lost": is_lost}, status, headers)
 

@@ -16,6 +16,7 @@ from ..decoding.frames import FRAMES_PER_GROWTH
 from ..world.state import WorldState, num_bytes_of
 from ..world.world_model import WorldModel
 from . import messages
+from .cores import call_aside
 from .limits import ByteBudget
 
 
@@ -30,7 +31,8 @@ class StateRoom:
 
     def __init__(self, world: WorldModel, max_bytes: int, held: Callable[[], Iterable[WorldState]]) -> None:
         spec = world.spec
-        state = world.reset(torch.zeros(1, spec.num_context_frames, 3, *spec.frame_size, dtype=torch.uint8))
+        frames = torch.zeros(1, spec.num_context_frames, 3, *spec.frame_size, dtype=torch.uint8)
+        state = call_aside(lambda: world.reset(frames))
         self._horizon, self._held = spec.max_future_frames, held
         self._context_bytes = state.num_bytes
         self._position_bytes = state.contexts.prefix.nbytes // state.contexts.prefix.shape[-2]

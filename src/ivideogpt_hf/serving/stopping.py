@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
+from typing import Protocol
 
 import uvicorn
 
 from .saved_sessions import SavedSessions
-from .service import POLL_SECONDS, Service
+from .service import POLL_SECONDS
+from .sessions import Sessions
 
 LOGGER = logging.getLogger("uvicorn.error")
+
+
+class Drained(Protocol):
+    """What ends before a server does: a `Service`, or a `Fleet`, whose replicas save the sessions that they have."""
+
+    sessions: Sessions | None
+
+    async def drain(self, seconds: float | None) -> None:
+        """Take no calls any more, and wait so long for those that are being answered."""
+        ...
 
 
 class StoppingServer(uvicorn.Server):
@@ -20,14 +33,14 @@ class StoppingServer(uvicorn.Server):
 
     Args:
         config: settings; after ``timeout_graceful_shutdown`` seconds the calls are given up.
-        service: service whose calls are answered.
-        saved: place to save the sessions at the end; None: they are lost.
+        service: what answers the calls.
+        saved: place to save the service's sessions at the end; None: nothing saves them here.
 
     Raises (from `run`):
-        OSError: if the sessions cannot be saved.
+        OSError: if sessions cannot be saved.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, saved: SavedSessions | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, service: Drained, saved: SavedSessions | None = None) -> None:
         super().__init__(config)
         self._service, self._saved = service, saved
 
@@ -42,6 +55,8 @@ class StoppingServer(uvicorn.Server):
         await super().shutdown(sockets)
         if self._saved is not None:
             await asyncio.to_thread(self._saved.save, self._service.sessions)
+        with suppress(asyncio.CancelledError):  # it was given up
+            await drain
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:
