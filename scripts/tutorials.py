@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/tutorials"
-NOTEBOOKS = ("own_videos",)
+NOTEBOOKS = ("own_videos", "plan_push2d")
 # A block of code, and what stands above it where it is not run, or serves until it is stopped.
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>not run|serves): [^\n]+ -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL

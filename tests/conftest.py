@@ -180,3 +180,17 @@ def shared() -> Callable[[str], Path]:
         return SHARED / path
 
     return resolve
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state in singletons, and refuses a second run with other settings in one process."""
+    state = pytest.importorskip("accelerate.state")
+
+    def reset() -> None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+    reset()  # a test without this fixture may have left its own
+    yield
+    reset()

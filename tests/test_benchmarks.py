@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,16 @@ from ivideogpt_hf import WorldModel
 from tests.conftest import build_transformer, build_vq_model, build_world, random_frames
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NEEDS = {"options": "torchao", "demo": "playwright", "rl": "stable_baselines3", "serving": "httpx", "soak": "httpx"}
-PROGRAMS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"writing"})
+NEEDS = {
+    "options": "torchao",
+    "demo": "playwright",
+    "rl": "stable_baselines3",
+    "serving": "httpx",
+    "soak": "httpx",
+    "replicas": "httpx",
+    "gpu": "accelerate",
+}
+PROGRAMS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"timing", "writing"})
 
 
 @pytest.fixture
@@ -80,15 +89,16 @@ def test_clips_per_second(load, run, monkeypatch):
     assert all(rate > 0 for rate in content["clips_per_second"].values())
 
 
+def build_released_world():
+    """Of the released geometry, with few channels."""
+    vq_model = build_vq_model(resolution=64, block_out_channels=(32, 32, 32), max_att_resolution=16)
+    return WorldModel(vq_model, build_transformer(vq_model.config, max_position_embeddings=1024))
+
+
 def test_rollouts(load, run, monkeypatch):
     """The program itself refuses other tokens than those of the original's algorithm."""
     rollout = load("rollout")
-
-    def build_world():
-        vq_model = build_vq_model(resolution=64, block_out_channels=(32, 32, 32), max_att_resolution=16)
-        return WorldModel(vq_model, build_transformer(vq_model.config, max_position_embeddings=1024))
-
-    monkeypatch.setattr(rollout, "build_world", build_world)
+    monkeypatch.setattr(rollout, "build_world", build_released_world)
     monkeypatch.setattr(rollout, "WORKLOADS", (rollout.Workload("two", 2, 2, "all", measured_frames=1),))
     assert shape_of(run(rollout)) == shape_of(published("rollout"))
 
@@ -123,6 +133,82 @@ def test_all_ways_of_training_have_one_loss(load):
     assert losses == pytest.approx([losses[0]] * len(losses), abs=1e-3)
     bench.step("cached")
     assert bench.loss("cached").item() < losses[0]
+
+
+def test_operations_of_a_training_step_are_counted(load, monkeypatch):
+    """Two of a weight and a token forwards, four backwards; those of the output projection and of actions beside."""
+    training, world = load("training"), build_world(action_dim=4, predict_reward=True, max_position_embeddings=300)
+    monkeypatch.setattr(training, "PAIRS", {"tiny": lambda: (world.vq_model, world.transformer)})
+    bench = training.Bench("tiny", 2, torch.device("cpu"), torch.float32)
+    layers = world.transformer.model.layers.modules()
+    weights = sum(module.weight.numel() for module in layers if isinstance(module, torch.nn.Linear))
+    assert 1 < bench.flops("cached") / (6 * weights * 2 * bench.length) < 1.2
+    assert bench.flops("on the fly") > bench.flops("cached")
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_the_parts_of_a_run_on_a_gpu(load, monkeypatch, tmp_path):
+    """On the CPU, with small models. To compile takes too long here."""
+    pytest.importorskip("datasets")
+    gpu, device = load("gpu"), torch.device("cpu")
+    pair = build_world(action_dim=4, predict_reward=True, max_position_embeddings=300)
+    pair.save_pretrained(tmp_path / "world")
+    monkeypatch.setattr(gpu.rollout, "build_world", build_released_world)
+    monkeypatch.setattr(gpu.rollout, "WORKLOADS", (gpu.rollout.Workload("two", 2, 2, "last", measured_frames=1),))
+    monkeypatch.setattr(gpu.training, "PAIRS", {"tiny": lambda: (pair.vq_model, pair.transformer)})
+    monkeypatch.setattr(gpu.training, "PRODUCT_SIZE", {"cpu": 64})
+    sizes = {
+        "BATCH_SIZES": {"tiny": 2},
+        "TRAINING_ROUNDS": 1,
+        "CHECKPOINT": str(tmp_path / "world"),
+        "NUM_EPISODES": 20,
+    }
+    for name, size in (sizes | {"TRAINING_SECONDS": 1, "TRAINING_BATCH": 2, "SPEED_UPDATES": 2}).items():
+        monkeypatch.setattr(gpu, name, size)
+    assert dict(gpu.machine(device))["TFLOP/s in bfloat16"] > 0
+    assert dict(gpu.rollouts(device))["two"]["ours"]["bfloat16"]["ratio"] > 0
+    shared, tiled = next(value for name, value in gpu.memory(device))
+    assert shared < tiled
+    steps = dict(gpu.training_steps(device))
+    assert steps.keys() == {f"tiny, {way}" for way in gpu.training.WAYS}
+    assert all(entry["model FLOPs utilisation"] > 0 for entry in steps.values())
+    losses = [value for name, value in gpu.default_training(device) if "loss" in name]
+    assert losses[1] <= losses[0]  # equal, where a slow machine makes one update in a second
+
+
+def test_a_part_that_fails_loses_nothing_and_one_that_does_not_fit_is_told(load):
+    gpu, written = load("gpu"), []
+    device = torch.device("meta")  # no product is timed on it
+    gpu.run_parts({gpu.machine: 120, gpu.tests: 200}, device, 200, lambda results: written.append(json.dumps(results)))
+    results = json.loads(written[-1])
+    assert results["machine"]["end"] == "failed: KeyError: 'meta'"
+    assert results["machine"]["results"]["torch"] == torch.__version__
+    assert results["tests"]["end"].startswith("left out: ")
+    assert "| torch | " + torch.__version__ in gpu.page(results)
+
+
+def test_what_two_commits_are_compared_by(load, monkeypatch):
+    compare = load("compare")
+    monkeypatch.setattr(compare, "released_world", lambda: (build_released_world(), random_frames(1, 2, size=64)))
+    for prepare in compare.BENCHMARKS.values():
+        prepare()()
+
+
+def test_two_commits_are_compared(load, tmp_path):
+    """Packages that can be imported, and have nothing of what the benchmarks call: here one module more than before."""
+    compare, root = load("compare"), tmp_path / "repository"
+    package = root / "src" / "ivideogpt_hf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "a"]):
+        subprocess.run([*git, *words], check=True)
+    (package / "provenance.py").write_text("describe_date = None\n")
+    rows = compare.compare(root, "HEAD", num_rounds=1)
+    assert rows["import"]["ratio"] == rows["import"]["base_seconds"] / rows["import"]["seconds"]
+    assert rows["coding of a context"]["failed"]["base"].endswith("No module named 'ivideogpt_hf.provenance'")
+    assert rows["coding of a context"]["failed"]["here"].startswith("ImportError: cannot import name 'IVideoGPTConfig'")
+    assert subprocess.check_output([*git, "worktree", "list"], text=True).count("\n") == 1
 
 
 def test_agents(load, run, tmp_path):

@@ -16,11 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
-from ivideogpt_hf.metrics.lpips import LPIPS, WEIGHTS_VARIABLE
 from ivideogpt_hf.training.arguments import parse
 from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
 from ivideogpt_hf.training.train_vq import VQ_ARGUMENTS
@@ -42,7 +39,7 @@ DOCUMENTS = [
     ),
 ]
 CONFIG = re.compile(r"```yaml\n# (?P<name>\S+\.yaml)\n(?P<content>.*?)```", re.DOTALL)
-SET_UP = ("pip install", "git clone", "cd ", "make ")
+SET_UP = ("source ", "pip install", "git clone", "cd ", "make ")
 SERVE = ("ivideogpt", "serve")
 PORT = "8000"
 
@@ -80,14 +77,11 @@ class Reader:
 
     def __init__(self, folder):
         self.folder = folder
-        self.environment = {WEIGHTS_VARIABLE: "lpips.safetensors"}
         self.done = {}
         self.servers = {}
 
     def start(self, name, *words, code=None):
-        return Started(
-            *words, code=code, log=self.folder / f"{name}.log", folder=self.folder, environment=self.environment
-        )
+        return Started(*words, code=code, log=self.folder / f"{name}.log", folder=self.folder)
 
     def run_commands(self, document):
         """Run the commands of a page and of those before it, unless that is done; those of the page, which ended."""
@@ -134,8 +128,6 @@ def reader(tmp_path_factory):
         write_mp4(folder / f"my-clips/{name}.mp4", 30, (180, 320), fps=30)
         lines += [f"{name}.mp4,{t / 30},{-t / 30}" for t in range(30)]
     (folder / "my-clips/actions.csv").write_text("\n".join(lines))
-    torch.manual_seed(0)
-    save_file(LPIPS().state_dict(), folder / "lpips.safetensors")  # of random weights: the pages only have to run
     for name, content in ALL_CONFIGS.items():
         (folder / name).write_text(content)
     reader = Reader(folder)

@@ -93,6 +93,8 @@ def test_environments_without_gymnasium_name_the_extra(monkeypatch):
         ("stable_baselines3", ["rl", "nowhere"], "rl"),
         ("scipy", ["rl", "nowhere"], "eval"),
         ("websockets", ["serve", "no/where"], "serve"),
+        ("ray", ["serve", "no/where", "--replicas", "2"], "ray"),
+        ("ray", ["convert-data", "no/where", "out", "--ray", "local"], "ray"),
         ("gradio", ["play"], "demo"),
     ],
 )

@@ -69,10 +69,14 @@ def embedded_model():
     yield f"The transformer has {size_of_transformer:.1f} M parameters."
     yield f"takes {size / 1e6:.0f} MB."
     yield f"on {sum(source['num_episodes'] for source in content['data'])} simulated episodes"
+    num_updates = sum(curve[-1]["update"] for curve in content["curves"]["transformer"].values())
+    yield f"after {num_updates:,} updates of two clips"
+    count = evaluation["num_samples"]
+    samples = "is 1 sample" if count == 1 else f"are {count} samples"
     yield (
         f"The evaluation predicts {evaluation['num_clips']} held-out clips. Each has "
         f"{protocol['num_context_frames']} context frames and {protocol['num_future_frames']} predicted ones. "
-        f"There are {evaluation['num_samples']} samples of each clip, at temperature {protocol['temperature']}."
+        f"There {samples} of each clip, at temperature {protocol['temperature']}."
     )
     moving, wrong = evaluation["mean_of_moving_clips"], evaluation["wrong_over_right_actions_on_moving_clips"]
     psnr = [moving[name]["psnr"] for name in ("model", "repeat the last frame")]
@@ -81,6 +85,27 @@ def embedded_model():
     yield f"multiply the squared error by {by_clip:.2f}, and zero actions by {by_zero:.2f}."
     yield f"predicted rewards correlate with the true ones by {evaluation['rewards']['correlation']:.2f}."
     yield made_by(evaluation)
+
+
+def further():
+    """What the page says of more frames than the model was trained for."""
+    table = results("embedded_40_frames")
+    model, repeat = (table["per_step"][name]["psnr"] for name in ("model", "repeat the last frame"))
+    yield f"On {table['num_clips']} held-out clips,"
+    yield f"{model[9]:.1f} dB at frame 10, {model[19]:.1f} dB at frame 20 and {model[39]:.1f} dB at frame 40."
+    yield f"Repeating the last frame has {repeat[39]:.1f} dB at frame 40."
+    yield made_by(table)
+
+
+def other_pictures():
+    """What the page says of episodes that others rendered."""
+    table = results("embedded_other_pictures")
+    model, repeat = (table["mean"][name] for name in ("model", "repeat the last frame"))
+    yield f"{table['num_clips']} clips of them"
+    yield f"the model has {model['psnr']:.1f} dB and repeating has {repeat['psnr']:.1f} dB."
+    yield f"LPIPS is {model['lpips']:.3f} and {repeat['lpips']:.3f}."
+    yield f"clips by {table['wrong_over_right_actions_on_moving_clips']['model, actions of another clip']:.2f}."
+    yield made_by(table)
 
 
 def fine_tuned_model():
@@ -95,8 +120,8 @@ def fine_tuned_model():
         f"On {table['num_clips']} held-out clips, PSNR goes from {psnr[0]:.1f} dB to {psnr[1]:.1f} dB. "
         f"Repeating the last frame has {repeated:.1f} dB."
     )
-    yield f"The error of rewards goes from {before['reward error']:.1f} to {after['reward error']:.1f}."
-    yield f"falls from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}."
+    yield f"The error of rewards goes from {before['reward error']:.1f} to {after['reward error']:.1f},"
+    yield f"correlation goes from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}."
     yield made_by(table)
 
 
@@ -120,7 +145,10 @@ def speed():
 
 def saying_when():
     """The command and the day of each file that is quoted."""
-    for name in ("rollout", "data", "training", "training_bfloat16", "options", "demo", "planning", "imports"):
+    for name in (
+        *("rollout", "data", "training", "training_bfloat16", "options", "decoding", "demo", "serving", "planning"),
+        "imports",
+    ):
         yield made_by(results(name))
 
 
@@ -198,6 +226,20 @@ def options():
     )
 
 
+def decoding():
+    content = results("decoding")
+    taken, times = content["milliseconds_per_frame"], content["times_as_fast"]
+    for count in taken:
+        old, now = (f"{taken[count][name]:.1f} ms" for name in ("0.1.0", "now"))
+        yield row(count, old, now, f"{times[count]:.2f}")
+
+
+def hogs():
+    """Steps of many sessions beside a client that asks for much."""
+    content = results("serving")
+    yield f"{content['alone'][0]['sessions']} sessions is {content['p95_ratio']:.2f} times"
+
+
 def playground():
     content = results("demo")
     keys = content["key_to_picture_ms"]
@@ -212,6 +254,16 @@ def playground():
     yield f"memory was {after:.0f} MB after 200 sessions and after 2000"
 
 
+def replicas():
+    content = results("replicas")
+    yield f"Two replicas take {content['ratio']:.2f} times the steps"
+    killed = content["killed_replica"]
+    yield f"Of {killed['steps']} steps, {killed['wrong']} have a wrong token."
+    yield f"the death after {killed['seconds_to_notice']:.1f} s"
+    yield f"in its place after {killed['seconds_to_replace']:.1f} s"
+    yield made_by(content)
+
+
 def soak():
     content = results("soak")
     assert not content["wrong_tokens"] + content["lost_saved_states"] + list(content["unexpected_statuses"])
@@ -224,6 +276,9 @@ def soak():
     yield row("servers ended by SIGTERM, SIGKILL", f"{ends.count('SIGTERM')}, {ends.count('SIGKILL')}")
     yield row("saved states lost", "0")
     yield row("bombs, all refused", str(sum(content["bombs"].values())))
+    memory = (f"{content['last_server_mb'][name]:.0f} MB" for name in ("second quarter", "last quarter"))
+    yield row("memory in the second and the last quarter of that time", ", ".join(memory))
+    yield made_by(content)
 
 
 def planning():
@@ -248,7 +303,21 @@ def imports():
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
-BENCHMARKS = (saying_when, speed, rollouts, clips, training, options, playground, soak, planning, imports)
+BENCHMARKS = (
+    saying_when,
+    speed,
+    rollouts,
+    clips,
+    training,
+    options,
+    decoding,
+    playground,
+    hogs,
+    replicas,
+    soak,
+    planning,
+    imports,
+)
 # Numbers that are no result: they say what was done.
 SETTINGS = (
     "temperature 1: right",
@@ -296,7 +365,7 @@ def section(document, heading):
 @pytest.mark.parametrize(
     ("document", "heading", "sources"),
     [
-        ("docs/results/embedded_model.md", None, (embedded_model, fine_tuned_model)),
+        ("docs/results/embedded_model.md", None, (embedded_model, further, other_pictures, fine_tuned_model)),
         ("benchmarks/README.md", "Results", BENCHMARKS),
     ],
     ids=["embedded model", "benchmarks"],

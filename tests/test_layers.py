@@ -22,7 +22,7 @@ LAYERS = (
 )
 # The same within data/ and rl/, which are houses of their own.
 DATA_LAYERS = (
-    ("drawing", "read_options", "contents"),
+    ("drawing", "read_options", "file_digests"),
     ("episodes", "fitting"),
     ("action_timing",),
     ("statistics", "readers"),
@@ -84,6 +84,7 @@ OWNERS = {
     "peft": {"training"},
     "prometheus_client": {"serving"},
     "pyarrow": {"data"},
+    "ray": {"cli", "serving"},
     "robodesk": {"simulators"},
     "sb3_contrib": {"rl"},
     "scipy": {"evaluation", "planning", "rl"},

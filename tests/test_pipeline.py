@@ -178,7 +178,7 @@ def test_components_can_be_given_and_have_dtypes_of_their_own(world, tmp_path):
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_to_moves_and_casts_the_networks(monkeypatch, fast, expected):
     """As in `WorldModel.to`, on a CPU with and without instructions for half precision."""
-    monkeypatch.setattr("ivideogpt_hf.decoding.layers._has_fast_products", lambda dtype: fast)
+    monkeypatch.setattr("ivideogpt_hf.decoding.layers.has_fast_products", lambda dtype: fast)
     pipeline = as_pipeline(build_world())
     for arguments in (("cpu", torch.bfloat16), (torch.bfloat16,)):
         assert pipeline.to(*arguments) is pipeline
@@ -202,6 +202,7 @@ def test_arguments_that_diffusers_users_write(world, tmp_path):
     )
     assert loaded.transformer.dtype == torch.bfloat16
     assert loaded.tokenizer.dtype == torch.float32
+    assert loaded.name_or_path == str(tmp_path)
 
 
 @pytest.mark.parametrize(

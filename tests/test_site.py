@@ -134,7 +134,7 @@ def test_every_extra_says_what_it_is_for():
 def test_results_are_those_of_the_file(site):
     text = (site / "results/embedded_model.md").read_text(encoding="utf-8")
     assert "| PSNR of predicted frame | 1 | 2 | 3 | 5 | 7 | 10 | mean |" in text
-    metrics = (ROOT / "src/ivideogpt_hf/default/metrics.json").read_text(encoding="utf-8")
+    metrics = (ROOT / "src/ivideogpt_hf/embedded/default/metrics.json").read_text(encoding="utf-8")
     first = re.search(r'"per_step".*?"psnr": \[\s*([\d.]+)', metrics, re.DOTALL)[1]
     assert f"| the model | {float(first):.1f} |" in text
 

@@ -10,7 +10,7 @@ ivideogpt train-vq --config configs/default/4_vq.yaml --resume latest
 ivideogpt tokenize --config configs/default/5_tokens.yaml
 ivideogpt train --config configs/default/6_world_constant.yaml --resume latest
 ivideogpt train --config configs/default/7_world.yaml --resume latest
-python scripts/embed_default.py outputs/default src/ivideogpt_hf/default
+python scripts/embed_default.py outputs/default src/ivideogpt_hf/embedded/default
 ivideogpt evaluate --config configs/default/8_evaluate.yaml
 cp outputs/default/evaluation/curves.png docs/default.png
 ivideogpt plan --config configs/default/9_plan.yaml

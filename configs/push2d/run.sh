@@ -10,3 +10,5 @@ ivideogpt tokenize --config configs/push2d/4_tokens.yaml
 ivideogpt train --config configs/push2d/5_world.yaml --resume latest --mixed-precision "${PRECISION:-no}"
 ivideogpt evaluate --config configs/push2d/6_evaluate.yaml
 ivideogpt plan --config configs/push2d/7_plan.yaml
+# This would put the model into the package, in place of the embedded one:
+# python scripts/embed_push2d.py outputs/push2d/world src/ivideogpt_hf/embedded/push2d

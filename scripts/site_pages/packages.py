@@ -20,6 +20,7 @@ PURPOSES = {
     "eval": "measuring and planning",
     "transnet": "a Frechet distance without a download",
     "serve": "serving, and the client",
+    "ray": "many machines",
     "openenv": "a published checkpoint as an environment of OpenEnv",
     "demo": "the playground",
     "completion": "completion in the shell",

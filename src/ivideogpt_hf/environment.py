@@ -49,7 +49,7 @@ class WorldModelVectorEnv(VectorEnv):
     real.
 
     Args:
-        world: a world, here or served; or the folder or Hub id of a checkpoint, "default" is the embedded one.
+        world: a world, here or served; or the folder or Hub id of a checkpoint, or the name of an embedded one.
         start_frames: frames (S, C, 3, H, W) uint8 of S starts, C = spec.num_context_frames. None: those in the episode
             that came with the checkpoint.
         num_envs: number of worlds; None: one for each start.

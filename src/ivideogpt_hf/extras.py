@@ -20,6 +20,7 @@ PACKAGES = {
     "metaworld": ("metaworld", "metaworld"),  # brings mujoco
     "peft": ("peft", "train"),
     "prometheus_client": ("prometheus-client", "serve"),
+    "ray": ("ray", "ray"),
     "robodesk": ("robodesk", "robodesk"),  # its extra names mujoco, too
     "sb3_contrib": ("sb3-contrib", "rl"),
     "scipy": ("scipy", "eval"),

@@ -181,7 +181,9 @@ class IVideoGPTPipeline(DiffusionPipeline):
             )
         if "processor" not in components:
             components["processor"] = checkpoints.load_processor(folder)
-        return cls(**components)
+        pipe = cls(**components)
+        pipe.register_to_config(_name_or_path=str(path_or_repo_id))
+        return pipe
 
     def save_pretrained(  # type: ignore[override]  # as above
         self, save_directory: str | os.PathLike[str], **options: Any

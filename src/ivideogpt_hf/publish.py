@@ -53,8 +53,8 @@ def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None 
     """Put together what `publish` uploads.
 
     Args:
-        folder: checkpoint in either layout, or "default". Its metrics.json, training.json and episode.npz are published
-            too.
+        folder: checkpoint in either layout, or the name of an embedded one. Its metrics.json, training.json and
+            episode.npz are published too.
         repo_id: Hub id of the repository.
         card: yaml file with the text of the card, see `CardText`; None: the card has no text of a person.
         preview: picture or video for the card; None: a video is predicted from episode.npz, if there is one.

@@ -66,7 +66,7 @@ def claim(
         if others:
             raise FileExistsError(f"{folder} is not empty; give a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_once(path, content)
+        write_once(path, content)
     before, identity = identity_of(_read(path)), identity_of(content)
     names = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
     if names:
@@ -121,8 +121,8 @@ def _read(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _write_once(file: Path, record: dict[str, Any]) -> None:
-    """Write a record, unless another process was faster."""
+def write_once(file: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, unless the file is there: of several processes, the first one's stays."""
     aside = _aside(file, file.parent)
     try:
         aside.write_text(as_json(record), encoding="utf-8")
@@ -199,6 +199,14 @@ def replace_folder(path: Path, aside: Path) -> None:
     aside.replace(path)
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def link_file(file: str | os.PathLike[str], name: str | os.PathLike[str]) -> None:
+    """Give a file another name, or copy it where the file system has no links."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
 
 
 def recover_folder(path: Path) -> None:

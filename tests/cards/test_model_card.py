@@ -10,6 +10,8 @@ from huggingface_hub import ModelCard
 from ivideogpt_hf.cards.facts import facts_of
 from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_card
 from ivideogpt_hf.cards.text import CARDS
+from ivideogpt_hf.checkpoints.family import RELEASED_IDS
+from ivideogpt_hf.checkpoints.layout import EMBEDDED
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
 METRICS = {
@@ -123,9 +125,10 @@ def test_shipped_cards_render(world, file):
         assert card.data.eval_results[0].metric_value == text.published["rows"][0]["fvd"]
 
 
-def test_there_is_a_card_for_the_default_and_every_released_checkpoint():
-    assert len(SHIPPED) == 10
-    assert all("authors" in CardText.read(file).license_note for file in SHIPPED if file.stem != "default")
+def test_there_is_a_card_for_every_embedded_and_released_checkpoint():
+    own = {name.partition("/")[2] for name in RELEASED_IDS}
+    assert {file.stem for file in SHIPPED} == own | EMBEDDED.keys()
+    assert all("authors" in CardText.read(file).license_note for file in SHIPPED if file.stem not in EMBEDDED)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,8 @@ def test_the_record_of_the_training_fills_in_what_the_text_leaves_open(world, tr
     for sentence in (
         "Clips of these data sets:",
         "- arm\n- hand",
-        "from [owner/world](https://huggingface.co/owner/world) and the checkpoint that is embedded in ivideogpt-hf.",
+        "from [owner/world](https://huggingface.co/owner/world) "
+        'and the checkpoint "default" that is embedded in ivideogpt-hf.',
         "4,000 updates of 16 clips",
     ):
         assert sentence in card.content

@@ -12,6 +12,7 @@ from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, re
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, METRICS_FILE
 from ivideogpt_hf.checkpoints.loading import weights_hash
 from ivideogpt_hf.cli import main
+from ivideogpt_hf.cli.config import read_runs
 from ivideogpt_hf.cli.main import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -87,12 +88,13 @@ def test_no_clip_that_was_measured_was_trained_on():
     assert not {s["fingerprint"] for s in trained} & {s["fingerprint"] for s in measured}
 
 
-def test_the_commands_of_the_metrics_are_there():
+def test_the_commands_of_the_metrics_are_there(monkeypatch):
     """The script that trains exists, and the options of the evaluation are still options of its command."""
+    monkeypatch.chdir(ROOT)
     (script,) = METRICS["commands"]
     assert (ROOT / script).is_file()
     program, *argv = shlex.split(METRICS["evaluation"]["command"])
     assert program == "ivideogpt"
     assert argv[0] == "evaluate"
-    arguments = build_parser().parse_args(argv)
+    (arguments,) = read_runs(build_parser(), argv)
     assert (arguments.num_clips, arguments.record) == (METRICS["evaluation"]["num_clips"], True)

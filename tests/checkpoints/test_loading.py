@@ -110,7 +110,7 @@ def test_dtype_is_the_callers(saved):
 def test_convolutions_are_in_half_precision_only_where_the_cpu_has_instructions(
     saved, monkeypatch, has_instructions, expected
 ):
-    monkeypatch.setattr("ivideogpt_hf.decoding.layers._has_fast_products", lambda dtype: has_instructions)
+    monkeypatch.setattr("ivideogpt_hf.decoding.layers.has_fast_products", lambda dtype: has_instructions)
     assert WorldModel.from_pretrained(saved[1], dtype=torch.bfloat16).vq_model.dtype == expected
     assert WorldModel.from_pretrained(saved[1]).to(dtype=torch.bfloat16).vq_model.dtype == expected
 

@@ -121,8 +121,8 @@ def test_what_is_written_predicts_the_same_when_it_is_read(tmp_path, name):
     ours, theirs = (one.rollout(context, actions, num_frames=2, sampling=GREEDY) for one in (loaded, world))
     assert ours.tokens.equal(theirs.tokens)
     assert ours.frames.equal(theirs.frames)
-    if world.spec.has_reward:
-        assert ours.rewards.equal(theirs.rewards)
+    if world.spec.has_reward:  # MKL rounds by where weights lie in memory
+        torch.testing.assert_close(ours.rewards, theirs.rewards)
 
 
 def test_action_statistics_are_folded_into_the_released_weights(tmp_path):

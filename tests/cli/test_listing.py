@@ -14,7 +14,7 @@ def listed(kind, capsys):
 
 
 def test_checkpoints_and_planners_are_those_that_there_are(capsys):
-    assert listed("checkpoints", capsys) == ["default", *RELEASED_IDS]
+    assert listed("checkpoints", capsys) == ["default", "push2d", *RELEASED_IDS]
     assert listed("planners", capsys) == list(PLANNERS)
 
 

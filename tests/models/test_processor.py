@@ -23,6 +23,13 @@ def test_save_and_load_round_trip(tmp_path):
     assert loaded.frame_size == (16, 24)
 
 
+def test_whoever_asks_a_whole_checkpoint_for_it_reads_where_it_is(tmp_path):
+    build_world().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="pass subfolder='processor'"):
+        IVideoGPTVideoProcessor.from_pretrained(tmp_path)
+    assert IVideoGPTVideoProcessor.from_pretrained(tmp_path, subfolder="processor").frame_size == (16, 16)
+
+
 def test_frames_of_the_right_size_are_unchanged():
     frames = random_frames(2, 4)
     assert build_processor().resize_frames(frames).equal(frames)

@@ -120,11 +120,31 @@ def test_a_checkpoint_of_another_action_width_is_refused(tmp_path, capsys):
     assert "actions of push2d are 2 wide, the checkpoint takes 3" in capsys.readouterr().err
 
 
-def test_the_embedded_checkpoint_says_what_it_knows_and_which_command_makes_another(tmp_path, capsys):
+def test_without_a_checkpoint_the_embedded_one_of_the_environment_plans(tmp_path):
+    output = tmp_path / "out"
+    assert main(["plan", "push2d", "--output", str(output), *COMMAND, "--controllers", "model"]) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert (results["checkpoint"], results["objective"]) == ("push2d", "pixels")
+
+
+def test_an_embedded_checkpoint_says_what_it_knows_and_which_one_plans_instead(tmp_path, capsys):
     assert plan("default", tmp_path / "out") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "the embedded checkpoint knows Meta-world only; configs/push2d/run.sh" in line
-    assert "--checkpoint outputs/push2d/world" in line
+    assert "it is embedded, and was trained on metaworld only; leave --checkpoint out, and 'push2d' is taken" in line
+
+
+def test_where_no_embedded_checkpoint_fits_the_command_is_named_that_makes_one(tmp_path, capsys):
+    pytest.importorskip("gym_pusht")
+    assert main(["plan", "pusht", "--output", str(tmp_path / "out"), *COMMAND]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "trained on metaworld only; configs/pusht/run.sh" in line
+    assert "--checkpoint outputs/pusht/world" in line
+
+
+def test_an_embedded_checkpoint_is_warned_of_where_only_its_actions_fit(tmp_path, capsys):
+    pytest.importorskip("gym_pusht")
+    assert plan("push2d", tmp_path / "out", "--controllers", "zero", environment="pusht") == 0
+    assert "the checkpoint was trained on push2d; unless these are data of pusht" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("path", "warned"), [("datasets/phone-clips", True), ("datasets/push2d/expert", False)])

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +26,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 SCREENSHOTS = Path(__file__).parents[2] / "outputs/screenshots"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+with np.load(SPACE / "scenes.npz") as _scenes:
+    NUM_SCENES = len(_scenes["tasks"])
 SCREEN = ".wm-screen.active canvas, .wm-screen.only canvas"
 
 
@@ -287,7 +290,7 @@ def test_every_picture_of_the_gallery_is_shown_whole(visit, viewport):
     page.click("text=Scenes")
     page.wait_for_selector("#scenes img")
     gallery, pictures = page.locator("#scenes").bounding_box(), page.locator("#scenes img").all()
-    assert len(pictures) == 9
+    assert len(pictures) == NUM_SCENES
     for picture in pictures:
         box = picture.bounding_box()
         check_lies_inside(gallery, box, reach=0)
@@ -335,8 +338,8 @@ def test_python_clients_have_named_endpoints(address):
     for name in (str(Path(__file__).parent), "/absent"):
         with pytest.raises(AppError, match="Folders and servers are for visitors of this machine"):
             client.predict(scene=0, checkpoint=name, api_name="/reset")
-    with pytest.raises(AppError, match="There are the scenes 0 to 8, not 9"):
-        client.predict(scene=9, api_name="/reset")
+    with pytest.raises(AppError, match=f"There are the scenes 0 to {NUM_SCENES - 1}, not {NUM_SCENES}"):
+        client.predict(scene=NUM_SCENES, api_name="/reset")
 
 
 def test_the_example_for_python_clients_runs(address):

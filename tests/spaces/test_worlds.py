@@ -134,6 +134,13 @@ def test_the_embedded_checkpoint_begins_in_the_gallery():
     assert played.scenes is scenes.GALLERY
 
 
+def test_everybody_may_play_another_embedded_checkpoint_in_its_own_scenes():
+    choice = worlds.LoadingRules().choose("push2d", is_local=False)
+    played = worlds.Worlds(worlds.LoadingRules()).get(choice)
+    assert played.has_own_scenes
+    assert played.scenes[0].shape[1:] == (3, *played.world.spec.frame_size) == (3, 32, 32)
+
+
 def test_the_spaces_front_matter_names_the_models_that_it_offers():
     _, front, _ = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     content = yaml.safe_load(front)

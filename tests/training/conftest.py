@@ -8,7 +8,6 @@ Every fixture that ends in ``_config`` gives the path of a yaml file whose ``out
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +95,8 @@ def all_tokens(folder: Path, split: str = "train") -> list[list[int]]:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in singletons, and refuses a second run with other settings in one process."""
-    state = pytest.importorskip("accelerate.state")
-    yield
-    state.AcceleratorState._reset_state(reset_partial_state=True)
-    state.GradientState._reset_state()
+def _fresh_accelerate(fresh_accelerate: None) -> None:
+    """Of every training."""
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import pytest
@@ -17,6 +18,20 @@ def test_spec_tells_sizes():
     assert (spec.num_context_frames, spec.action_dim, spec.has_reward) == (2, 2, True)
     assert (spec.action_low, spec.action_high) == ((-1.0, -1.0), (1.0, 1.0))
     assert spec.max_future_frames == 4
+
+
+def test_it_shows_what_it_is():
+    world = build_world(action_dim=3, predict_reward=True)
+    shown = r"WorldModel\(frames of 16 x 16, 2 context frames, 3 actions, rewards; 0\.\d M parameters on cpu\)"
+    assert re.fullmatch(shown, repr(world))
+
+
+@pytest.mark.parametrize("habit", ["eval", "parameters", "half", "config", "dtype"])
+def test_who_takes_it_for_a_module_reads_where_the_modules_are(world, habit):
+    with pytest.raises(AttributeError, match=rf"no '{habit}': .* world\.vq_model and world\.transformer"):
+        getattr(world, habit)
+    with pytest.raises(AttributeError, match=r"no 'rolout'$"):
+        world.rolout  # noqa: B018
 
 
 def test_candidate_axis_follows_the_actions(world):

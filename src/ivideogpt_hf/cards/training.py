@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoints.layout import DEFAULT
+from ..checkpoints.layout import EMBEDDED
 from .text import counted
 
 
 def base_models_of(training: dict[str, Any]) -> list[str]:
     """The Hub ids that the training began from."""
-    return [name for name in training.get("origins", []) if name != DEFAULT]
+    return [name for name in training.get("origins", []) if name not in EMBEDDED]
 
 
 def sources_of(training: dict[str, Any]) -> list[dict[str, str]]:
@@ -28,8 +28,8 @@ def sources_of(training: dict[str, Any]) -> list[dict[str, str]]:
 def origins_sentence(training: dict[str, Any]) -> str | None:
     """What the training began from, as a sentence; None where its record does not name anything that others know."""
     names = [f"[{name}](https://huggingface.co/{name})" for name in base_models_of(training)]
-    if DEFAULT in training.get("origins", []):
-        names.append("the checkpoint that is embedded in ivideogpt-hf")
+    embedded = [name for name in training.get("origins", []) if name in EMBEDDED]
+    names += [f'the checkpoint "{name}" that is embedded in ivideogpt-hf' for name in embedded]
     return f"The training began from {' and '.join(names)}." if names else None
 
 

@@ -23,6 +23,7 @@ This module loads no network, so that importing it costs next to nothing.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,39 @@ DOWNLOADED = (
 # Being goal-conditioned is the one property of a released checkpoint that is in none of its files.
 RELEASED_GOAL_CONDITIONED = frozenset({"thuml/ivideogpt-oxe-64-goal-cond"})
 
-# The name of the embedded checkpoint, and its folder.
-DEFAULT = "default"
-DEFAULT_FOLDER = Path(__file__).parents[1] / "default"
+
+@dataclass(frozen=True)
+class Embedded:
+    """A checkpoint inside the package.
+
+    Attributes:
+        folder: folder of the checkpoint.
+        about: what it is, in a line.
+        environment: family of the environments that its data were collected in.
+    """
+
+    folder: Path
+    about: str
+    environment: str
+
+
+_EMBEDDED = Path(__file__).parents[1] / "embedded"
+DEFAULT = "default"  # the embedded checkpoint that is taken where none is named
+# The embedded checkpoints by name.
+EMBEDDED = {
+    DEFAULT: Embedded(_EMBEDDED / DEFAULT, "small, Meta-world, 64 x 64, with actions and rewards", "metaworld"),
+    "push2d": Embedded(_EMBEDDED / "push2d", "small, push2d, 32 x 32, with actions, to plan in", "push2d"),
+}
+DEFAULT_FOLDER = EMBEDDED[DEFAULT].folder
 EXAMPLE_EPISODE = DEFAULT_FOLDER / EPISODE_FILE
+
+
+def find_embedded(name: PathOrRepo) -> Embedded | None:
+    """The embedded checkpoint of a name. None without one, and where a folder of that name holds a checkpoint: a data
+    set may be called like the environment that it was collected in."""
+    found, folder = EMBEDDED.get(os.fspath(name)), Path(name)
+    parts = ("", VQ_FOLDER, TRANSFORMER_FOLDER)
+    return None if any((folder / part / CONFIG_FILE).is_file() for part in parts) else found
 
 
 def config_file(folder: PathOrRepo, part: str) -> Path:

@@ -28,8 +28,6 @@ from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .family import with_released_id
 from .layout import (
     CONFIG_FILE,
-    DEFAULT,
-    DEFAULT_FOLDER,
     DOWNLOADED,
     PROCESSOR_FILE,
     PROCESSOR_FOLDER,
@@ -38,6 +36,7 @@ from .layout import (
     VQ_FOLDER,
     PathOrRepo,
     config_file,
+    find_embedded,
     read_json,
 )
 from .needs import check_needs
@@ -102,8 +101,8 @@ def fetch(
     """Find the local folder of a checkpoint. A Hub id is downloaded: safetensors and json files only.
 
     Args:
-        path_or_repo_id: folder or Hub id; "default" is the embedded checkpoint, unless there is a folder of that name.
-            The family's id means its general member, see `with_released_id`.
+        path_or_repo_id: folder or Hub id; "default" and "push2d" are embedded checkpoints, unless a folder of that name
+            holds one. The family's id means its general member, see `with_released_id`.
         revision: branch, tag or commit of a Hub id.
         token: token for the Hub.
         cache_dir: folder of the Hub's cache.
@@ -114,11 +113,12 @@ def fetch(
     Raises:
         OSError: if there is no such folder or repository, access is denied, or the Hub cannot be reached.
     """
+    embedded = find_embedded(path_or_repo_id)
+    if embedded is not None:
+        return embedded.folder / subfolder
     if os.path.isdir(path_or_repo_id):
         return Path(path_or_repo_id) / subfolder
     name = os.fspath(path_or_repo_id)
-    if name == DEFAULT:
-        return DEFAULT_FOLDER / subfolder
     download = functools.partial(
         download_repository,
         kind="model",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder import read_object
-from .layout import TRAINING_FILE
+from .layout import TRAINING_FILE, find_embedded
 
 
 def read_training(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -29,16 +29,17 @@ def origins_of(checkpoints: Iterable[str | None]) -> list[str]:
     """The published checkpoints that a training began from.
 
     Args:
-        checkpoints: folders, Hub ids or "default", as they are given to the training; None for a new network.
+        checkpoints: folders, Hub ids or names of embedded checkpoints, as they are given to the training; None:
+            a new network.
 
     Returns:
-        Hub ids, and "default" for the embedded checkpoint, each once.
+        Hub ids and names of embedded checkpoints, each once.
     """
     names = []
     for name in checkpoints:
         if name is None:
             continue
-        if os.path.isdir(name):
+        if os.path.isdir(name) and find_embedded(name) is None:
             names += read_training(name).get("origins", [])
         else:
             names.append(name)

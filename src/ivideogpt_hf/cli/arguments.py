@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from ..checkpoints.layout import DEFAULT
+from ..checkpoints.layout import DEFAULT, EMBEDDED, Embedded, find_embedded
 from ..hub.errors import NotCachedError, NotOnHubError
 from ..media.alignment import ActionAlignment
 
 if TYPE_CHECKING:
     from ..world.world_model import WorldModel
+
+CHECKPOINT_HELP = f"folder, Hub id, or one of the embedded ones: {', '.join(EMBEDDED)}"
 
 
 def checkpoint_arguments() -> list[argparse.ArgumentParser]:
@@ -64,8 +66,25 @@ def _nearest_folder(name: str) -> str:
     return f"; did you mean the folder {parent / close[0]}?" if close else ""
 
 
+def embedded_checkpoint(args: argparse.Namespace) -> Embedded | None:
+    """The embedded checkpoint that a command's ``checkpoint`` names, or else the default; None if it names another."""
+    return find_embedded(args.checkpoint or DEFAULT)
+
+
+def checkpoint_folder(args: argparse.Namespace) -> Path:
+    """The folder of the checkpoint that `load_world` loads.
+
+    Raises:
+        OSError: if it cannot be found, see `fetch`.
+    """
+    from ..checkpoints.loading import fetch
+
+    embedded = embedded_checkpoint(args)
+    return fetch(args.checkpoint, revision=args.revision, token=args.token) if embedded is None else embedded.folder
+
+
 def load_world(args: argparse.Namespace) -> WorldModel:
-    """Load the world model that a command's ``checkpoint`` names, or else the embedded one, to the device.
+    """Load the world model that a command's ``checkpoint`` names, or else the default, to the device.
 
     Raises:
         OSError: if the checkpoint cannot be loaded, see `WorldModel.from_pretrained`.
@@ -81,8 +100,9 @@ def load_world(args: argparse.Namespace) -> WorldModel:
         raise ValueError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device == "cuda":  # a launcher gives each of its processes a rank
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    if args.checkpoint in (None, DEFAULT):
-        world = WorldModel.default()
+    embedded = embedded_checkpoint(args)
+    if embedded is not None:
+        world = WorldModel.from_pretrained(embedded.folder)
     else:
         try:
             world = WorldModel.from_pretrained(args.checkpoint, revision=args.revision, token=args.token)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.read_options import Fit
 from ..extras import require_packages
 from .arguments import add_alignment, parse_shard
+from .ray_cluster import ray_tasks
 
 if TYPE_CHECKING:
     from ..data.clips.dataset import SegmentDataset
@@ -87,6 +89,11 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--hash-source",
         action="store_true",
         help="recognise files by their content, not by their times, which copying changes; reads every file",
+    )
+    convert.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="write by tasks of Ray, one per Parquet file: local starts Ray here, auto or an address takes a cluster",
     )
     convert.set_defaults(run=_convert)
 
@@ -172,7 +179,7 @@ def _size(text: str) -> tuple[int, int]:
 def _convert(args: argparse.Namespace) -> None:
     from ..data.readers import open_episodes
 
-    require_packages("datasets", purpose="a data set")
+    require_packages("datasets", *(() if args.ray is None else ("ray",)), purpose="a data set")
     reader = open_episodes(
         args.source,
         reader=args.reader,
@@ -188,7 +195,7 @@ def _convert(args: argparse.Namespace) -> None:
     )
     description = {"source": args.source, "reader": reader.name, **reader.options.to_json()}
     settings = {name: getattr(args, name) for name in ("skip_bad", "max_skipped", "hash_source")}
-    _write(args, reader, description, update=args.update, **settings)
+    _write(args, reader, description, update=args.update, ray_address=args.ray, **settings)
 
 
 def _collect(args: argparse.Namespace) -> None:
@@ -257,6 +264,7 @@ def _write(
     description: dict[str, Any],
     *,
     update: bool = False,
+    ray_address: str | None = None,
     **settings: Any,
 ) -> None:
     """Write a reader's episodes, report on them, and publish them if asked to."""
@@ -269,7 +277,8 @@ def _write(
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
     output = Path(args.output)
     conversion = Conversion(reader, output, ConversionSettings(**settings), description, update=update)
-    statistics = conversion.run(job=args.shard, num_workers=args.num_workers)
+    with nullcontext() if ray_address is None else ray_tasks(ray_address) as pool:
+        statistics = conversion.run(job=args.shard, num_workers=args.num_workers, pool=pool)
     if statistics is None:
         num_done = sum(map(conversion.is_done, conversion.shards))
         print(f"{output}: this part is done; {num_done} of {len(conversion.shards)} shards are there")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DEFAULT, load_world, parse_shard
+from .arguments import CHECKPOINT_HELP, embedded_checkpoint, load_world, parse_shard
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def add_evaluation_commands(
         "report.html and videos. After a kill, the same command goes on. Under `accelerate launch` or `torchrun`, or "
         "with --shard, processes share the clips.",
     )
-    evaluate.add_argument("checkpoint", help="folder or Hub id, or 'default'")
+    evaluate.add_argument("checkpoint", help=CHECKPOINT_HELP)
     evaluate.add_argument("data", help="data set or mixture, as for training")
     evaluate.add_argument(
         "--protocol", choices=PROTOCOL_NAMES, default="custom", help="how to measure (default: %(default)s)"
@@ -83,14 +83,15 @@ def add_evaluation_commands(
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..checkpoints.layout import DEFAULT_FOLDER, record_evaluation
+    from ..checkpoints.layout import record_evaluation
     from ..evaluation.evaluate import Evaluation, require_evaluation_packages
     from ..evaluation.held_out import HeldOutClips
     from ..evaluation.protocols import PROTOCOLS
     from ..evaluation.rendering import evaluation_as_text
 
     require_evaluation_packages()
-    folder = DEFAULT_FOLDER if args.checkpoint == DEFAULT else Path(args.checkpoint)
+    embedded = embedded_checkpoint(args)
+    folder = Path(args.checkpoint) if embedded is None else embedded.folder
     if args.record and not folder.is_dir():
         raise ValueError(f"--record writes into the checkpoint, which must be a folder; {args.checkpoint} is none")
     shard = args.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))

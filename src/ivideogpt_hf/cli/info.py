@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .arguments import load_world
+from .arguments import CHECKPOINT_HELP, load_world
 
 
 def add_info_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     """Add ``info``."""
     info = commands.add_parser("info", parents=parents, help="show what a checkpoint is, and what it costs")
-    info.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the embedded one)")
+    info.add_argument("checkpoint", nargs="?", help=f"{CHECKPOINT_HELP} (default: default)")
     info.add_argument("--benchmark", action="store_true", help="time rollouts of 1, 8 and 64 candidates as well")
     info.set_defaults(run=_info)
 

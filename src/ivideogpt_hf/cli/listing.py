@@ -35,8 +35,7 @@ def _environments() -> dict[str, str]:
 
 def _checkpoints() -> dict[str, str]:
     from ..checkpoints.family import RELEASED_IDS
-    from ..checkpoints.layout import DEFAULT
+    from ..checkpoints.layout import EMBEDDED
 
-    return {DEFAULT: "embedded: small, Meta-world, 64 x 64, with actions and rewards"} | dict.fromkeys(
-        RELEASED_IDS, "released by the authors, on the Hub"
-    )
+    embedded = {name: f"embedded: {checkpoint.about}" for name, checkpoint in EMBEDDED.items()}
+    return embedded | dict.fromkeys(RELEASED_IDS, "released by the authors, on the Hub")

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.layout import DEFAULT
-from .arguments import load_world
+from ..checkpoints.layout import DEFAULT, EMBEDDED
+from .arguments import CHECKPOINT_HELP, checkpoint_folder, embedded_checkpoint, load_world
 
 if TYPE_CHECKING:
     from ..planning.controllers import Controller, MakeObjective
@@ -24,9 +24,8 @@ PLANNERS = {
     "random": "random shooting: the best of candidates between the bounds",
     "vp2": "MPPI with the settings of the benchmark VP2",
 }
-# Environments with a recipe in configs/, and how long it takes on one core.
-RECIPES = {"push2d": "40 minutes", "pusht": "40 minutes", "robodesk": "40 minutes", "metaworld": "45 minutes"}
-EMBEDDED_DATA = "metaworld"  # what the embedded checkpoint was trained on
+# Environments without an embedded checkpoint that have a recipe in configs/, and how long it takes on one core.
+RECIPES = {"pusht": "40 minutes", "robodesk": "40 minutes"}
 OBJECTIVES = ("rewards", "pixels", "lpips")
 
 
@@ -47,7 +46,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "success rates with Wilson's intervals of 95 %. After a kill, the same command goes on.",
     )
     plan.add_argument("environment", help="push2d, metaworld/<task>, pusht or robodesk/<task>")
-    plan.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
+    plan.add_argument("--checkpoint", help=f"{CHECKPOINT_HELP} (default: that of the environment, else default)")
     plan.add_argument("--output", type=Path, default=Path("outputs/plan"), help="folder to write")
     plan.add_argument("--controllers", nargs="+", choices=CONTROLLERS, default=list(CONTROLLERS))
     plan.add_argument("--num-instances", type=int, default=30, help="number of instances (default: %(default)s)")
@@ -96,6 +95,7 @@ def _plan(args: argparse.Namespace) -> None:
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
 
     require_trial_packages()
+    args.checkpoint = args.checkpoint or _embedded_for(args.environment) or DEFAULT
     world = load_world(args)
     if world.spec.frame_size[0] != world.spec.frame_size[1]:
         raise ValueError(f"simulators render squares, the checkpoint takes {world.spec.frame_size}")
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace) -> None:
     controllers = _controllers(args, world, planner, _make_objective(args, objective, task, world))
     settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
-        "checkpoint": args.checkpoint or "default",
+        "checkpoint": args.checkpoint,
         "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
         "settings": settings_hash(world.vq_model.config, world.transformer.config, world.processor),
         "planner": type(planner).__name__,
@@ -132,14 +132,26 @@ def _plan(args: argparse.Namespace) -> None:
     print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
 
 
+def _family(environment: str) -> str:
+    """The environment without its task."""
+    return environment.partition("/")[0]
+
+
+def _embedded_for(environment: str) -> str | None:
+    """The name of the embedded checkpoint whose data were collected in the environment; None without one."""
+    return next((name for name, embedded in EMBEDDED.items() if embedded.environment == _family(environment)), None)
+
+
 def _advice(args: argparse.Namespace) -> str:
     """Which checkpoint can plan in the environment instead: the end of an error."""
-    family = args.environment.partition("/")[0]
-    embedded = ": the embedded checkpoint knows Meta-world only" if args.checkpoint in (None, DEFAULT) else ""
+    embedded, family, known = embedded_checkpoint(args), _family(args.environment), _embedded_for(args.environment)
+    only = "" if embedded is None else f": it is embedded, and was trained on {embedded.environment} only"
+    if known is not None:
+        return f"{only}; leave --checkpoint out, and {known!r} is taken, which was trained on {family}"
     if family not in RECIPES:
-        return f"{embedded}; train one on data of {args.environment}, and name it by --checkpoint"
+        return f"{only}; train one on data of {args.environment}, and name it by --checkpoint"
     return (
-        f"{embedded}; configs/{family}/run.sh of the repository makes one for {family} in {RECIPES[family]} on one CPU "
+        f"{only}; configs/{family}/run.sh of the repository makes one for {family} in {RECIPES[family]} on one CPU "
         f"core, then pass --checkpoint outputs/{family}/world"
     )
 
@@ -147,14 +159,13 @@ def _advice(args: argparse.Namespace) -> str:
 def _warn_of_other_data(args: argparse.Namespace) -> None:
     """Say so where the record of the checkpoint's training names no data of this environment. Names are all it has."""
     from ..cards.training import sources_of
-    from ..checkpoints.loading import fetch
     from ..checkpoints.origins import read_training
 
-    if args.checkpoint in (None, DEFAULT):
-        paths = [EMBEDDED_DATA]
+    embedded = embedded_checkpoint(args)
+    if embedded is not None:
+        paths = [embedded.environment]
     else:
-        folder = fetch(args.checkpoint, revision=args.revision, token=args.token)
-        paths = [source["path"] for source in sources_of(read_training(folder))]
+        paths = [source["path"] for source in sources_of(read_training(checkpoint_folder(args)))]
     words = {_plain(word) for word in args.environment.split("/")}
     if paths and not any(word in _plain(path) for word in words for path in paths):
         print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_alignment, load_world
+from .arguments import CHECKPOINT_HELP, add_alignment, embedded_checkpoint, load_world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,10 +18,10 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
         parents=parents,
         help="predict how a video goes on",
         description="Predict how a video goes on, and write a moving picture of it beside the true future, if known. "
-        "Without arguments: the embedded model on the embedded episode.",
+        "Without a video: an embedded model on its own episode.",
     )
     predict.add_argument("video", nargs="?", help="mp4, gif, npz, npy or a folder of images; its first frames are used")
-    predict.add_argument("--checkpoint", help="folder or Hub id (default: the embedded one)")
+    predict.add_argument("--checkpoint", help=f"{CHECKPOINT_HELP} (default: default)")
     predict.add_argument(
         "--actions",
         help="csv, tsv, json, jsonl, npy or npz with the video's actions: row t leads from frame t to frame t + 1, and "
@@ -51,7 +51,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from ..checkpoints.layout import EXAMPLE_EPISODE
+    from ..checkpoints.layout import EPISODE_FILE
     from ..decoding.sampling import Sampling
     from ..media.actions import read_future_actions
     from ..media.video import check_video_path, read_video, side_by_side, write_video
@@ -65,9 +65,10 @@ def _predict(args: argparse.Namespace) -> None:
     world = load_world(args)
     spec, video, file = world.spec, args.video, args.actions
     if video is None:
-        if args.checkpoint is not None or file is not None:
-            raise ValueError("which video? Give a file or a folder of images; only the embedded model has its own")
-        video = file = EXAMPLE_EPISODE
+        embedded = embedded_checkpoint(args)
+        if embedded is None or file is not None:
+            raise ValueError("which video? Give a file or a folder of images; only an embedded model has its own")
+        video = file = embedded.folder / EPISODE_FILE
     num_context = spec.num_real_context_frames
     num_frames, actions = args.num_frames, None
     if file is not None:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .arguments import CHECKPOINT_HELP
+
 AGENTS = ("drqv2", "sac", "td3", "crossq", "tqc", "clone", "ppo")
 PRESETS = ("cpu", "paper")
 TRACKERS = ("trackio", "tensorboard", "wandb", "none")
@@ -36,8 +38,7 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
     rl.add_argument(
         "--world-model",
         default="none",
-        help="default (the embedded one), folder or Hub id of a checkpoint, yaml file of new networks, or none: no "
-        "imagination (default: %(default)s)",
+        help=f"{CHECKPOINT_HELP}; yaml file of new networks; or none: no imagination (default: %(default)s)",
     )
     rl.add_argument(
         "--agent",

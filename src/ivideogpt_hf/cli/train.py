@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..extras import require_packages
+from .ray_cluster import ray_tasks
 
 TOKENIZING_PACKAGES = ("accelerate", "datasets")
 TRAINING_PACKAGES = (*TOKENIZING_PACKAGES, "matplotlib")
@@ -48,4 +49,9 @@ def _tokenize(args: argparse.Namespace) -> None:
     require_packages(*TOKENIZING_PACKAGES, purpose="tokenizing")
     from ..training.tokenizing import TOKENIZE_ARGUMENTS, tokenize
 
-    tokenize(*_parse(args, TOKENIZE_ARGUMENTS, "tokenize"))
+    settings, data = _parse(args, TOKENIZE_ARGUMENTS, "tokenize")
+    if settings.ray is None:
+        tokenize(settings, data)
+        return
+    with ray_tasks(settings.ray, takes_gpus=True) as pool:
+        tokenize(settings, data, pool=pool, num_parts=pool.num_slots)

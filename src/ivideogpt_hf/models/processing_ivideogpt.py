@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -74,6 +75,23 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         self.padded_action_dim = padded_action_dim
         self.reward_transform = reward_transform
         self._check()
+
+    @classmethod
+    def get_video_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a processor's settings, as transformers does for `from_pretrained`.
+
+        Raises:
+            OSError: if there are none.
+        """
+        in_subfolder = bool(kwargs.get("subfolder"))
+        try:
+            return super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            if in_subfolder:
+                raise
+            raise OSError(f"{error} A checkpoint has it in a subfolder: pass subfolder='processor'.") from error
 
     def _check(self) -> None:
         given = (self.action_mean, self.action_std, self.action_low, self.action_high, self.action_names)

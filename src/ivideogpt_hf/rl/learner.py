@@ -124,7 +124,7 @@ class WorldModelLearner:
         >>> buffer.add_episode(np.zeros((9, 3, 64, 64), np.uint8), np.zeros((8, 4)), np.ones(8))
         >>> learner = WorldModelLearner(WorldModel.default(), LearnerSettings(num_future_frames=2, batch_size=1))
         >>> sorted(learner.update_transformer(buffer))
-        ['cross_entropy', 'grad_norm', 'loss', 'reward_mse']
+        ['cross_entropy', 'grad_norm', 'loss', 'reward_cross_entropy', 'reward_mse']
     """
 
     def __init__(

@@ -53,7 +53,8 @@ class AgentRunSettings:
     Attributes:
         environment: name of a simulator, see `make_simulator`.
         output: folder to write.
-        world_model: "default", Hub id, folder of a checkpoint, yaml file of new networks; "none": without imagination.
+        world_model: folder, Hub id or embedded name of a checkpoint, yaml file of new networks; "none": without
+            imagination.
         agent: name of an agent of `ivideogpt_hf.rl.agents`; "clone": the networks of DrQ-v2, whose actor is fitted
             to the demonstrations, without any step of its own; "ppo": PPO of stable-baselines3, all of whose steps are
             imagined, and which ``num_steps`` counts.

@@ -71,7 +71,7 @@ def open_world(
     """Load or make a world model for an environment's actions, with a reward head.
 
     Args:
-        name: "default", Hub id or folder of a checkpoint; or yaml file of new networks, see `NewWorld`.
+        name: folder, Hub id or embedded name of a checkpoint; or yaml file of new networks, see `NewWorld`.
         action_space: box of the environment's actions.
         num_future_frames: number of frames after the context in the clips that it will be trained on.
         seed: seed of new weights.

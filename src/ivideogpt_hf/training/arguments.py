@@ -329,6 +329,11 @@ class TokenizeArguments:
     mixed_precision: Literal["no", "fp16", "bf16"] | None = same_as(RunArguments, "mixed_precision")
     num_processes: int | None = same_as(RunArguments, "num_processes")
     seed: int = described("seed of the order of clips and of the augmentation", default=0)
+    ray: str | None = described(
+        "with the command: share the work among a cluster of Ray; local starts Ray here, auto or an address takes a "
+        "cluster; null: this process",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "output_dir is missing: where to write the tokens?")

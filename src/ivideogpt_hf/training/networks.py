@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints.layout import DEFAULT
+from ..checkpoints.layout import find_embedded
 from ..checkpoints.loading import fetch, load_transformer, load_vq_model
 from ..extras import require_packages
 from ..models.configuration_ivideogpt import IVideoGPTConfig
@@ -124,7 +124,7 @@ def make_transformer(
 def _hub_id(checkpoint: str | None) -> str:
     """The id on the Hub of what a training began from, by which PEFT finds it again; "" where it is not there. A folder
     here would mean nothing elsewhere."""
-    is_here = checkpoint in (None, DEFAULT) or os.path.isdir(checkpoint)
+    is_here = checkpoint is None or find_embedded(checkpoint) is not None or os.path.isdir(checkpoint)
     return "" if is_here else checkpoint
 
 

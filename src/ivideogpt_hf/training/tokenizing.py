@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ CLIPS_PER_SHARD = 1024
 SETTINGS_FILE = "settings.partial.json"
 
 
-def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
+def tokenize(
+    settings: TokenizeArguments, data: DataArguments, *, pool: Executor | None = None, num_parts: int = 1
+) -> None:
     """Code the clips of a data set or mixture, and write their tokens to a folder.
 
     What is written does not depend on the number of processes. After a kill, the same command goes on where it stopped.
@@ -39,6 +42,9 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     Args:
         settings: settings of what is written, and where.
         data: settings of the clips, and where they come from.
+        pool: executor that does the work in parts, each by one call, in place of this process. Its processes may be on
+            other machines that see the same files. A call that is made again goes on where it stopped.
+        num_parts: number of parts for the executor.
 
     Raises:
         ValueError, OSError: if arguments, data or weights do not fit, the folder holds other tokens, or another process
@@ -59,10 +65,27 @@ def tokenize(settings: TokenizeArguments, data: DataArguments) -> None:
     """
     accelerator = start_processes(settings.mixed_precision, settings.num_processes)
     with only_writer(accelerator, Path(settings.output_dir)):
-        _tokenize(accelerator, settings, data)
+        vq_model, data, clips = _open(settings, data)
+        folder = Path(settings.output_dir)
+        if accelerator.is_main_process:
+            _claim(folder, _describe(settings, data, vq_model, clips))
+        accelerator.wait_for_everyone()
+        if pool is None:
+            part = (accelerator.process_index, accelerator.num_processes)
+            _code_part(accelerator, settings, data, vq_model, clips, part)
+        else:
+            del vq_model, clips
+            parts = [pool.submit(_code_part_alone, settings, data, (part, num_parts)) for part in range(num_parts)]
+            for future in parts:
+                future.result()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            os.replace(folder / SETTINGS_FILE, folder / TOKENS_FILE)
+        accelerator.end_training()
 
 
-def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataArguments) -> None:
+def _open(settings: TokenizeArguments, data: DataArguments) -> tuple[IVideoGPTVQModel, DataArguments, TrainingData]:
+    """The VQ model, the settings of its clips, and the clips."""
     vq_model = load_frozen_vq_model(settings.vq_model, settings.repeat_last_context)
     data = replace(data, num_context_frames=vq_model.config.num_context_frames)
     clips = open_clips(
@@ -73,28 +96,38 @@ def _tokenize(accelerator: Accelerator, settings: TokenizeArguments, data: DataA
         actions=settings.actions,
         rewards=settings.rewards,
     )
-    record = _describe(settings, data, vq_model, clips)
-    folder = Path(settings.output_dir)
-    if accelerator.is_main_process:
-        _claim(folder, record)
-    accelerator.wait_for_everyone()
+    return vq_model, data, clips
+
+
+def _code_part_alone(settings: TokenizeArguments, data: DataArguments, part: tuple[int, int]) -> None:
+    """Code a part in a process of an executor, on its GPU, or on one core."""
+    torch.set_num_threads(1)
+    vq_model, data, clips = _open(settings, data)
+    _code_part(Accelerator(mixed_precision=settings.mixed_precision), settings, data, vq_model, clips, part)
+
+
+def _code_part(
+    accelerator: Accelerator,
+    settings: TokenizeArguments,
+    data: DataArguments,
+    vq_model: IVideoGPTVQModel,
+    clips: TrainingData,
+    part: tuple[int, int],
+) -> None:
+    """Write the files i, i + n, i + 2 n, ... of a part (i, n), as far as they are not there."""
     vq_model.to(accelerator.device, memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
     splits = {"train": (clips.training, settings.num_passes, settings.clips_per_pass)}
     if clips.validation is not None:
         splits["validation"] = (clips.validation, 1, settings.validation_clips)
+    number, num_parts = part
     for split, (dataset, num_passes, clips_per_pass) in splits.items():
-        shards = _plan(folder / "data", split, dataset, num_passes, clips_per_pass)
-        process_shards = shards[accelerator.process_index :: accelerator.num_processes]
-        shards_left = [shard for shard in process_shards if not shard[0].exists()]
+        shards = _plan(Path(settings.output_dir) / "data", split, dataset, num_passes, clips_per_pass)
+        shards_left = [shard for shard in shards[number::num_parts] if not shard[0].exists()]
         num_clips = sum(len(keys) for _, keys in shards_left)
-        with tqdm(total=num_clips, desc=split, unit="clip", disable=not accelerator.is_main_process) as bar:
+        with tqdm(total=num_clips, desc=split, unit="clip", disable=number > 0) as bar:
             for file, keys in shards_left:
                 coded = _code(accelerator, vq_model, dataset, keys, settings.batch_size, data.num_workers, bar)
                 write_tokens(file, coded)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        os.replace(folder / SETTINGS_FILE, folder / TOKENS_FILE)
-    accelerator.end_training()
 
 
 def _describe(
@@ -130,7 +163,7 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
 
 def _identity_of(record: dict[str, Any]) -> dict[str, Any]:
     """The part of a record that the tokens depend on."""
-    ignored_names = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model"}
+    ignored_names = {"output_dir", "batch_size", "num_processes", "num_workers", "vq_model", "ray"}
     arguments = record["training"]["arguments"]
     settings = {name: value for name, value in arguments.items() if name not in ignored_names}
     content = {name: record[name] for name in ("vq_model_hash", "segment", "processor")}

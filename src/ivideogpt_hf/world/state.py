@@ -298,7 +298,9 @@ class WorldState:
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 header = parse_json((opened.metadata() or {}).get("state", "null"), f"the header of {file}")
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+                # Copied, since kernels round differently where memory does not begin at a multiple of 64 bytes, and in
+                # the file it begins anywhere.
+                tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise OSError(f"the snapshot {file} cannot be read: {error}") from error
         if not isinstance(header, dict) or header.get("version") != SNAPSHOT_VERSION:

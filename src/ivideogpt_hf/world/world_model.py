@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -87,6 +87,23 @@ class WorldModel:
         self._engine = RolloutEngine(self.vq_model, self.transformer, self.processor)
         self.calls = Calls(self._engine)
 
+    def __repr__(self) -> str:
+        spec, parameters = self.spec, self.vq_model.num_parameters() + self.transformer.num_parameters()
+        (height, width), rewards = spec.frame_size, "rewards" if spec.has_reward else "no rewards"
+        return (
+            f"WorldModel(frames of {height} x {width}, {spec.num_context_frames} context frames, "
+            f"{spec.action_dim or 'no'} actions, {rewards}; {parameters / 1e6:.1f} M parameters on {self.device})"
+        )
+
+    if not TYPE_CHECKING:  # type checkers know what is missing
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for what is missing: who takes this for one torch module reads what it is."""
+            hint = ""
+            if hasattr(PreTrainedModel, name) or name in ("config", "training"):
+                hint = ": it is no module, but holds two, world.vq_model and world.transformer, which have that"
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
+
     # -- loading, saving, moving --------------------------------------------------------------------------------------
 
     @classmethod
@@ -113,7 +130,8 @@ class WorldModel:
 
         Args:
             path_or_repo_id: folder, or Hub id such as ``"thuml/ivideogpt-bair-64-act-cond"``. The name of the family,
-                ``"thuml/ivideogpt"``, means its general member, which a logged line tells.
+                ``"thuml/ivideogpt"``, means its general member, which a logged line tells. ``"default"`` and
+                ``"push2d"`` are inside the package.
             revision: branch, tag or commit on the Hub; None: the main branch.
             token: token of the Hub for a private or gated checkpoint; None: the one that was logged in with.
             cache_dir: folder that downloads are kept in; None: the Hub's own cache.
@@ -165,7 +183,7 @@ class WorldModel:
 
     @classmethod
     def default(cls) -> WorldModel:
-        """The small checkpoint inside the package (simulated Meta-world, 64 x 64); needs no network."""
+        """The checkpoint "default" inside the package (simulated Meta-world, 64 x 64); needs no network."""
         return cls.from_pretrained(DEFAULT_FOLDER)
 
     def save_pretrained(

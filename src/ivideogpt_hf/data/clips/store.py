@@ -15,8 +15,8 @@ import numpy as np
 from ...extras import require_packages
 from ...hub.download import SCHEME, check_access, find_addresses
 from ...hub.errors import check_hub_id, hub_errors
-from ..contents import footer_digests
 from ..episodes import FRAMES_PREFIX, PATHS_ONLY, cameras_in, check_columns, check_version
+from ..file_digests import footer_digests
 
 METADATA = ["schema_version", "num_frames"]
 OPENING_THREADS = 16

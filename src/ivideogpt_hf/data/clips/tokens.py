@@ -17,7 +17,7 @@ import torch
 
 from ...extras import require_packages
 from ...run_folder import read_object, write_aside
-from ..contents import CONTENT_KEY, footer_digests, update_digest
+from ..file_digests import CONTENT_KEY, footer_digests, update_digest
 from .dataset import Clip, ClipKey
 from .order import ShuffledOrder, SourcePattern, SourceWindows
 from .segments import SegmentSpec

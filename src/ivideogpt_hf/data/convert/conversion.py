@@ -13,13 +13,14 @@ one whose shards are published.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from ...run_folder import (
     PARTIAL,
     claim,
     describe_changes,
+    link_file,
     lock,
     read_object,
     recover_folder,
@@ -224,7 +226,7 @@ class Conversion:
             if published.is_file():  # there is none where all episodes were left out
                 target = self.staging / DATA / f"{shard.name}.parquet"
                 with write_aside(target, folder=self.staging) as partial:
-                    _link(published, partial)
+                    link_file(published, partial)
             write_json(self.staging / f"{shard.name}.json", records[name])
 
     def is_done(self, shard: Shard) -> bool:
@@ -234,12 +236,16 @@ class Conversion:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def run(self, *, job: tuple[int, int] = (0, 1), num_workers: int = 1) -> EpisodeStatistics | None:
+    def run(
+        self, *, job: tuple[int, int] = (0, 1), num_workers: int = 1, pool: Executor | None = None
+    ) -> EpisodeStatistics | None:
         """Write the shards that are missing or lack bad episodes, those of one job of a cluster's array.
 
         Args:
             job: (i, n) of the job in the array; it writes the shards i, i + n, i + 2 n, ...
             num_workers: number of processes.
+            pool: executor that writes each shard by one call, in place of these processes. Its processes may be on
+                other machines that see the same files. A call that is made again writes the shard again.
 
         Returns:
             The statistics of all shards, with the data in place; None if other jobs have not finished theirs, or one
@@ -256,7 +262,7 @@ class Conversion:
         shards = self.shards[number::num_jobs] if (self.staging / DATA).is_dir() else []
         shards = [shard for shard in shards if not self.is_done(shard) or self._statistics_of(shard).skipped]
         try:
-            self._write_shards(shards, num_workers)
+            self._write_shards(shards, num_workers, pool)
         except OSError as error:
             num_done = sum(map(self.is_done, self.shards))
             raise OSError(
@@ -269,7 +275,7 @@ class Conversion:
         self._check_skipped(statistics)
         return statistics if self._publish() else None
 
-    def _write_shards(self, shards: Sequence[Shard], num_workers: int) -> None:
+    def _write_shards(self, shards: Sequence[Shard], num_workers: int, pool: Executor | None) -> None:
         from tqdm import tqdm
 
         total = sum(len(shard.indices) for shard in shards)
@@ -277,6 +283,13 @@ class Conversion:
             return
         setup = (self.reader, self._signature, self.staging, self.settings.skip_bad)
         with tqdm(total=total, unit="episode", desc="writing", disable=None) as bar:
+            if pool is not None:
+                write = functools.partial(_write_by_setup, setup)
+                shard_of = {pool.submit(write, shard, self._sources[shard.name]): shard for shard in shards}
+                for future in as_completed(shard_of):
+                    future.result()
+                    bar.update(len(shard_of[future].indices))
+                return
             if num_workers <= 1 or len(shards) == 1:
                 for shard in shards:
                     for _ in write_shard(shard, self._sources[shard.name], *setup):
@@ -287,8 +300,8 @@ class Conversion:
             ticks = context.Queue()
             setup = (ticks, *setup)
             workers = min(num_workers, len(shards))
-            with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=setup) as pool:
-                pending = {pool.submit(_write_in_worker, shard, self._sources[shard.name]) for shard in shards}
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=setup) as processes:
+                pending = {processes.submit(_write_in_worker, shard, self._sources[shard.name]) for shard in shards}
                 try:
                     while pending:
                         finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -299,7 +312,7 @@ class Conversion:
                 except BrokenProcessPool as error:
                     raise OSError("a converting process was killed, perhaps for want of memory") from error
                 finally:
-                    pool.shutdown(wait=True, cancel_futures=True)
+                    processes.shutdown(wait=True, cancel_futures=True)
 
     def _statistics(self) -> EpisodeStatistics:
         return merge_statistics([self._statistics_of(shard) for shard in self.shards])
@@ -352,14 +365,6 @@ class Conversion:
                 shutil.rmtree(self._folder(generation), ignore_errors=True)
 
 
-def _link(file: Path, name: Path) -> None:
-    """Give a file another name, or copy it where the file system has no links."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copyfile(file, name)
-
-
 # -- other processes ---------------------------------------------------------------------------------------------------
 
 _WORKER: tuple[Any, ...] = ()
@@ -374,3 +379,8 @@ def _write_in_worker(shard: Shard, source: ShardSource) -> None:
     ticks, *setup = _WORKER
     for _ in write_shard(shard, source, *setup):
         ticks.put(1)
+
+
+def _write_by_setup(setup: tuple[Any, ...], shard: Shard, source: ShardSource) -> None:
+    for _ in write_shard(shard, source, *setup):
+        pass

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...media.decoded_bytes import decoded_within
 from ...run_folder import write_aside, write_json
-from ..contents import CONTENT_KEY, update_digest
 from ..episodes import FRAMES_PREFIX, Episode, Signature, episode_features, episode_to_row
+from ..file_digests import CONTENT_KEY, update_digest
 from ..readers import EpisodeError, EpisodeReader
 from ..statistics import EpisodeStatistics
 from .source_state import ShardSource
