@@ -53,8 +53,7 @@ $(VENV)/lowest.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(VENV)/lowest/bin/python -m pip install --quiet "torch==2.13.0" "uv>=0.13"
 	$(VENV)/lowest/bin/uv pip compile --quiet --python $(VENV)/lowest/bin/python --extra dev --resolution lowest-direct \
 	  --no-emit-package torch --output-file $(VENV)/lowest.txt pyproject.toml
-	$(VENV)/lowest/bin/python -m pip install --quiet --requirement $(VENV)/lowest.txt
-	$(VENV)/lowest/bin/python -m pip install --quiet --no-deps --editable .
+	$(VENV)/lowest/bin/python -m pip install --quiet --constraint $(VENV)/lowest.txt --editable ".[dev]"
 	@touch $@
 
 .PHONY: test-lowest
@@ -136,10 +135,19 @@ $(VENV)/openenv.stamp: $(VENV)/dev.stamp
 test-openenv: $(VENV)/openenv.stamp ## test a published checkpoint as an environment of OpenEnv
 	$(BIN)/python -m pytest tests/serving/test_openenv.py
 
+$(VENV)/ray.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable ".[ray]"
+	@touch $@
+
+.PHONY: test-ray
+test-ray: $(VENV)/ray.stamp ## test replicas and tasks on Ray, which it starts on this machine
+	$(BIN)/python -m pytest tests/cli/test_ray.py
+
 # LeRobot needs other versions of torch, numpy and huggingface_hub than this package, and Python 3.12.
 LEROBOT_PYTHON ?= python3.12
 $(VENV)/lerobot.stamp: $(VENV)/dev.stamp
 	$(LEROBOT_PYTHON) -m venv $(VENV)/lerobot
+	$(VENV)/lerobot/bin/python -m pip install --quiet "torch==2.13.0"
 	$(VENV)/lerobot/bin/python -m pip install --quiet "lerobot[dataset,evaluation]>=0.6.1,<0.7"
 	@touch $@
 
@@ -196,9 +204,9 @@ $(VENV)/train.stamp: $(VENV)/dev.stamp
 
 .PHONY: finetune-example
 finetune-example: $(VENV)/simulators.stamp $(VENV)/train.stamp ## fine-tune the embedded checkpoint on a new task
-	$(BIN)/ivideogpt collect metaworld/drawer-close datasets/drawer-close --num-episodes 20 --num-frames 51 \
+	$(BIN)/ivideogpt collect metaworld/window-close datasets/window-close --num-episodes 20 --num-frames 51 \
 	  --action-repeat 2 --test-fraction 0.2 --noise 0.4 --noise-fraction 0.67 --seed 0
-	$(BIN)/python examples/finetune.py datasets/drawer-close outputs/drawer-close
+	$(BIN)/python examples/finetune.py datasets/window-close outputs/window-close
 
 .PHONY: bench
 bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave the machine alone meanwhile
@@ -211,6 +219,14 @@ bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave
 	$(BIN)/python benchmarks/planning.py --output benchmarks/results/planning.json
 	$(BIN)/python benchmarks/demo.py --output benchmarks/results/demo.json
 	$(BIN)/python benchmarks/serving.py --output benchmarks/results/serving.json
+
+.PHONY: bench-compare
+bench-compare: $(VENV)/dev.stamp ## compare the speed with another commit's: BASE=COMMIT (main)
+	$(BIN)/python benchmarks/compare.py $(or $(BASE),main)
+
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/dev.stamp ## measure on a GPU, in at most 8 minutes; writes outputs/gpu
+	$(BIN)/python benchmarks/gpu.py --output outputs/gpu/gpu.json
 
 .PHONY: soak
 soak: $(VENV)/dev.stamp ## 15 minutes of a server with 64 clients, kills and bombs; SOAK="--minutes 5" for less

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from rollout import Workload as Rolled
 from rollout import build_world, ours
+from timing import median_seconds
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
 from writing import write_results
@@ -27,20 +28,8 @@ from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, re
 GUESSES = (0, 1, 3, 7)
 TEMPERATURES = (1.0, 0.5)
 SEEDS = range(5)
-ROUNDS = 3
 USER, CANDIDATES = Rolled("one user", 1, 4), Rolled("8 candidates", 8, 4)
 DECODED_FRAMES = 16
-
-
-def median_seconds(function, *args):
-    """Of some rounds, after one that warms up."""
-    function(*args)
-    taken = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        function(*args)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
 
 
 def guessing(world, frames, actions):

@@ -10,10 +10,10 @@ tokens, which are checked to be the same; the cost is the squared error of all f
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
 
 import torch
+from timing import timed
 from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, Sampling, WorldModel, read_video
@@ -32,10 +32,12 @@ def original(world, frames, actions, goal, num_frames):
     num_candidates = len(actions)
     tokens, _ = vq_model.tokenize(pixels.repeat(num_candidates, 1, 1, 1, 1))
     context = vq_model.encode_context(pixels)
-    vectors = vq_model.quantize.embedding(context.tokens[0]).unflatten(1, vq_model.config.context_grid).movedim(-1, 1)
+    vectors = vq_model.quantize.lookup(context.tokens[0]).unflatten(1, vq_model.config.context_grid).movedim(-1, 1)
     _, kept = vq_model.decoder(vq_model.post_quant_conv(vectors))
     actions = world.processor.normalize_actions(actions).to(world.device)
     codes = slice(layout.dynamics_offset, layout.dynamics_offset + layout.num_dynamics_codes)
+    # Of a token that goes on with a frame, only a model whose layers the action modulates takes its frame's action.
+    takes_action = transformer.config.action_conditioning == "scale_shift"
     costs, generated = torch.zeros(num_candidates), []
     for step in range(num_frames):
         tokens = torch.nn.functional.pad(tokens, (0, 1), value=layout.slot_id)
@@ -46,7 +48,7 @@ def original(world, frames, actions, goal, num_frames):
             if len(frame) < layout.tokens_per_future_frame:
                 output = transformer(
                     frame[-1][:, None],
-                    actions=actions[:, :0],
+                    actions=actions[:, step : step + takes_action],
                     past_key_values=output.past_key_values,
                     use_cache=True,
                     logits_to_keep=1,
@@ -55,16 +57,10 @@ def original(world, frames, actions, goal, num_frames):
         tokens = torch.cat([tokens, generated[-1]], dim=1)
         repeated = [feature[None].repeat_interleave(num_candidates, 0) for feature in kept]
         memory = vq_model.cond_decoder.remember(repeated)
-        decoded = vq_model.decode_future(memory, (generated[-1] - layout.dynamics_offset)[:, None])
+        dynamics = (generated[-1] - layout.dynamics_offset)[:, None]
+        decoded = vq_model.decode_future(memory, dynamics, pixels.expand(num_candidates, -1, -1, -1, -1))
         costs += (decoded[:, 0].clamp(0, 1) - goal.float() / 255).square().sum((1, 2, 3)).cpu()
     return costs, torch.stack(generated, dim=1)
-
-
-def timed(function, *args):
-    """Seconds, and the result."""
-    start = time.perf_counter()
-    result = function(*args)
-    return time.perf_counter() - start, result
 
 
 def ours(world, frames, actions, objective):

@@ -16,19 +16,20 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import median_seconds
+from torch.utils.flop_counter import FlopCounterMode
 from writing import write_results
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
 from ivideogpt_hf.models.modeling_ivideogpt_vq import IGNORED_LABEL
 
 NUM_FUTURE = 14
-# Of the tensor cores in bf16, dense, by the name that torch gives.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+PRODUCT_SIZE = {"cuda": 8192, "cpu": 2048}  # of the square matrices whose product says what a machine can do
 
 
 def released_pair():
@@ -70,7 +71,7 @@ def original_tokens(vq_model, frames):
     context, future = frames[:, :num_context], frames[:, num_context - vq_model.config.repeat_last_context :]
     latents, features = vq_model.encoder(context.flatten(0, 1))
     codes = vq_model.quantize(vq_model.quant_conv(latents).movedim(1, -1)).codes
-    vq_model.decoder(vq_model.post_quant_conv(vq_model.quantize.embedding(codes).movedim(-1, 1)))
+    vq_model.decoder(vq_model.post_quant_conv(vq_model.quantize.lookup(codes).movedim(-1, 1)))
     num_future = future.shape[1]
     repeated = [f.unflatten(0, (len(frames), -1)).repeat_interleave(num_future, 0) for f in features]
     tower = vq_model.cond_encoder
@@ -118,6 +119,14 @@ def our_loss(pair, frames, actions, tokens, autocast):
 # -- timing -----------------------------------------------------------------------------------------------------------
 
 
+@cache
+def peak_flops(device, dtype):
+    """Floating-point operations per second of a large product of matrices."""
+    size = PRODUCT_SIZE[device.type]
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / median_seconds(torch.mm, left, right, num_rounds=10)
+
+
 class Bench:
     """A pair on a device with a batch of random clips, and a training step for each way."""
 
@@ -153,6 +162,20 @@ class Bench:
         torch.nn.utils.clip_grad_norm_(self.pair[1].parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def flops(self, way):
+        """Floating-point operations of a step's products. On a CPU, the counter knows no attention."""
+        self.loss(way)  # the first time, it makes the tokens that are cached
+        with FlopCounterMode(display=False) as counter:
+            self.loss(way).backward()
+        self.optimizer.zero_grad()
+        return counter.get_total_flops()
+
+    def utilisation(self, way, seconds):
+        """Share of the machine's products that a step's work would take, which is that of our way, also for the
+        original's."""
+        flops = self.flops("on the fly" if way == "original" else way)
+        return flops / seconds / peak_flops(self.device, self.dtype)
 
     def seconds(self, num_rounds):
         """Median seconds of a step for each way, taken in turn, so that noise falls on all alike."""
@@ -204,9 +227,7 @@ def run(pair, batch_size, device, dtype, num_rounds):
             "peak_memory_gb": round(memory / 1e9, 2),
         }
         if cuda:
-            peak = next((v for k, v in PEAK_FLOPS.items() if k in torch.cuda.get_device_name(device)), None)
-            flops = 6 * transformer.num_parameters() * batch_size * bench.length
-            entry["model_flops_utilisation"] = peak and round(flops / seconds[way] / peak, 3)
+            entry["model_flops_utilisation"] = round(bench.utilisation(way, seconds[way]), 3)
         result["ways"][way] = entry
         print(f"{pair:10s} batch {batch_size:3d}  {way:10s} {entry}")
     return result

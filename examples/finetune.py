@@ -4,9 +4,9 @@
 # ///
 """Fine-tune the embedded checkpoint with LoRA on a task that it has never seen, and measure before and after.
 
-    ivideogpt collect metaworld/drawer-close datasets/drawer-close --num-episodes 20 --num-frames 51 --action-repeat 2 \
+    ivideogpt collect metaworld/window-close datasets/window-close --num-episodes 20 --num-frames 51 --action-repeat 2 \
         --noise 0.4 --noise-fraction 0.67 --test-fraction 0.2
-    python examples/finetune.py datasets/drawer-close outputs/drawer-close
+    python examples/finetune.py datasets/window-close outputs/window-close
 
 `make finetune-example` does both. The table is printed, and written as `finetune.json` beside the new checkpoint.
 """
