@@ -1,10 +1,11 @@
 import accelerate
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Trainer, TrainingArguments
 
 from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel
-from ivideogpt_hf.models.vq_layers import Codebook, ContextCrossAttention
+from ivideogpt_hf.models.vq_layers import Codebook, ContextCrossAttention, DoublingConv
 from tests.conftest import build_vq_model
 
 
@@ -278,3 +279,17 @@ def test_offloaded_weights_give_the_same(place, tmp_path):
     assert all(parameter.is_meta for parameter in model.parameters())
     assert model.tokenize(frames)[0].equal(tokens)
     torch.testing.assert_close(model.detokenize(tokens), decoded)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)]
+)
+def test_a_convolution_of_a_doubled_map_is_that_of_the_repeated_elements(dtype, tolerance):
+    torch.manual_seed(0)
+    conv, x = DoublingConv(6).to(dtype), torch.randn(2, 6, 5, 7, dtype=dtype, requires_grad=True)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2), conv.weight, conv.bias, padding=1)
+    assert torch.allclose(conv(x), plain, atol=tolerance)
+    wanted = torch.autograd.grad(plain.square().sum(), [x, conv.weight, conv.bias])
+    got = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+    for one, other in zip(got, wanted, strict=True):
+        assert (one - other).abs().max() <= 10 * tolerance * other.abs().max()

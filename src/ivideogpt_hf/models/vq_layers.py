@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -223,8 +224,37 @@ class DownStage(GradientCheckpointingLayer, DownEncoderBlock2D):
     """A stage of an encoder, which gradient checkpointing can compute again."""
 
 
+class DoublingConv(nn.Conv2d):
+    """A convolution of 3 x 3 taps over a map of which each element is repeated 2 x 2 times, without making that map.
+
+    Three taps reach only two elements of the map before it was doubled, and the two that meet the same one can be added
+    first. So it is a transposed convolution of stride 2 with four taps, which has 4/9 of the products.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, h, w) to (N, channels, 2 h, 2 w)."""
+        taps = torch.eye(3, dtype=self.weight.dtype, device=self.weight.device)
+        # Of taps a, b, c: c, b + c, a + b, a. A transposed convolution goes through its taps backwards.
+        added = (F.pad(taps, (0, 0, 1, 0)) + F.pad(taps, (0, 0, 0, 1))).flip(0)
+        kernel = (self.weight.flatten(2) @ torch.kron(added, added).T).unflatten(2, (4, 4))
+        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.bias, stride=2, padding=1)
+
+
 class UpStage(GradientCheckpointingLayer, UpDecoderBlock2D):
-    """A stage of a decoder, which gradient checkpointing can compute again."""
+    """A stage of a decoder, which gradient checkpointing can compute again. It ends with a `DoublingConv`."""
+
+    def __init__(self, out_channels: int, add_upsample: bool, **options: Any) -> None:
+        super().__init__(out_channels=out_channels, add_upsample=False, **options)
+        if add_upsample:
+            self.upsamplers = nn.ModuleList([nn.ModuleDict({"conv": DoublingConv(out_channels)})])
+
+    def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
+        for resnet in self.resnets:
+            hidden_states = resnet(hidden_states, temb)
+        return hidden_states if self.upsamplers is None else self.upsamplers[0]["conv"](hidden_states)
 
 
 class MiddleStage(GradientCheckpointingLayer, UNetMidBlock2D):
