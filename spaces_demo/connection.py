@@ -21,7 +21,7 @@ import gradio as gr
 from game import branch, restart, undo
 from gradio.context import LocalContext
 from page import frames_message, game_message, moment_message
-from play import STORE, WORLDS, Expected, dreamed_actions, expect_action, play_action, sampling_of
+from play import STORE, TEMPERATURE, WORLDS, Expected, dreamed_actions, expect_action, play_action, sampling_of
 from pydantic import BaseModel, Field, ValidationError
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
@@ -60,7 +60,7 @@ class Ask(BaseModel):
     kind: Literal["show", "act", "expect", "dream", "undo", "restart", "branch", "line"]
     game: str
     action: list[float] | None = Field(default=None, max_length=MAX_ACTIONS)
-    temperature: float = Field(default=0.0, ge=0, le=2)
+    temperature: float = Field(default=TEMPERATURE, ge=0, le=2)
     seed: int = 0
     index: int = 0
 

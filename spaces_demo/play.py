@@ -25,7 +25,7 @@ except ImportError:  # only Spaces with ZeroGPU have this package
 
 GPU_SECONDS = 30
 DREAM_FRAMES, FUTURE_FRAMES, FUTURE_COLUMNS = 15, 10, 3
-TEMPERATURE = 0.5  # the embedded model is evaluated at this temperature
+TEMPERATURE = Sampling.temperature
 WORLDS = Worlds(LoadingRules.from_environment())
 STORE = Store()
 

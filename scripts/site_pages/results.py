@@ -1,9 +1,12 @@
 """Tables of results, rendered from the JSON files that commands wrote."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, METRICS_FILE
+
+PLAN_RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 STEPS = (1, 2, 3, 5, 7, 10)
 # Rows of the evaluation's tables, by the names that it writes.
@@ -46,9 +49,27 @@ def rewards_by_task() -> str:
     return "\n".join(lines)
 
 
+def planned_tasks() -> list[dict[str, Any]]:
+    """What `ivideogpt plan` measured of the embedded model, task by task."""
+    files = sorted(PLAN_RESULTS.glob("embedded_plan_*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def success_of_plans() -> str:
+    """The success of each controller in each task, with Wilson's interval of 95 %."""
+    names = ("random", "zero", "shuffled", "model", "simulator")
+    lines = [row("task, and actions of an instance", *names), row(*["---"] * (len(names) + 1))]
+    for task in planned_tasks():
+        rates = (task["controllers"][name] for name in names)
+        cells = (f"{rate['success_rate']:.2f} ({rate['low']:.2f} to {rate['high']:.2f})" for rate in rates)
+        lines.append(row(f"{task['task'].partition('/')[2]}, {task['num_steps']}", *cells))
+    return "\n".join(lines)
+
+
 TABLES = {
     "embedded_psnr": lambda: by_predicted_frame("psnr"),
     "embedded_ssim": lambda: by_predicted_frame("ssim"),
     "embedded_lpips": lambda: by_predicted_frame("lpips"),
     "embedded_rewards": rewards_by_task,
+    "embedded_plans": success_of_plans,
 }

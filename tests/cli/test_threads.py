@@ -18,6 +18,8 @@ def machine(tmp_path, monkeypatch):
     quota.write_text("max 100000\n")
     monkeypatch.setattr(threads, "PROCESSORS", tmp_path)
     monkeypatch.setattr(threads, "QUOTA", quota)
+    monkeypatch.setattr(threads, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return quota
@@ -49,3 +51,14 @@ def test_a_command_sets_the_number_unless_it_is_set(machine, monkeypatch, given,
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert main(["list", "planners"]) == 0
     assert os.environ["OMP_NUM_THREADS"] == used
+
+
+@pytest.mark.parametrize(("running", "used"), [(1, 2), (3, 2), (4, 1), (9, 1)])
+def test_processors_that_others_keep_busy_are_left_to_them(machine, monkeypatch, tmp_path, capsys, running, used):
+    (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/113 4711\n")
+    # Set and deleted, so that the number is gone after the test.
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    threads.choose_threads()
+    assert os.environ["OMP_NUM_THREADS"] == str(used)
+    assert ("Other programs are computing: OMP_NUM_THREADS=1" in capsys.readouterr().err) == (used < 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from .train import add_training_commands
 USAGE_ERROR = 2
 # Seconds before a progress bar shows, of any library: bars of what takes a moment say nothing.
 BAR_DELAY = 2
+# Where torchao is installed, other libraries import it, and these warn of its parts for other machines at each start.
+TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
     choose_threads()
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TQDM_DELAY", str(BAR_DELAY))  # tqdm reads it when it is imported
     try:
         for args in read_runs(build_parser(), argv):

@@ -53,7 +53,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     plan.add_argument(
         "--first-seed", type=int, default=500_000, help="seed of the first instance (default: %(default)s)"
     )
-    plan.add_argument("--num-steps", type=int, default=15, help="actions of an instance (default: %(default)s)")
+    plan.add_argument("--num-steps", type=int, default=20, help="actions of an instance (default: %(default)s)")
     plan.add_argument(
         "--action-repeat",
         type=int,
@@ -71,12 +71,14 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
     search = plan.add_argument_group("planner")
     search.add_argument(
-        "--planner", choices=tuple(PLANNERS), default="cem", help="vp2: that benchmark's MPPI (default: cem)"
+        "--planner", choices=tuple(PLANNERS), default="icem", help="vp2: that benchmark's MPPI (default: icem)"
     )
     search.add_argument(
-        "--num-candidates", type=int, default=64, help="candidates per iteration (default: %(default)s)"
+        "--num-candidates", type=int, default=32, help="candidates per iteration (default: %(default)s)"
     )
-    search.add_argument("--num-iterations", type=int, help="number of iterations (default: the planner's own)")
+    search.add_argument(
+        "--num-iterations", type=int, help="number of iterations (cem, icem: 2; else the planner's own)"
+    )
     search.add_argument("--horizon", type=int, default=8, help="actions of a candidate (default: %(default)s)")
     search.add_argument("--num-elites", type=int, help="elites of cem and icem (default: a tenth of the candidates)")
     search.add_argument(
@@ -192,7 +194,7 @@ def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> P
             raise ValueError("--planner vp2 needs --std with a value per action dimension, and takes nothing else")
         return MPPI.vp2(settings["std"], args.num_candidates, args.horizon)
     if args.planner in ("cem", "icem"):
-        settings.setdefault("num_elites", max(2, args.num_candidates // 10))
+        settings = {"num_elites": max(2, args.num_candidates // 10), "num_iterations": 2} | settings
     kind = {"cem": CEM, "icem": ICEM, "mppi": MPPI, "random": RandomShooting}[args.planner]
     try:
         return kind(low=low, high=high, horizon=args.horizon, num_candidates=args.num_candidates, **settings)

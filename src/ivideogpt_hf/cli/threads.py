@@ -8,18 +8,42 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import time
 from pathlib import Path
 
 VARIABLE = "OMP_NUM_THREADS"
 PROCESSORS, QUOTA = Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup/cpu.max")
+LOAD = Path("/proc/loadavg")
+# The machine is looked at so many times, so many seconds apart. What runs for a moment only does not count.
+LOOKS, PAUSE = 4, 0.01
 
 
 def choose_threads() -> None:
-    """Set ``OMP_NUM_THREADS`` to the number of cores that this process may use, unless it is set.
+    """Set ``OMP_NUM_THREADS``, unless it is set, to the number of cores that this process may use and that others leave.
 
-    Torch reads it when it is imported, and processes that a command starts inherit it.
+    Torch reads it when it is imported, and processes that a command starts inherit it. A line on stderr tells when others
+    keep cores busy.
     """
-    os.environ.setdefault(VARIABLE, str(count_cores()))
+    if VARIABLE in os.environ:
+        return
+    cores = count_cores()
+    threads = max(1, min(cores, (os.cpu_count() or 1) - count_others())) if cores > 1 else 1
+    os.environ[VARIABLE] = str(threads)
+    if threads < cores:
+        print(f"Other programs are computing: {VARIABLE}={threads} here, for {cores} cores.", file=sys.stderr)
+
+
+def count_others() -> int:
+    """Number of threads of other programs that want a processor all the time. Where Linux does not tell, 0."""
+    try:
+        running = []
+        for look in range(LOOKS):
+            time.sleep(PAUSE if look else 0)
+            running.append(int(LOAD.read_text(encoding="ascii").split()[3].partition("/")[0]))
+        return max(0, min(running) - 1)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def count_cores() -> int:

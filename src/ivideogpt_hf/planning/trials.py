@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
+from ..provenance import describe_command, describe_date
 from ..run_folder import RESULTS_FILE, RUN_FILE, claim, lock, parse_json, read_text, write_json
 from ..settings import fill
 from .controllers import Controller
@@ -120,13 +121,21 @@ class Trials:
         from tqdm import tqdm
 
         finished = {(trial.controller, trial.seed) for trial in self.done()}
-        missing = [(name, seed) for seed in self.seeds for name in self.controllers if (name, seed) not in finished]
-        for name, seed in tqdm(missing, desc="trials", unit="trial"):
+        wanted = [(name, seed) for seed in self.seeds for name in self.controllers]
+        missing = [trial for trial in wanted if trial not in finished]
+        kept = len(wanted) - len(missing)  # from an earlier call
+        for name, seed in tqdm(missing, desc="trials", unit="trial", initial=kept, total=len(wanted)):
             trial = self._run(name, seed)
             with (self.output / TRIALS_FILE).open("a", encoding="utf-8") as file:
                 file.write(f"\n{json.dumps(asdict(trial))}")
         trials = [trial for trial in self.done() if trial.controller in self.controllers and trial.seed in self.seeds]
-        results = {**self.description, "num_instances": len(self.seeds), "controllers": summarize_trials(trials)}
+        results = {
+            "command": describe_command(),
+            "date": describe_date(),
+            **self.description,
+            "num_instances": len(self.seeds),
+            "controllers": summarize_trials(trials),
+        }
         write_json(self.output / RESULTS_FILE, results)
         return results
 
