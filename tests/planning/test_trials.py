@@ -72,7 +72,8 @@ def test_every_controller_acts_in_every_instance(finished):
     assert len(list((finished / "videos").glob("*.gif"))) == 10
     assert results["controllers"]["model"]["plans_per_second"] > 0
     assert results["controllers"]["zero"]["plans_per_second"] is None
-    assert results["command"] and results["date"]
+    assert results["command"]
+    assert results["date"]
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(finished, checkpoint, tmp_path):

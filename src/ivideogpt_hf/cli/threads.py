@@ -20,10 +20,10 @@ LOOKS, PAUSE = 4, 0.01
 
 
 def choose_threads() -> None:
-    """Set ``OMP_NUM_THREADS``, unless it is set, to the number of cores that this process may use and that others leave.
+    """Set ``OMP_NUM_THREADS``, unless it is set, to the number of cores that this process may use and others leave.
 
-    Torch reads it when it is imported, and processes that a command starts inherit it. A line on stderr tells when others
-    keep cores busy.
+    Torch reads it when it is imported, and processes that a command starts inherit it. A line on stderr tells when
+    others keep cores busy.
     """
     if VARIABLE in os.environ:
         return
