@@ -381,3 +381,9 @@ def test_the_last_frame_is_predicted_or_real(world):
     assert world.last_frame(state).equal(random_frames(2, 2)[:, -1])
     step, state = world.step(state, random_actions(2, 3))
     assert world.last_frame(state).equal(step.frame)
+
+
+def test_a_dtype_may_be_all_that_it_is_moved_to():
+    world = build_world()
+    assert world.to(torch.bfloat16) is world
+    assert world.transformer.dtype == torch.bfloat16

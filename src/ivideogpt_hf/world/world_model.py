@@ -298,12 +298,18 @@ class WorldModel:
                 delete_patterns=delete_patterns,
             )
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> WorldModel:
+    def to(
+        self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> WorldModel:
         """Move both networks, in place, and return the world model; compiled programs are compiled again.
+
+        A dtype may come first, as in torch: ``world.to(torch.bfloat16)``.
 
         On a CPU without instructions for a half-precision dtype the VQ model is in float32, since its convolutions
         would take a hundred times as long; moved to a GPU with that dtype named, it is in that dtype.
         """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         _move(self.transformer, device=device, dtype=dtype)
         _move(self.vq_model, device=device, dtype=dtype and convolution_dtype(dtype, self.device))
         if self._engine.compiled is not None:
