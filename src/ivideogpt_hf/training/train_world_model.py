@@ -35,7 +35,7 @@ from .networks import add_lora, load_frozen_vq_model, make_transformer
 from .open_data import TrainingData, make_loader, make_validation_loader, open_clips, open_tokens
 from .record import describe_training
 from .samples import sample_strips
-from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
+from .trainer import MODEL, Task, check_run, in_eval_mode, make_phase, run_training
 
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
 
@@ -138,7 +138,12 @@ def _train(
             model=settings_of(transformer.config),
             vq_model_hash=weights_hash(vq_model),
         ),
-        next_step="ivideogpt predict CLIP --checkpoint {model}, or ivideogpt evaluate --checkpoint {model} --data DATA",
+        next_steps=[
+            f"ivideogpt predict CLIP --checkpoint {MODEL}"
+            + " --actions FILE" * model.actions
+            + " --goal IMAGE" * model.goal_conditioned,
+            f"ivideogpt evaluate {MODEL} DATA",
+        ],
         transformer=transformer,
         losses=losses,
         data=training_data,
