@@ -1,7 +1,9 @@
 """What the transformer is trained on and from: conditioning, heads, tokens, adapters, and what comes out."""
 
+import ast
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from ivideogpt_hf.training.arguments import (
     TokenizeArguments,
     WorldModelArguments,
 )
-from ivideogpt_hf.training.export import merge_adapters
+from ivideogpt_hf.training.export import merge_adapters, save_adapters
 from ivideogpt_hf.training.networks import add_lora, make_transformer
 from ivideogpt_hf.training.tokenizing import tokenize
 from ivideogpt_hf.training.train_world_model import WorldModelLosses, train_world_model
@@ -325,6 +327,18 @@ def test_adapters_are_merged_and_saved_with_the_action_input(folder, checkpoints
     texts = [(tmp_path / "out/adapter" / name).read_text() for name in ("README.md", "adapter_config.json")]
     assert not any(str(tmp_path) in text or "More Information Needed" in text for text in texts)
     assert 'PeftModel.from_pretrained(world.transformer, "adapter")' in texts[0]
+
+
+@pytest.mark.parametrize("base", ["default", "owner/name", "folder"])
+def test_the_card_of_adapters_loads_the_checkpoint_that_they_belong_to(tmp_path, monkeypatch, base):
+    """It is Python, and a folder's name means nothing elsewhere."""
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    save_adapters(add_lora(build_transformer(build_vq_model().config), 2, None), tmp_path / "adapter", base)
+    (code,) = re.findall("```python\n(.*?)```", (tmp_path / "adapter/README.md").read_text(), re.DOTALL)
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert texts == ["CHECKPOINT" if base == "folder" else base, "adapter"]
 
 
 def test_what_a_training_began_from_stands_in_its_record(folder, tmp_path):

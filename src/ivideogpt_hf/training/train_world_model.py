@@ -331,7 +331,7 @@ class WorldModelTask(Task):
             return
         unwrapped_model = self.accelerator.unwrap_model(distributed_model)
         if has_adapters(unwrapped_model):
-            save_adapters(unwrapped_model, folder / ADAPTER_FOLDER)
+            save_adapters(unwrapped_model, folder / ADAPTER_FOLDER, self.losses.model.transformer)
         world = WorldModel(self.losses.vq_model, transformer, self.losses.processor)
         world.save_pretrained(folder)
         arguments = self.description["arguments"]
