@@ -52,7 +52,7 @@ def test_fvd_is_shown_where_it_was_measured(world):
 
 @pytest.mark.parametrize(("path", "there"), [("user/arm", True), ("folder", False), ("../datasets/arm", False)])
 def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
-    evaluation = METRICS["evaluation"] | {"data": [{"path": path}]}
+    evaluation = METRICS["evaluation"] | {"data": [{"path": path, "name": "arm", "split": "test"}]}
     content = leaderboard_results({"evaluation": evaluation})
     if not there:
         assert content is None
@@ -60,6 +60,15 @@ def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
     first = yaml.safe_load(content)[0]
     assert first["dataset"] == {"id": "user/arm", "task_id": "video_prediction_psnr"}
     assert first["value"] == 28.5
+
+
+def test_results_name_the_split_that_their_clips_are_of(world):
+    """Clips that a model was trained on are not called held out."""
+    evaluation = METRICS["evaluation"] | {"data": [{"path": "datasets/arm", "name": "arm", "split": "train"}]}
+    card = card_of(world, metrics=METRICS | {"evaluation": evaluation})
+    assert "the mean over 4 samples of 7 clips of the split train of arm." in card.content
+    assert "held" not in card.content
+    assert card.data.eval_results[0].dataset_name == "clips of the split train of arm"
 
 
 def test_facts_come_from_the_checkpoint(world, free_world):

@@ -15,7 +15,7 @@ from ..hub.upload import validate_card
 from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
 from .facts import Facts
-from .text import CARDS, TAGS, UNKNOWN_LICENSE, read_card_text
+from .text import CARDS, TAGS, UNKNOWN_LICENSE, counted, read_card_text
 from .training import base_models_of, origins_sentence, sources_of, updates_sentence
 
 TEMPLATE = CARDS / "template.md"
@@ -24,6 +24,7 @@ PAPER = "arxiv:2405.15223"
 # Metrics in a card: their names in the metrics file and on the Hub, and their labels.
 METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
+NAMES_SHOWN = 3  # names of data sets that results are of; of more, the number
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,26 @@ def _results(text: CardText, metrics: dict[str, Any]) -> Results | None:
     rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
     if FVD in evaluation.get("frechet", {}):
         rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
-    counts = evaluation["protocol"]
+    counts, origin = evaluation["protocol"], _origin_of_clips(evaluation)
     return Results(
         rows,
         source=f"`{evaluation['command']}`",
-        dataset={"name": "held-out clips", "id": _hub_dataset(evaluation) or "held-out"},
+        dataset={"name": f"clips{origin}", "id": _hub_dataset(evaluation) or "clips"},
         protocol=f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, "
-        f"predicted frames only, the mean over {evaluation['num_samples']} samples of {evaluation['num_clips']} clips.",
+        f"predicted frames only, the mean over {counted(evaluation['num_samples'], 'sample')} of "
+        f"{counted(evaluation['num_clips'], 'clip')}{origin}.",
     )
+
+
+def _origin_of_clips(evaluation: dict[str, Any]) -> str:
+    """Which split of which data the clips of an evaluation are from, as the end of a sentence; "" where it does not
+    say."""
+    data = evaluation.get("data", ())
+    splits, names = (list(dict.fromkeys(source[key] for source in data)) for key in ("split", "name"))
+    if not data:
+        return ""
+    shown = ", ".join(names) if len(names) <= NAMES_SHOWN else counted(len(names), "data set")
+    return f" of the {'split' if len(splits) == 1 else 'splits'} {', '.join(splits)} of {shown}"
 
 
 def _eval_results(results: Results | None, facts: Facts) -> list[EvalResult]:
