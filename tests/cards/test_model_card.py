@@ -12,6 +12,7 @@ from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_
 from ivideogpt_hf.cards.text import CARDS
 from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.layout import EMBEDDED
+from tests.conftest import build_world
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
 METRICS = {
@@ -77,6 +78,19 @@ def test_facts_come_from_the_checkpoint(world, free_world):
     assert 'out = pipe("clip.mp4", num_frames=6)' in without.content
     assert (with_actions.data.pipeline_tag, without.data.pipeline_tag) == ("robotics", "image-to-video")
     assert f"{sum(p.numel() for p in world.transformer.parameters()):,}" in with_actions.content
+
+
+@pytest.mark.parametrize(
+    ("abilities", "sentence"),
+    [
+        ({}, "predicts video from frames."),
+        ({"action_dim": 3}, "predicts video from frames and actions."),
+        ({"action_dim": 3, "predict_reward": True}, "predicts video and rewards from frames and actions."),
+        ({"goal_conditioned": True}, "predicts video from frames and a goal."),
+    ],
+)
+def test_a_summary_that_nobody_wrote_says_what_the_model_takes_and_gives(abilities, sentence):
+    assert f"An iVideoGPT world model: {sentence}" in card_of(build_world(**abilities)).content
 
 
 def test_metadata_is_for_the_hub(world):

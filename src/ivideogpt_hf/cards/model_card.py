@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..hub.upload import validate_card
 from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
+from ..spec import WorldModelSpec
 from .facts import Facts
 from .text import CARDS, TAGS, UNKNOWN_LICENSE, counted, read_card_text
 from .training import base_models_of, origins_sentence, sources_of, updates_sentence
@@ -33,7 +34,7 @@ class CardText:
 
     Attributes:
         title: heading of the card.
-        summary: one or two sentences on what the model does.
+        summary: one or two sentences on what the model does; None: a sentence of what it takes and gives.
         license: identifier of the licence, as on the Hub.
         license_note: owner of the weights, and what the licence covers.
         training_data: one sentence on the training data.
@@ -45,7 +46,7 @@ class CardText:
     """
 
     title: str
-    summary: str = "An iVideoGPT world model: predicts video from frames."
+    summary: str | None = None
     license: str | None = None
     license_note: str = "No licence was stated."
     training_data: str = NOT_STATED
@@ -128,7 +129,7 @@ def render_card(
             none.
     """
     training = training or {}
-    text = _filled(text or CardText(title=repo_id.rsplit("/", 1)[-1]), training)
+    text = _filled(text or CardText(title=repo_id.rsplit("/", 1)[-1]), facts, training)
     results = _results(text, metrics)
     data = ModelCardData(
         license=text.license or UNKNOWN_LICENSE,
@@ -246,8 +247,16 @@ def _hub_dataset(evaluation: dict[str, Any]) -> str | None:
     return path if len(paths) == 1 and path.count("/") == 1 and not Path(path).exists() else None
 
 
-def _filled(text: CardText, training: dict[str, Any]) -> CardText:
-    """The text, with the names of the training's data sets where it states none."""
+def _summary(spec: WorldModelSpec) -> str:
+    """What a model takes and gives, as a sentence."""
+    inputs = ["frames", *["a goal"] * spec.goal_conditioned, *["actions"] * bool(spec.action_dim)]
+    rewards = " and rewards" * spec.has_reward
+    return f"An iVideoGPT world model: predicts video{rewards} from {' and '.join(inputs)}."
+
+
+def _filled(text: CardText, facts: Facts, training: dict[str, Any]) -> CardText:
+    """The text, with what the model does and the names of the training's data sets where it states none."""
+    text = replace(text, summary=text.summary or _summary(facts.spec))
     sources = sources_of(training)
     if text.datasets or text.training_data != NOT_STATED or not sources:
         return text
