@@ -12,6 +12,7 @@ from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_
 from ivideogpt_hf.cards.text import CARDS
 from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.layout import EMBEDDED
+from ivideogpt_hf.extras import how_to_install
 from tests.conftest import build_world
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
@@ -91,6 +92,10 @@ def test_facts_come_from_the_checkpoint(world, free_world):
 )
 def test_a_summary_that_nobody_wrote_says_what_the_model_takes_and_gives(abilities, sentence):
     assert f"An iVideoGPT world model: {sentence}" in card_of(build_world(**abilities)).content
+
+
+def test_a_card_says_how_the_package_is_installed_today(world):
+    assert how_to_install(quote="`") in card_of(world).content
 
 
 def test_metadata_is_for_the_hub(world):

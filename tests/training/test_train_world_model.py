@@ -11,6 +11,7 @@ import torch
 from ivideogpt_hf import IVideoGPTVideoProcessor, Mixture, SegmentDataset, SegmentSpec, Source, WorldModel
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
+from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
@@ -446,5 +447,5 @@ def test_adapters_without_peft_name_the_extra_before_the_data_are_read(world_con
     hide_package(monkeypatch, "peft")
     adapters = ("--lora_rank", 2, "--transformer", "nowhere", "--transformer_config", "null")
     assert run("train", world_config, *adapters, "--data", "nowhere") == 2
-    assert "LoRA needs peft: pip install 'ivideogpt-hf[train]'" in capsys.readouterr().err
+    assert f"LoRA needs peft: {how_to_install('train')}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

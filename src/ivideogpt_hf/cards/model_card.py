@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..extras import how_to_install
 from ..hub.upload import validate_card
 from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
@@ -147,6 +148,7 @@ def render_card(
         repo_id=repo_id,
         facts=facts,
         preview=preview,
+        install=how_to_install(quote="`"),
         results=results,
         training=_training(metrics, training),
         architecture="A compressive VQ model codes context frames in full and future frames by what changed; a LLaMA "
