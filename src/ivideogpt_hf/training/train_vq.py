@@ -97,7 +97,7 @@ def _train(
     batch_share = check_run(run, optimization, accelerator.num_processes)
     model = make_vq_model(vq, data.num_context_frames)
     # Data may take long to read: missing LPIPS weights show before.
-    lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
+    lpips = _load_lpips(vq, accelerator.device) if vq.perceptual_weight else None
     if run.gradient_checkpointing:
         model.activation_checkpointing_enable()
     training_data = open_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
@@ -153,6 +153,13 @@ def _train(
         data=training_data,
     )
     return run_training(accelerator, run, optimization, task)
+
+
+def _load_lpips(vq: VQArguments, device: torch.device) -> LPIPS:
+    try:
+        return LPIPS.from_weights(vq.lpips_weights).to(device)
+    except OSError as error:
+        raise OSError(f"{error}; or train without LPIPS, by perceptual_weight: 0") from error
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
