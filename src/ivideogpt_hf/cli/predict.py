@@ -69,11 +69,6 @@ def _predict(args: argparse.Namespace) -> None:
         if embedded is None or file is not None:
             raise ValueError("which video? Give a file or a folder of images; only an embedded model has its own")
         video = file = embedded.folder / EPISODE_FILE
-    if spec.action_dim and file is None:
-        raise ValueError(
-            f"this model is action-conditioned: actions of width {spec.action_dim} are missing, give them by --actions "
-            f"FILE"
-        )
     num_context = spec.num_real_context_frames
     num_frames, actions = args.num_frames, None
     if file is not None:
@@ -87,6 +82,11 @@ def _predict(args: argparse.Namespace) -> None:
         read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames), resize=spec.resize_frames),
         num_context_frames=num_context,
     )
+    if spec.action_dim and file is None:
+        raise ValueError(
+            f"this model is action-conditioned: actions of width {spec.action_dim} are missing, give them by --actions "
+            f"FILE"
+        )
     num_frames = num_frames or len(true_future)
     if num_frames < 1:
         raise ValueError(f"{video} holds no frame after the {len(context)} context frames: pass --num-frames")
