@@ -169,6 +169,11 @@ def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
     assert "they differ in objective" in capsys.readouterr().err
 
 
+def test_a_single_instance_is_one(checkpoint, tmp_path, capsys):
+    assert plan(checkpoint, tmp_path / "out", "--num-instances", "1") == 0
+    assert f"{tmp_path / 'out'}: 1 instance, videos" in capsys.readouterr().out
+
+
 def test_trials_that_another_process_runs_are_refused(finished, checkpoint, capsys):
     with locked_elsewhere(finished):
         assert plan(checkpoint, finished) == 2

@@ -18,6 +18,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from ..cards.text import counted
 from ..data.clips.loader import ClipLoader
 from ..data.drawing import Strip
 from ..run_folder import read_object
@@ -238,10 +239,9 @@ def run_training(
     set_seed(run.seed, device_specific=True)
     if checkpoint is not None:
         loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
-        left = run.num_updates - loop.update
-        accelerator.print(
-            f"resumed from {checkpoint}: {f'{left} updates are left' if left > 0 else 'nothing is left to do'}"
-        )
+        num_left = run.num_updates - loop.update
+        left = f"{counted(num_left, 'update')} to go" if num_left > 0 else "nothing is left to do"
+        accelerator.print(f"resumed from {checkpoint}: {left}")
     if accelerator.is_main_process:
         write_training(output_dir, task.description)
     accelerator.wait_for_everyone()
