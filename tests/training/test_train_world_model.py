@@ -5,6 +5,7 @@ import copy
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from ivideogpt_hf import IVideoGPTVideoProcessor, Mixture, SegmentDataset, Segme
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
 from ivideogpt_hf.extras import how_to_install
+from ivideogpt_hf.publish import prepare
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
@@ -249,6 +251,39 @@ def test_the_output_is_a_checkpoint_that_says_how_it_was_made(folder, checkpoint
     assert 'WorldModel.from_pretrained("out")' in card
     assert "- arm" in card
     assert str(tmp_path) not in card
+
+
+def test_a_held_out_clip_is_the_checkpoints_own_episode(folder, checkpoints, tmp_path):
+    """As it is in the data, though the model was trained on normalised actions."""
+    source = Source(folder, action_normalization="standardize")
+    data = DataArguments(data=Mixture([source]), num_frames=NUM_FRAMES, augmentation="none")
+    train(None, checkpoints / "free", tmp_path / "out", data=data, actions=True, rewards=True)
+    clip = SegmentDataset(
+        Source(folder, split="test"), SegmentSpec(NUM_FRAMES), size=(16, 16), actions=True, rewards=True
+    )[0]
+    with np.load(tmp_path / "out/episode.npz") as episode:
+        np.testing.assert_array_equal(episode["frames"], clip["frames"])
+        np.testing.assert_allclose(episode["actions"], clip["actions"], atol=1e-5)
+        np.testing.assert_array_equal(episode["rewards"], clip["rewards"])
+
+
+def test_a_trained_checkpoint_is_published_with_a_picture(folder, checkpoints, tmp_path):
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none")
+    train(None, checkpoints / "free", tmp_path / "out", data=data, actions=True)
+    with prepare(tmp_path / "out", "tester/arm", None) as publication:
+        assert publication.preview == "preview.gif"
+
+
+@pytest.mark.parametrize("lack", ["validation", "frames"])
+def test_without_held_out_frames_there_is_no_episode(folder, checkpoints, tmp_path, lack):
+    split = None if lack == "validation" else "test"
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=split)
+    vq_model, changes = str(checkpoints / "free"), {}
+    if lack == "frames":
+        tokenize(TokenizeArguments(output_dir=str(tmp_path / "tokens"), vq_model=vq_model), data)
+        data, changes = DataArguments(), {"tokens": str(tmp_path / "tokens")}
+    train(None, vq_model, tmp_path / "out", data=data, **changes)
+    assert not (tmp_path / "out/episode.npz").exists()
 
 
 def test_goal_conditioned_training(folder, checkpoints, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..cards.facts import facts_of
 from ..cards.model_card import render_card
+from ..checkpoints.layout import EPISODE_FILE
 from ..checkpoints.loading import settings_of, weights_hash
 from ..data.drawing import Strip
 from ..decoding.sampling import Sampling
@@ -338,6 +340,21 @@ class WorldModelTask(Task):
         name = arguments["push_to_hub"] or Path(arguments["output_dir"]).name
         facts = facts_of(world.vq_model, world.transformer, world.spec)
         render_card(facts, name, None, {}, training=self.description).save(folder / CARD_FILE)
+        self._write_episode(folder)
+
+    def _write_episode(self, folder: Path) -> None:
+        """Write the first validation clip as the checkpoint's own episode: its card shows it, and worlds begin in it.
+
+        There is none where nothing is held out, where the data are tokens, and where clips begin with their goals.
+        """
+        losses = self.losses
+        if self.data.validation is None or losses.model.tokens is not None or losses.model.goal_conditioned:
+            return
+        clip = self.data.first_validation_clip()
+        rows = {"rewards": clip["rewards"].numpy()} if losses.model.rewards else {}
+        if losses.model.actions:
+            rows["actions"] = _in_environment_units(clip["actions"], losses.processor).numpy()
+        np.savez_compressed(folder / EPISODE_FILE, frames=clip["frames"].numpy(), **rows)
 
 
 def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -> Tensor:
