@@ -5,13 +5,14 @@ import importlib
 import re
 import sys
 import tomllib
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 import ivideogpt_hf
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.extras import PACKAGES, require_packages
+from ivideogpt_hf.extras import PACKAGES, how_to_install, require_packages
 from tests.conftest import hide_package
 
 SOURCE = Path(ivideogpt_hf.__file__).parent
@@ -55,28 +56,44 @@ def test_every_optional_package_is_in_the_table():
 def test_the_advice_has_one_home():
     files = [file for file in SOURCE.rglob("*.py") if "pip install 'ivideogpt-hf[" in file.read_text(encoding="utf-8")]
     # What is published as env.py runs where this package is not.
-    assert set(files) == {SOURCE / "extras.py", SOURCE / "serving/env_hub.py"}
+    assert set(files) == {SOURCE / "serving/env_hub.py"}
+
+
+@pytest.mark.parametrize(
+    ("urls", "command"),
+    [
+        ({}, "`pip install '.[eval]'` in a clone of ivideogpt-hf"),
+        ({"Source": "https://example.com/code"}, "`pip install 'ivideogpt-hf[eval]'`"),
+    ],
+)
+def test_the_package_is_installed_by_name_from_its_first_release_on(monkeypatch, urls, command):
+    """Which adds the public repository to what the package says of itself."""
+    message = Message()
+    for name, url in {"Paper": "https://example.com/paper", **urls}.items():
+        message["Project-URL"] = f"{name}, {url}"
+    monkeypatch.setattr("ivideogpt_hf.extras.metadata", lambda _: message)
+    assert how_to_install("eval", quote="`") == command
 
 
 def test_the_first_missing_package_is_named(monkeypatch):
     hide_package(monkeypatch, "skimage")
     with pytest.raises(ImportError) as caught:
         require_packages("scipy", "skimage", purpose="an evaluation")
-    assert str(caught.value) == "an evaluation needs scikit-image: pip install 'ivideogpt-hf[eval]'"
+    assert str(caught.value) == f"an evaluation needs scikit-image: {how_to_install('eval')}"
 
 
 def test_a_package_that_does_not_load_gives_its_reason(monkeypatch, tmp_path):
     (tmp_path / "gym_pusht.py").write_text("raise ImportError('libGL.so.1 is not there')")
     monkeypatch.delitem(sys.modules, "gym_pusht", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match=r"pip install 'ivideogpt-hf\[pusht\]' \(libGL.so.1 is not there\)"):
+    with pytest.raises(ImportError, match=rf"{re.escape(how_to_install('pusht'))} \(libGL.so.1 is not there\)"):
         require_packages("gym_pusht", purpose="Push-T")
 
 
 def test_environments_without_gymnasium_name_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "ivideogpt_hf.environment", raising=False)
     hide_package(monkeypatch, "gymnasium")
-    with pytest.raises(ImportError, match=r"an environment needs gymnasium: pip install 'ivideogpt-hf\[gymnasium\]'"):
+    with pytest.raises(ImportError, match=re.escape(how_to_install("gymnasium"))):
         importlib.import_module("ivideogpt_hf.environment")
 
 
@@ -103,5 +120,5 @@ def test_a_command_misses_its_packages_first(package, command, extra, monkeypatc
     monkeypatch.chdir(tmp_path)
     hide_package(monkeypatch, package)
     assert main(command) == 2
-    assert f"pip install 'ivideogpt-hf[{extra}]'" in capsys.readouterr().err
+    assert how_to_install(extra) in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from ivideogpt_hf.cli import main
 from ivideogpt_hf.cli.completion import SHELLS
 from ivideogpt_hf.cli.config import subcommands
 from ivideogpt_hf.cli.main import build_parser
+from ivideogpt_hf.extras import how_to_install
 from tests.conftest import hide_package
 
 ROOT = Path(__file__).parents[1]
@@ -127,4 +128,4 @@ def test_bash_completes_commands_options_and_files(tmp_path):
 def test_completion_without_its_package_names_the_extra(monkeypatch, capsys):
     hide_package(monkeypatch, "shtab")
     assert main(["--print-completion", "bash"]) == 2
-    assert "pip install 'ivideogpt-hf[completion]'" in capsys.readouterr().err
+    assert how_to_install("completion") in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ivideogpt_hf import WorldModel
+from ivideogpt_hf.cli import main
 from ivideogpt_hf.publish import prepare
 from ivideogpt_hf.serving import env_hub
 from tests.conftest import build_world, random_actions, random_frames
@@ -111,6 +112,15 @@ def test_a_checkpoint_without_an_episode_has_no_picture_and_no_environment(tmp_p
     with prepare(tmp_path / "world", "tester/arm", tmp_path / "card.yaml") as publication:
         assert not {"preview.gif", "env.py"} & set(publication.files)
         assert "![" not in publication.card.content
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_card_without_a_picture_is_told(checkpoint, tmp_path, capsys, there):
+    folder = shutil.copytree(checkpoint, tmp_path / "world")
+    if not there:
+        (folder / "episode.npz").unlink()
+    assert main(["publish", str(folder), "tester/arm", "--dry-run"]) == 0
+    assert ("no picture: " in capsys.readouterr().out) == (not there)
 
 
 def test_an_episode_whose_rows_do_not_fit_its_frames_is_not_drawn(checkpoint, tmp_path):

@@ -1,8 +1,11 @@
-"""Optional packages: which extra of ours brings each, and one error for all that are missing."""
+"""How the package is installed, which extra brings each optional package, and one error for all that are missing."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import metadata
+
+PROJECT = "ivideogpt-hf"
 
 # Name by which a package is imported -> (name by which it is installed, extra that brings it).
 # Packages that torch, transformers or huggingface_hub need themselves, such as yaml and tqdm, are never missing.
@@ -34,6 +37,24 @@ PACKAGES = {
 }
 
 
+def is_released() -> bool:
+    """Whether the package can be installed by its name: its first release names the public repository in
+    ``[project.urls]`` of pyproject.toml."""
+    return any(url.startswith("Source,") for url in metadata(PROJECT).get_all("Project-URL", []))
+
+
+def how_to_install(extra: str | None = None, *, quote: str = "") -> str:
+    """The command that installs the package, and where to run it.
+
+    Args:
+        extra: extra to install with it; None: none.
+        quote: mark around the command.
+    """
+    target = PROJECT if is_released() else "."
+    command = f"pip install {target}" if extra is None else f"pip install '{target}[{extra}]'"
+    return f"{quote}{command}{quote}" + ("" if is_released() else f" in a clone of {PROJECT}")
+
+
 def require_packages(*packages: str, purpose: str) -> None:
     """Raise an error unless optional packages can be imported.
 
@@ -53,4 +74,4 @@ def require_packages(*packages: str, purpose: str) -> None:
             name, extra = PACKAGES[package]
             # A package that is there and does not load has a reason of its own.
             reason = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
-            raise ImportError(f"{purpose} needs {name}: pip install 'ivideogpt-hf[{extra}]'{reason}") from error
+            raise ImportError(f"{purpose} needs {name}: {how_to_install(extra)}{reason}") from error

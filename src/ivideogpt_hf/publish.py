@@ -41,11 +41,13 @@ class Publication:
         folder: folder, which is deleted when the context manager ends.
         files: sizes in bytes of the files in it, by path.
         card: model card.
+        preview: name of the card's picture among the files; None: the card has none.
     """
 
     folder: Path
     files: dict[str, int]
     card: ModelCard
+    preview: str | None = None
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None 
             for path in sorted(stage.rglob("*"))
             if path.is_file()
         }
-        yield Publication(stage, files, model_card)
+        yield Publication(stage, files, model_card, preview_name)
 
 
 def _is_environment(spec: WorldModelSpec) -> bool:

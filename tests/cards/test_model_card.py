@@ -12,6 +12,8 @@ from ivideogpt_hf.cards.model_card import CardText, leaderboard_results, render_
 from ivideogpt_hf.cards.text import CARDS
 from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.layout import EMBEDDED
+from ivideogpt_hf.extras import how_to_install
+from tests.conftest import build_world
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
 METRICS = {
@@ -52,7 +54,7 @@ def test_fvd_is_shown_where_it_was_measured(world):
 
 @pytest.mark.parametrize(("path", "there"), [("user/arm", True), ("folder", False), ("../datasets/arm", False)])
 def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
-    evaluation = METRICS["evaluation"] | {"data": [{"path": path}]}
+    evaluation = METRICS["evaluation"] | {"data": [{"path": path, "name": "arm", "split": "test"}]}
     content = leaderboard_results({"evaluation": evaluation})
     if not there:
         assert content is None
@@ -62,12 +64,38 @@ def test_results_on_a_data_set_of_the_hub_stand_beside_it(path, there):
     assert first["value"] == 28.5
 
 
+def test_results_name_the_split_that_their_clips_are_of(world):
+    """Clips that a model was trained on are not called held out."""
+    evaluation = METRICS["evaluation"] | {"data": [{"path": "datasets/arm", "name": "arm", "split": "train"}]}
+    card = card_of(world, metrics=METRICS | {"evaluation": evaluation})
+    assert "the mean over 4 samples of 7 clips of the split train of arm." in card.content
+    assert "held" not in card.content
+    assert card.data.eval_results[0].dataset_name == "clips of the split train of arm"
+
+
 def test_facts_come_from_the_checkpoint(world, free_world):
     with_actions, without = card_of(world), card_of(free_world)
     assert "| actions | 3 wide |" in with_actions.content
     assert 'out = pipe("clip.mp4", num_frames=6)' in without.content
     assert (with_actions.data.pipeline_tag, without.data.pipeline_tag) == ("robotics", "image-to-video")
     assert f"{sum(p.numel() for p in world.transformer.parameters()):,}" in with_actions.content
+
+
+@pytest.mark.parametrize(
+    ("abilities", "sentence"),
+    [
+        ({}, "predicts video from frames."),
+        ({"action_dim": 3}, "predicts video from frames and actions."),
+        ({"action_dim": 3, "predict_reward": True}, "predicts video and rewards from frames and actions."),
+        ({"goal_conditioned": True}, "predicts video from frames and a goal."),
+    ],
+)
+def test_a_summary_that_nobody_wrote_says_what_the_model_takes_and_gives(abilities, sentence):
+    assert f"An iVideoGPT world model: {sentence}" in card_of(build_world(**abilities)).content
+
+
+def test_a_card_says_how_the_package_is_installed_today(world):
+    assert how_to_install(quote="`") in card_of(world).content
 
 
 def test_metadata_is_for_the_hub(world):

@@ -172,6 +172,20 @@ def test_a_mistake_of_the_command_line_is_not_blamed_on_the_file(read, words, ca
     assert "run.yaml" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nun_clips=3"], "ivideogpt measure has no option --nun_clips; did you mean --num-clips?"),
+        (["--nun-clips", "3"], "ivideogpt measure has no option --nun-clips; did you mean --num-clips?"),
+        (["--xyzzy"], "ivideogpt measure has no option --xyzzy; `ivideogpt measure --help` lists all options"),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_one_that_was_meant(words, message, capsys):
+    with pytest.raises(SystemExit):
+        read_runs(build_parser(), ["measure", "a", "b", *words])
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
+
+
 def test_help_beside_a_file_is_that_of_the_command(read, capsys):
     with pytest.raises(SystemExit):
         read("checkpoint: a", "measure", "--help")

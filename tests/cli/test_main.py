@@ -117,6 +117,10 @@ def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypat
     assert fails(capsys, "info", f"{tmp_path}/my-modell").endswith(f"did you mean the folder {tmp_path}/my-model?")
 
 
+def test_a_folder_that_is_not_there_is_told_before_the_hub(capsys):
+    assert fails(capsys, "info", "nothing").startswith("ivideogpt: error: there is no folder nothing here")
+
+
 def test_first_rounds_and_a_slow_one_do_not_count(world, monkeypatch):
     rounds = iter([(9.0, 1.66), (1.0, 0.2), (1.0, 0.11), (5.0, 3.0), (1.0, 0.11)])
     monkeypatch.setattr(timing, "_measure_round", lambda _: next(rounds))

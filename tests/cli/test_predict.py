@@ -155,3 +155,9 @@ def test_no_frames_at_all_cannot_be_asked_for(action_free, tmp_path, capsys):
     clip = write_video(random_frames(5), tmp_path / "clip.gif")
     assert main(["predict", str(clip), "--checkpoint", action_free, "--num-frames", "0"]) == 2
     assert "--num-frames must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_missing_actions_are_told_by_the_name_of_their_option(checkpoint, tmp_path, capsys):
+    clip = write_video(random_frames(5), tmp_path / "clip.gif")
+    assert main(["predict", str(clip), "--checkpoint", checkpoint]) == 2
+    assert "actions of width 3 are missing, give them by --actions FILE" in capsys.readouterr().err

@@ -77,6 +77,11 @@ def test_rows_without_a_clip_are_noted_and_clips_without_rows_refused(clips):
         reader[reader.episode_ids.index("s/a.mp4")]
 
 
+def test_a_single_clip_that_is_not_there_is_one(clips):
+    (clips / "actions.csv").write_text("clip,x\n" + rows("a.mp4", 0) + rows("b.mp4", 10))
+    assert open_episodes(clips).notes == ["actions.csv has rows of 1 clip that is not there: b.mp4"]
+
+
 def test_a_clip_without_a_file_is_refused_where_others_have_one(clips):
     (clips / "a.csv").write_text("x\n0\n1\n2\n3\n4\n")
     (clips / "typo.csv").write_text("x\n0\n1\n2\n3\n4\n")

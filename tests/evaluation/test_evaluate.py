@@ -14,6 +14,7 @@ from ivideogpt_hf.cli import main
 from ivideogpt_hf.evaluation.held_out import HeldOutClips
 from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, SHUFFLED, WITH_CONTEXT, ZERO
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
+from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.metrics import REPEAT
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
@@ -195,6 +196,7 @@ def test_compare_shows_runs_and_what_was_published(finished, evaluate, tmp_path,
     best = results["best_of_samples"][PREDICTED_ONLY]["psnr"]
     assert f"{best['value']:.4g} [{best['low']:.4g}, {best['high']:.4g}]" in table
     assert f"{results['mean'][REPEAT]['psnr']:.4g}" in table
+    assert "5 x best of 4 " in table
     assert "published" in table
     assert "60.8" in table
     assert (tmp_path / "table.md").read_text() == table
@@ -222,6 +224,7 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
         ((*COUNTS, "--num-context-frames", "1"), "has 1 context frames, but the checkpoint takes 2"),
         (("--protocol", "vp2", "--num-clips", "5", "--num-future-frames", "4"), "take --protocol custom for another"),
         ((*COUNTS, "--num-clips", "500"), "ask for fewer with --num-clips"),
+        ((*COUNTS, "--num-clips", "1"), "needs at least 2 clips, got 1; ask for more with --num-clips"),
         ((*COUNTS, "--num-samples", "0"), "at least 1, got num_samples=0"),
         ((*COUNTS, "--temperature", "0"), "temperature must be positive, got 0"),
         (("--protocol", "vp2", "--temperature", "0.5"), "protocol vp2 has temperature = 1.0"),
@@ -234,6 +237,7 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
 def test_what_cannot_be_measured_is_refused(evaluate, tmp_path, capsys, arguments, message):
     assert evaluate(tmp_path / "run", protocol=arguments) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # nothing was computed
 
 
 def test_another_evaluation_is_not_mixed_in(finished, evaluate, capsys):
@@ -251,7 +255,7 @@ def test_a_folder_with_other_things_is_left_alone(evaluate, tmp_path, capsys):
 def test_a_package_for_the_end_is_missed_before_the_first_clip(package, evaluate, tmp_path, capsys, monkeypatch):
     hide_package(monkeypatch, package)
     assert evaluate(tmp_path / "run", source="no-such-checkpoint") == 2  # nothing has been loaded either
-    assert "ivideogpt-hf[eval]" in capsys.readouterr().err
+    assert how_to_install("eval") in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

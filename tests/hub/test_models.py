@@ -324,7 +324,7 @@ def test_what_loads_from_the_hub(played, scene, expected):
         ("gated", "OSError: the checkpoint tester/gated is gated: ask for access"),
         ("corrupt", "model.safetensors is corrupt or incomplete"),
         ("no checkpoint", "is no iVideoGPT checkpoint: tokenizer/config.json is missing"),
-        ("cache only, not cached", "OSError: the checkpoint tester/never is not in the local cache"),
+        ("cache only, not cached", "OSError: there is no folder tester/never here"),
         ("push without a token", "OSError: the Hub refused the checkpoint tester/mine"),
         ("push to another user", "OSError: the Hub refused the checkpoint somebody/new"),
         ("push into another's repository", "OSError: the Hub refused the checkpoint somebody/public"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ivideogpt_hf.cli import main
+from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.planning.controllers import ModelController, ShuffledController, SimulatorController
 from ivideogpt_hf.planning.objectives import PixelError, RewardSum
 from ivideogpt_hf.planning.planners import CEM
@@ -170,6 +171,11 @@ def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
     assert "they differ in objective" in capsys.readouterr().err
 
 
+def test_a_single_instance_is_one(checkpoint, tmp_path, capsys):
+    assert plan(checkpoint, tmp_path / "out", "--num-instances", "1") == 0
+    assert f"{tmp_path / 'out'}: 1 instance, videos" in capsys.readouterr().out
+
+
 def test_trials_that_another_process_runs_are_refused(finished, checkpoint, capsys):
     with locked_elsewhere(finished):
         assert plan(checkpoint, finished) == 2
@@ -179,7 +185,7 @@ def test_trials_that_another_process_runs_are_refused(finished, checkpoint, caps
 def test_without_scipy_the_extra_is_named_before_any_trial(checkpoint, tmp_path, capsys, monkeypatch):
     hide_package(monkeypatch, "scipy")
     assert plan(checkpoint, tmp_path / "out") == 2
-    assert "ivideogpt-hf[eval]" in capsys.readouterr().err
+    assert how_to_install("eval") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -19,6 +19,7 @@ import gymnasium
 
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main, rl
+from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.media.video import read_video
 from ivideogpt_hf.rl import agent_run, run_settings
 from ivideogpt_hf.rl.agent_run import AgentRun
@@ -480,7 +481,7 @@ def test_an_environment_without_rendering_is_refused(monkeypatch, tmp_path, caps
 def test_an_agent_without_its_package_is_refused(monkeypatch, tmp_path, capsys):
     hide_package(monkeypatch, "sb3_contrib")
     line = fails(capsys, "push2d", "--agent", "tqc", "--output", str(tmp_path / "out"))
-    assert "the agent tqc needs sb3-contrib: pip install 'ivideogpt-hf[rl]'" in line
+    assert f"the agent tqc needs sb3-contrib: {how_to_install('rl')}" in line
 
 
 def test_new_networks_need_updates_of_the_vq_model(tmp_path, capsys):

@@ -1,11 +1,13 @@
 """Every simulator, as collection uses it: episodes belong to their seeds, actions matter, experts solve tasks."""
 
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.simulators import Simulator, make_simulator
 from tests.conftest import hide_package
 
@@ -367,5 +369,5 @@ def test_an_environment_without_pictures_is_refused_before_it_is_played(takes_mo
 def test_without_its_package_the_extra_is_named(name, package, monkeypatch):
     hide_package(monkeypatch, package)
     extra = {"gym_pusht": "pusht"}.get(package, package)
-    with pytest.raises(ImportError, match=rf"ivideogpt-hf\[{extra}\]"):
+    with pytest.raises(ImportError, match=re.escape(how_to_install(extra))):
         make_simulator(name, SIZE)

@@ -282,6 +282,12 @@ def test_an_unknown_option_is_an_error_of_one_line(command, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["train-vq", "train", "tokenize"])
+def test_an_unknown_option_is_told_before_what_is_missing(command, capsys):
+    assert run(command, None, "--output-dri", "out") == 2
+    assert "has no option --output-dri; did you mean --output-dir?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("command", "key"), [("train-vq", "vq_config"), ("train", "transformer_config")])
 def test_an_unknown_field_of_a_model_is_an_error_that_names_it(command, key, request, tmp_path, capsys):
     """A config of Transformers takes any field: a model of other sizes than those asked for would train for days."""

@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
+import torch
 
+from ivideogpt_hf import Mixture, Source
 from ivideogpt_hf.checkpoints.loading import load_vq_model
 from ivideogpt_hf.training.arguments import DataArguments, TokenizeArguments, WorldModelArguments
 from ivideogpt_hf.training.open_data import make_validation_loader, open_clips, open_tokens
@@ -26,6 +28,15 @@ def test_validation_clips_do_not_depend_on_the_seed_and_are_not_augmented(data):
     for opened in (second, plain):
         assert opened.validation[3]["frames"].equal(first.validation[3]["frames"])
         assert opened.first_validation_clip()["frames"].equal(first.validation[0]["frames"])
+
+
+def test_validation_clips_are_normalised_as_training_clips_are(data, folder):
+    """Not by the statistics of their own split, which no checkpoint knows of."""
+    mixture = Mixture([Source(str(folder), action_normalization="standardize")])
+    opened = open_clips(dataclasses.replace(data, data=mixture), SIZE, 0, actions=True)
+    plain = open_clips(data, SIZE, 0, actions=True).first_validation_clip()["actions"]
+    mean, std = (torch.tensor(opened.processor_settings[f"action_{name}"]) for name in ("mean", "std"))
+    torch.testing.assert_close(opened.first_validation_clip()["actions"], (plain - mean) / std)
 
 
 def test_without_a_validation_split_there_is_nothing_to_validate_on(data):

@@ -162,7 +162,9 @@ def test_sample_videos_show_truth_and_reconstruction(vq_config, tmp_path):
 def test_without_lpips_weights_it_stops_and_says_so(vq_config, monkeypatch, capsys):
     monkeypatch.delenv("IVIDEOGPT_LPIPS_WEIGHTS", raising=False)
     assert run("train-vq", vq_config, "--perceptual_weight", 1) == 2
-    assert "LPIPS needs its weights" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "LPIPS needs its weights" in error
+    assert error.endswith("or train without LPIPS, by perceptual_weight: 0\n")
 
 
 def test_missing_lpips_weights_show_before_the_data_are_read(vq_config, capsys):

@@ -1,14 +1,19 @@
 """What the transformer is trained on and from: conditioning, heads, tokens, adapters, and what comes out."""
 
+import ast
 import copy
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
 from ivideogpt_hf import IVideoGPTVideoProcessor, Mixture, SegmentDataset, SegmentSpec, Source, WorldModel
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
+from ivideogpt_hf.extras import how_to_install
+from ivideogpt_hf.publish import prepare
 from ivideogpt_hf.training.arguments import (
     DataArguments,
     OptimizationArguments,
@@ -16,7 +21,7 @@ from ivideogpt_hf.training.arguments import (
     TokenizeArguments,
     WorldModelArguments,
 )
-from ivideogpt_hf.training.export import merge_adapters
+from ivideogpt_hf.training.export import merge_adapters, save_adapters
 from ivideogpt_hf.training.networks import add_lora, make_transformer
 from ivideogpt_hf.training.tokenizing import tokenize
 from ivideogpt_hf.training.train_world_model import WorldModelLosses, train_world_model
@@ -248,6 +253,39 @@ def test_the_output_is_a_checkpoint_that_says_how_it_was_made(folder, checkpoint
     assert str(tmp_path) not in card
 
 
+def test_a_held_out_clip_is_the_checkpoints_own_episode(folder, checkpoints, tmp_path):
+    """As it is in the data, though the model was trained on normalised actions."""
+    source = Source(folder, action_normalization="standardize")
+    data = DataArguments(data=Mixture([source]), num_frames=NUM_FRAMES, augmentation="none")
+    train(None, checkpoints / "free", tmp_path / "out", data=data, actions=True, rewards=True)
+    clip = SegmentDataset(
+        Source(folder, split="test"), SegmentSpec(NUM_FRAMES), size=(16, 16), actions=True, rewards=True
+    )[0]
+    with np.load(tmp_path / "out/episode.npz") as episode:
+        np.testing.assert_array_equal(episode["frames"], clip["frames"])
+        np.testing.assert_allclose(episode["actions"], clip["actions"], atol=1e-5)
+        np.testing.assert_array_equal(episode["rewards"], clip["rewards"])
+
+
+def test_a_trained_checkpoint_is_published_with_a_picture(folder, checkpoints, tmp_path):
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none")
+    train(None, checkpoints / "free", tmp_path / "out", data=data, actions=True)
+    with prepare(tmp_path / "out", "tester/arm", None) as publication:
+        assert publication.preview == "preview.gif"
+
+
+@pytest.mark.parametrize("lack", ["validation", "frames"])
+def test_without_held_out_frames_there_is_no_episode(folder, checkpoints, tmp_path, lack):
+    split = None if lack == "validation" else "test"
+    data = DataArguments(data=folder, num_frames=NUM_FRAMES, augmentation="none", validation_split=split)
+    vq_model, changes = str(checkpoints / "free"), {}
+    if lack == "frames":
+        tokenize(TokenizeArguments(output_dir=str(tmp_path / "tokens"), vq_model=vq_model), data)
+        data, changes = DataArguments(), {"tokens": str(tmp_path / "tokens")}
+    train(None, vq_model, tmp_path / "out", data=data, **changes)
+    assert not (tmp_path / "out/episode.npz").exists()
+
+
 def test_goal_conditioned_training(folder, checkpoints, tmp_path):
     train(folder, checkpoints / "free", tmp_path / "out", goal_conditioned=True)
     assert WorldModel.from_pretrained(tmp_path / "out").spec.goal_conditioned
@@ -325,6 +363,18 @@ def test_adapters_are_merged_and_saved_with_the_action_input(folder, checkpoints
     texts = [(tmp_path / "out/adapter" / name).read_text() for name in ("README.md", "adapter_config.json")]
     assert not any(str(tmp_path) in text or "More Information Needed" in text for text in texts)
     assert 'PeftModel.from_pretrained(world.transformer, "adapter")' in texts[0]
+
+
+@pytest.mark.parametrize("base", ["default", "owner/name", "folder"])
+def test_the_card_of_adapters_loads_the_checkpoint_that_they_belong_to(tmp_path, monkeypatch, base):
+    """It is Python, and a folder's name means nothing elsewhere."""
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    save_adapters(add_lora(build_transformer(build_vq_model().config), 2, None), tmp_path / "adapter", base)
+    (code,) = re.findall("```python\n(.*?)```", (tmp_path / "adapter/README.md").read_text(), re.DOTALL)
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert texts == ["CHECKPOINT" if base == "folder" else base, "adapter"]
 
 
 def test_what_a_training_began_from_stands_in_its_record(folder, tmp_path):
@@ -432,5 +482,5 @@ def test_adapters_without_peft_name_the_extra_before_the_data_are_read(world_con
     hide_package(monkeypatch, "peft")
     adapters = ("--lora_rank", 2, "--transformer", "nowhere", "--transformer_config", "null")
     assert run("train", world_config, *adapters, "--data", "nowhere") == 2
-    assert "LoRA needs peft: pip install 'ivideogpt-hf[train]'" in capsys.readouterr().err
+    assert f"LoRA needs peft: {how_to_install('train')}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

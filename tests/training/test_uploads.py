@@ -32,6 +32,15 @@ def test_the_model_is_uploaded_with_every_checkpoint(world_config, tmp_path):
     assert repo.commits[repo.head]["transformer/model.safetensors"] == weights
 
 
+def test_a_model_is_uploaded_before_anything_is_logged(world_config, tmp_path):
+    hub = FakeHub(port=HUB_PORT)
+    options = ("--push_to_hub", "tester/arm", "--save_every", "1", "--log_every", "2", "--num_updates", "2")
+    process = train(world_config, tmp_path, *options)
+    code = process.wait()
+    hub.close()
+    assert code == 0, process.output
+
+
 @pytest.mark.parametrize("repo_id", ["tester/arm", "not/an/id"], ids=["no network", "no id"])
 def test_what_cannot_be_uploaded_is_told_before_the_training(world_config, tmp_path, repo_id):
     process = train(world_config, tmp_path, "--push_to_hub", repo_id)  # there is no hub

@@ -10,6 +10,7 @@ from ..decoding.layers import compute_dtype
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..spec import WorldModelSpec
+from .text import counted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def facts_of(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM, spec
     bytes_per_position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element
     table = {
         "frames": f"{height} x {width} pixels",
-        "context": f"{spec.num_context_frames} frames"
+        "context": counted(spec.num_context_frames, "frame")
         + (", the first is the goal" if spec.goal_conditioned else "")
         + (", the last is coded twice" if layout.repeat_last_context else ""),
         "actions": f"{spec.action_dim} wide" if spec.action_dim else "none (action-free)",

@@ -11,11 +11,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..extras import how_to_install
 from ..hub.upload import validate_card
 from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
+from ..spec import WorldModelSpec
 from .facts import Facts
-from .text import CARDS, TAGS, UNKNOWN_LICENSE, read_card_text
+from .text import CARDS, TAGS, UNKNOWN_LICENSE, counted, read_card_text
 from .training import base_models_of, origins_sentence, sources_of, updates_sentence
 
 TEMPLATE = CARDS / "template.md"
@@ -24,6 +26,7 @@ PAPER = "arxiv:2405.15223"
 # Metrics in a card: their names in the metrics file and on the Hub, and their labels.
 METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
+NAMES_SHOWN = 3  # names of data sets that results are of; of more, the number
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class CardText:
 
     Attributes:
         title: heading of the card.
-        summary: one or two sentences on what the model does.
+        summary: one or two sentences on what the model does; None: a sentence of what it takes and gives.
         license: identifier of the licence, as on the Hub.
         license_note: owner of the weights, and what the licence covers.
         training_data: one sentence on the training data.
@@ -44,7 +47,7 @@ class CardText:
     """
 
     title: str
-    summary: str = "An iVideoGPT world model: predicts video from frames."
+    summary: str | None = None
     license: str | None = None
     license_note: str = "No licence was stated."
     training_data: str = NOT_STATED
@@ -127,7 +130,7 @@ def render_card(
             none.
     """
     training = training or {}
-    text = _filled(text or CardText(title=repo_id.rsplit("/", 1)[-1]), training)
+    text = _filled(text or CardText(title=repo_id.rsplit("/", 1)[-1]), facts, training)
     results = _results(text, metrics)
     data = ModelCardData(
         license=text.license or UNKNOWN_LICENSE,
@@ -145,6 +148,7 @@ def render_card(
         repo_id=repo_id,
         facts=facts,
         preview=preview,
+        install=how_to_install(quote="`"),
         results=results,
         training=_training(metrics, training),
         architecture="A compressive VQ model codes context frames in full and future frames by what changed; a LLaMA "
@@ -181,14 +185,26 @@ def _results(text: CardText, metrics: dict[str, Any]) -> Results | None:
     rows = [{"name": name} | values for name, values in evaluation["mean"].items()]
     if FVD in evaluation.get("frechet", {}):
         rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
-    counts = evaluation["protocol"]
+    counts, origin = evaluation["protocol"], _origin_of_clips(evaluation)
     return Results(
         rows,
         source=f"`{evaluation['command']}`",
-        dataset={"name": "held-out clips", "id": _hub_dataset(evaluation) or "held-out"},
+        dataset={"name": f"clips{origin}", "id": _hub_dataset(evaluation) or "clips"},
         protocol=f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, "
-        f"predicted frames only, the mean over {evaluation['num_samples']} samples of {evaluation['num_clips']} clips.",
+        f"predicted frames only, the mean over {counted(evaluation['num_samples'], 'sample')} of "
+        f"{counted(evaluation['num_clips'], 'clip')}{origin}.",
     )
+
+
+def _origin_of_clips(evaluation: dict[str, Any]) -> str:
+    """Which split of which data the clips of an evaluation are from, as the end of a sentence; "" where it does not
+    say."""
+    data = evaluation.get("data", ())
+    splits, names = (list(dict.fromkeys(source[key] for source in data)) for key in ("split", "name"))
+    if not data:
+        return ""
+    shown = ", ".join(names) if len(names) <= NAMES_SHOWN else counted(len(names), "data set")
+    return f" of the {'split' if len(splits) == 1 else 'splits'} {', '.join(splits)} of {shown}"
 
 
 def _eval_results(results: Results | None, facts: Facts) -> list[EvalResult]:
@@ -233,8 +249,16 @@ def _hub_dataset(evaluation: dict[str, Any]) -> str | None:
     return path if len(paths) == 1 and path.count("/") == 1 and not Path(path).exists() else None
 
 
-def _filled(text: CardText, training: dict[str, Any]) -> CardText:
-    """The text, with the names of the training's data sets where it states none."""
+def _summary(spec: WorldModelSpec) -> str:
+    """What a model takes and gives, as a sentence."""
+    inputs = ["frames", *["a goal"] * spec.goal_conditioned, *["actions"] * bool(spec.action_dim)]
+    rewards = " and rewards" * spec.has_reward
+    return f"An iVideoGPT world model: predicts video{rewards} from {' and '.join(inputs)}."
+
+
+def _filled(text: CardText, facts: Facts, training: dict[str, Any]) -> CardText:
+    """The text, with what the model does and the names of the training's data sets where it states none."""
+    text = replace(text, summary=text.summary or _summary(facts.spec))
     sources = sources_of(training)
     if text.datasets or text.training_data != NOT_STATED or not sources:
         return text

@@ -25,6 +25,11 @@ def read_training(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return read_object(file) if file.is_file() else {}
 
 
+def is_own_folder(name: str) -> bool:
+    """Whether a checkpoint is named by a folder of this machine, whose name means nothing elsewhere."""
+    return os.path.isdir(name) and find_embedded(name) is None
+
+
 def origins_of(checkpoints: Iterable[str | None]) -> list[str]:
     """The published checkpoints that a training began from.
 
@@ -39,7 +44,7 @@ def origins_of(checkpoints: Iterable[str | None]) -> list[str]:
     for name in checkpoints:
         if name is None:
             continue
-        if os.path.isdir(name) and find_embedded(name) is None:
+        if is_own_folder(name):
             names += read_training(name).get("origins", [])
         else:
             names.append(name)

@@ -54,7 +54,9 @@ def read_runs(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argp
     words = _in_kebab_case(command, argv[1:])
     line = _read_line(command, words)
     if line.get("config") is None:
-        return [parser.parse_args([argv[0], *words])]
+        args, rest = parser.parse_known_args([argv[0], *words])
+        _refuse_rest(command, rest)
+        return [args]
     from ..settings import check_keys, read_options
 
     runs = read_options(line["config"])
@@ -93,9 +95,20 @@ def _read_line(command: argparse.ArgumentParser, words: Sequence[str]) -> dict[s
         action.default, action.required = argparse.SUPPRESS, False
     end = words.index("--") if "--" in words else len(words)
     options, rest = probe.parse_known_args(words[:end])
-    if typos := [word for word in rest if word.startswith("-")]:
-        command.error(f"unrecognized arguments: {' '.join(typos)}")
+    _refuse_rest(command, [word for word in rest if word.startswith("-")])
     return vars(options) | dict.fromkeys(positionals[: len(rest) + len(words[end + 1 :])])
+
+
+def _refuse_rest(command: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """End the command if words of its line were left over. The first option among them is told."""
+    from ..settings import unknown_option
+
+    options = [option for action in command._actions for option in action.option_strings]
+    for word in rest:
+        if word.startswith("-"):
+            command.error(unknown_option(command.prog, word, options))
+    if rest:
+        command.error(f"unrecognized arguments: {' '.join(rest)}")
 
 
 def _join(

@@ -92,6 +92,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from ..cards.text import counted
     from ..checkpoints.loading import settings_hash, weights_hash
     from ..planning.tasks import make_task
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
@@ -129,9 +130,10 @@ def _plan(args: argparse.Namespace) -> None:
     results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
     task.close()
     print(trials_as_text(results))
-    budget = f"{planner.num_candidates} candidates x {planner.num_iterations} iterations x {planner.horizon} actions"
-    print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {args.num_steps} actions")
-    print(f"{args.output}: {args.num_instances} instances, videos of the first ones")
+    parts = {"candidate": planner.num_candidates, "iteration": planner.num_iterations, "action": planner.horizon}
+    budget = " x ".join(counted(number, noun) for noun, number in parts.items())
+    print(f"\na plan: {budget}, at most; a new one after {args.replan_every} of {counted(args.num_steps, 'action')}")
+    print(f"{args.output}: {counted(args.num_instances, 'instance')}, videos of the first ones")
 
 
 def _family(environment: str) -> str:

@@ -51,6 +51,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from ..cards.text import counted
     from ..checkpoints.layout import EPISODE_FILE
     from ..decoding.sampling import Sampling
     from ..media.actions import read_future_actions
@@ -82,6 +83,11 @@ def _predict(args: argparse.Namespace) -> None:
         read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames), resize=spec.resize_frames),
         num_context_frames=num_context,
     )
+    if spec.action_dim and file is None:
+        raise ValueError(
+            f"this model is action-conditioned: actions of width {spec.action_dim} are missing, give them by --actions "
+            f"FILE"
+        )
     num_frames = num_frames or len(true_future)
     if num_frames < 1:
         raise ValueError(f"{video} holds no frame after the {len(context)} context frames: pass --num-frames")
@@ -103,7 +109,7 @@ def _predict(args: argparse.Namespace) -> None:
     scale = max(1, 256 // spec.frame_size[0])
     path = write_video(side_by_side(*clips), args.output, fps=args.fps, scale=scale)
     truth = "the true future and " if len(clips) > len(predicted) else ""
-    print(f"{path}: {truth}{len(predicted)} predicted, {num_frames} frames each")
+    print(f"{path}: {truth}{len(predicted)} predicted, {counted(num_frames, 'frame')} each")
 
 
 def _report_error(predicted: Tensor, true_future: Tensor, last_frame: Tensor) -> None:

@@ -28,7 +28,11 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         type=Path,
         help="yaml file with the card's text; --dry-run works without it",
     )
-    publish.add_argument("--preview", type=Path, help="picture or video for the card (default: predicted)")
+    publish.add_argument(
+        "--preview",
+        type=Path,
+        help="picture or video for the card (default: one that is predicted from episode.npz)",
+    )
     publish.add_argument("--private", action="store_true", help="make a new repository private")
     publish.add_argument("--revision", help="branch to commit to (default: main)")
     publish.add_argument("--pr", action="store_true", help="open a pull request instead")
@@ -38,6 +42,7 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
+    from ..checkpoints.layout import EPISODE_FILE
     from ..publish import prepare, publish
 
     if args.card is None and not args.dry_run:
@@ -48,6 +53,8 @@ def _publish(args: argparse.Namespace) -> None:
     with prepare(args.folder, args.repo, args.card, args.preview) as publication:
         for name, size in publication.files.items():
             print(f"{size / 1e6:10.3f} MB  {name}")
+        if publication.preview is None:
+            print(f"no picture: {args.folder} has no {EPISODE_FILE} to predict one from; give --preview")
         if args.dry_run:
             print(f"\n{publication.card.content}")
             return

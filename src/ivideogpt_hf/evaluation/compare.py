@@ -81,7 +81,7 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
         for rule in (PREDICTED_ONLY, WITH_CONTEXT):
             distances = {name: value[rule] for name, value in run.get("frechet", {}).items()}
             best = {metric: _with_interval(run["best_of_samples"][rule][metric]) for metric in _shown(run)}
-            counts = f"{run['num_clips']} x {run['num_samples']}"
+            counts = f"{run['num_clips']} x best of {run['num_samples']}"
             rows.append({"name": run["checkpoint"], "clips x samples": counts, "counted": rule} | distances | best)
     for row in published:
         values = {FVD if name == "fvd" else name: value for name, value in row.items()}

@@ -19,7 +19,7 @@ from .held_out import HeldOutClip, HeldOutClips
 from .measures import Networks, Prediction, measure_clip, predict_clip
 from .protocols import PROTOCOLS
 from .rendering import write_page, write_tables
-from .summary import gates, summarize_clips
+from .summary import check_num_clips, gates, summarize_clips
 
 CLIPS, VIDEOS = "clips", "videos"
 NUM_CLIPS_DRAWN, NUM_SAMPLES_DRAWN = 8, 3
@@ -55,6 +55,7 @@ class Evaluation:
     ) -> None:
         require_evaluation_packages()
         self.world, self.clips, self.networks, self.output, self.seed = world, clips, networks, Path(output), seed
+        check_num_clips(len(clips))
         self._check_fit()
         features = None if networks.features is None else networks.features.name
         identity = {

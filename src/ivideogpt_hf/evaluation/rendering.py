@@ -37,7 +37,7 @@ Row = Sequence[str]
 def tables(results: Mapping[str, Any]) -> dict[str, list[Row]]:
     """All tables, by title: rows of text, of which the first is the heading."""
     num_samples, num_published = results["num_samples"], results["num_samples_of_protocol"]
-    title = f"Best of {num_samples} samples" + (
+    title = f"Best of {counted(num_samples, 'sample')}" + (
         f" (the protocol has {num_published})" if num_samples != num_published else ""
     )
     by_title: dict[str, list[Row]] = {title: _best_table(results)}
@@ -162,8 +162,8 @@ def write_page(folder: Path, results: Mapping[str, Any], videos: Sequence[str]) 
     parts = [
         f"<h1>{name}</h1>",
         f"<p>Protocol {escape(protocol['name'])}: {protocol['num_context_frames']} context frames to "
-        f"{protocol['num_future_frames']} predicted ones, {results['num_clips']} clips, {results['num_samples']} "
-        f"samples of each at temperature {protocol['temperature']:g}. "
+        f"{protocol['num_future_frames']} predicted ones, {counted(results['num_clips'], 'clip')}, "
+        f"{counted(results['num_samples'], 'sample')} of each at temperature {protocol['temperature']:g}. "
         f"Made by <code>{escape(results['command'])}</code>, {results['date']}. Weights "
         f"{', '.join(digest[:HASH_DIGITS] for digest in results['weights'])} (VQ model, transformer); "
         f"{escape(', '.join(f'{package} {version}' for package, version in results['versions'].items()))}.</p>",

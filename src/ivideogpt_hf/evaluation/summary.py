@@ -19,6 +19,12 @@ MIN_REWARD_STD = 0.1  # below this standard deviation of the true reward, a corr
 DIGITS = 6
 
 
+def check_num_clips(number: int) -> None:
+    """Raise ValueError if clips are too few to be summarized: an interval needs two."""
+    if number < 2:
+        raise ValueError(f"an evaluation needs at least 2 clips, got {number}; ask for more with --num-clips")
+
+
 def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None, num_codes: int) -> dict[str, Any]:
     """Summarize the measurements of all clips.
 
@@ -30,8 +36,7 @@ def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None
     Raises:
         ValueError: if there are fewer than two clips.
     """
-    if len(clips) < 2:
-        raise ValueError(f"a summary needs at least 2 clips, got {len(clips)}")
+    check_num_clips(len(clips))
     methods = [name for name in (MODEL, REPEAT, RECONSTRUCTION, SHUFFLED, ZERO) if f"{name}/mse" in clips[0]]
     moving = moving_clips(clips)
     summary: dict[str, Any] = {

@@ -72,9 +72,10 @@ def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"the {noun} {name} has no revision {revision!r} on the Hub") from error
     except errors.LocalEntryNotFoundError as error:
+        place = noun if noun == "file" else "folder"
         raise NotCachedError(
-            f"the {noun} {name} is not in the local cache, and the Hub cannot be reached or was not to be asked; check "
-            f"the network"
+            f"there is no {place} {name} here: the {noun} is not in the local cache either, and the Hub cannot be "
+            f"reached or was not to be asked; check the name, or the network"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"the {noun} {name} is not on the Hub, though its repository is") from error

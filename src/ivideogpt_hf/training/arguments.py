@@ -7,14 +7,13 @@ Every field of the dataclasses below is a key of the yaml file and an option of 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
-from ..settings import check_keys, read_options
+from ..settings import check_keys, read_options, unknown_option
 from ..spec import check_clip
 
 T = TypeVar("T")
@@ -405,18 +404,15 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
             continue
         require(key in types and type(None) in get_args(types[key]), f"{key} cannot be null")
         parser.set_defaults(**{key: None})
+    words = [*file_options, *options]
     try:
-        *filled, unknown = parser.parse_args_into_dataclasses(
-            [*file_options, *options], return_remaining_strings=True, look_for_args_file=False
-        )
+        _, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"`{command} --help` lists all options"
-        raise ValueError(f"{command} has no option {unknown[0]}; {hint}")
-    return tuple(filled)
+    if unknown:  # which is told before what the dataclasses miss
+        known = (option for action in parser._actions for option in action.option_strings)
+        raise ValueError(unknown_option(command, unknown[0], known))
+    return tuple(parser.parse_args_into_dataclasses(words, look_for_args_file=False))
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -305,7 +305,6 @@ class Uploads(Callback):
         loop.accelerator.wait_for_everyone()
         self.export(folder)
         if loop.accelerator.is_main_process:
-            shutil.copy(loop.output_dir / TRAINING_LOG_FILE, folder / TRAINING_LOG_FILE)
             message = f"Training, update {loop.update} of {loop.num_updates}"
             self._pending = upload_in_background(folder, self.repo_id, "model", commit_message=message)
             if wait:

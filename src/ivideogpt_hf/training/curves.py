@@ -45,20 +45,23 @@ class Curves(Callback):
 
 
 def draw_training(folder: Path) -> None:
-    """Draw curves.png from the metrics file of a training's folder.
+    """Draw curves.png from the metrics file of a training's folder, unless nothing has been logged yet.
 
     Raises:
-        OSError: if the metrics file is absent, or damaged.
+        OSError: if the metrics file is damaged.
     """
     from matplotlib.figure import Figure
 
     file = folder / TRAINING_LOG_FILE
+    if not file.exists():
+        return
     entries = [parse_json(line, f"a line of {file}") for line in read_text(file).splitlines()]
     panels = [(title, lines) for title, names in PANELS if (lines := _lines(entries, names))]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
-            axis.plot(*zip(*points, strict=True), label=name, marker="." if name.startswith(VALIDATION) else None)
+            marked = name.startswith(VALIDATION) or len(points) == 1  # one point alone makes no line
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if marked else None)
         axis.set(title=title, xlabel="update")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

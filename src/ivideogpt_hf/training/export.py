@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import nn
 
 from ..cards.text import TAGS
+from ..checkpoints.origins import is_own_folder
 from ..hub.upload import CARD_FILE
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 
@@ -23,7 +24,7 @@ checkpoint that the training began from:
 from peft import PeftModel
 from ivideogpt_hf import WorldModel
 
-world = WorldModel.from_pretrained({base})
+world = WorldModel.from_pretrained("{base}"){note}
 transformer = PeftModel.from_pretrained(world.transformer, "adapter")
 ```
 """
@@ -39,18 +40,21 @@ def merge_adapters(transformer: nn.Module) -> IVideoGPTForCausalLM:
     return copy.deepcopy(transformer).merge_and_unload()
 
 
-def save_adapters(transformer: nn.Module, folder: Path) -> None:
+def save_adapters(transformer: nn.Module, folder: Path, base: str) -> None:
     """Write a transformer's adapters, with a card in place of PEFT's, which is a form to fill in.
 
     Args:
         transformer: transformer with adapters.
         folder: folder to write.
+        base: checkpoint that the training began from: an embedded one, a Hub id or a folder.
     """
     transformer.save_pretrained(folder)
-    base = transformer.get_base_model().name_or_path
-    data = ModelCardData(library_name="peft", base_model=base or None, tags=["lora", *TAGS])
-    named = f'"{base}"' if base else '"CHECKPOINT"  # folder or Hub id'
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{ADAPTER_CARD.format(base=named)}").save(folder / CARD_FILE)
+    hub_id = transformer.get_base_model().name_or_path
+    data = ModelCardData(library_name="peft", base_model=hub_id or None, tags=["lora", *TAGS])
+    named = {"base": base, "note": ""}
+    if is_own_folder(base):  # whose name means nothing elsewhere
+        named = {"base": "CHECKPOINT", "note": "  # the folder that the training began from"}
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{ADAPTER_CARD.format(**named)}").save(folder / CARD_FILE)
 
 
 def gather_transformer(accelerator: Accelerator, transformer: nn.Module) -> IVideoGPTForCausalLM | None:

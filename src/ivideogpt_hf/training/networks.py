@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from ..checkpoints.layout import find_embedded
 from ..checkpoints.loading import fetch, load_transformer, load_vq_model
+from ..checkpoints.origins import is_own_folder
 from ..extras import require_packages
 from ..models.configuration_ivideogpt import IVideoGPTConfig
 from ..models.configuration_ivideogpt_vq import IVideoGPTVQConfig
@@ -122,9 +122,8 @@ def make_transformer(
 
 
 def _hub_id(checkpoint: str | None) -> str:
-    """The id on the Hub of what a training began from, by which PEFT finds it again; "" where it is not there. A folder
-    here would mean nothing elsewhere."""
-    is_here = checkpoint is None or find_embedded(checkpoint) is not None or os.path.isdir(checkpoint)
+    """The id on the Hub of what a training began from, by which PEFT finds it again; "" where it is not there."""
+    is_here = checkpoint is None or find_embedded(checkpoint) is not None or is_own_folder(checkpoint)
     return "" if is_here else checkpoint
 
 

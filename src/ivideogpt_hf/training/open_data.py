@@ -101,9 +101,8 @@ def open_clips(
     )
     validation = None
     if data.validation_split is not None:
-        sources = [replace(source, split=data.validation_split, num_episodes=None) for source in mixture.sources]
         validation = SegmentDataset(
-            replace(mixture, sources=sources),
+            replace(mixture, sources=training.sources_of_split(data.validation_split)),
             segment,
             size=frame_size,
             crop_to_aspect=data.crop_to_aspect,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from .networks import make_vq_model
 from .open_data import TrainingData, make_loader, make_validation_loader, open_clips
 from .record import describe_training
 from .samples import sample_strips
-from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
+from .trainer import MODEL, Task, check_run, in_eval_mode, make_phase, run_training
 
 VQ_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, VQArguments)
 
@@ -96,7 +97,7 @@ def _train(
     batch_share = check_run(run, optimization, accelerator.num_processes)
     model = make_vq_model(vq, data.num_context_frames)
     # Data may take long to read: missing LPIPS weights show before.
-    lpips = LPIPS.from_weights(vq.lpips_weights).to(accelerator.device) if vq.perceptual_weight else None
+    lpips = _load_lpips(vq, accelerator.device) if vq.perceptual_weight else None
     if run.gradient_checkpointing:
         model.activation_checkpointing_enable()
     training_data = open_clips(data, model.config.frame_size, run.seed, horizon=vq.horizon)
@@ -115,6 +116,7 @@ def _train(
         restart_until=int(vq.restart_until * run.num_updates),
     )
     losses.codebooks = codebooks
+    source = shlex.quote(data.data) if isinstance(data.data, str) else "DATA"
     if discriminator is not None:
         phases.append(
             make_phase(
@@ -141,13 +143,23 @@ def _train(
             model=settings_of(model.config),
             lpips_hash=None if lpips is None else weights_hash(lpips),
         ),
-        next_step=f"ivideogpt tokenize --vq-model {{model}} --data {data.data} ..., then ivideogpt train",
+        next_steps=[
+            f"ivideogpt tokenize --vq-model {MODEL} --data {source} --output-dir TOKENS",
+            f"ivideogpt train --config CONFIG --vq-model {MODEL} --tokens TOKENS --output-dir WORLD",
+        ],
         callbacks=[codebooks],
         model=model,
         losses=losses,
         data=training_data,
     )
     return run_training(accelerator, run, optimization, task)
+
+
+def _load_lpips(vq: VQArguments, device: torch.device) -> LPIPS:
+    try:
+        return LPIPS.from_weights(vq.lpips_weights).to(device)
+    except OSError as error:
+        raise OSError(f"{error}; or train without LPIPS, by perceptual_weight: 0") from error
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..cards.facts import facts_of
 from ..cards.model_card import render_card
+from ..checkpoints.layout import EPISODE_FILE
 from ..checkpoints.loading import settings_of, weights_hash
 from ..data.drawing import Strip
 from ..decoding.sampling import Sampling
@@ -35,7 +37,7 @@ from .networks import add_lora, load_frozen_vq_model, make_transformer
 from .open_data import TrainingData, make_loader, make_validation_loader, open_clips, open_tokens
 from .record import describe_training
 from .samples import sample_strips
-from .trainer import Task, check_run, in_eval_mode, make_phase, run_training
+from .trainer import MODEL, Task, check_run, in_eval_mode, make_phase, run_training
 
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
 
@@ -138,7 +140,12 @@ def _train(
             model=settings_of(transformer.config),
             vq_model_hash=weights_hash(vq_model),
         ),
-        next_step="ivideogpt predict CLIP --checkpoint {model}, or ivideogpt evaluate --checkpoint {model} --data DATA",
+        next_steps=[
+            f"ivideogpt predict CLIP --checkpoint {MODEL}"
+            + " --actions FILE" * model.actions
+            + " --goal IMAGE" * model.goal_conditioned,
+            f"ivideogpt evaluate {MODEL} DATA",
+        ],
         transformer=transformer,
         losses=losses,
         data=training_data,
@@ -326,13 +333,28 @@ class WorldModelTask(Task):
             return
         unwrapped_model = self.accelerator.unwrap_model(distributed_model)
         if has_adapters(unwrapped_model):
-            save_adapters(unwrapped_model, folder / ADAPTER_FOLDER)
+            save_adapters(unwrapped_model, folder / ADAPTER_FOLDER, self.losses.model.transformer)
         world = WorldModel(self.losses.vq_model, transformer, self.losses.processor)
         world.save_pretrained(folder)
         arguments = self.description["arguments"]
         name = arguments["push_to_hub"] or Path(arguments["output_dir"]).name
         facts = facts_of(world.vq_model, world.transformer, world.spec)
         render_card(facts, name, None, {}, training=self.description).save(folder / CARD_FILE)
+        self._write_episode(folder)
+
+    def _write_episode(self, folder: Path) -> None:
+        """Write the first validation clip as the checkpoint's own episode: its card shows it, and worlds begin in it.
+
+        There is none where nothing is held out, where the data are tokens, and where clips begin with their goals.
+        """
+        losses = self.losses
+        if self.data.validation is None or losses.model.tokens is not None or losses.model.goal_conditioned:
+            return
+        clip = self.data.first_validation_clip()
+        rows = {"rewards": clip["rewards"].numpy()} if losses.model.rewards else {}
+        if losses.model.actions:
+            rows["actions"] = _in_environment_units(clip["actions"], losses.processor).numpy()
+        np.savez_compressed(folder / EPISODE_FILE, frames=clip["frames"].numpy(), **rows)
 
 
 def _in_environment_units(actions: Tensor, processor: IVideoGPTVideoProcessor) -> Tensor:

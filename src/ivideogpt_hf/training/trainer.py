@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from ..cards.text import counted
 from ..data.clips.loader import ClipLoader
 from ..data.drawing import Strip
 from ..run_folder import read_object
@@ -45,6 +47,8 @@ logger = get_logger(__name__)
 
 # Like sysexits.h's EX_TEMPFAIL: the run was asked to stop, saved its state, and can be resumed.
 INTERRUPTED = 75
+# Stands in a command for the folder of the finished model. What a reader has to fill in is written in capitals.
+MODEL = "{model}"
 
 
 @dataclass(kw_only=True)
@@ -59,7 +63,7 @@ class Task(ABC):
         validation_loader: loader of validation clips; None without any, and then nothing is measured or drawn.
         num_validation_batches: number of batches in a validation.
         description: record of the training that a checkpoint holds; see `describe_training`.
-        next_step: command that does something with the finished model.
+        next_steps: commands that do something with the finished model, for which `MODEL` stands.
         callbacks: callbacks that belong to this training only.
         average: average of the first phase's weights; None: without.
     """
@@ -71,7 +75,7 @@ class Task(ABC):
     validation_loader: ClipLoader | None
     num_validation_batches: int
     description: dict[str, Any]
-    next_step: str
+    next_steps: Sequence[str]
     callbacks: Sequence[Callback] = ()
     average: AveragedWeights | None = None
 
@@ -235,10 +239,9 @@ def run_training(
     set_seed(run.seed, device_specific=True)
     if checkpoint is not None:
         loop.load_state_dict(run_checkpoints.load(accelerator, checkpoint))
-        left = run.num_updates - loop.update
-        accelerator.print(
-            f"resumed from {checkpoint}: {f'{left} updates are left' if left > 0 else 'nothing is left to do'}"
-        )
+        num_left = run.num_updates - loop.update
+        left = f"{counted(num_left, 'update')} to go" if num_left > 0 else "nothing is left to do"
+        accelerator.print(f"resumed from {checkpoint}: {left}")
     if accelerator.is_main_process:
         write_training(output_dir, task.description)
     accelerator.wait_for_everyone()
@@ -249,7 +252,7 @@ def run_training(
     else:
         _export(accelerator, output_dir, task)
         if accelerator.is_main_process:
-            tell(_closing_line(output_dir, task.next_step))
+            tell(_closing_lines(output_dir, task.next_steps))
     accelerator.end_training()  # afterwards, processes cannot talk to each other
     return INTERRUPTED if loop.interrupted else None
 
@@ -299,17 +302,17 @@ def _compare(checkpoint: Path, training: dict[str, Any]) -> dict[str, Any]:
     return state["training"] if is_finished else resumed  # no update of a finished training was made by this command
 
 
-def _closing_line(output_dir: Path, next_step: str) -> str:
+def _closing_lines(output_dir: Path, next_steps: Sequence[str]) -> str:
     """What a finished training wrote, and what can be done with it."""
     best = output_dir / BEST
     file = best / VALIDATION_FILE
-    line = f"{output_dir}: the model after the last update"
+    lines = [f"{output_dir}: the model after the last update"]
     if file.is_file():
         entry = read_object(file)
         loss = entry["validation/loss"]
-        line += f"\n{best}: the model with the lowest validation loss, {loss:.4f} after update {entry['update']}"
-    model = best if file.is_file() else output_dir
-    return f"{line}\nnext: {next_step.format(model=model)}"
+        lines.append(f"{best}: the model with the lowest validation loss, {loss:.4f} after update {entry['update']}")
+    model = shlex.quote(str(best if file.is_file() else output_dir))
+    return "\n".join([*lines, *(f"next: {step.replace(MODEL, model)}" for step in next_steps)])
 
 
 def _export(accelerator: Accelerator, folder: Path, task: Task) -> None:

@@ -1,6 +1,7 @@
 """From a reader to Parquet: what goes in comes out, and nothing half-written is ever seen."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from ivideogpt_hf.data.convert.conversion import Conversion
 from ivideogpt_hf.data.convert.shards import ConversionSettings, is_held_out, plan_shards
 from ivideogpt_hf.data.episodes import FRAMES_PREFIX, SCHEMA_VERSION, decode_frames, episode_features
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
+from ivideogpt_hf.extras import how_to_install
 from tests.data.files import MemoryReader, convert, make_episode, write_mp4, write_npz, write_npz_folder
 from tests.started import Started
 
@@ -151,6 +153,15 @@ def test_the_report_says_what_is_there(tmp_path, capsys):
     assert "action 0 is constant" in report["warnings"]
     assert "action 0 is constant" in capsys.readouterr().out
     assert (tmp_path / "out/contact_sheet.png").stat().st_size > 1000
+
+
+def test_the_report_of_a_single_episode_is_of_one(tmp_path, capsys):
+    write_npz(tmp_path / "in/episode_0.npz", 12)
+    assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 episode (1 train), 12 frames"
+    assert "in 1 episode" in lines[2]
+    assert any(line.startswith("source: 1 file, ") for line in lines)
 
 
 def test_actions_too_large_to_train_on_are_reported(tmp_path):
@@ -343,7 +354,7 @@ def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
         lambda: convert(MemoryReader([make_episode(0, 5)]), tmp_path / "out"),
         lambda: SegmentDataset("a/b"),
     ):
-        with pytest.raises(ImportError, match=r"ivideogpt-hf\[data\]"):
+        with pytest.raises(ImportError, match=re.escape(how_to_install("data"))):
             attempt()
     assert not (tmp_path / "out").exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -204,6 +204,17 @@ class SegmentDataset(torch.utils.data.Dataset[Clip]):
         if all(other == first for other in others):
             return settings | {name: value for name, value in first.items() if name != "action_dim"}
         return settings | {"embodiments": embodiments, "padded_action_dim": self.action_dim}
+
+    def sources_of_split(self, split: str) -> list[Source]:
+        """The sources with another split, all episodes of it, and actions that are normalised as here."""
+        sources = []
+        for clips in self._clips:
+            source = replace(clips.spec, split=split, num_episodes=None)
+            if self.settings.with_actions and clips.normalization is not None:
+                mean, std = clips.normalization
+                source = replace(source, action_normalization={"mean": mean.tolist(), "std": std.tolist()})
+            sources.append(source)
+        return sources
 
     def contents(self) -> dict[str, str]:
         """What each file of the sources' folders is known by, under its source's name and its own; see

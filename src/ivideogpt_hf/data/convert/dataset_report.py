@@ -103,7 +103,7 @@ def _group_notes(notes: Counter[str]) -> list[str]:
         others = group[len(shown) :]
         if others:
             total = sum(count for _, count in others)
-            lines.append(f"{others[0][0]}, and the like with other numbers (in {total} episodes)")
+            lines.append(f"{others[0][0]}, and the like with other numbers (in {counted(total, 'episode')})")
     return lines
 
 
@@ -147,14 +147,14 @@ def _warnings(statistics: EpisodeStatistics, report: dict[str, Any]) -> list[str
             )
     for camera, number in statistics.blank.items():
         if number:
-            warnings.append(f"camera {camera} begins with a picture of one colour in {number} episodes")
+            warnings.append(f"camera {camera} begins with a picture of one colour in {counted(number, 'episode')}")
     if len({size.split()[-1] for size in statistics.sizes}) > 1:
         warnings.append(f"frames have different sizes: {', '.join(sorted(statistics.sizes))}")
     rates = sorted(map(float, statistics.rates))
     if rates and rates[-1] > SAME_RATE * rates[0]:
         warnings.append(f"episodes have different rates: {_list_rates(statistics.rates)}; --fps resamples")
     if 1 in statistics.lengths:
-        warnings.append(f"{statistics.lengths[1]} episodes have a single frame")
+        warnings.append(f"{counted(statistics.lengths[1], 'episode')} of a single frame")
     if statistics.timing.best_step == EARLIER:
         warnings.append(
             "motion goes together with the actions of one step later: the actions may be one row late; look at "
@@ -175,10 +175,11 @@ def render_report(report: dict[str, Any]) -> str:
     """The report as text for a terminal or a card."""
     frames = report["episode_frames"]
     splits = ", ".join(f"{number} {split}" for split, number in report["splits"].items() if number)
+    sizes = ", ".join(f"{size} in {counted(number, 'episode')}" for size, number in report["frame_sizes"].items())
     lines = [
-        f"{report['num_episodes']} episodes ({splits}), {report['num_frames']} frames",
+        f"{counted(report['num_episodes'], 'episode')} ({splits}), {counted(report['num_frames'], 'frame')}",
         f"episode length: {frames['min']} to {frames['max']} frames, median {frames['median']:g}",
-        f"frames: {', '.join(f'{size} in {number} episodes' for size, number in report['frame_sizes'].items())}",
+        f"frames: {sizes}",
     ]
     if report["actions"]:
         lines.append(f"{'action':>14} {'mean':>10} {'std':>10} {'min':>10} {'max':>10}")
@@ -194,8 +195,8 @@ def render_report(report: dict[str, Any]) -> str:
     source = report["source"]
     if source is not None:
         lines.append(
-            f"source: {source['num_files']} files, {source['num_bytes']} bytes, last changed {source['last_change']}, "
-            f"digest {source['digest']} (of {source['digest_of']})"
+            f"source: {counted(source['num_files'], 'file')}, {source['num_bytes']} bytes, "
+            f"last changed {source['last_change']}, digest {source['digest']} (of {source['digest_of']})"
         )
     lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"skipped: {reason}" for reason in report["skipped"].values()]

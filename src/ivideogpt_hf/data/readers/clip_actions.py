@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...cards.text import counted
 from ...media.action_files import ACTION_SUFFIXES, read_action_table
 from ...media.action_tables import ActionTable, names_of_clip, namesakes
 from ...media.alignment import ActionAlignment
@@ -129,7 +130,8 @@ class ClipActions:
             if unknown:
                 listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
                 name = file.relative_to(self._root).as_posix()
-                notes.append(f"{name} has rows of {len(unknown)} clips that are not there: {listed}")
+                clips_missing = f"{counted(len(unknown), 'clip')} that {'is' if len(unknown) == 1 else 'are'} not there"
+                notes.append(f"{name} has rows of {clips_missing}: {listed}")
         read = {file for clip in self._clips for file in self._own_files(clip)} | self._tables.keys()
         visible = set(visible_files(self._root))
         files = {
