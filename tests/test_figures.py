@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
+from scripts.site_pages.results import planned_tasks
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -106,6 +107,21 @@ def other_pictures():
     yield f"LPIPS is {model['lpips']:.3f} and {repeat['lpips']:.3f}."
     yield f"clips by {table['wrong_over_right_actions_on_moving_clips']['model, actions of another clip']:.2f}."
     yield made_by(table)
+
+
+def plans():
+    """What the page says of planning. Its table is rendered from the files."""
+    tables = planned_tasks()
+    rates = {table["task"].partition("/")[2]: table["controllers"] for table in tables}
+    for task, of in rates.items():
+        yield f"{task} {of['model']['success_rate'] / of['simulator']['success_rate']:.2f}"
+    others = ("random", "zero", "shuffled")
+    above = [task for task, of in rates.items() if of["model"]["low"] > max(of[name]["high"] for name in others)]
+    yield f"In {', '.join(above[:-1])} and {above[-1]}, the model's interval lies above"
+    seconds = [1 / of["model"]["plans_per_second"] for of in rates.values()]
+    yield f"{min(seconds):.1f} to {max(seconds):.1f} seconds"
+    yield from {f"the same {table['num_instances']} instances": None for table in tables}
+    yield from {made_by(table): None for table in tables}
 
 
 def fine_tuned_model():
@@ -228,10 +244,11 @@ def options():
 
 def decoding():
     content = results("decoding")
-    taken, times = content["milliseconds_per_frame"], content["times_as_fast"]
-    for count in taken:
-        old, now = (f"{taken[count][name]:.1f} ms" for name in ("0.1.0", "now"))
-        yield row(count, old, now, f"{times[count]:.2f}")
+    for model in ("embedded", "released"):
+        taken, times = content[model]["milliseconds_per_frame"], content[model]["times_as_fast"]
+        for count in taken:
+            old, now = (f"{taken[count][name]:.1f} ms" for name in ("0.1.0", "now"))
+            yield row(model, count, old, now, f"{times[count]:.2f}")
 
 
 def hogs():
@@ -365,7 +382,7 @@ def section(document, heading):
 @pytest.mark.parametrize(
     ("document", "heading", "sources"),
     [
-        ("docs/results/embedded_model.md", None, (embedded_model, further, other_pictures, fine_tuned_model)),
+        ("docs/results/embedded_model.md", None, (embedded_model, further, other_pictures, plans, fine_tuned_model)),
         ("benchmarks/README.md", "Results", BENCHMARKS),
     ],
     ids=["embedded model", "benchmarks"],
