@@ -4,7 +4,7 @@
 # ///
 """Train a stock PPO agent of stable-baselines3 in imagined worlds: not one step of it is real.
 
-    pip install 'ivideogpt-hf[rl]'
+    pip install ".[rl]"    # in a clone of the repository
     python examples/train_agent.py --num-steps 512
 
 Prints the mean reward of an episode before and after, over the same starts. A few hundred steps show that it works, not

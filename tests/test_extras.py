@@ -6,11 +6,13 @@ import re
 import sys
 import tomllib
 from email.message import Message
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 import ivideogpt_hf
+from ivideogpt_hf import extras
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.extras import PACKAGES, how_to_install, require_packages
 from tests.conftest import hide_package
@@ -122,3 +124,11 @@ def test_a_command_misses_its_packages_first(package, command, extra, monkeypatc
     assert main(command) == 2
     assert how_to_install(extra) in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_package_that_runs_from_its_files_names_what_is_missing(monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(extras, "metadata", absent)
+    assert how_to_install("rl") == "pip install '.[rl]' in a clone of ivideogpt-hf"

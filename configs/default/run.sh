@@ -14,3 +14,6 @@ python scripts/embed_default.py outputs/default src/ivideogpt_hf/embedded/defaul
 ivideogpt evaluate --config configs/default/8_evaluate.yaml
 cp outputs/default/evaluation/curves.png docs/default.png
 ivideogpt plan --config configs/default/9_plan.yaml
+for task in handle-press coffee-button drawer-close button-press reach; do
+  cp "outputs/default/plan/$task/results.json" "benchmarks/results/embedded_plan_${task//-/_}.json"
+done

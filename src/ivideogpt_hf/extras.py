@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import metadata
+from importlib.metadata import PackageNotFoundError, metadata
 
 PROJECT = "ivideogpt-hf"
 
@@ -40,7 +40,10 @@ PACKAGES = {
 def is_released() -> bool:
     """Whether the package can be installed by its name: its first release names the public repository in
     ``[project.urls]`` of pyproject.toml."""
-    return any(url.startswith("Source,") for url in metadata(PROJECT).get_all("Project-URL", []))
+    try:
+        return any(url.startswith("Source,") for url in metadata(PROJECT).get_all("Project-URL", []))
+    except PackageNotFoundError:  # it runs from its files, and was never installed
+        return False
 
 
 def how_to_install(extra: str | None = None, *, quote: str = "") -> str:

@@ -53,12 +53,21 @@ def test_a_command_sets_the_number_unless_it_is_set(machine, monkeypatch, given,
     assert os.environ["OMP_NUM_THREADS"] == used
 
 
-@pytest.mark.parametrize(("running", "used"), [(1, 2), (3, 2), (4, 1), (9, 1)])
-def test_processors_that_others_keep_busy_are_left_to_them(machine, monkeypatch, tmp_path, capsys, running, used):
+@pytest.mark.parametrize(("running", "is_told"), [(1, False), (3, False), (4, True), (9, True)])
+def test_a_busy_machine_is_told_of_and_changes_nothing(machine, monkeypatch, tmp_path, capsys, running, is_told):
     (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/113 4711\n")
     # Set and deleted, so that the number is gone after the test.
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("OMP_NUM_THREADS")
     threads.choose_threads()
-    assert os.environ["OMP_NUM_THREADS"] == str(used)
-    assert ("Other programs are computing: OMP_NUM_THREADS=1" in capsys.readouterr().err) == (used < 2)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert ("OMP_NUM_THREADS=1 may be several times as fast as 2" in capsys.readouterr().err) == is_told
+
+
+def test_others_do_not_count_where_a_container_has_its_share(machine, monkeypatch, tmp_path, capsys):
+    (tmp_path / "loadavg").write_text("0.50 0.40 0.30 64/113 4711\n")
+    machine.write_text("200000 100000\n")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    threads.choose_threads()
+    assert not capsys.readouterr().err

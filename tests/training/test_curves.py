@@ -17,6 +17,13 @@ def test_curves_wait_until_something_is_logged(vq_config, tmp_path, caplog):
     assert (tmp_path / "out" / CURVES_FILE).is_file()
 
 
+@pytest.mark.parametrize("content", ["", '{"update": 1, "learning_rate": 0.1}'])
+def test_curves_wait_for_something_to_draw(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text(content)
+    draw_training(tmp_path)
+    assert not (tmp_path / CURVES_FILE).exists()
+
+
 @pytest.mark.parametrize("num_points", [1, 2])
 def test_a_curve_of_one_point_is_seen(tmp_path, monkeypatch, num_points):
     entries = [json.dumps({"update": update, "loss": 1.0}) for update in range(num_points)]

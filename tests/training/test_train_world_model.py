@@ -289,6 +289,7 @@ def test_without_held_out_frames_there_is_no_episode(folder, checkpoints, tmp_pa
 def test_goal_conditioned_training(folder, checkpoints, tmp_path):
     train(folder, checkpoints / "free", tmp_path / "out", goal_conditioned=True)
     assert WorldModel.from_pretrained(tmp_path / "out").spec.goal_conditioned
+    assert not (tmp_path / "out/episode.npz").exists()
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_context_frames(folder, checkpoints, tmp_path):
@@ -339,6 +340,15 @@ def test_sources_of_different_widths_are_padded(folder, checkpoints, tmp_path):
     world = WorldModel.from_pretrained(tmp_path / "out")
     assert world.transformer.config.action_dim == 5
     assert world.processor.embodiments.keys() == {"arm", "hand"}
+
+
+def test_clips_of_several_robots_make_no_episode(folder, checkpoints, tmp_path):
+    """Their actions are padded, and normalised by each robot's own statistics."""
+    wide = make_dataset(tmp_path / "hand", [12, 12], width=5)
+    sources = [Source(folder), Source(str(wide))]
+    data = DataArguments(data=Mixture(sources), num_frames=NUM_FRAMES, augmentation="none", validation_split="train")
+    train(None, checkpoints / "free", tmp_path / "out", data=data, actions=True)
+    assert not (tmp_path / "out/episode.npz").exists()
 
 
 def test_adapters_are_merged_and_saved_with_the_action_input(folder, checkpoints, tmp_path):

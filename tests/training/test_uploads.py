@@ -28,6 +28,7 @@ def test_the_model_is_uploaded_with_every_checkpoint(world_config, tmp_path):
     assert {"tokenizer/model.safetensors", "transformer/model.safetensors", "training.json", "metrics.jsonl"} <= set(
         uploads[-1]
     )
+    assert "episode.npz" not in uploads[-1]  # a clip of the user's
     weights = (tmp_path / "out/transformer/model.safetensors").read_bytes()
     assert repo.commits[repo.head]["transformer/model.safetensors"] == weights
 

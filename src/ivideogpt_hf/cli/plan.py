@@ -24,8 +24,8 @@ PLANNERS = {
     "random": "random shooting: the best of candidates between the bounds",
     "vp2": "MPPI with the settings of the benchmark VP2",
 }
-# Environments without an embedded checkpoint that have a recipe in configs/, and how long it takes on one core.
-RECIPES = {"pusht": "40 minutes", "robodesk": "40 minutes"}
+# Environments without an embedded checkpoint that have a recipe in configs/.
+RECIPES = ("pusht", "robodesk")
 OBJECTIVES = ("rewards", "pixels", "lpips")
 
 
@@ -155,8 +155,8 @@ def _advice(args: argparse.Namespace) -> str:
     if family not in RECIPES:
         return f"{only}; train one on data of {args.environment}, and name it by --checkpoint"
     return (
-        f"{only}; configs/{family}/run.sh of the repository makes one for {family} in {RECIPES[family]} on one CPU "
-        f"core, then pass --checkpoint outputs/{family}/world"
+        f"{only}; configs/{family}/run.sh of the repository makes one for {family}, then pass --checkpoint "
+        f"outputs/{family}/world"
     )
 
 

@@ -20,18 +20,24 @@ LOOKS, PAUSE = 4, 0.01
 
 
 def choose_threads() -> None:
-    """Set ``OMP_NUM_THREADS``, unless it is set, to the number of cores that this process may use and others leave.
+    """Set ``OMP_NUM_THREADS`` to the number of cores that this process may use, unless it is set.
 
-    Torch reads it when it is imported, and processes that a command starts inherit it. A line on stderr tells when
-    others keep cores busy.
+    Torch reads it when it is imported, and processes that a command starts inherit it. The number does not depend on
+    what else runs: a run that goes on must compute as it did. A line on stderr tells when others keep cores busy.
     """
     if VARIABLE in os.environ:
         return
-    cores = count_cores()
-    threads = max(1, min(cores, (os.cpu_count() or 1) - count_others())) if cores > 1 else 1
-    os.environ[VARIABLE] = str(threads)
-    if threads < cores:
-        print(f"Other programs are computing: {VARIABLE}={threads} here, for {cores} cores.", file=sys.stderr)
+    cores, processors = count_cores(), os.cpu_count() or 1
+    os.environ[VARIABLE] = str(cores)
+    # Where only a part of the machine is this process's, others have theirs.
+    if _owns_the_machine() and 1 < cores > processors - count_others():
+        print(f"Other programs keep cores busy. {VARIABLE}=1 may be several times as fast as {cores}.", file=sys.stderr)
+
+
+def _owns_the_machine() -> bool:
+    """Whether this process may use all processors, all of the time."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(allowed) == os.cpu_count() and _quota() == math.inf
 
 
 def count_others() -> int:

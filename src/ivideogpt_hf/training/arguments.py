@@ -411,6 +411,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         raise ValueError(str(error)) from error
     if unknown:  # which is told before what the dataclasses miss
         known = (option for action in parser._actions for option in action.option_strings)
+        require(unknown[0].startswith("-"), f"{command} takes options only, got {unknown[0]!r}")
         raise ValueError(unknown_option(command, unknown[0], known))
     return tuple(parser.parse_args_into_dataclasses(words, look_for_args_file=False))
 

@@ -18,6 +18,7 @@ from accelerate.logging import get_logger
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoints.layout import EPISODE_FILE
 from ..data.drawing import Strip, moving_strips
 from ..hub.upload import create_repository, upload_in_background
 from ..run_folder import (
@@ -305,6 +306,8 @@ class Uploads(Callback):
         loop.accelerator.wait_for_everyone()
         self.export(folder)
         if loop.accelerator.is_main_process:
+            # A clip of the user's data goes up by `publish` alone, which shows first what it uploads.
+            (folder / EPISODE_FILE).unlink(missing_ok=True)
             message = f"Training, update {loop.update} of {loop.num_updates}"
             self._pending = upload_in_background(folder, self.repo_id, "model", commit_message=message)
             if wait:

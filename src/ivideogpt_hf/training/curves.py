@@ -57,6 +57,8 @@ def draw_training(folder: Path) -> None:
         return
     entries = [parse_json(line, f"a line of {file}") for line in read_text(file).splitlines()]
     panels = [(title, lines) for title, names in PANELS if (lines := _lines(entries, names))]
+    if not panels:
+        return
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():

@@ -345,10 +345,12 @@ class WorldModelTask(Task):
     def _write_episode(self, folder: Path) -> None:
         """Write the first validation clip as the checkpoint's own episode: its card shows it, and worlds begin in it.
 
-        There is none where nothing is held out, where the data are tokens, and where clips begin with their goals.
+        There is none where nothing is held out, where the data are tokens, where clips begin with their goals, and
+        where several embodiments have actions of their own.
         """
         losses = self.losses
-        if self.data.validation is None or losses.model.tokens is not None or losses.model.goal_conditioned:
+        has_clips = self.data.validation is not None and losses.model.tokens is None
+        if not has_clips or losses.model.goal_conditioned or losses.processor.embodiments:
             return
         clip = self.data.first_validation_clip()
         rows = {"rewards": clip["rewards"].numpy()} if losses.model.rewards else {}
