@@ -28,7 +28,8 @@ class Sampling:
             what the original code does: any id may be drawn, in an action-free model at slots (but the first) too, and
             decoding moves an id that is no dynamics code to the nearest one that is.
         seed: seed of the random numbers, one for all rows or one for each. The same seed gives the same video whatever
-            the batch it is in, but for draws within rounding of the border between two tokens. None draws one from torch's default generator. Candidates of one row draw differently.
+            the batch it is in, but for draws within rounding of the border between two tokens. None draws one from
+            torch's default generator. Candidates of one row draw differently.
         common_random_numbers: whether all candidates of a row draw with the same random numbers, so that they differ
             only by their actions.
         num_guesses: number of tokens, guessed to be those of the frame before, to try in each pass besides the one that
