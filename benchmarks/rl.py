@@ -116,17 +116,19 @@ def original(world, frames, actions, num_frames):
     tokens, _ = vq_model.tokenize(pixels)
     context = vq_model.encode_context(pixels)
     actions = world.processor.normalize_actions(actions).to(world.device)
+    modulates = transformer.config.action_conditioning == "scale_shift"
     codes = slice(layout.dynamics_offset, layout.dynamics_offset + layout.num_dynamics_codes)
     generated = []
     for step in range(num_frames):
         tokens = torch.nn.functional.pad(tokens, (0, 1), value=layout.slot_id)
         output = transformer(tokens, actions=actions[:, : step + 1], use_cache=True, logits_to_keep=1)
         frame = []
-        for _ in range(layout.tokens_per_future_frame):
+        for position in range(tokens.shape[1], tokens.shape[1] + layout.tokens_per_future_frame):
+            acting = layout.acting_frames(position, position + 1) if modulates else ()
             frame.append(output.logits[:, -1, codes].argmax(-1) + layout.dynamics_offset)
             output = transformer(  # the last pass is for the reward
                 frame[-1][:, None],
-                actions=actions[:, :0],
+                actions=actions[:, list(acting)],
                 past_key_values=output.past_key_values,
                 use_cache=True,
                 logits_to_keep=1,

@@ -211,15 +211,15 @@ def test_two_commits_are_compared(load, tmp_path):
     assert subprocess.check_output([*git, "worktree", "list"], text=True).count("\n") == 1
 
 
-def test_agents(load, run, tmp_path):
+@pytest.mark.parametrize("action_conditioning", ["add", "scale_shift"])
+def test_agents(load, run, tmp_path, action_conditioning):
     """The program itself refuses other tokens than those of the original's algorithm."""
     pytest.importorskip("accelerate")
     pytest.importorskip("scipy")
     rl = load("rl")
     vq = {"resolution": 32, "max_att_resolution": 8, "patch_size": 8}
-    build_world(vq=vq, max_position_embeddings=600, action_dim=2, predict_reward=True).save_pretrained(
-        tmp_path / "world"
-    )
+    config = {"max_position_embeddings": 600, "action_conditioning": action_conditioning}
+    build_world(vq=vq, action_dim=2, predict_reward=True, **config).save_pretrained(tmp_path / "world")
     options = {"num-steps": 12, "max-steps": 6, "first-step": 6, "imagine-every": 4, "num-starts": 2, "horizon": 2}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     checkpoint = ["--environment", "push2d/goal-shown", "--checkpoint", str(tmp_path / "world")]
