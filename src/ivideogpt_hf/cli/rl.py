@@ -161,12 +161,12 @@ def _add_imagination_options(group: Any) -> None:
 
 
 def _add_model_options(group: Any) -> None:
-    group.add_argument("--warmup-updates", type=int, help="first updates of the transformer (50 | 1000)")
+    group.add_argument("--warmup-updates", type=int, help="first updates of the transformer (100 | 1000)")
     group.add_argument("--warmup-vq-updates", type=int, help="first updates of the VQ model (0 | 1000)")
     group.add_argument("--transformer-every", type=int, help="steps between updates, 0: never (25 | 5)")
     group.add_argument("--vq-every", type=int, help="steps between updates of the VQ model, 0: never (0 | 20)")
     group.add_argument("--model-batch-size", type=int, help="clips of an update (4 | 16)")
-    group.add_argument("--model-learning-rate", type=float, default=1e-4, help="learning rate (default: 1e-4)")
+    group.add_argument("--model-learning-rate", type=float, help="learning rate (6e-4 | 1e-4)")
     group.add_argument(
         "--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the model's updates (default: no)"
     )

@@ -89,7 +89,7 @@ _PRESETS = {
     "paper": ImaginationSchedule(),
     "cpu": ImaginationSchedule(
         first_step=500,
-        warmup_updates=50,
+        warmup_updates=100,
         warmup_vq_updates=0,
         transformer_every=25,
         vq_every=None,

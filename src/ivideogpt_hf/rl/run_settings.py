@@ -43,7 +43,9 @@ WORLD_SETTINGS = (
     "data_root",
     "data_share",
 )
+# A small transformer has a few hundred small updates in which it must learn what the agent's rewards are.
 MODEL_BATCH_SIZES = {"paper": 16, "cpu": 4}
+MODEL_LEARNING_RATES = {"paper": 1e-4, "cpu": 6e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class AgentRunSettings:
     truncate_quantile: float | None = None
     dtype: RolloutDtype = "float32"
     model_batch_size: int | None = None
-    model_learning_rate: float = 1e-4
+    model_learning_rate: float | None = None
     mixed_precision: MixedPrecision = "no"
     lpips_weights: str | None = None
     data: str | None = None
@@ -183,11 +185,13 @@ class AgentRunSettings:
     def learner_settings(self) -> LearnerSettings:
         """The settings of the world model's updates."""
         batch_size = MODEL_BATCH_SIZES[self.preset] if self.model_batch_size is None else self.model_batch_size
+        rate = self.model_learning_rate
+        rate = MODEL_LEARNING_RATES[self.preset] if rate is None else rate
         return LearnerSettings(
             num_future_frames=self.schedule().horizon,
             batch_size=batch_size,
-            learning_rate=self.model_learning_rate,
-            vq_learning_rate=self.model_learning_rate,
+            learning_rate=rate,
+            vq_learning_rate=rate,
             lpips_weights=self.lpips_weights,
             mixed_precision=self.mixed_precision,
             data=self.data,
@@ -204,4 +208,4 @@ class AgentRunSettings:
             return {name: value for name, value in values.items() if name not in WORLD_SETTINGS}
         schedule, settings = self.schedule(), self.learner_settings()
         values |= {name: getattr(schedule, name) for name in SCHEDULE_SETTINGS}
-        return values | {"model_batch_size": settings.batch_size}
+        return values | {"model_batch_size": settings.batch_size, "model_learning_rate": settings.learning_rate}
