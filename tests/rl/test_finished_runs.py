@@ -48,6 +48,12 @@ def test_groups_differ_in_anything_but_the_seed(write):
     ]
 
 
+def test_a_setting_that_one_version_lacks_and_another_leaves_unset_is_the_same(write):
+    folders = [write([0.1], seed=0), write([0.1], seed=1, gradient_steps=None)]
+    (group,) = group_runs([read_run(folder) for folder in folders])
+    assert [run.settings["seed"] for run in group.runs] == [0, 1]
+
+
 def test_groups_with_one_label_are_told_apart(write):
     folders = [write([0.1], label="ours", horizon=horizon) for horizon in (5, 10)] + [write([0.1], label="plain")]
     assert [group.name for group in group_runs([read_run(folder) for folder in folders])] == [

@@ -194,6 +194,14 @@ def test_other_agents_imagine_too(agent, checkpoint, tmp_path):
     assert evaluations(tmp_path / "run")[-1]["imagined_steps"] > 0
 
 
+def test_an_agent_is_updated_as_often_as_asked(tmp_path, monkeypatch):
+    updates = []
+    monkeypatch.setattr(DrQv2, "_update", lambda agent, batch: updates.append(agent.num_timesteps) or {})
+    run_agent(AgentRunSettings(**TINY | {"output": tmp_path / "run", "gradient_steps": 3}))
+    first, last = TINY["learning_starts"] + 1, TINY["num_steps"]
+    assert updates == [step for step in range(first, last + 1) for _ in range(3)]
+
+
 def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, monkeypatch):
     batches, sample = [], agent_run.MixedReplayBuffer.sample
 
@@ -447,6 +455,7 @@ def test_checkpoints_that_do_not_fit(options, message, tmp_path, capsys):
             "lower first",
         ),
         (["push2d", "--demos", "-1"], "demos must be at least 0"),
+        (["push2d", "--gradient-steps", "0"], "gradient_steps must be at least 1"),
         (["push2d", "--real-ratio", "2"], "real_ratio is the share"),
         (["Pendulum-v1", "--demos", "1"], "demonstrations were asked for, but"),
         (["nowhere"], "nowhere"),

@@ -201,7 +201,7 @@ class AgentRun:
 
     def _make_agent(self) -> Any:
         settings = self.settings
-        names = ("learning_starts", "batch_size", "learning_rate")
+        names = ("learning_starts", "batch_size", "gradient_steps", "learning_rate")
         overrides = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
         buffer: dict[str, Any] = {"real_ratio": settings.real_ratio if settings.uses_world else 1.0}
         buffer |= {"max_imagined": settings.max_imagined, "max_imagined_age": settings.max_imagined_age}

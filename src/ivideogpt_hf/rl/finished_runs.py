@@ -87,8 +87,11 @@ class Run:
 
     @property
     def method(self) -> dict[str, Any]:
-        """The settings without the seed: runs of one group have the same."""
-        return {name: value for name, value in self.settings.items() if name not in NOT_SETTINGS}
+        """The settings without the seed: runs of one group have the same.
+
+        What is not set is left out, since a later version may have more settings.
+        """
+        return {name: value for name, value in self.settings.items() if name not in NOT_SETTINGS and value is not None}
 
     @property
     def success_at_end(self) -> float:

@@ -70,7 +70,8 @@ class AgentRunSettings:
         num_stack, action_repeat, max_steps, success_bonus: arguments of `SimulatorEnv`.
         evaluate_every: number of steps from one evaluation to the next.
         num_evaluation_episodes: number of episodes of an evaluation, always the same ones.
-        learning_starts, batch_size, learning_rate: arguments of the agent.
+        learning_starts, batch_size, gradient_steps, learning_rate: arguments of the agent; ``gradient_steps`` is the
+            number of updates after each step.
         clone_updates: number of updates of the agent "clone".
         first_step, warmup_updates, warmup_vq_updates, transformer_every, vq_every, imagine_every, num_starts, horizon:
             fields of `ImaginationSchedule`; 0 for one of the "every" of updates: never.
@@ -108,6 +109,7 @@ class AgentRunSettings:
     num_evaluation_episodes: int = 10
     learning_starts: int | None = None
     batch_size: int | None = None
+    gradient_steps: int | None = None
     learning_rate: float | None = None
     clone_updates: int = 2000
     first_step: int | None = None
@@ -154,6 +156,8 @@ class AgentRunSettings:
         for name, minimum in fewest.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+        if self.gradient_steps is not None and self.gradient_steps < 1:
+            raise ValueError(f"gradient_steps must be at least 1, got {self.gradient_steps}")
         if not 0 <= self.real_ratio <= 1:
             raise ValueError(
                 f"real_ratio is the share of real transitions in a batch, in [0, 1]; got {self.real_ratio}"
