@@ -86,7 +86,7 @@ def test_an_episode_that_failed_is_replaced_and_told(demonstrations, monkeypatch
     expected = [episode.episode_seed for episode in demonstrations.episodes[1:]]
     assert [episode.episode_seed for episode in result.episodes] == expected
     assert str(result) == (
-        "2 demonstrations of 60 steps in all; 1 episodes that the expert did not solve were left out"
+        "2 demonstrations of 60 steps in all; left out: 1 episode that the expert did not solve"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cards.text import counted
 from .environments import RealEpisode, SimulatorEnv, play_episode, stack_frames
 
 ATTEMPTS = 10  # number of episodes that are played, at most, for each demonstration
@@ -29,10 +30,12 @@ class Demonstrations:
 
     def __str__(self) -> str:
         """One line: how many demonstrations there are, and how many episodes were left out."""
-        text = f"{len(self.episodes)} demonstrations of {sum(map(len, self.episodes))} steps in all"
+        steps = counted(sum(map(len, self.episodes)), "step")
+        text = f"{counted(len(self.episodes), 'demonstration')} of {steps} in all"
         if not self.failed_seeds:
             return text
-        return f"{text}; {len(self.failed_seeds)} episodes that the expert did not solve were left out"
+        failed = counted(len(self.failed_seeds), "episode")
+        return f"{text}; left out: {failed} that the expert did not solve"
 
 
 def demonstrate(environment: SimulatorEnv, num_episodes: int, *, seed: int = 0) -> Demonstrations:
