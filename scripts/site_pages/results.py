@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, METRICS_FILE
+from ivideogpt_hf.rl.comparison import compare_runs, comparison_as_text
+from ivideogpt_hf.rl.finished_runs import Run, make_run
 
-PLAN_RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+ROOT = Path(__file__).parents[2]
+RESULTS, DOCS = ROOT / "benchmarks/results", ROOT / "docs"
 
 STEPS = (1, 2, 3, 5, 7, 10)
 # Rows of the evaluation's tables, by the names that it writes.
@@ -51,7 +54,7 @@ def rewards_by_task() -> str:
 
 def planned_tasks() -> list[dict[str, Any]]:
     """What `ivideogpt plan` measured of the embedded model, task by task."""
-    files = sorted(PLAN_RESULTS.glob("embedded_plan_*.json"))
+    files = sorted(RESULTS.glob("embedded_plan_*.json"))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
@@ -66,10 +69,22 @@ def success_of_plans() -> str:
     return "\n".join(lines)
 
 
+def recorded_agents(task: str) -> list[Run]:
+    """The runs of agents that were written down for a task."""
+    content = json.loads((RESULTS / f"agents_{task}.json").read_text(encoding="utf-8"))
+    return [make_run(Path(name), run["settings"], run["evaluations"]) for name, run in content["runs"].items()]
+
+
+def compared_agents(task: str) -> str:
+    """The comparison of a task's agents."""
+    return comparison_as_text(compare_runs(recorded_agents(task)))
+
+
 TABLES = {
     "embedded_psnr": lambda: by_predicted_frame("psnr"),
     "embedded_ssim": lambda: by_predicted_frame("ssim"),
     "embedded_lpips": lambda: by_predicted_frame("lpips"),
     "embedded_rewards": rewards_by_task,
     "embedded_plans": success_of_plans,
+    "agents_plate_slide": lambda: compared_agents("plate_slide"),
 }

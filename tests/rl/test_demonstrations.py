@@ -85,9 +85,7 @@ def test_an_episode_that_failed_is_replaced_and_told(demonstrations, monkeypatch
     assert result.failed_seeds == (failing,)
     expected = [episode.episode_seed for episode in demonstrations.episodes[1:]]
     assert [episode.episode_seed for episode in result.episodes] == expected
-    assert str(result) == (
-        "2 demonstrations of 60 steps in all; left out: 1 episode that the expert did not solve"
-    )
+    assert str(result) == ("2 demonstrations of 60 steps in all; left out: 1 episode that the expert did not solve")
 
 
 def test_an_expert_that_fails_too_often_is_refused(monkeypatch):

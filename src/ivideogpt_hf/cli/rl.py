@@ -128,7 +128,7 @@ def _add_environment_options(group: Any) -> None:
 def _add_agent_options(group: Any) -> None:
     group.add_argument("--learning-starts", type=int, help="random steps before the first update (500 | 2000)")
     group.add_argument("--batch-size", type=int, help="transitions of an update (64 | 256)")
-    group.add_argument("--gradient-steps", type=int, help="updates after each step (1 | 2)")
+    group.add_argument("--gradient-steps", type=int, help="updates after each step (1, 3 with a model | 2)")
     group.add_argument("--learning-rate", type=float, help="learning rate (2e-4 | 1e-4)")
     group.add_argument("--clone-updates", type=int, default=2000, help="updates of --agent clone (default: 2000)")
 
@@ -137,8 +137,7 @@ def _add_imagination_options(group: Any) -> None:
     group.add_argument(
         "--real-ratio",
         type=float,
-        default=0.5,
-        help="share of real transitions in a batch; 0: the agent learns from imagination alone (default: 0.5)",
+        help="share of real transitions in a batch; 0: the agent learns from imagination alone (1/3 | 1/2)",
     )
     group.add_argument("--first-step", type=int, help="real steps before the first update of the model (500 | 2000)")
     group.add_argument("--imagine-every", type=int, help="steps from one round of rollouts to the next (100 | 100)")

@@ -201,9 +201,7 @@ class AgentRun:
 
     def _make_agent(self) -> Any:
         settings = self.settings
-        names = ("learning_starts", "batch_size", "gradient_steps", "learning_rate")
-        overrides = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-        buffer: dict[str, Any] = {"real_ratio": settings.real_ratio if settings.uses_world else 1.0}
+        buffer: dict[str, Any] = {"real_ratio": settings.share_of_real()}
         buffer |= {"max_imagined": settings.max_imagined, "max_imagined_age": settings.max_imagined_age}
         return make_agent(
             self.agent_name,
@@ -212,7 +210,7 @@ class AgentRun:
             seed=settings.seed,
             device=settings.device,
             buffer=buffer,
-            **overrides,
+            **settings.agent_settings(),
         )
 
     def _make_learner(self) -> WorldModelLearner | None:

@@ -122,7 +122,20 @@ def read_run(folder: Path) -> Run:
             raise FileNotFoundError(f"{folder} holds no run of an agent with evaluations ({name} is missing)")
     settings = read_object(folder / RUN_FILE)
     _check(settings, SETTINGS, folder / RUN_FILE)
-    evaluations = read_evaluations(folder)
+    return make_run(folder, settings, read_evaluations(folder))
+
+
+def make_run(folder: Path, settings: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> Run:
+    """Make a run of what its files hold.
+
+    Args:
+        folder: folder of the run.
+        settings: content of run.json.
+        evaluations: lines of evaluations.jsonl, by their steps.
+
+    Raises:
+        ValueError: if the run is not finished, or its environment does not tell success.
+    """
     reached = evaluations[-1]["step"] if evaluations else 0
     if not evaluations or reached < settings["num_steps"]:
         raise ValueError(

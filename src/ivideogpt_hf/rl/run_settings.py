@@ -44,6 +44,9 @@ WORLD_SETTINGS = (
     "data_share",
 )
 # A small transformer has a few hundred small updates in which it must learn what the agent's rewards are.
+# Imagined transitions bear more updates than real ones alone, of which an agent has few: it would learn them by heart.
+GRADIENT_STEPS = {"paper": 2, "cpu": 3}
+REAL_RATIOS = {"paper": 1 / 2, "cpu": 1 / 3}
 MODEL_BATCH_SIZES = {"paper": 16, "cpu": 4}
 MODEL_LEARNING_RATES = {"paper": 1e-4, "cpu": 6e-4}
 
@@ -99,7 +102,7 @@ class AgentRunSettings:
     num_steps: int = 10_000
     seed: int = 0
     label: str | None = None
-    real_ratio: float = 0.5
+    real_ratio: float | None = None
     frame_size: int | None = None
     num_stack: int = 3
     action_repeat: int = 2
@@ -158,7 +161,7 @@ class AgentRunSettings:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
         if self.gradient_steps is not None and self.gradient_steps < 1:
             raise ValueError(f"gradient_steps must be at least 1, got {self.gradient_steps}")
-        if not 0 <= self.real_ratio <= 1:
+        if self.real_ratio is not None and not 0 <= self.real_ratio <= 1:
             raise ValueError(
                 f"real_ratio is the share of real transitions in a batch, in [0, 1]; got {self.real_ratio}"
             )
@@ -166,7 +169,7 @@ class AgentRunSettings:
             self.schedule()
             self.learner_settings()
             return
-        if self.real_ratio < 1 and self.real_ratio != type(self).real_ratio:
+        if self.real_ratio not in (None, 1):
             raise ValueError("real_ratio is for runs with a world model, whose transitions are mixed in")
         given = [name for name in (*SCHEDULE_SETTINGS, "data", "lpips_weights") if getattr(self, name) is not None]
         if given:
@@ -176,6 +179,18 @@ class AgentRunSettings:
     def uses_world(self) -> bool:
         """Whether the agent imagines."""
         return self.world_model != NO_WORLD
+
+    def agent_settings(self) -> dict[str, Any]:
+        """The arguments of the agent that are not those of its preset."""
+        names = ("learning_starts", "batch_size", "gradient_steps", "learning_rate")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {"gradient_steps": GRADIENT_STEPS[self.preset]} | given if self.uses_world else given
+
+    def share_of_real(self) -> float:
+        """The share of real transitions in a batch."""
+        if not self.uses_world:
+            return 1.0
+        return REAL_RATIOS[self.preset] if self.real_ratio is None else self.real_ratio
 
     def schedule(self) -> ImaginationSchedule:
         """The schedule of the world model: the preset's, but for what is set."""
@@ -212,4 +227,6 @@ class AgentRunSettings:
             return {name: value for name, value in values.items() if name not in WORLD_SETTINGS}
         schedule, settings = self.schedule(), self.learner_settings()
         values |= {name: getattr(schedule, name) for name in SCHEDULE_SETTINGS}
+        if self.agent in OFF_POLICY:
+            values |= {"gradient_steps": self.agent_settings()["gradient_steps"], "real_ratio": self.share_of_real()}
         return values | {"model_batch_size": settings.batch_size, "model_learning_rate": settings.learning_rate}
