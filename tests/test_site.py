@@ -161,6 +161,15 @@ def test_prose_is_checked(text, found):
     assert found in finding.text
 
 
+@pytest.mark.parametrize("command", sorted(subcommands(build_parser())))
+def test_help_is_prose_of_the_same_kind(command):
+    parser = subcommands(build_parser())[command]
+    shown = [action.help for action in parser._actions if action.help not in (None, "==SUPPRESS==")]
+    for text in [parser.description or "", *shown]:
+        prose = re.sub(r" \(default: .*\)", "", text)
+        assert not list(check_prose.our_findings(check_prose.prose_of(prose))), text
+
+
 def test_code_is_no_prose():
     text = "# Title\n\n```python\nin order to: x; y: z\n```\n\n| a: b; c: d |\n\nUse `in order to`.\n"
     assert not list(check_prose.our_findings(check_prose.prose_of(text)))

@@ -13,6 +13,7 @@ from ivideogpt_hf.cards.text import CARDS
 from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.layout import EMBEDDED
 from ivideogpt_hf.extras import how_to_install
+from scripts import check_prose
 from tests.conftest import build_world
 
 SHIPPED = sorted(CARDS.glob("*.yaml"))
@@ -151,6 +152,13 @@ def test_shipped_cards_render(world, file):
     assert "None" not in card.content.replace("Nothing has been measured.", "")
     if text.published:
         assert card.data.eval_results[0].metric_value == text.published["rows"][0]["fvd"]
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_cards_are_plain_english(world, file):
+    metrics = METRICS if file.stem == "default" else {}
+    prose = check_prose.prose_of(card_of(world, CardText.read(file), metrics, preview="prediction.gif").text)
+    assert not list(check_prose.our_findings(prose))
 
 
 def test_there_is_a_card_for_every_embedded_and_released_checkpoint():

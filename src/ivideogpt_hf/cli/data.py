@@ -101,9 +101,9 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "collect",
         parents=[common, shards],
         help="make a data set of episodes from a simulated environment",
-        description="Make a data set of simulated episodes: push2d, metaworld/<task>, robodesk/<task>, pusht, or any "
-        "gymnasium environment with continuous actions that renders; see ivideogpt list environments. Every episode "
-        "follows from its seed.",
+        description="Make a data set of simulated episodes. The environment is push2d, metaworld/<task>, "
+        "robodesk/<task>, pusht, or any of gymnasium with continuous actions that renders. `ivideogpt list "
+        "environments` shows them. Every episode follows from its seed.",
     )
     collect.add_argument("environment", help="such as push2d, metaworld/plate-slide or Pendulum-v1")
     collect.add_argument("output", help="folder to write")

@@ -56,12 +56,12 @@ def add_evaluation_commands(
     evaluate.add_argument("--temperature", type=float, help="temperature of the samples (custom: default 1)")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     evaluate.add_argument(
-        "--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none': LPIPS is not measured"
+        "--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none' measures no LPIPS"
     )
     evaluate.add_argument(
         "--features",
-        help="features of a Frechet distance: i3d_torchscript.pt, a file or owner/name/file on the Hub, for FVD; or "
-        "'transnet', which needs no download but is not FVD (default: no such distance)",
+        help="features of a Frechet distance. For FVD, i3d_torchscript.pt: a file, or owner/name/file on the Hub. "
+        "'transnet' needs no download but is not FVD (default: no such distance)",
     )
     evaluate.add_argument(
         "--shard", type=parse_shard, metavar="I/N", help="measure part I (from 0) of N of the clips only"

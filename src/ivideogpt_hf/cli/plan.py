@@ -77,7 +77,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "--num-candidates", type=int, default=32, help="candidates per iteration (default: %(default)s)"
     )
     search.add_argument(
-        "--num-iterations", type=int, help="number of iterations (cem, icem: 2; else the planner's own)"
+        "--num-iterations", type=int, help="number of iterations (2 for cem and icem, else the planner's own)"
     )
     search.add_argument("--horizon", type=int, default=8, help="actions of a candidate (default: %(default)s)")
     search.add_argument("--num-elites", type=int, help="elites of cem and icem (default: a tenth of the candidates)")

@@ -24,8 +24,8 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     predict.add_argument("--checkpoint", help=f"{CHECKPOINT_HELP} (default: default)")
     predict.add_argument(
         "--actions",
-        help="csv, tsv, json, jsonl, npy or npz with the video's actions: row t leads from frame t to frame t + 1, and "
-        "there is a row for each frame, or for each but the last; a column 'frame' (from 0) may tell the frames, a "
+        help="csv, tsv, json, jsonl, npy or npz with the video's actions. Row t leads from frame t to frame t + 1. "
+        "There is a row for each frame, or for each but the last. A column 'frame' (from 0) may tell the frames, and a "
         "column 'clip' the videos. With --num-frames N, N rows may lead to the N predicted frames instead",
     )
     add_alignment(predict)

@@ -38,13 +38,13 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
     rl.add_argument(
         "--world-model",
         default="none",
-        help=f"{CHECKPOINT_HELP}; yaml file of new networks; or none: no imagination (default: %(default)s)",
+        help=f"{CHECKPOINT_HELP}. Or a yaml file of new networks, or none for no imagination (default: %(default)s)",
     )
     rl.add_argument(
         "--agent",
         choices=AGENTS,
         default="drqv2",
-        help="clone: imitates demonstrations; ppo: acts in imagination only, which --num-steps then counts (default: "
+        help="clone imitates demonstrations; ppo acts in imagination only, and --num-steps counts that (default: "
         "%(default)s)",
     )
     rl.add_argument(
@@ -85,8 +85,8 @@ def add_rl_publish_command(commands: Any, common: argparse.ArgumentParser) -> No
         "rl-publish",
         parents=[common],
         help="upload the agent of a finished run with a card",
-        description="Upload the agent of a finished run to the Hub as one commit, with its curve, a video, and a card "
-        "that names world model, real and imagined steps, all settings, and every evaluation.",
+        description="Upload the agent of a finished run to the Hub as one commit, with its curve, a video, and a card. "
+        "The card names world model, real and imagined steps, all settings, and every evaluation.",
     )
     publish.add_argument("run_folder", metavar="run", type=Path, help="folder of a finished run")
     publish.add_argument("repo", help="Hub id, owner/name; it is created where it does not exist")
@@ -137,7 +137,7 @@ def _add_imagination_options(group: Any) -> None:
     group.add_argument(
         "--real-ratio",
         type=float,
-        help="share of real transitions in a batch; 0: the agent learns from imagination alone (1/3 | 1/2)",
+        help="share of real transitions in a batch; with 0, the agent learns from imagination alone (1/3 | 1/2)",
     )
     group.add_argument("--first-step", type=int, help="real steps before the first update of the model (500 | 2000)")
     group.add_argument("--imagine-every", type=int, help="steps from one round of rollouts to the next (100 | 100)")

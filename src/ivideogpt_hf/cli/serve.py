@@ -48,7 +48,7 @@ def add_serving_commands(
         "keys or buttons, undo, branch, and let it dream.",
     )
     play.add_argument(
-        "checkpoint", nargs="?", help=f"{CHECKPOINT_HELP}; or address of a served world (default: default)"
+        "checkpoint", nargs="?", help=f"{CHECKPOINT_HELP}. Or the address of a served world (default: default)"
     )
     play.add_argument(
         "--host",
