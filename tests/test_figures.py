@@ -356,8 +356,8 @@ OTHER_PAGES = [
 ]
 NO_RESULTS = (
     "(436 M transformer)",
-    "1,000 updates at step 2,000",
-    "50 updates at step 500",
+    "1,000 updates of 16 clips at step 2,000",
+    "100 updates of 4 clips at step 500",
     "500 updates by default",
     "Apache-2.0",
     "Before 1.0",

@@ -25,6 +25,7 @@ from ivideogpt_hf.rl import agent_run, run_settings
 from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.baselines import DreamingRun
 from ivideogpt_hf.rl.comparison import compare_runs
+from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
 from ivideogpt_hf.rl.finished_runs import read_run
@@ -200,6 +201,16 @@ def test_an_agent_is_updated_as_often_as_asked(tmp_path, monkeypatch):
     run_agent(AgentRunSettings(**TINY | {"output": tmp_path / "run", "gradient_steps": 3}))
     first, last = TINY["learning_starts"] + 1, TINY["num_steps"]
     assert updates == [step for step in range(first, last + 1) for _ in range(3)]
+
+
+def test_with_a_world_model_an_agent_has_more_updates(checkpoint, tmp_path):
+    """Alone, it would learn its few real transitions by heart."""
+    settings = AgentRunSettings(**TINY | IMAGINED | {"output": tmp_path / "run", "world_model": checkpoint})
+    run = AgentRun(settings)
+    assert (run.agent.gradient_steps, run.buffer.real_ratio) == (3, 1 / 3)
+    assert settings.record() == settings.record() | {"gradient_steps": 3, "real_ratio": 1 / 3}
+    alone = AgentRun(AgentRunSettings(**TINY | {"output": tmp_path / "run"}))
+    assert (alone.agent.gradient_steps, alone.buffer.real_ratio) == (1, 1.0)
 
 
 def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, monkeypatch):
