@@ -25,7 +25,6 @@ from ivideogpt_hf.rl import agent_run, run_settings
 from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.baselines import DreamingRun
 from ivideogpt_hf.rl.comparison import compare_runs
-from ivideogpt_hf.rl.agent_run import AgentRun
 from ivideogpt_hf.rl.drqv2 import DrQv2
 from ivideogpt_hf.rl.environments import SimulatorEnv, episode_seed
 from ivideogpt_hf.rl.finished_runs import read_run
