@@ -69,6 +69,8 @@ def measure_run(args, folder):
         "num_starts": args.num_starts,
         "warmup_updates": 1,
         "imagine_every": args.imagine_every,
+        "dtype": args.dtype,
+        "mixed_precision": "bf16" if args.dtype == "bfloat16" else "no",
     }
     settings = AgentRunSettings(
         environment=args.environment,
@@ -189,6 +191,7 @@ def main():
     parser.add_argument("--environment", default="metaworld/reach-v3")
     parser.add_argument("--checkpoint", default="default", help="with the actions of the environment, or none")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of model and rollouts")
     parser.add_argument("--num-steps", type=int, default=200)
     parser.add_argument("--max-steps", type=int, default=50, help="of an episode")
     parser.add_argument("--first-step", type=int, default=100, help="before anything is learnt")

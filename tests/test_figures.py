@@ -12,9 +12,11 @@ import struct
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
-from scripts.site_pages.results import planned_tasks
+from ivideogpt_hf.rl.comparison import compare_runs
+from scripts.site_pages.results import planned_tasks, recorded_agents
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -139,6 +141,27 @@ def fine_tuned_model():
     yield f"The error of rewards goes from {before['reward error']:.1f} to {after['reward error']:.1f},"
     yield f"correlation goes from {before['reward correlation']:.2f} to {after['reward correlation']:.2f}."
     yield made_by(table)
+
+
+# -- docs/results/agents.md -------------------------------------------------------------------------------------------
+
+
+def agents_in_plate_slide():
+    """What the page says of plate-slide in sentences. Its table is rendered from the file."""
+    groups = {group["name"]: group for group in compare_runs(recorded_agents("plate_slide"))["groups"]}
+    alone, often = (groups[f"DrQ-v2, 5 demonstrations{more}"] for more in ("", ", 3 updates"))
+    model, clone = groups["with the embedded world model, 5 demonstrations"], groups["cloning 5 demonstrations"]
+    steps = [f"{round(group['steps_to_50'], -2):,.0f}" for group in (model, alone)]
+    yield f"comes to 50 % after {steps[0]} real steps with the world model, and after {steps[1]} without it."
+    areas = [group["area"] for group in (model, alone)]
+    values = [f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]" for area in areas]
+    apart = "do not overlap" if areas[0]["low"] > areas[1]["high"] else "overlap"
+    yield f"The areas under the curves are {values[0]} and {values[1]}, whose intervals {apart}."
+    yield f"it succeeds in {often['success_at_end']['value']:.2f} of the episodes at the end."
+    yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
+    minutes = [group["seconds"] / 60 for group in (model, alone)]
+    yield f"A run takes {minutes[0]:.0f} minutes with the world model and {minutes[1]:.0f} without"
+    yield made_by(results("agents_plate_slide"))
 
 
 # -- benchmarks/README.md ---------------------------------------------------------------------------------------------
@@ -352,7 +375,7 @@ SETTINGS = (
 # Pages without figures, and numbers in them that are no results.
 OTHER_PAGES = [
     ROOT / "README.md",
-    *(file for file in sorted((ROOT / "docs").rglob("*.md")) if file.name != "embedded_model.md"),
+    *(file for file in sorted((ROOT / "docs").rglob("*.md")) if file.name not in ("embedded_model.md", "agents.md")),
 ]
 NO_RESULTS = (
     "(436 M transformer)",
@@ -386,9 +409,10 @@ def section(document, heading):
     ("document", "heading", "sources"),
     [
         ("docs/results/embedded_model.md", None, (embedded_model, further, other_pictures, plans, fine_tuned_model)),
+        ("docs/results/agents.md", None, (agents_in_plate_slide,)),
         ("benchmarks/README.md", "Results", BENCHMARKS),
     ],
-    ids=["embedded model", "benchmarks"],
+    ids=["embedded model", "agents", "benchmarks"],
 )
 def test_a_page_holds_the_figures_of_its_json_and_no_other(document, heading, sources):
     text = section(document, heading)
@@ -422,6 +446,21 @@ def test_no_other_page_holds_figures(document):
         text = text.replace(words, "")
     text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
     assert not FIGURE.findall(text), text
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("agents_*.json")), ids=lambda file: file.stem)
+def test_agents_that_are_written_down_had_the_settings_of_the_experiment(file):
+    """As they are now: a default that changed would say something else than what was run."""
+    run_settings = pytest.importorskip("ivideogpt_hf.rl.run_settings")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    experiment = yaml.safe_load((ROOT / content["command"].split()[-1]).read_text(encoding="utf-8"))
+    for entry in experiment:
+        run = content["runs"].get(Path(entry["output"]).name)
+        if run is not None:
+            now = run_settings.AgentRunSettings(**entry).record()
+            then = {name: value for name, value in run["settings"].items() if name != "world_model_hashes"}
+            assert [item for item in now.items() if item[1] is not None and item not in then.items()] == []
+            assert [item for item in then.items() if item[1] is not None and item not in now.items()] == []
 
 
 EXPERIMENTS = sorted((ROOT / "configs").glob("*/README.md"))

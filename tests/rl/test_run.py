@@ -202,6 +202,14 @@ def test_an_agent_is_updated_as_often_as_asked(tmp_path, monkeypatch):
     assert updates == [step for step in range(first, last + 1) for _ in range(3)]
 
 
+def test_the_first_updates_are_shown_while_the_steps_wait(checkpoint, tmp_path, capsys):
+    start(IMAGINED, tmp_path / "run", world_model=checkpoint, warmup_vq_updates=1)
+    shown = capsys.readouterr().err
+    assert all(
+        f"first {what}: " in shown for what in ("updates of the VQ model", "updates of the transformer", "rollouts")
+    )
+
+
 def test_with_a_world_model_an_agent_has_more_updates(checkpoint, tmp_path):
     """Alone, it would learn its few real transitions by heart."""
     settings = AgentRunSettings(**TINY | IMAGINED | {"output": tmp_path / "run", "world_model": checkpoint})

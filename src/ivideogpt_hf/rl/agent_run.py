@@ -234,6 +234,7 @@ class AgentRun:
             seed=settings.seed,
             truncate_quantile=settings.truncate_quantile,
             dtype=settings.dtype,
+            verbose=1,
         )
 
     @property

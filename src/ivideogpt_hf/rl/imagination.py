@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange  # type: ignore[import-untyped] # it has none
 
 from ..data.clips.segments import check_choice
 from ..decoding.sampling import Sampling
@@ -209,7 +210,7 @@ class ImaginedExperience(BaseCallback):
             whose log-probability lies below this quantile of the frames that were imagined last; None: rollouts are
             kept whole.
         dtype: precision of the rollouts. "bfloat16" takes a copy of the networks.
-        verbose: as in stable-baselines3.
+        verbose: 1 shows a bar during the first updates and rollouts, which take a while; 0 shows none.
 
     Attributes:
         num_imagined: number of imagined steps that were added so far.
@@ -337,12 +338,16 @@ class ImaginedExperience(BaseCallback):
         """The first updates and rollouts. Tokens of a VQ model mean something only once it is trained, so it is the
         first."""
         schedule = self.schedule
-        for _ in range(schedule.warmup_vq_updates):
+
+        def times(number: int, what: str) -> Any:
+            return trange(number, desc=what, leave=False, disable=not self.verbose)
+
+        for _ in times(schedule.warmup_vq_updates, "first updates of the VQ model"):
             self._log("vq_model", self.learner.update_vq_model(self.buffer))
         self.learner.freeze_codebooks()
-        for _ in range(schedule.warmup_updates):
+        for _ in times(schedule.warmup_updates, "first updates of the transformer"):
             self._update_transformer()
-        for _ in range(schedule.first_rounds):
+        for _ in times(schedule.first_rounds, "first rollouts"):
             self.imagine(is_random=schedule.first_actions == "random")
 
     def _update_transformer(self) -> None:
