@@ -191,7 +191,12 @@ def main():
     parser.add_argument("--environment", default="metaworld/reach-v3")
     parser.add_argument("--checkpoint", default="default", help="with the actions of the environment, or none")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of model and rollouts")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the run's model updates and rollouts; the round of imagination is in float32",
+    )
     parser.add_argument("--num-steps", type=int, default=200)
     parser.add_argument("--max-steps", type=int, default=50, help="of an episode")
     parser.add_argument("--first-step", type=int, default=100, help="before anything is learnt")
@@ -207,6 +212,7 @@ def main():
     content = {
         "environment": args.environment,
         "checkpoint": args.checkpoint,
+        "dtype": args.dtype,
         "machine": {
             "device": args.device,
             "cpu": platform.machine(),

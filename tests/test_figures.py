@@ -151,13 +151,16 @@ def agents_in_plate_slide():
     groups = {group["name"]: group for group in compare_runs(recorded_agents("plate_slide"))["groups"]}
     alone, often = (groups[f"DrQ-v2, 5 demonstrations{more}"] for more in ("", ", 3 updates"))
     model, clone = groups["with the embedded world model, 5 demonstrations"], groups["cloning 5 demonstrations"]
+    assert model["steps_to_50"] is not None
+    assert alone["steps_to_50"] is not None
     steps = [f"{round(group['steps_to_50'], -2):,.0f}" for group in (model, alone)]
-    yield f"comes to 50 % after {steps[0]} real steps with the world model, and after {steps[1]} without it."
+    yield f"reaches 50 % after {steps[0]} real steps with the world model, and after {steps[1]} without it."
     areas = [group["area"] for group in (model, alone)]
     values = [f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]" for area in areas]
     apart = "do not overlap" if areas[0]["low"] > areas[1]["high"] else "overlap"
-    yield f"The areas under the curves are {values[0]} and {values[1]}, whose intervals {apart}."
-    yield f"it succeeds in {often['success_at_end']['value']:.2f} of the episodes at the end."
+    yield f"The areas under the curves are {values[0]} and {values[1]}; their intervals {apart}."
+    assert often["area"]["value"] < alone["area"]["value"]
+    yield f"the success at the end is {often['success_at_end']['value']:.2f}."
     yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
     minutes = [group["seconds"] / 60 for group in (model, alone)]
     yield f"A run takes {minutes[0]:.0f} minutes with the world model and {minutes[1]:.0f} without"

@@ -72,7 +72,7 @@ def success_of_plans() -> str:
 def recorded_agents(task: str) -> list[Run]:
     """The runs of agents that were written down for a task."""
     content = json.loads((RESULTS / f"agents_{task}.json").read_text(encoding="utf-8"))
-    return [make_run(Path(name), run["settings"], run["evaluations"]) for name, run in content["runs"].items()]
+    return [make_run(Path(name), **run) for name, run in content["runs"].items()]
 
 
 def compared_agents(task: str) -> str:

@@ -205,9 +205,7 @@ def test_an_agent_is_updated_as_often_as_asked(tmp_path, monkeypatch):
 def test_the_first_updates_are_shown_while_the_steps_wait(checkpoint, tmp_path, capsys):
     start(IMAGINED, tmp_path / "run", world_model=checkpoint, warmup_vq_updates=1)
     shown = capsys.readouterr().err
-    assert all(
-        f"first {what}: " in shown for what in ("updates of the VQ model", "updates of the transformer", "rollouts")
-    )
+    assert all(f"first updates of the {network}: " in shown for network in ("VQ model", "transformer"))
 
 
 def test_with_a_world_model_an_agent_has_more_updates(checkpoint, tmp_path):
@@ -215,9 +213,28 @@ def test_with_a_world_model_an_agent_has_more_updates(checkpoint, tmp_path):
     settings = AgentRunSettings(**TINY | IMAGINED | {"output": tmp_path / "run", "world_model": checkpoint})
     run = AgentRun(settings)
     assert (run.agent.gradient_steps, run.buffer.real_ratio) == (3, 1 / 3)
-    assert settings.record() == settings.record() | {"gradient_steps": 3, "real_ratio": 1 / 3}
-    alone = AgentRun(AgentRunSettings(**TINY | {"output": tmp_path / "run"}))
-    assert (alone.agent.gradient_steps, alone.buffer.real_ratio) == (1, 1.0)
+    only_real = AgentRunSettings(**TINY | IMAGINED | {"output": tmp_path, "world_model": checkpoint, "real_ratio": 1.0})
+    alone = AgentRunSettings(**TINY | {"output": tmp_path})
+    for settings in (only_real, alone):
+        run = AgentRun(settings)
+        assert (run.agent.gradient_steps, run.buffer.real_ratio) == (1, 1.0)
+
+
+def test_a_record_says_what_presets_chose(checkpoint, tmp_path):
+    """Else a run of a later version, with another preset, would seem to be the same."""
+    settings = TINY | {"output": tmp_path, "learning_starts": None}
+    record = AgentRunSettings(**settings | {"world_model": checkpoint, "horizon": 3}).record()
+    chosen = {
+        "learning_starts": 500,
+        "gradient_steps": 3,
+        "learning_rate": 2e-4,
+        "real_ratio": 1 / 3,
+        "first_rounds": 2,
+    }
+    chosen |= {"warmup_updates": 100, "model_learning_rate": 6e-4, "model_batch_size": 4, "horizon": 3}
+    assert record == record | chosen
+    record = AgentRunSettings(**settings).record()
+    assert record == record | {"gradient_steps": 1, "learning_rate": 2e-4}
 
 
 def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, monkeypatch):
@@ -238,7 +255,7 @@ def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, m
 
 def test_a_clone_is_evaluated_once_and_stands_for_each_step(tmp_path):
     output = tmp_path / "run"
-    settings = {"agent": "clone", "demos": 2, "clone_updates": 3, "max_steps": 20}
+    settings = {"agent": "clone", "learning_starts": None, "demos": 2, "clone_updates": 3, "max_steps": 20}
     start(settings, output)
     assert [entry["step"] for entry in evaluations(output)] == [0, 12, 24]
     assert len({entry["return"] for entry in evaluations(output)}) == 1
@@ -246,7 +263,7 @@ def test_a_clone_is_evaluated_once_and_stands_for_each_step(tmp_path):
 
 
 def test_a_clone_s_actor_is_fitted(tmp_path):
-    settings = {"agent": "clone", "demos": 1, "max_steps": 20, "num_steps": 12}
+    settings = {"agent": "clone", "learning_starts": None, "demos": 1, "max_steps": 20, "num_steps": 12}
     start(settings, tmp_path / "one", clone_updates=1)
     start(settings, tmp_path / "many", clone_updates=60)
     environment = SimulatorEnv("push2d/goal-shown", purpose="demonstration", action_repeat=1, max_steps=20)
@@ -270,6 +287,7 @@ def test_a_clone_needs_demonstrations_and_no_world_model(tmp_path):
 # -- imagination alone -------------------------------------------------------------------------------------------------
 
 DREAMS = {"agent": "ppo", "demos": 1, "max_steps": 20, "evaluate_every": 6, "num_steps": 12}
+DREAMS |= dict.fromkeys(run_settings.UNUSED["ppo"])
 
 
 def test_ppo_takes_imagined_steps_only(checkpoint, tmp_path, monkeypatch):
@@ -314,7 +332,8 @@ def test_ppo_needs_a_world_model_and_demonstrations(tmp_path):
 def config_of(tmp_path):
     def make(**settings):
         file = tmp_path / "run.yaml"
-        file.write_text(yaml.safe_dump(TINY | {"without_videos": True} | settings))
+        given = {name: value for name, value in (TINY | settings).items() if value is not None}
+        file.write_text(yaml.safe_dump(given | {"without_videos": True}))
         return file
 
     return make
@@ -331,7 +350,8 @@ def last_step(folder):
 @pytest.mark.parametrize("agent", ["drqv2", "sac", "ppo"])
 def test_a_run_that_is_killed_ends_as_one_that_is_not(agent, config_of, checkpoint, tmp_path):
     """B11 of the original: it resumed the agent only."""
-    settings = {"demos": 1, "max_steps": 20} if agent == "ppo" else {"truncate_quantile": 0.1}
+    dreams = {name: DREAMS[name] for name in ("demos", "max_steps", *run_settings.UNUSED["ppo"])}
+    settings = dreams if agent == "ppo" else {"truncate_quantile": 0.1}
     config = config_of(**IMAGINED | settings, world_model=checkpoint, agent=agent, save_minutes=0.0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["rl", "--config", str(config), "--output", str(whole)]) == 0
@@ -474,6 +494,8 @@ def test_checkpoints_that_do_not_fit(options, message, tmp_path, capsys):
         ),
         (["push2d", "--demos", "-1"], "demos must be at least 0"),
         (["push2d", "--gradient-steps", "0"], "gradient_steps must be at least 1"),
+        (["push2d", "--model-learning-rate", "1e-3"], "only for runs with a world model"),
+        (["push2d", "--agent", "clone", "--demos", "1", "--learning-rate", "1e-3"], "'clone' has no use for it"),
         (["push2d", "--real-ratio", "2"], "real_ratio is the share"),
         (["Pendulum-v1", "--demos", "1"], "demonstrations were asked for, but"),
         (["nowhere"], "nowhere"),

@@ -102,7 +102,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common, shards],
         help="make a data set of episodes from a simulated environment",
         description="Make a data set of simulated episodes. The environment is push2d, metaworld/<task>, "
-        "robodesk/<task>, pusht, or any of gymnasium with continuous actions that renders. `ivideogpt list "
+        "robodesk/<task>, pusht, or any Gymnasium environment that renders and has continuous actions. `ivideogpt list "
         "environments` shows them. Every episode follows from its seed.",
     )
     collect.add_argument("environment", help="such as push2d, metaworld/plate-slide or Pendulum-v1")

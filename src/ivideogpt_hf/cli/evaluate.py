@@ -55,9 +55,7 @@ def add_evaluation_commands(
     evaluate.add_argument("--num-future-frames", type=int, help="number of predicted frames (custom: default 10)")
     evaluate.add_argument("--temperature", type=float, help="temperature of the samples (custom: default 1)")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
-    evaluate.add_argument(
-        "--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none' measures no LPIPS"
-    )
+    evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none' skips LPIPS")
     evaluate.add_argument(
         "--features",
         help="features of a Frechet distance. For FVD, i3d_torchscript.pt: a file, or owner/name/file on the Hub. "

@@ -25,8 +25,9 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     predict.add_argument(
         "--actions",
         help="csv, tsv, json, jsonl, npy or npz with the video's actions. Row t leads from frame t to frame t + 1. "
-        "There is a row for each frame, or for each but the last. A column 'frame' (from 0) may tell the frames, and a "
-        "column 'clip' the videos. With --num-frames N, N rows may lead to the N predicted frames instead",
+        "There is a row for each frame, or for each but the last. A column 'frame' (from 0) may number the frames, "
+        "and a column 'clip' may name the videos. With --num-frames N, N rows may lead to the N predicted frames "
+        "instead",
     )
     add_alignment(predict)
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")

@@ -44,8 +44,8 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
         "--agent",
         choices=AGENTS,
         default="drqv2",
-        help="clone imitates demonstrations; ppo acts in imagination only, and --num-steps counts that (default: "
-        "%(default)s)",
+        help="clone imitates demonstrations; ppo acts in imagination only, and --num-steps counts imagined steps "
+        "(default: %(default)s)",
     )
     rl.add_argument(
         "--preset", choices=PRESETS, default="cpu", help="sizes of the agent, and schedule (default: %(default)s)"
@@ -137,7 +137,7 @@ def _add_imagination_options(group: Any) -> None:
     group.add_argument(
         "--real-ratio",
         type=float,
-        help="share of real transitions in a batch; with 0, the agent learns from imagination alone (1/3 | 1/2)",
+        help="share of real transitions in a batch; with 0, the agent learns from imagination alone (a third | a half)",
     )
     group.add_argument("--first-step", type=int, help="real steps before the first update of the model (500 | 2000)")
     group.add_argument("--imagine-every", type=int, help="steps from one round of rollouts to the next (100 | 100)")
@@ -166,7 +166,7 @@ def _add_model_options(group: Any) -> None:
     group.add_argument("--transformer-every", type=int, help="steps between updates, 0: never (25 | 5)")
     group.add_argument("--vq-every", type=int, help="steps between updates of the VQ model, 0: never (0 | 20)")
     group.add_argument("--model-batch-size", type=int, help="clips of an update (4 | 16)")
-    group.add_argument("--model-learning-rate", type=float, help="learning rate (6e-4 | 1e-4)")
+    group.add_argument("--model-learning-rate", type=float, help="learning rate of both (6e-4, VQ model 1e-4 | 1e-4)")
     group.add_argument(
         "--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the model's updates (default: no)"
     )

@@ -126,13 +126,10 @@ class DreamingRun(AgentRun):
 
     def _begin(self) -> None:
         super()._begin()
-        schedule, learner = self.settings.schedule(), self.learner
-        assert learner is not None
-        for _ in range(schedule.warmup_vq_updates):
-            learner.update_vq_model(self.buffer)
-        learner.freeze_codebooks()
-        for _ in range(schedule.warmup_updates):
-            learner.update_transformer(self.buffer)
+        schedule = self.settings.schedule()
+        assert self.learner is not None
+        for _ in self.learner.warm_up(self.buffer, schedule.warmup_vq_updates, schedule.warmup_updates, has_bar=True):
+            pass
         self._set_starts()
 
     def _load(self) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import trange  # type: ignore[import-untyped] # it has none
 
 from ..data.clips.segments import check_choice
 from ..decoding.sampling import Sampling
@@ -210,7 +209,7 @@ class ImaginedExperience(BaseCallback):
             whose log-probability lies below this quantile of the frames that were imagined last; None: rollouts are
             kept whole.
         dtype: precision of the rollouts. "bfloat16" takes a copy of the networks.
-        verbose: 1 shows a bar during the first updates and rollouts, which take a while; 0 shows none.
+        verbose: 1 shows a bar during the first updates, which take a while; 0 shows none.
 
     Attributes:
         num_imagined: number of imagined steps that were added so far.
@@ -335,19 +334,14 @@ class ImaginedExperience(BaseCallback):
             self.imagine()
 
     def _warm_up(self) -> None:
-        """The first updates and rollouts. Tokens of a VQ model mean something only once it is trained, so it is the
-        first."""
+        """The first updates and rollouts."""
         schedule = self.schedule
-
-        def times(number: int, what: str) -> Any:
-            return trange(number, desc=what, leave=False, disable=not self.verbose)
-
-        for _ in times(schedule.warmup_vq_updates, "first updates of the VQ model"):
-            self._log("vq_model", self.learner.update_vq_model(self.buffer))
-        self.learner.freeze_codebooks()
-        for _ in times(schedule.warmup_updates, "first updates of the transformer"):
-            self._update_transformer()
-        for _ in times(schedule.first_rounds, "first rollouts"):
+        numbers = (schedule.warmup_vq_updates, schedule.warmup_updates)
+        for name, metrics in self.learner.warm_up(self.buffer, *numbers, has_bar=self.verbose > 0):
+            self._log(name, metrics)
+            if name == "world_model":
+                self.buffer.count_model_update()
+        for _ in range(schedule.first_rounds):
             self.imagine(is_random=schedule.first_actions == "random")
 
     def _update_transformer(self) -> None:

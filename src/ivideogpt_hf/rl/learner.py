@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+from tqdm import trange  # type: ignore[import-untyped] # it has none
 
 from ..data.clips.order import hash_seed
 from ..data.clips.segments import check_choice
@@ -211,6 +212,26 @@ class WorldModelLearner:
         vq_model = self.world.vq_model.requires_grad_(requires_grad=True)
         for codebook in (vq_model.quantize, vq_model.dynamics_quantize):
             codebook.requires_grad_(requires_grad=trained)
+
+    def warm_up(
+        self, buffer: MixedReplayBuffer, num_vq_updates: int, num_updates: int, *, has_bar: bool = False
+    ) -> Iterator[tuple[str, dict[str, float]]]:
+        """Do the first updates. Tokens mean something only once the VQ model is trained, so it is the first.
+
+        Args:
+            buffer: buffer whose real episodes the clips are cut from.
+            num_vq_updates: number of updates of the VQ model, whose codebooks stay as they are from then on.
+            num_updates: number of updates of the transformer.
+            has_bar: whether to show a bar.
+
+        Yields:
+            After each update, "vq_model" or "world_model", and what `update_vq_model` or `update_transformer` returned.
+        """
+        for _ in trange(num_vq_updates, desc="first updates of the VQ model", leave=False, disable=not has_bar):
+            yield "vq_model", self.update_vq_model(buffer)
+        self.freeze_codebooks()
+        for _ in trange(num_updates, desc="first updates of the transformer", leave=False, disable=not has_bar):
+            yield "world_model", self.update_transformer(buffer)
 
     def update_transformer(self, buffer: MixedReplayBuffer) -> dict[str, float]:
         """Update the transformer once.

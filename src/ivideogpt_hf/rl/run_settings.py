@@ -10,6 +10,7 @@ from ..data.clips.segments import check_choice
 from .agents import OFF_POLICY, check_agent
 from .imagination import ImaginationSchedule, RolloutDtype, schedule_preset
 from .learner import LearnerSettings, MixedPrecision
+from .presets import preset
 
 NO_WORLD = "none"
 # Agents that do not learn from steps of their own in the environment.
@@ -43,12 +44,23 @@ WORLD_SETTINGS = (
     "data_root",
     "data_share",
 )
-# A small transformer has a few hundred small updates in which it must learn what the agent's rewards are.
-# Imagined transitions bear more updates than real ones alone, of which an agent has few: it would learn them by heart.
-GRADIENT_STEPS = {"paper": 2, "cpu": 3}
+AGENT_SETTINGS = ("learning_starts", "batch_size", "gradient_steps", "learning_rate")
+# Settings that the other agents have no use for.
+UNUSED = {
+    CLONE: ("learning_starts", "gradient_steps", "learning_rate"),
+    PPO_NAME: (
+        *("learning_starts", "gradient_steps", "real_ratio", "truncate_quantile"),
+        *("first_step", "transformer_every", "vq_every", "imagine_every"),
+    ),
+}
+# With imagined transitions in its batches, an agent can be updated more often than the preset says. With its few real
+# ones alone, it would overfit.
+IMAGINING_GRADIENT_STEPS = {"cpu": 3}
 REAL_RATIOS = {"paper": 1 / 2, "cpu": 1 / 3}
+# A small transformer has a few hundred small updates in which it must learn what the agent's rewards are.
 MODEL_BATCH_SIZES = {"paper": 16, "cpu": 4}
 MODEL_LEARNING_RATES = {"paper": 1e-4, "cpu": 6e-4}
+VQ_LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +80,21 @@ class AgentRunSettings:
         num_steps: number of real steps of the agent.
         seed: seed of everything: episodes, networks, actions, clips, rollouts.
         label: name of the run's group in comparisons; None: it is named by its settings.
-        real_ratio: share of real transitions in a batch.
+        real_ratio: share of real transitions in a batch; None: a third with the preset "cpu", and half with "paper".
         frame_size: height and width of the frames; None: those of the world model, or 64 without one.
         num_stack, action_repeat, max_steps, success_bonus: arguments of `SimulatorEnv`.
         evaluate_every: number of steps from one evaluation to the next.
         num_evaluation_episodes: number of episodes of an evaluation, always the same ones.
         learning_starts, batch_size, gradient_steps, learning_rate: arguments of the agent; ``gradient_steps`` is the
-            number of updates after each step.
+            number of updates after each step; None: 1 with the preset "cpu", 3 if it imagines, and 2 with "paper".
         clone_updates: number of updates of the agent "clone".
         first_step, warmup_updates, warmup_vq_updates, transformer_every, vq_every, imagine_every, num_starts, horizon:
             fields of `ImaginationSchedule`; 0 for one of the "every" of updates: never.
         max_imagined, max_imagined_age: arguments of `MixedReplayBuffer`.
         truncate_quantile, dtype: arguments of `ImaginedExperience`.
         model_batch_size, model_learning_rate, mixed_precision, lpips_weights, data, data_root, data_share: fields of
-            `LearnerSettings`.
+            `LearnerSettings`. The learning rate is that of both networks; None: 1e-4, but 6e-4 for the transformer with
+            the preset "cpu", which is meant for small ones.
         save_minutes: number of minutes after which the state is saved, at the next step.
         tracker: tracker that gets the metrics: "trackio", "tensorboard", "wandb" or "none".
         run_name: name of the run in the tracker; None: that of the folder.
@@ -165,15 +178,18 @@ class AgentRunSettings:
             raise ValueError(
                 f"real_ratio is the share of real transitions in a batch, in [0, 1]; got {self.real_ratio}"
             )
+        self._refuse(*UNUSED.get(self.agent, ()), why=f"the agent {self.agent!r} has no use for it")
         if self.uses_world:
             self.schedule()
             self.learner_settings()
             return
-        if self.real_ratio not in (None, 1):
-            raise ValueError("real_ratio is for runs with a world model, whose transitions are mixed in")
-        given = [name for name in (*SCHEDULE_SETTINGS, "data", "lpips_weights") if getattr(self, name) is not None]
+        names = ("real_ratio", *SCHEDULE_SETTINGS, "model_batch_size", "model_learning_rate", "data", "lpips_weights")
+        self._refuse(*names, why="only for runs with a world model; name one")
+
+    def _refuse(self, *names: str, why: str) -> None:
+        given = [name for name in names if getattr(self, name) is not None]
         if given:
-            raise ValueError(f"{', '.join(given)}: only for runs with a world model; name one, or leave them out")
+            raise ValueError(f"{', '.join(given)}: {why}, or leave it out")
 
     @property
     def uses_world(self) -> bool:
@@ -181,10 +197,11 @@ class AgentRunSettings:
         return self.world_model != NO_WORLD
 
     def agent_settings(self) -> dict[str, Any]:
-        """The arguments of the agent that are not those of its preset."""
-        names = ("learning_starts", "batch_size", "gradient_steps", "learning_rate")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {"gradient_steps": GRADIENT_STEPS[self.preset]} | given if self.uses_world else given
+        """The arguments of the agent that can be set, as they are in this run."""
+        values = {name: preset(self.preset)[name] for name in AGENT_SETTINGS}
+        if self.share_of_real() < 1:
+            values["gradient_steps"] = IMAGINING_GRADIENT_STEPS.get(self.preset, values["gradient_steps"])
+        return values | {name: getattr(self, name) for name in AGENT_SETTINGS if getattr(self, name) is not None}
 
     def share_of_real(self) -> float:
         """The share of real transitions in a batch."""
@@ -205,12 +222,11 @@ class AgentRunSettings:
         """The settings of the world model's updates."""
         batch_size = MODEL_BATCH_SIZES[self.preset] if self.model_batch_size is None else self.model_batch_size
         rate = self.model_learning_rate
-        rate = MODEL_LEARNING_RATES[self.preset] if rate is None else rate
         return LearnerSettings(
             num_future_frames=self.schedule().horizon,
             batch_size=batch_size,
-            learning_rate=rate,
-            vq_learning_rate=rate,
+            learning_rate=MODEL_LEARNING_RATES[self.preset] if rate is None else rate,
+            vq_learning_rate=VQ_LEARNING_RATE if rate is None else rate,
             lpips_weights=self.lpips_weights,
             mixed_precision=self.mixed_precision,
             data=self.data,
@@ -223,10 +239,12 @@ class AgentRunSettings:
         values = {name: value for name, value in asdict(self).items() if name not in NOT_RECORDED}
         if self.agent != CLONE:
             del values["clone_updates"]
+        if self.agent in OFF_POLICY:
+            values |= self.agent_settings()
         if not self.uses_world:
             return {name: value for name, value in values.items() if name not in WORLD_SETTINGS}
         schedule, settings = self.schedule(), self.learner_settings()
-        values |= {name: getattr(schedule, name) for name in SCHEDULE_SETTINGS}
+        values |= asdict(schedule)
         if self.agent in OFF_POLICY:
-            values |= {"gradient_steps": self.agent_settings()["gradient_steps"], "real_ratio": self.share_of_real()}
+            values["real_ratio"] = self.share_of_real()
         return values | {"model_batch_size": settings.batch_size, "model_learning_rate": settings.learning_rate}
