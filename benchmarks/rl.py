@@ -107,7 +107,9 @@ def measure_run(args, folder):
     parts = dict(clocks.seconds)
     parts["other"] = total - sum(parts.values())
     rows = {name: {"seconds": float(part[0]), "cpu_seconds": float(part[1])} for name, part in parts.items()}
-    return {"steps": args.num_steps, "seconds": float(total[0]), "cpu_seconds": float(total[1]), "parts": rows}, run
+    row = {"steps": args.num_steps, "steps_with_updates": args.num_steps - args.first_step}
+    row |= {"rounds_of_imagination": run.num_imagined // (args.num_starts * args.horizon)}
+    return row | {"seconds": float(total[0]), "cpu_seconds": float(total[1]), "parts": rows}, run
 
 
 @torch.inference_mode()

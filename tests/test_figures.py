@@ -167,6 +167,14 @@ def agents_in_plate_slide():
     yield made_by(results("agents_plate_slide"))
 
 
+def agents_in_button_press():
+    """What the page says of button-press in sentences."""
+    (alone,) = (g for g in compare_runs(recorded_agents("button_press"))["groups"] if g["name"].startswith("DrQ-v2"))
+    yield f"The mean curve of DrQ-v2 reaches 80 % after {round(alone['steps_to_80'], -2):,.0f} real steps,"
+    yield f"its success at the end is {alone['success_at_end']['value']:.2f}."
+    yield made_by(results("agents_button_press"))
+
+
 # -- benchmarks/README.md ---------------------------------------------------------------------------------------------
 
 
@@ -189,7 +197,7 @@ def saying_when():
     """The command and the day of each file that is quoted."""
     for name in (
         *("rollout", "data", "training", "training_bfloat16", "options", "decoding", "demo", "serving", "planning"),
-        "imports",
+        *("imports", "rl", "rl_alone"),
     ):
         yield made_by(results(name))
 
@@ -349,7 +357,46 @@ def imports():
 
 # -- both -------------------------------------------------------------------------------------------------------------
 
+
+def agents():
+    """What a step of an agent takes while it learns, with the embedded world model and alone."""
+    with_model, alone = results("rl"), results("rl_alone")
+
+    def seconds(content, *parts):
+        """Of 100 steps: what acting takes is counted over all steps, and updates over those that had some."""
+        run = content["run"]
+        taken = sum(run["parts"][part]["seconds"] for part in parts if part in run["parts"])
+        if parts[0] == "imagination":  # a round in 100 steps
+            return taken / max(run["rounds_of_imagination"], 1)
+        return 100 * taken / run["steps" if parts[0] == "acting" else "steps_with_updates"]
+
+    rows = {
+        "acting, simulator and rendering": ("acting", "environment", "rendering"),
+        "the agent's updates": ("agent updates", "drawing batches"),
+        "the world model's updates": ("model updates",),
+        "imagination": ("imagination",),
+    }
+    sums = [0.0, 0.0]
+    for label, parts in rows.items():
+        columns = [seconds(content, *parts) for content in (alone, with_model)]
+        sums = [total + column for total, column in zip(sums, columns, strict=True)]
+        yield row(label, *(f"{column:.1f}" if column else "-" for column in columns))
+    yield row("together", *(f"{total:.1f}" for total in sums))
+    real = [
+        total - seconds(content, *rows["acting, simulator and rendering"]) + 10
+        for total, content in zip(sums, (alone, with_model), strict=True)
+    ]
+    yield f"So the world model makes a step {sums[1] / sums[0]:.1f} times as long, and {real[1] / real[0]:.1f} times"
+    imagination = with_model["imagination"]
+    yield (
+        f"A round of {imagination['starts']} rollouts of {imagination['horizon']} frames takes "
+        f"{significant(imagination['seconds'])} s in float32. The original's way takes "
+        f"{significant(imagination['original_seconds'])} s, {ratio(imagination['ratio'])} times as long."
+    )
+
+
 BENCHMARKS = (
+    agents,
     saying_when,
     speed,
     rollouts,
@@ -412,7 +459,7 @@ def section(document, heading):
     ("document", "heading", "sources"),
     [
         ("docs/results/embedded_model.md", None, (embedded_model, further, other_pictures, plans, fine_tuned_model)),
-        ("docs/results/agents.md", None, (agents_in_plate_slide,)),
+        ("docs/results/agents.md", None, (agents_in_plate_slide, agents_in_button_press)),
         ("benchmarks/README.md", "Results", BENCHMARKS),
     ],
     ids=["embedded model", "agents", "benchmarks"],

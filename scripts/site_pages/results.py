@@ -87,4 +87,5 @@ TABLES = {
     "embedded_rewards": rewards_by_task,
     "embedded_plans": success_of_plans,
     "agents_plate_slide": lambda: compared_agents("plate_slide"),
+    "agents_button_press": lambda: compared_agents("button_press"),
 }
