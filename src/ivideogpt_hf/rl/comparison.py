@@ -109,8 +109,10 @@ def _over_environments(groups: Sequence[Group], environments: Sequence[str]) -> 
 def comparison_as_text(comparison: dict[str, Any]) -> str:
     """The comparison as tables in Markdown, with what the numbers mean."""
     rows = []
+    several = len({group["environment"] for group in comparison["groups"]}) > 1
     for group in comparison["groups"]:
-        row = {"environment": group["environment"], "agent": group["name"], "seeds": len(group["seeds"])}
+        row = {"environment": group["environment"]} if several else {}
+        row |= {"agent": group["name"], "seeds": len(group["seeds"])}
         row |= {"success at the end": _cell(group["success_at_end"]), "area under the curve": _cell(group["area"])}
         for level in THRESHOLDS:
             steps = group[f"steps_to_{round(100 * level)}"]
