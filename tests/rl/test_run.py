@@ -209,7 +209,6 @@ def test_the_first_updates_are_shown_while_the_steps_wait(checkpoint, tmp_path, 
 
 
 def test_with_a_world_model_an_agent_has_more_updates(checkpoint, tmp_path):
-    """Alone, it would learn its few real transitions by heart."""
     settings = AgentRunSettings(**TINY | IMAGINED | {"output": tmp_path / "run", "world_model": checkpoint})
     run = AgentRun(settings)
     assert (run.agent.gradient_steps, run.buffer.real_ratio) == (3, 1 / 3)

@@ -53,8 +53,7 @@ UNUSED = {
         *("first_step", "transformer_every", "vq_every", "imagine_every"),
     ),
 }
-# With imagined transitions in its batches, an agent can be updated more often than the preset says. With its few real
-# ones alone, it would overfit.
+# An agent that imagines has more data, and is updated more often. docs/results/agents.md has what both are worth.
 IMAGINING_GRADIENT_STEPS = {"cpu": 3}
 REAL_RATIOS = {"paper": 1 / 2, "cpu": 1 / 3}
 # A small transformer has a few hundred small updates in which it must learn what the agent's rewards are.
