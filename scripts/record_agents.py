@@ -38,7 +38,7 @@ def record(config):
         if folder.is_dir():
             try:
                 settings = read_run(folder).settings
-            except ValueError as error:
+            except (FileNotFoundError, ValueError) as error:  # it has just begun, or goes on
                 print(error)
                 continue
             settings = {name: value for name, value in settings.items() if name not in NOT_SETTINGS - {"seed"}}
