@@ -1,9 +1,9 @@
 """Products of some rows with a weight, by the kernel that is fastest on this machine.
 
 torch has several on a CPU, and which one wins changes with the processor and the shape: on one AVX-512 machine of two
-cores, one row times 3072 x 768 weights in float32 takes oneDNN 0.4 ms and MKL 1.0 ms, two rows 0.7 and 0.5 ms. So they
-are timed when large weights first meet a number of rows. What won is kept on disk, so that later processes compute the
-same: kernels round differently.
+cores, one row times 3072 x 768 weights in float32 takes oneDNN 0.4 ms and MKL 1.0 ms, two rows 0.7 and 0.5 ms. On
+another one, 529 rows take 12 and 24 ms. So they are timed when weights first meet a number of rows, where they are large
+or the rows are many. What won is kept on disk, so that later processes compute the same: kernels round differently.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ from ..run_folder import read_object, write_once
 KERNELS_VARIABLE = "IVIDEOGPT_KERNELS"
 CHOICES = ("measured", "usual")
 FOLDER = "products"
-# With smaller weights, kernels differ by less than it costs to choose.
-FEW_WEIGHTS = 2**18
+# With fewer weights, and fewer weights times rows, kernels differ by less than it costs to choose.
+FEW_WEIGHTS, FEW_PRODUCTS = 2**18, 2**21
 # From here on, converting half-precision weights is faster than multiplying with them without instructions for it.
 FEW_ROWS = 12
-# Beyond, the order of the kernels stays what it is.
-MANY_ROWS = 128
+# Beyond, the order of the kernels stays what it is for so many rows.
+MANY_ROWS, AS_MANY_ROWS = 128, 512
 # With few rows, the time is that of fetching the weights from memory, where those of the other layers displaced them
 # since. As many copies take turns.
 BYTES_IN_TURN, MAX_COPIES = 64 * 2**20, 6
+# With more rows, small weights take several turns, so that what is timed is not too short.
+WEIGHTS_IN_TURN = 2**19
 ROUNDS = 4  # the least of which counts: others may use the machine
 CLEARLY = 1.1  # times as fast as the usual kernel, another one is taken
-HOPELESS = 2.0  # times as slow as another one in the first round, a kernel is not tried again
+HOPELESS = 2.0  # times as slow as another one in the first round that counts, a kernel is not tried again
 
 # -- the kernels ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +70,8 @@ KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "converted": _converted,  # the weights in float32, where a processor has no instructions for half precision
 }
 MEASURED = ("rows", "columns", "onednn")
+# Products of many rows as columns keep torch's attention from its fast kernel.
+MEASURED_WITH_MANY_ROWS = ("rows", "onednn")
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -82,7 +86,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 def usual_kernel(num_rows: int, dtype: torch.dtype) -> str:
     """The name of the kernel that wins on most machines."""
     if dtype == torch.float32:
-        return "columns"
+        return "columns" if num_rows <= MANY_ROWS else "rows"
     return "rows" if num_rows < FEW_ROWS or has_fast_products(dtype) else "converted"
 
 
@@ -106,10 +110,13 @@ def fastest_kernel(num_rows: int, weight: Tensor) -> str:
     Raises:
         ValueError: if the environment variable IVIDEOGPT_KERNELS is neither "measured" nor "usual".
     """
-    if weight.numel() < FEW_WEIGHTS or not _is_measured(weight.dtype):
+    is_small = weight.numel() < FEW_WEIGHTS and num_rows * weight.numel() < FEW_PRODUCTS
+    if is_small or not _is_measured(weight.dtype):
         return usual_kernel(num_rows, weight.dtype)
-    if num_rows > 16:  # to the next power of two
-        num_rows = min(MANY_ROWS, 1 << (num_rows - 1).bit_length())
+    if num_rows > MANY_ROWS:
+        num_rows = AS_MANY_ROWS
+    elif num_rows > 16:  # to the next power of two
+        num_rows = 1 << (num_rows - 1).bit_length()
     key = (num_rows, torch.get_num_threads(), weight.shape, weight.dtype)
     if key not in _chosen:
         _chosen.setdefault(key, _find(num_rows, weight))  # another thread may have been first
@@ -148,10 +155,12 @@ def _find(num_rows: int, weight: Tensor) -> str:
 
 def measure(num_rows: int, weight: Tensor) -> str:
     """The name of the kernel that wins for a number of rows and weights (out, in). It takes 0.1 to 1 seconds."""
-    num_copies = min(MAX_COPIES, -(-BYTES_IN_TURN // weight.nbytes)) if num_rows <= 16 else 1
+    num_turns = BYTES_IN_TURN // weight.nbytes if num_rows <= 16 else WEIGHTS_IN_TURN // weight.numel()
+    num_copies = max(1, min(MAX_COPIES, num_turns))
     weights = [weight.detach().clone() for _ in range(num_copies)]
     x = torch.ones(num_rows, weight.shape[1], dtype=torch.float32, device="cpu")
-    names, usual = set(MEASURED), usual_kernel(num_rows, weight.dtype)
+    names = set(MEASURED if num_rows <= MANY_ROWS else MEASURED_WITH_MANY_ROWS)
+    usual = usual_kernel(num_rows, weight.dtype)
     seconds: dict[str, float] = {}
     for number in range(1 + ROUNDS):
         for name in sorted(names):
@@ -166,6 +175,8 @@ def measure(num_rows: int, weight: Tensor) -> str:
             seconds[name] = taken if number <= 1 else min(taken, seconds[name])  # the first one warms up
         if not names:
             return usual
+        if number == 0:
+            continue
         least = min(seconds[name] for name in names)
         names -= {name for name in names - {usual} if seconds[name] > HOPELESS * least}
     best = min(names, key=seconds.__getitem__)
