@@ -2,8 +2,9 @@
 
 torch has several on a CPU, and which one wins changes with the processor and the shape: on one AVX-512 machine of two
 cores, one row times 3072 x 768 weights in float32 takes oneDNN 0.4 ms and MKL 1.0 ms, two rows 0.7 and 0.5 ms. On
-another one, 529 rows take 12 and 24 ms. So they are timed when weights first meet a number of rows, where they are large
-or the rows are many. What won is kept on disk, so that later processes compute the same: kernels round differently.
+another one, 529 rows take 12 and 24 ms. So they are timed when weights first meet a number of rows, where they are
+large or the rows are many. What won is kept on disk, so that later processes compute the same: kernels round
+differently.
 """
 
 from __future__ import annotations
