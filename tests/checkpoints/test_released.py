@@ -181,6 +181,7 @@ def test_shards_are_written_as_one_file(original_world, tmp_path):
         ("rope_parameters", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
         ("hidden_act", {"hidden_act": "relu2"}),
         ("predict_reward", {"predict_reward": True}),
+        ("draft_head", {"draft_head": True}),
         ("num_reward_bins", {"action_dim": 3, "predict_reward": True, "num_reward_bins": 5}),
         ("goal_conditioned", {"goal_conditioned": True, "action_dim": 3}),
         ("padded_action_dim", {"action_dim": 5, "processor": {"padded_action_dim": 5, "action_names": ["a", "b"]}}),

@@ -39,9 +39,14 @@ def likely():
 @pytest.mark.parametrize("num_guesses", [1, 2, 3, 9])
 @pytest.mark.parametrize("conditioning", ["add", "scale_shift"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_guessing_changes_nothing(num_guesses, conditioning, rows):
+@pytest.mark.parametrize("draft_head", [False, True])
+def test_guessing_changes_nothing(num_guesses, conditioning, rows, draft_head):
     world = build_world(
-        {"num_dynamics_codes": 6}, action_dim=3, action_conditioning=conditioning, initializer_range=0.1
+        {"num_dynamics_codes": 6},
+        action_dim=3,
+        action_conditioning=conditioning,
+        draft_head=draft_head,
+        initializer_range=0.1,
     )
     frames, actions = random_frames(rows, 2), random_actions(rows, 6, 3)
     plain = world.rollout(frames, actions, sampling=Sampling(seed=0))

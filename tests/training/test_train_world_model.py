@@ -117,6 +117,23 @@ def test_a_reward_head_is_left_out_on_request(checkpoints):
     torch.testing.assert_close(terms_of(wanted, without, batch_of())["cross_entropy"], expected)
 
 
+def test_a_draft_head_is_trained_alone(folder, checkpoints, tmp_path):
+    start = {"transformer": str(checkpoints / "conditioned"), "actions": True, "rewards": True}
+    train(folder, checkpoints / "conditioned", tmp_path / "drafting", **start, draft_head=True)
+    before, after = (
+        WorldModel.from_pretrained(path).transformer.state_dict()
+        for path in (checkpoints / "conditioned", tmp_path / "drafting")
+    )
+    assert all(after[name].equal(weight) for name, weight in before.items())
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"draft_head"}
+    metrics = [json.loads(line) for line in (tmp_path / "drafting" / "metrics.jsonl").read_text().splitlines()]
+    assert any("draft_cross_entropy" in key for row in metrics for key in row)
+
+    # What is trained on from there draws other tokens than the head has learned.
+    start["transformer"] = str(tmp_path / "drafting")
+    assert not make_transformer(asked(**start), LAYOUT, 3, 3).config.draft_head
+
+
 @pytest.mark.parametrize("source", ["free", "conditioned"])
 def test_scale_and_shift_start_where_the_checkpoint_was(checkpoints, source):
     has_actions = source == "conditioned"

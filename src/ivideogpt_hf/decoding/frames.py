@@ -93,6 +93,7 @@ class FrameDecoder:
         self.prefix = prefix
         self.rows_per_prefix = rows_per_prefix
         self.num_rows = prefix.shape[2] * rows_per_prefix
+        self.has_draft_head = transformer.config.draft_head
         self.modulates = transformer.config.action_conditioning == "scale_shift"
 
     def decode(
@@ -118,8 +119,9 @@ class FrameDecoder:
             num_frames_ahead: number of frames to make room for, this one included; None: room grows as needed.
             read_reward: whether to read this frame's reward, which takes one more pass.
             sample_slot: whether to draw the slot's id too, instead of putting the slot there.
-            draft: guessed tokens (rows, tokens_per_future_frame) int64. `sampling.num_guesses` of them are tried in
-                each pass, and kept as far as they are what is drawn anyway. None: no guesses.
+            draft: tokens (rows, tokens_per_future_frame) int64 of the frame before. `sampling.num_guesses` guesses,
+                these tokens or the draft head's, are tried in each pass, and kept as far as they are what is drawn
+                anyway. None: no guesses.
         """
         buffer, storage = self._make_room(tail, num_frames_ahead)
         positions = torch.arange(self.layout.block_length + 1, device=self.prefix.device) + tail.length
@@ -139,11 +141,14 @@ class FrameDecoder:
                 inputs[:, 1] += action_linear(as_input_of(action_linear, actions)).to(inputs.dtype)
 
         tokens, log_probs, num_drawn, num_guessed = [], [], 0, 0
+        state: Tensor | None = None  # the hidden states from which the last tokens were drawn
         num_tokens = self.layout.tokens_per_future_frame
         while num_drawn < num_tokens:
             guesses = last_tokens.new_empty(len(last_tokens), 0)
             if draft is not None:
                 guesses = draft[:, num_drawn : min(num_drawn + sampling.num_guesses, num_tokens - 1)]
+                if self.has_draft_head and state is not None:
+                    guesses = self._guess(state, tokens[-1][:, -1], guesses, uniform[:, 1 + num_drawn :], sampling)
                 inputs = torch.cat([inputs, self._embed(guesses)], dim=1)
             new_hidden = self._forward(inputs, tail, storage, first, rotary, actions, num_before=int(first == 0))
             hidden = new_hidden if hidden is None else hidden
@@ -161,6 +166,7 @@ class FrameDecoder:
                 # All rows write at the same position, so that they go on together: a token is kept if all guesses
                 # before it were right, in every row.
                 num_new = 1 + int((drawn[:, :-1] == guesses).all(0).cumprod(0).sum())
+            state = new_hidden[:, num_new - 1 - drawn.shape[1]]
             tokens.append(drawn[:, :num_new])
             log_probs.append(log_prob[:, :num_new])
             first += inputs.shape[1] - guesses.shape[1] + num_new - 1
@@ -196,6 +202,28 @@ class FrameDecoder:
         num_frames = FRAMES_PER_GROWTH if num_frames_ahead is None else num_frames_ahead
         capacity = tail.length + self.layout.block_length * max(num_frames, 1) + 1
         return tail.copy_with_room(self.prefix, self.num_rows, stop, capacity)
+
+    def _guess(self, state: Tensor, token: Tensor, before: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """Guesses (rows, n) of the draft head, drawn with the numbers that the tokens themselves will be drawn with.
+
+        Args:
+            state: hidden states (rows, hidden) from which the last token was drawn.
+            token: last tokens (rows,).
+            before: tokens (rows, n) of the frame before in the places to guess.
+            uniform: random numbers (rows, n or more) of these places.
+            sampling: distribution to draw from.
+        """
+        head, guesses = self.transformer.draft_head, []
+        before = self._embed(before)
+        for place in range(before.shape[1]):
+            parts = (as_input_of(head, part) for part in (state, self._embed(token), before[:, place]))
+            state = head(*parts).to(state.dtype)
+            drawn, _ = draw_tokens(
+                self.transformer, self.plain, self.layout, state[:, None], uniform[:, place, None], sampling
+            )
+            token = drawn[:, 0]
+            guesses.append(token)
+        return torch.stack(guesses, dim=1) if guesses else before.new_empty(before.shape[:2], dtype=token.dtype)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.transformer.model.embed_tokens(tokens)

@@ -32,8 +32,9 @@ class Sampling:
             torch's default generator. Candidates of one row draw differently.
         common_random_numbers: whether all candidates of a row draw with the same random numbers, so that they differ
             only by their actions.
-        num_guesses: number of tokens, guessed to be those of the frame before, to try in each pass besides the one that
-            is certain (speculative decoding, Leviathan et al., 2023). A guess is kept where it is what is drawn anyway,
+        num_guesses: number of guessed tokens to try in each pass besides the one that is certain (speculative decoding,
+            Leviathan et al., 2023). Guesses are the tokens of the frame before, or what a draft head says
+            (`IVideoGPTConfig.draft_head`). A guess is kept where it is what is drawn anyway,
             so that the result is the same. Whether it is faster depends on model and machine.
 
     Raises:

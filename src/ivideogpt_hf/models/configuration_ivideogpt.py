@@ -32,6 +32,8 @@ class IVideoGPTConfig(LlamaConfig):
             TD-MPC2, for symlog rewards.
         reconstruct_actions: whether there is a head that reconstructs the action from the hidden state at the last
             token of its frame.
+        draft_head: whether there is a head that guesses tokens ahead of the next one (see `DraftHead`), which makes
+            rollouts faster and changes nothing in them.
         goal_conditioned: whether the first context frame is the goal.
         num_trained_frames: number of frames of the longest future that the model saw in training, after which a rollout
             re-anchors; None where it is not known.
@@ -62,6 +64,7 @@ class IVideoGPTConfig(LlamaConfig):
     num_reward_bins: int = 1
     reward_range: list[float] | tuple[float, ...] = (-10.0, 10.0)
     reconstruct_actions: bool = False
+    draft_head: bool = False
     goal_conditioned: bool = False
     num_trained_frames: int | None = None
 
@@ -99,6 +102,8 @@ class IVideoGPTConfig(LlamaConfig):
             raise ValueError(f"reward_range must be (low, high) with low < high, got {self.reward_range}")
         if self.reconstruct_actions and not self.action_dim:
             raise ValueError("reconstruct_actions needs action_dim > 0")
+        if self.draft_head and self.tokens_per_future_frame < 2:
+            raise ValueError("draft_head needs tokens_per_future_frame >= 2: it guesses tokens within a frame")
         if self.goal_conditioned and self.num_context_frames < 2:
             raise ValueError("goal_conditioned needs num_context_frames >= 2: the goal and at least one real frame")
 

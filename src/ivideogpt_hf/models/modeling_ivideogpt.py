@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 from transformers.utils import can_return_tuple
 
 from .configuration_ivideogpt import IVideoGPTConfig
+from .draft_head import DraftHead, draft_loss
 from .pushing import PushesWithCard
 from .reward_bins import mean_of_bins
 
@@ -37,12 +38,15 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
         reward_logits: logits (B, F, num_reward_bins) of which the rewards are the means; None where the head gives one
             number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
+        draft_loss: cross-entropy (scalar float) of the draft head, which alone gets its gradient; None without such a
+            head or without labels.
         past_key_values, hidden_states, attentions: outputs of transformers.
     """
 
     rewards: Tensor | None = None
     reward_logits: Tensor | None = None
     reconstructed_actions: Tensor | None = None
+    draft_loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             self.reward_linear = nn.Linear(config.hidden_size, config.num_reward_bins)
         if config.reconstruct_actions:
             self.action_recon_linear = nn.Linear(config.hidden_size, config.action_dim)
+        if config.draft_head:
+            self.draft_head = DraftHead(config.hidden_size)
         if checkpoints:
             config.gradient_checkpointing = True
         self.post_init()
@@ -222,6 +228,10 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
                 num_items_in_batch=num_items_in_batch,
                 shift_labels=shift_labels,
             )
+        drafts = None
+        if labels is not None and self.config.draft_head and input_ids is not None:
+            embed = self.get_input_embeddings()
+            drafts = draft_loss(self.draft_head, self.lm_head, embed, hidden, input_ids, self.config.layout)
         read = self._read_at_frame_ends("reward_linear", hidden, start)
         return IVideoGPTOutput(
             loss=loss,
@@ -229,6 +239,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
             rewards=None if read is None else self.rewards_of(read),
             reward_logits=None if self.config.num_reward_bins == 1 else read,
             reconstructed_actions=self._read_at_frame_ends("action_recon_linear", hidden, start),
+            draft_loss=drafts,
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

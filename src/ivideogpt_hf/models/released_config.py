@@ -82,6 +82,7 @@ TRANSFORMER_FIXED: dict[str, Any] = {
     "repeat_last_context": False,
     "mlp_bias": False,
     "num_reward_bins": 1,
+    "draft_head": False,
 }
 # The same, but nothing that the original computes depends on them: they are written beside its own fields.
 TRANSFORMER_EXTRA: dict[str, Any] = {

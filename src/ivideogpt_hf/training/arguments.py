@@ -265,6 +265,11 @@ class WorldModelArguments:
     reconstruct_actions: bool = described("predict the actions too", default=False)
     action_reconstruction_weight: float = described("weight of the predicted actions' mean squared error", default=1.0)
     goal_conditioned: bool = described("put the last frame of a clip first, as the goal", default=False)
+    draft_head: bool = described(
+        "add a head that guesses tokens ahead, so that rollouts with num_guesses take fewer passes, and train it "
+        "alone; false: a checkpoint's own is left out, since it guesses what the old weights draw",
+        default=False,
+    )
     attention_dropout: float | None = described(
         "dropout of attention in training; null: as the config says", default=None
     )
@@ -298,6 +303,11 @@ class WorldModelArguments:
         require(
             not self.lora_rank or self.transformer is not None,
             "lora_rank needs a checkpoint to start from: name it as transformer",
+        )
+        require(
+            not self.draft_head or (self.transformer is not None and not self.lora_rank),
+            "draft_head needs a checkpoint, whose other weights it leaves as they are: name it as transformer, and "
+            "leave lora_rank out",
         )
         require(self.lora_alpha is None or self.lora_rank > 0, "lora_alpha needs lora_rank")
         require(0 <= self.token_noise < 1, f"token_noise must be in [0, 1), got {self.token_noise}")

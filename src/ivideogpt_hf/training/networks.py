@@ -23,7 +23,8 @@ from .arguments import VQArguments, WorldModelArguments, require
 # What a checkpoint may lack, and then begins with zeros (actions) or at random (heads that read hidden states).
 ACTION_PARTS = ("action_linear", "action_modulation", "action_recon_linear")
 REWARD_PARTS = ("reward_linear",)
-NEW_PARTS = (*ACTION_PARTS, *REWARD_PARTS)
+DRAFT_PARTS = ("draft_head",)
+NEW_PARTS = (*ACTION_PARTS, *REWARD_PARTS, *DRAFT_PARTS)
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -93,6 +94,7 @@ def make_transformer(
         "action_dim": action_dim or 0,
         "predict_reward": model.rewards,
         "reconstruct_actions": model.reconstruct_actions,
+        "draft_head": model.draft_head,
         "goal_conditioned": model.goal_conditioned,
         "num_trained_frames": num_future_frames,
     }
@@ -113,11 +115,15 @@ def make_transformer(
     transformer = IVideoGPTForCausalLM(config)
     if checkpoint is not None:
         left_out = ACTION_PARTS * model.new_action_head + REWARD_PARTS * model.drop_reward_head
+        left_out += DRAFT_PARTS * (not model.draft_head)
         weights = {name: value for name, value in checkpoint.state_dict().items() if not _is_in(name, left_out)}
         result = transformer.load_state_dict(weights, strict=False)
         problems = [name for name in result.missing_keys if not _is_in(name, NEW_PARTS)]
         problems += result.unexpected_keys
         require(not problems, f"weights do not fit: {problems}")
+    if model.draft_head:
+        transformer.requires_grad_(requires_grad=False)
+        transformer.draft_head.requires_grad_(requires_grad=True)
     return transformer
 
 

@@ -243,6 +243,9 @@ class WorldModelLosses:
         )
         terms = {"cross_entropy": output.loss}
         total = output.loss
+        if self.model.draft_head:  # which is trained alone
+            terms["draft_cross_entropy"] = output.draft_loss
+            return output.draft_loss, terms | {"loss": output.draft_loss}
         if self.model.rewards:
             targets = self.processor.rewards_to_head(batch["rewards"][:, first:])
             terms["reward_mse"] = F.mse_loss(output.rewards.float(), targets)
