@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ivideogpt_hf import WorldModel
+from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, WorldModel
 from tests.conftest import build_transformer, build_vq_model, build_world, random_frames
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -101,6 +101,17 @@ def test_rollouts(load, run, monkeypatch):
     monkeypatch.setattr(rollout, "build_world", build_released_world)
     monkeypatch.setattr(rollout, "WORKLOADS", (rollout.Workload("two", 2, 2, "all", measured_frames=1),))
     assert shape_of(run(rollout)) == shape_of(published("rollout"))
+
+
+def test_drafts(load, run, tmp_path, monkeypatch):
+    """The program itself refuses other tokens than those without guesses."""
+    drafts = load("drafts")
+    monkeypatch.setattr(drafts, "ROUNDS", 1)
+    monkeypatch.setattr(drafts, "ROWS", (1, 2))
+    default = WorldModel.default()
+    config = IVideoGPTConfig(**default.transformer.config.to_dict() | {"draft_head": True})
+    WorldModel(default.vq_model, IVideoGPTForCausalLM(config), default.processor).save_pretrained(tmp_path / "drafting")
+    assert shape_of(run(drafts, str(tmp_path / "drafting"))) == shape_of(published("drafts"))
 
 
 def test_plans(load, run, monkeypatch):
