@@ -75,8 +75,8 @@ class RunArguments:
         default=None,
     )
     keep_checkpoints: int = described("number of the last checkpoints to keep; the best one is kept as well", default=2)
-    tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
-        "tracker that gets the metrics; metrics.jsonl has them in any case", default="trackio"
+    tracker: Literal["none", "trackio", "tensorboard", "wandb"] = described(
+        "tracker that gets the metrics too; none: they are in metrics.jsonl alone", default="none"
     )
     run_name: str | None = described(
         "name of the run in the tracker; null: the name of the output folder", default=None

@@ -65,7 +65,7 @@ def train_vq(
         >>> from ivideogpt_hf.training.arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
         >>> from ivideogpt_hf.training.train_vq import train_vq
         >>> train_vq(
-        ...     RunArguments(output_dir="my-vq", num_updates=2, tracker="none"),
+        ...     RunArguments(output_dir="my-vq", num_updates=2),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
         ...     OptimizationArguments(batch_size=2, warmup_updates=0),
         ...     VQArguments(

@@ -72,7 +72,7 @@ def train_world_model(
         ... )
         >>> from ivideogpt_hf.training.train_world_model import train_world_model
         >>> train_world_model(
-        ...     RunArguments(output_dir="my-world", num_updates=2, tracker="none"),
+        ...     RunArguments(output_dir="my-world", num_updates=2),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
         ...     OptimizationArguments(batch_size=2, warmup_updates=0),
         ...     WorldModelArguments(
