@@ -97,7 +97,7 @@ def read_future_actions(
     table = _of_only_clip(table)
     length = num_video_frames - 1 - first_row if num_frames is None else num_frames
     if length < 1:
-        raise ValueError(f"{name} holds no frame after the {first_row + 1} of the context: give num_frames")
+        raise ValueError(f"{name} holds no frame after frame {first_row}, the last of the context: give num_frames")
     wanted = range(first_row, first_row + length)
     # Of rows that led to their frames, the first one led to none: without it, row t leads to frame t + 1.
     skipped = int(table.alignment == "before" and len(table.actions) == num_video_frames)
