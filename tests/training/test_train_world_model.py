@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -400,6 +401,13 @@ def test_adapters_train_little():
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora" in name or "action_linear.modules_to_save" in name for name in trained)
     assert sum("action_linear" in name for name in trained) == 2
+
+
+def test_adapters_come_without_a_warning():
+    pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_lora(build_transformer(build_vq_model().config, action_dim=3), 2, None)
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
