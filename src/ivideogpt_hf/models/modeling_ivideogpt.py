@@ -120,10 +120,10 @@ def _set_to_zero(module: nn.Module) -> None:
 class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
-    An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:
-    `action_linear` (zero-initialised, so that an action-free checkpoint is unchanged by it) adds the action to the
-    embedding of the slot before the frame that it causes; `reward_linear` and `action_recon_linear` read the final
-    hidden state at a frame's last token.
+    An action-free model has exactly the weights of a `LlamaForCausalLM`. The config adds an action input and heads.
+    `action_linear` adds the action to the embedding of the slot before the frame that it causes. It is initialised to
+    zero, so a checkpoint without actions is unchanged. `reward_linear` and `action_recon_linear` read the hidden state
+    at a frame's last token.
     """
 
     config: IVideoGPTConfig

@@ -159,7 +159,7 @@ def _load_lpips(vq: VQArguments, device: torch.device) -> LPIPS:
     try:
         return LPIPS.from_weights(vq.lpips_weights).to(device)
     except OSError as error:
-        raise OSError(f"{error}; or train without LPIPS, by perceptual_weight: 0") from error
+        raise OSError(f"{error}. Use --perceptual-weight 0 to train without LPIPS") from error
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
