@@ -43,6 +43,14 @@ def read_actions(source: Any) -> Tensor:
         OSError: if a file is missing or corrupt.
         ValueError: if the content is no table of finite numbers, holds the actions of several clips, or lacks a frame
             between others.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ivideogpt_hf import read_actions
+        >>> _ = Path("actions.csv").write_text("dx,dy\\n0.5,0\\n0,1\\n")
+        >>> read_actions("actions.csv")
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
     """
     if isinstance(source, (str, os.PathLike)):
         table = _of_only_clip(read_action_table(Path(source)))

@@ -38,6 +38,14 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
             number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
         past_key_values, hidden_states, attentions: outputs of transformers.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import WorldModel
+        >>> transformer = WorldModel.default().transformer
+        >>> tokens = torch.zeros(1, transformer.config.layout.sequence_length(2), dtype=torch.long)
+        >>> transformer(tokens, actions=torch.zeros(1, 2, 4)).rewards.shape  # one for each future frame
+        torch.Size([1, 2])
     """
 
     rewards: Tensor | None = None
@@ -124,6 +132,27 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
     `action_linear` adds the action to the embedding of the slot before the frame that it causes. It is initialised to
     zero, so a checkpoint without actions is unchanged. `reward_linear` and `action_recon_linear` read the hidden state
     at a frame's last token.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
+        >>> config = IVideoGPTConfig(
+        ...     hidden_size=32,
+        ...     intermediate_size=48,
+        ...     num_hidden_layers=2,
+        ...     num_attention_heads=4,
+        ...     tokens_per_context_frame=16,
+        ...     tokens_per_future_frame=4,
+        ...     num_context_codes=24,
+        ...     num_dynamics_codes=40,
+        ...     action_dim=3,
+        ...     predict_reward=True,
+        ... )
+        >>> model = IVideoGPTForCausalLM(config)
+        >>> tokens = torch.zeros(1, config.layout.sequence_length(2), dtype=torch.long)
+        >>> output = model(tokens, actions=torch.zeros(1, 2, 3))
+        >>> output.logits.shape == (1, tokens.shape[1], config.vocab_size)
+        True
     """
 
     config: IVideoGPTConfig
