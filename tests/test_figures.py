@@ -492,13 +492,13 @@ def hogs():
 def playground():
     content = results("demo")
     keys = content["key_to_picture_ms"]
-    yield f"to the new picture {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
+    yield f"to the new image {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
     yield f"{math.floor(keys['p95'] + 0.5)} ms at the 95th percentile"
     yield f"A step back takes {math.floor(content['step_back_ms']['p50'] + 0.5)} ms."
     yield f"{content['held_frames_per_second']:.1f} frames a second are shown"
     yield f"share of a frame is {math.floor(content['model_ms']['frames, rewards'] + 0.5)} ms"
     yield f"{content['sessions_with_a_draw_that_fell_otherwise']} of 32 sessions drew another token than alone"
-    for outputs, label in (("frames, rewards", "with pictures and rewards"), ("rewards", "rewards only")):
+    for outputs, label in (("frames, rewards", "with images and rewards"), ("rewards", "rewards only")):
         one, eight, many = (serve for serve in content["serve"] if serve["outputs"] == outputs)
         cells = [f"{s['steps_per_second']:.1f} ({s['times_one_by_one']:.1f} x)" for s in (eight, many)]
         yield row(label, f"{one['steps_per_second']:.1f}", *cells, f"{many['p95_ms'] / 1e3:.2f} s")
