@@ -1,10 +1,11 @@
-"""How long VQ models take to decode frames, against those of version 0.1.0.
+"""How long VQ models take to decode frames, against those of the first version.
 
     python benchmarks/decoding.py --output benchmarks/results/decoding.json
 
-The embedded model of 0.1.0 had the same towers, but attention to the context at 32 x 32 as well, and it did not copy
-from the context. A model of its sizes with random weights takes as long. The released models, here that of 64 x 64
-pixels, are what they were. In 0.1.0, every map was doubled before it was convolved. The sides take turns.
+The JSON calls that version 0.1.0. Its embedded model had the same towers, but attention to the context at 32 x 32 as
+well, and it did not copy from the context. A model of its sizes with random weights takes as long. The released
+models, here that of 64 x 64 pixels, are what they were. There, every map was doubled before it was convolved. The sides
+take turns.
 """
 
 import argparse
@@ -49,8 +50,8 @@ class Doubled(nn.Module):
         return F.conv2d(F.interpolate(x, scale_factor=2), self.conv.weight, self.conv.bias, padding=1)
 
 
-def as_in_0_1_0(sizes):
-    """A model of these sizes that decodes as version 0.1.0 did."""
+def as_in_the_first_version(sizes):
+    """A model of these sizes that decodes as the first version did."""
     model = IVideoGPTVQModel(IVideoGPTVQConfig(**sizes)).eval()
     for name, module in list(model.named_modules()):
         if isinstance(module, DoublingConv):
@@ -110,8 +111,8 @@ def main():
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
-        "embedded": compare(as_in_0_1_0(OLD_SIZES), WorldModel.default().vq_model, REPEATS),
-        "released": compare(as_in_0_1_0(RELEASED_SIZES), released, 1),
+        "embedded": compare(as_in_the_first_version(OLD_SIZES), WorldModel.default().vq_model, REPEATS),
+        "released": compare(as_in_the_first_version(RELEASED_SIZES), released, 1),
     }
     write_results(args.output, result)
 

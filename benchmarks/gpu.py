@@ -185,7 +185,6 @@ def train(data, output, num_updates):
             log_every=min(num_updates, 10),
             validate_every=num_updates,
             mixed_precision="bf16",
-            tracker="none",
         ),
         DataArguments(data=data, augmentation="none"),
         OptimizationArguments(batch_size=TRAINING_BATCH, learning_rate=6e-4, warmup_updates=50),

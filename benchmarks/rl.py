@@ -83,7 +83,6 @@ def measure_run(args, folder):
         evaluate_every=args.num_steps,
         num_evaluation_episodes=1,
         save_minutes=1e6,
-        tracker="none",
         videos=False,
         device=args.device,
         **({} if args.checkpoint == NO_WORLD else imagining),

@@ -93,7 +93,6 @@ def main():
             validate_every=args.num_updates,
             num_validation_batches=2,
             save_every=args.num_updates,
-            tracker="none",
         ),
         DataArguments(
             data=args.data, num_frames=num_context + num_future, num_context_frames=num_context, augmentation="none"

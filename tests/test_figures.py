@@ -1,8 +1,8 @@
-"""Figures in the README, in docs/ and in benchmarks/README.md are those of the JSON files that commands wrote.
+"""Figures in the README, in docs/, in benchmarks/README.md and in configs/ are those of the files that they come from.
 
-A sentence or a table row with figures is built here from a JSON file, and must stand in the document, with the command
-and the day of the file. What is left without these must hold no measured figure. Tables that are rendered from a file
-are not written here: scripts/site_pages/results.py.
+A sentence or a table row with figures is built here from the JSON that a command wrote, and must be in the document,
+with the command and the day of the file. Sizes of an experiment are built from its yaml files. What is left without
+these must hold no figure. Tables that are rendered from a file are not written here: scripts/site_pages/results.py.
 """
 
 import json
@@ -14,22 +14,54 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ivideogpt_hf import WorldModel
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
 from ivideogpt_hf.rl.comparison import compare_runs
 from scripts.site_pages.results import planned_tasks, recorded_agents
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-# Decimal numbers, shares, times and rates: "26.0", "0 workers" does not count, "99 %", "3 ms", "189 MB", "471 clips".
-FIGURE = re.compile(r"\d+\.\d+|\d+ (?:%|ms|s|MB|GB|M|clips? of|clips a|updates|episodes|held-out)\b")
+NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen"),
+)
+UNITS = (
+    "%|ms|s|seconds?|minutes?|hours?|days?|MB|GB|GiB|M|million|dB|times|clips? of|clips a|updates|episodes|held-out|"
+    "of the (?:[a-z]+ )?tasks"
+)
+# Decimal numbers, thousands, factors, shares, times and rates, also in words: "26.0", "4,800", "x 2.7", "99 %", "3 ms",
+# "23 minutes", "two times". A size such as "64 x 64" is none, and nor is "0 workers".
+FIGURE = re.compile(
+    rf"\d+\.\d+|\d{{1,3}}(?:,\d{{3}})+|(?<!\d )\bx \d+|\b(?:\d+|{'|'.join(NUMBERS[2:])}|[a-z]+ty) (?:{UNITS})(?!\w)"
+)
 
 
 def results(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def metrics():
-    return json.loads((DEFAULT_FOLDER / "metrics.json").read_text())
+def metrics(folder=DEFAULT_FOLDER):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def settings(file):
+    """What a yaml file of an experiment sets, such as "push2d/3_vq"."""
+    return yaml.safe_load((ROOT / f"configs/{file}.yaml").read_text())
+
+
+def last_updates(content, part):
+    """The numbers of updates of each training of a part, in their order."""
+    return [curve[-1]["update"] for curve in content["curves"][part].values()]
+
+
+def held_out_cross_entropy(content):
+    """After the first 1,000 updates, and at the end."""
+    curves = list(content["curves"]["transformer"].values())
+    first, last = (
+        [entry for entry in curve if "validation/cross_entropy" in entry] for curve in (curves[0], curves[-1])
+    )
+    assert first[0]["update"] == 1000
+    return first[0]["validation/cross_entropy"], last[-1]["validation/cross_entropy"]
 
 
 def made_by(content):
@@ -72,8 +104,14 @@ def embedded_model():
     yield f"The transformer has {size_of_transformer:.1f} M parameters."
     yield f"takes {size / 1e6:.0f} MB."
     yield f"on {sum(source['num_episodes'] for source in content['data'])} simulated episodes"
-    num_updates = sum(curve[-1]["update"] for curve in content["curves"]["transformer"].values())
-    yield f"after {num_updates:,} updates of two clips"
+    yield f"They show {len(evaluation['rewards']['correlation_per_task'])} Meta-world tasks"
+    of_trainings = last_updates(content, "transformer")
+    batch = {settings(f"default/{name}")["batch_size"] for name in ("6_world_constant", "7_world")}
+    assert batch == {2}
+    yield f"after {sum(of_trainings):,} updates of two clips"
+    num_clips = settings("default/5_tokens")["clips_per_pass"]
+    yield f"In the last {of_trainings[-1]:,} of them, the learning rate fell to zero,"
+    yield f"and a part of the {num_clips:,} clips"
     count = evaluation["num_samples"]
     samples = "is 1 sample" if count == 1 else f"are {count} samples"
     yield (
@@ -87,7 +125,26 @@ def embedded_model():
     by_clip, by_zero = (wrong[f"model, {actions}"] for actions in ("actions of another clip", "zero actions"))
     yield f"multiply the squared error by {by_clip:.2f}, and zero actions by {by_zero:.2f}."
     yield f"predicted rewards correlate with the true ones by {evaluation['rewards']['correlation']:.2f}."
+    weak, of_tasks = weak_rewards(evaluation)
+    gates = [*evaluation["gates"].values()]
+    assert gates.count(False) == 1
+    yield (
+        f"One of its {NUMBERS[len(gates)]} goals is missed: the rewards of {NUMBERS[len(weak)]} tasks correlate by "
+        f"less than 0.8. They are {', '.join(weak[:-1])} and {weak[-1]}."
+    )
+    yield f"A task has about {round(evaluation['num_clips'] / of_tasks)} held-out clips."
+    steps = evaluation["per_step"]
+    for metric, sign in (("psnr", 1), ("lpips", -1)):
+        pairs = zip(steps["model"][metric], steps["repeat the last frame"][metric], strict=True)
+        assert all(sign * model > sign * repeat for model, repeat in pairs)
+    yield "The model beats repeating the last frame in every step, in PSNR and in LPIPS."
     yield made_by(evaluation)
+
+
+def weak_rewards(evaluation):
+    """The tasks whose rewards miss their gate, and the number of all tasks."""
+    correlation = evaluation["rewards"]["correlation_per_task"]
+    return sorted(task.replace(" ", "-") for task, value in correlation.items() if value < 0.8), len(correlation)
 
 
 def further():
@@ -107,6 +164,11 @@ def other_pictures():
     yield f"{table['num_clips']} clips of them"
     yield f"the model has {model['psnr']:.1f} dB and repeating has {repeat['psnr']:.1f} dB."
     yield f"LPIPS is {model['lpips']:.3f} and {repeat['lpips']:.3f}."
+    steps = zip(*(table["per_step"][name]["psnr"] for name in ("model", "repeat the last frame")), strict=True)
+    behind = [model < repeat for model, repeat in steps]
+    count = behind.index(False)
+    assert not any(behind[count:])
+    yield f"In the first {NUMBERS[count]} steps, repeating has the higher PSNR."
     yield f"clips by {table['wrong_over_right_actions_on_moving_clips']['model, actions of another clip']:.2f}."
     yield made_by(table)
 
@@ -117,9 +179,24 @@ def plans():
     rates = {table["task"].partition("/")[2]: table["controllers"] for table in tables}
     for task, of in rates.items():
         yield f"{task} {of['model']['success_rate'] / of['simulator']['success_rate']:.2f}"
-    others = ("random", "zero", "shuffled")
-    above = [task for task, of in rates.items() if of["model"]["low"] > max(of[name]["high"] for name in others)]
+    above = tasks_that_work()
     yield f"In {', '.join(above[:-1])} and {above[-1]}, the model's interval lies above"
+    for task, words in (
+        ("reach", "In reach, the model earns {:.2f} times"),
+        ("button-press", "in button-press {:.2f} times"),
+    ):
+        of = rates[task]
+        yield words.format(of["model"]["mean_reward"] / of["random"]["mean_reward"])
+    reach, drawer = rates["reach"], rates["drawer-close"]
+    assert reach["model"]["mean_reward"] > reach["simulator"]["mean_reward"]
+    yield "In reach, its sum of rewards is above the simulator's."
+    yield (
+        f"Solved instances end early, after {reach['simulator']['mean_num_steps']:.1f} actions on average with the "
+        f"simulator and after {reach['model']['mean_num_steps']:.1f} with the model."
+    )
+    assert drawer["simulator"]["mean_reward"] > drawer["model"]["mean_reward"]
+    assert drawer["simulator"]["success_rate"] < drawer["model"]["success_rate"]
+    yield "In drawer-close, planning in the simulator earns more reward and closes fewer drawers in time."
     seconds = [1 / of["model"]["plans_per_second"] for of in rates.values()]
     yield f"{min(seconds):.1f} to {max(seconds):.1f} seconds"
     yield from {f"the same {table['num_instances']} instances": None for table in tables}
@@ -160,6 +237,15 @@ def agents_in_plate_slide():
     yield f"reaches 50 % after {steps[0]} real steps with the world model, and after {steps[1]} without it."
     apart = "do not overlap" if model["area"]["low"] > alone["area"]["high"] else "overlap"
     yield f"The areas under the curves are {areas[0]} and {areas[1]}; their intervals {apart}."
+    below = [
+        sum(run.success_at_end < 0.5 for run in recorded_agents("plate_slide") if run.folder.name in agent["folders"])
+        for agent in agents
+    ]
+    assert below[0] == 0
+    yield (
+        f"{NUMBERS[below[1]]} of {NUMBERS[len(alone['seeds'])]} ends below that with one update, and "
+        f"{NUMBERS[below[2]]} of {NUMBERS[len(often['seeds'])]} with three."
+    )
     assert model["area"]["low"] <= often["area"]["high"], "imagination adds to what the updates bring: say so"
     yield f"curve of DrQ-v2 alone reaches 50 % after {steps[2]} real steps, and the area is {areas[2]}."
     yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
@@ -173,6 +259,118 @@ def agents_in_button_press():
     yield f"The mean curve of DrQ-v2 reaches 80 % after {round(alone['steps_to_80'], -2):,.0f} real steps,"
     yield f"its success at the end is {alone['success_at_end']['value']:.2f}."
     yield made_by(results("agents_button_press"))
+
+
+# -- configs/ ---------------------------------------------------------------------------------------------------------
+
+
+def recipes():
+    """The table of what a training takes. The PSNR of push2d is that of its README."""
+    for name, label, cells in (
+        ("push2d", "push2d, small images", ["26.9 dB", "22.5 dB", "not timed"]),
+        ("default", f"default, {len(metrics()['evaluation']['rewards']['correlation_per_task'])} tasks", None),
+    ):
+        content = metrics(DEFAULT_FOLDER.parent / name)
+        vq_updates, updates = (sum(last_updates(content, part)) for part in ("vq_model", "transformer"))
+        if cells is None:
+            mean = content["evaluation"]["mean"]
+            rate = results("training_bfloat16")["results"]["default"]["ways"]["cached"]["steps_per_second"]
+            cells = [f"{mean[of]['psnr']:.1f} dB" for of in ("model", "repeat the last frame")]
+            cells.append(f"{updates / rate / 3600:.1f} for the transformer")
+            yield f"{made_by(content['evaluation'])}, measured default."
+        else:
+            figures = row(*cells[:2]).removesuffix(" |")
+            assert figures in section("configs/push2d/README.md", "What came out")
+        vq_batch, batch = (settings(f"{name}/{file}")["batch_size"] for file in FILES_OF_TRAININGS[name])
+        of_clips = (
+            f"{vq_updates:,} updates of {vq_batch} clips" if name == "push2d" else f"{vq_updates:,} of {vq_batch}"
+        )
+        first, last = held_out_cross_entropy(content)
+        episodes = sum(run["num_episodes"] for run in collected(name))
+        yield row(label, f"{episodes:,}", of_clips, f"{updates:,} of {batch}", f"{first:.2f}, {last:.2f}", *cells)
+    sizes = [WorldModel.from_pretrained(name).transformer.config.vocab_size for name in ("push2d", "default")]
+    yield f"{math.log(sizes[0]):.1f} for push2d and {math.log(sizes[1]):.1f} for default"
+
+
+# The yaml files of the VQ model and of the transformer.
+FILES_OF_TRAININGS = {"push2d": ("3_vq", "5_world"), "default": ("4_vq", "7_world")}
+
+
+def collected(name):
+    """The runs of an experiment's first file, with what they take over from others."""
+    return settings(f"{name}/1_collect")
+
+
+def default_experiment():
+    content = metrics()
+    constant, *others = last_updates(content, "transformer")
+    of_stage = settings("default/6_world_constant")["num_updates"]
+    yield f"has seen {constant:,} of the {of_stage:,} updates of its first stage"
+    yield f"Then it had {others[0]:,} and {others[1]:,} updates"
+    clips = settings("default/5_tokens")["clips_per_pass"]
+    yield f"on a part of the {clips:,} clips"
+    yield f"tokens of {clips:,} clips"
+    runs = collected("default")
+    tasks = {run["environment"] for run in runs}
+    (length,) = {run["num_frames"] for run in runs}
+    yield f"{sum(run['num_episodes'] for run in runs):,} episodes of {length} frames of {len(tasks)} tasks"
+    yield f"the measures of {content['evaluation']['num_clips']} held-out clips"
+    (updates,) = re.findall(r"--num-updates (\d+)", (ROOT / "configs/default/ablations.sh").read_text())
+    yield f"for its first {int(updates):,} updates"
+    weak, of_tasks = weak_rewards(content["evaluation"])
+    yield (
+        f"The rewards of {NUMBERS[len(weak)]} of the {NUMBERS[of_tasks]} tasks correlate with the true ones by less "
+        f"than 0.8."
+    )
+    yield f"planning in {NUMBERS[len(settings('default/9_plan'))]} of the tasks"
+    yield f"Planning works in {NUMBERS[len(tasks_that_work())]} of the {NUMBERS[len(planned_tasks())]} tasks."
+
+
+def tasks_that_work():
+    """The tasks in which the model's interval lies above those of all controllers that do not plan."""
+    others = ("random", "zero", "shuffled")
+    rates = {table["task"].partition("/")[2]: table["controllers"] for table in planned_tasks()}
+    return [task for task, of in rates.items() if of["model"]["low"] > max(of[name]["high"] for name in others)]
+
+
+def push2d_experiment():
+    """Its sizes. Figures of the embedded model join them as soon as their JSON is in benchmarks/results."""
+    folder = DEFAULT_FOLDER.parent / "push2d"
+    *before, last = last_updates(metrics(folder), "transformer")
+    yield f"had {sum(before) + last:,} updates: the {last:,} of `5_world.yaml`, after {before[0]:,} and {before[1]:,}"
+    yield sizes_of_data("push2d")
+    vq, world = (settings(f"push2d/{file}") for file in FILES_OF_TRAININGS["push2d"])
+    yield f"{vq['num_updates']:,} updates of {vq['batch_size']} clips"
+    yield f"{number_of_parameters(folder / 'transformer') / 1e6:.1f} million parameters"
+    yield f"{world['num_updates']:,} updates of {world['batch_size']} clips"
+
+
+def sizes_of_data(name, of="of"):
+    runs = collected(name)
+    (length,) = {run["num_frames"] for run in runs}
+    return f"{sum(run['num_episodes'] for run in runs):,} episodes {of} {length} frames"
+
+
+def pusht_experiment():
+    yield sizes_of_data("pusht", of="of up to")
+    vq, world = (settings(f"pusht/{file}") for file in ("3_vq", "5_world"))
+    yield f"{vq['num_updates']:,} updates of {vq['batch_size']} clips"
+    clips = settings("pusht/4_tokens")["clips_per_pass"]
+    yield f"{world['num_updates']:,} updates of {world['batch_size']} clips out of {clips:,}."
+    yield f"The files now make {clips:,} clips"
+
+
+def robodesk_experiment():
+    yield sizes_of_data("robodesk")
+    vq, world = (settings(f"robodesk/{file}") for file in ("3_vq", "5_world"))
+    yield f"{vq['num_updates']:,} more updates of {NUMBERS[vq['batch_size']]} clips"
+    yield f"{world['num_updates']:,} updates of {NUMBERS[world['batch_size']]} clips"
+
+
+def unseen_tasks_experiment():
+    first, second, world = (settings(f"unseen_tasks/{n}")["num_updates"] for n in ("3_vq_l1", "4_vq", "6_world"))
+    yield f"has {first:,} and {second:,} updates in its two stages"
+    yield f"has {world:,} updates in one stage"
 
 
 # -- benchmarks/README.md ---------------------------------------------------------------------------------------------
@@ -294,13 +492,13 @@ def hogs():
 def playground():
     content = results("demo")
     keys = content["key_to_picture_ms"]
-    yield f"to the new picture {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
+    yield f"to the new image {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
     yield f"{math.floor(keys['p95'] + 0.5)} ms at the 95th percentile"
     yield f"A step back takes {math.floor(content['step_back_ms']['p50'] + 0.5)} ms."
     yield f"{content['held_frames_per_second']:.1f} frames a second are shown"
     yield f"share of a frame is {math.floor(content['model_ms']['frames, rewards'] + 0.5)} ms"
     yield f"{content['sessions_with_a_draw_that_fell_otherwise']} of 32 sessions drew another token than alone"
-    for outputs, label in (("frames, rewards", "with pictures and rewards"), ("rewards", "rewards only")):
+    for outputs, label in (("frames, rewards", "with images and rewards"), ("rewards", "rewards only")):
         one, eight, many = (serve for serve in content["serve"] if serve["outputs"] == outputs)
         cells = [f"{s['steps_per_second']:.1f} ({s['times_one_by_one']:.1f} x)" for s in (eight, many)]
         yield row(label, f"{one['steps_per_second']:.1f}", *cells, f"{many['p95_ms'] / 1e3:.2f} s")
@@ -414,11 +612,19 @@ BENCHMARKS = (
 # Numbers that are no result: they say what was done.
 SETTINGS = (
     "temperature 1: right",
+    "of 95 %",
+    "The JSON calls it 0.1.0,",
+    "the last 6 minutes",
+    "four updates of the world model",
     "temperature 0.5: right",
     "the 138 M transformer",
     "Training clips of 16 frames",
     "clips of 16 frames",
     "correlate by less than 0.8.",
+    "Each server had at most 4 GiB of states.",
+    "is updated three times per step",
+    "takes ten steps a second",
+    "Weights are averaged over the last thousand updates",
 )
 
 
@@ -428,11 +634,20 @@ OTHER_PAGES = [
     *(file for file in sorted((ROOT / "docs").rglob("*.md")) if file.name not in ("embedded_model.md", "agents.md")),
 ]
 NO_RESULTS = (
+    "138 million parameters",
+    "114 million",
+    "in ten minutes",
+    "4 GiB",
+    "every five seconds",
+    "in five seconds",
+    "2,000 random steps",
     "(436 M transformer)",
     "1,000 updates of 16 clips at step 2,000",
     "100 updates of 4 clips at step 500",
     "500 updates by default",
     "Apache-2.0",
+    "of 95 %",
+    "two updates a step",
     "Before 1.0",
     "LeRobot v3.0",
     "Python 3.11, 3.12 and 3.13",
@@ -474,16 +689,85 @@ def test_a_page_holds_the_figures_of_its_json_and_no_other(document, heading, so
     assert not FIGURE.findall(text), text
 
 
+EXPERIMENTS = sorted((ROOT / "configs").rglob("README.md"))
+OF_EXPERIMENTS = {
+    "configs": (recipes,),
+    "default": (default_experiment,),
+    "push2d": (push2d_experiment,),
+    "pusht": (pusht_experiment,),
+    "robodesk": (robodesk_experiment,),
+    "unseen_tasks": (unseen_tasks_experiment,),
+}
+# What was decided and not measured: gates, sizes of released models, settings of agents, protocols of the paper.
+DECIDED = (
+    "after 1,000 updates, and at the end",
+    "the squared error by at least 1.3.",
+    "with the true ones by at least 0.8.",
+    "of 95 %",
+    "The VQ model (114 million parameters)",
+    "(114 million parameters)",
+    "(138 million)",
+    "three updates a step",
+    "10 or 20 episodes",
+    "updated three times per step",
+)
+# Headings below which the JSON of the figures is still to come; the command and the day are there.
+AWAITED = {"push2d": ("What came out", "What is weak")}
+
+
+@pytest.mark.parametrize("document", EXPERIMENTS, ids=lambda path: path.parent.name)
+def test_an_experiment_holds_the_figures_of_its_files_and_no_other(document):
+    name = document.parent.name
+    text = section(document, None)
+    for heading in AWAITED.get(name, ()):
+        text = text.replace(section(document, heading), "")
+    for words in (words for source in OF_EXPERIMENTS.get(name, ()) for words in source()):
+        assert words in text
+        text = text.replace(words, "")
+    for words in DECIDED:
+        text = text.replace(words, "")
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+    assert not FIGURE.findall(text), text
+
+
 def candidates_in_the_readme():
     """The README's only figures."""
     (workload,) = (one for one in results("rollout")["workloads"] if one["workload"] == "64 candidates, tokens only")
     seconds = [significant(time) for time in (workload["ours"]["float32"]["seconds"], workload["original_seconds"])]
     yield f"64 candidates of 10 frames take {seconds[0]} seconds in place of {seconds[1]},"
+    yield made_by(results("rollout"))
 
 
 @pytest.mark.parametrize("words", [*candidates_in_the_readme()])
 def test_the_readme_quotes_how_fast_candidates_are(words):
     assert words in section("README.md", "Checkpoints it reads")
+
+
+def test_the_readme_says_in_how_many_tasks_planning_works():
+    text = words_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert f"Planning works in push2d and in {NUMBERS[len(tasks_that_work())]} Meta-world tasks" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "29.3 dB",
+        "4,800 updates",
+        "x 2.7",
+        "99 %",
+        "23 minutes",
+        "two to three times",
+        "fifteen held-out",
+        "0.7 seconds",
+    ],
+)
+def test_a_figure_is_seen(words):
+    assert FIGURE.search(words)
+
+
+@pytest.mark.parametrize("words", ["64 x 64 pixels", "16 x 16 tokens", "0 workers", "two CPU cores"])
+def test_a_size_is_no_figure(words):
+    assert not FIGURE.search(words)
 
 
 @pytest.mark.parametrize("document", OTHER_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -513,7 +797,6 @@ def test_agents_that_are_written_down_had_the_settings_of_the_experiment(file):
             assert [item for item in then.items() if item[1] is not None and item not in now.items()] == []
 
 
-EXPERIMENTS = sorted((ROOT / "configs").glob("*/README.md"))
 RESULT = re.compile(r"\d+\.\d+ (?:dB|\(\d)")  # "26.8 dB", "0.50 (0.33"
 MADE_BY = re.compile(r"`[^`]*(?:run\.sh|ivideogpt [^`]*)`, \d{4}-\d\d-\d\d")
 

@@ -74,6 +74,10 @@ def test_a_dry_run_needs_no_card_and_an_upload_does(checkpoint, hub, tmp_path):
     assert not hub.repos
 
 
+def test_a_folder_that_is_no_checkpoint_is_told_before_a_card_that_is_missing(hub, tmp_path):
+    assert "is no iVideoGPT checkpoint" in publish(tmp_path, tmp_path, code=2)
+
+
 def test_the_record_of_the_training_is_published_and_tells_the_card(tmp_path):
     build_world().save_pretrained(tmp_path / "world")
     record = {"origins": ["owner/vq"], "data": [{"name": "kitchen", "path": "datasets/kitchen"}]}

@@ -203,6 +203,21 @@ def test_forms_of_issues_have_what_github_asks_for(form):
     assert all(field["attributes"]["label"] for field in content["body"])
 
 
+def test_bars_in_cells_do_not_end_them_for_language_models():
+    bs4 = pytest.importorskip("bs4")
+    from scripts.site_pages import for_language_models
+
+    soup = bs4.BeautifulSoup("<p>a | b</p><table><tr><td>no | <code>x | y</code></td></tr></table>", "html.parser")
+    for_language_models.preprocess(soup, "page.md")
+    assert soup.p.text == "a | b"
+    assert soup.td.text == "no \\| x \\| y"
+
+
+def test_a_local_build_names_no_address():
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert 'base_url: !ENV [SITE_URL, "/"]' in settings
+
+
 def test_examples_of_docstrings_are_shown_as_code(tmp_path):
     griffe = pytest.importorskip("griffe")
     (tmp_path / "module.py").write_text(

@@ -16,7 +16,7 @@ try() {
   local name=$1 config=$2
   shift 2
   ivideogpt train-vq --config configs/default/3_vq_l1.yaml --output-dir "outputs/default/ablations/$name" \
-    --vq-config "{$towers, $config}" --num-updates 1000 --sample-every 0 --tracker none --resume latest "$@"
+    --vq-config "{$towers, $config}" --num-updates 1000 --sample-every 0 --resume latest "$@"
 }
 
 try as_it_is "$narrow, $near, $scalars, $copies"

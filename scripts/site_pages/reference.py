@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from ivideogpt_hf.cli.main import build_parser
 from ivideogpt_hf.data import episodes
 from ivideogpt_hf.serving import messages
 from ivideogpt_hf.serving.server import create_app
+from ivideogpt_hf.training.arguments import REQUIRED
 from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
 from ivideogpt_hf.training.train_vq import VQ_ARGUMENTS
 from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS
@@ -112,8 +113,8 @@ def arguments_table(kind: type) -> str:
         (
             f"`{field.name}`",
             cell(kind_of(hints[field.name])),
-            f"`{default_of(field.default)}`" if field.default not in (MISSING, "") else "required",
-            cell(field.metadata["help"]),
+            "required" if field.metadata.get("required") else f"`{default_of(field.default)}`",
+            cell(field.metadata["help"].removesuffix(REQUIRED)),
         )
         for field in fields(kind)
     ]

@@ -308,6 +308,14 @@ class WorldModelEnv(gymnasium.Env):
 
     `gymnasium.make` does not pass ``max_episode_steps`` on: it cuts episodes from outside, so that it can only shorten
     the horizon.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModelEnv, read_video
+        >>> environment = WorldModelEnv("default", read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> observation, _ = environment.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = environment.step(environment.action_space.sample())
+        >>> observation.shape
+        (3, 64, 64)
     """
 
     metadata: dict[str, Any] = METADATA  # as gymnasium declares it

@@ -49,6 +49,14 @@ class IVideoGPTPipelineOutput(BaseOutput):
             sample if there are samples, and by frame; "np": (B, [N,] T, H, W, 3) uint8; "pt": (B, [N,] T, 3, H, W)
             uint8.
         rewards: predicted rewards (B, [N,] T) float32 in reward units, on the CPU; None without a reward head.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, IVideoGPTPipeline, read_actions, read_video
+        >>> pipe = IVideoGPTPipeline.from_pretrained("default")
+        >>> frames, actions = read_video(EXAMPLE_EPISODE, max_frames=2), read_actions(EXAMPLE_EPISODE)
+        >>> output = pipe(frames, actions=actions[1:3], num_samples=2, output_type="pt")
+        >>> output.frames.shape, output.rewards.shape
+        (torch.Size([1, 2, 2, 3, 64, 64]), torch.Size([1, 2, 2]))
     """
 
     frames: list[Any] | np.ndarray | Tensor

@@ -24,6 +24,12 @@ class WorldModelSpec:
         max_future_frames: number of frames after which a rollout has to re-anchor: what training and positions allow.
         action_names: name of each action dimension; None where unknown.
         crop_to_aspect: whether frames of another aspect ratio are cropped before they are resized, instead of squeezed.
+
+    Example:
+        >>> from ivideogpt_hf import WorldModel
+        >>> spec = WorldModel.default().spec
+        >>> spec.frame_size, spec.num_context_frames, spec.action_dim, spec.has_reward
+        ((64, 64), 2, 4, True)
     """
 
     frame_size: tuple[int, int]

@@ -118,7 +118,14 @@ def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypat
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_hub(capsys):
-    assert fails(capsys, "info", "nothing").startswith("ivideogpt: error: there is no folder nothing here")
+    line = fails(capsys, "info", "nothing")
+    assert line.startswith(
+        "ivideogpt: error: no folder, cached checkpoint or embedded model is named 'nothing'. The Hub"
+    )
+
+
+def test_the_embedded_checkpoint_that_was_meant_is_named(capsys):
+    assert fails(capsys, "info", "defalt").endswith("is set; did you mean 'default'?")
 
 
 def test_first_rounds_and_a_slow_one_do_not_count(world, monkeypatch):

@@ -161,3 +161,26 @@ def test_missing_actions_are_told_by_the_name_of_their_option(checkpoint, tmp_pa
     clip = write_video(random_frames(5), tmp_path / "clip.gif")
     assert main(["predict", str(clip), "--checkpoint", checkpoint]) == 2
     assert "actions of width 3 are missing, give them by --actions FILE" in capsys.readouterr().err
+
+
+def test_a_prediction_that_starts_later_is_that_of_the_clip_without_its_first_frames(checkpoint, tmp_path):
+    frames, actions = random_frames(8), random_actions(8, 3).numpy()
+    np.savez(tmp_path / "clip.npz", frames=frames.permute(0, 2, 3, 1).numpy())
+    np.savez(tmp_path / "cut.npz", frames=frames[3:].permute(0, 2, 3, 1).numpy())
+    np.save(tmp_path / "actions.npy", actions)
+    np.save(tmp_path / "cut.npy", actions[3:])
+    argv = ["--checkpoint", checkpoint, "--greedy"]
+    files = tmp_path / "clip.npz", tmp_path / "actions.npy"
+    predict(files[0], *argv, "--actions", files[1], "--start", 3, "--output", tmp_path / "p.gif")
+    predict(tmp_path / "cut.npz", *argv, "--actions", tmp_path / "cut.npy", "--output", tmp_path / "e.gif")
+    assert read_video(tmp_path / "p.gif").equal(read_video(tmp_path / "e.gif"))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [(-1, "--start must be 0 or more, got -1"), (4, "has 5 frames, and a context of 2 that begins")],
+)
+def test_a_start_that_the_clip_does_not_have_is_refused(action_free, tmp_path, capsys, start, message):
+    clip = write_video(random_frames(5), tmp_path / "clip.gif")
+    assert main(["predict", str(clip), "--checkpoint", action_free, "--num-frames", "2", "--start", str(start)]) == 2
+    assert message in capsys.readouterr().err

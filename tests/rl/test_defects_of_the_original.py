@@ -41,7 +41,7 @@ def test_b7_every_demonstration_in_the_buffer_has_a_step_that_solved_its_task(mo
         lambda self: act(self) if len(set(seeds)) % 2 else np.zeros(2, np.float32),
     )
     settings = AgentRunSettings(
-        environment="push2d/goal-shown", output=tmp_path / "run", demos=3, action_repeat=1, max_steps=20, tracker="none"
+        environment="push2d/goal-shown", output=tmp_path / "run", demos=3, action_repeat=1, max_steps=20
     )
     run = AgentRun(settings)
     run._begin()
@@ -110,7 +110,7 @@ def test_b12_settings_without_effect_do_not_exist(option, tmp_path, capsys):
     """B12: a bonus that was never defined, and a camera that was ignored, could be set."""
     file = tmp_path / "run.yaml"
     file.write_text(f"environment: push2d\n{option}: 1\n")
-    assert main(["rl", "--config", str(file), "--output", str(tmp_path / "out"), "--tracker", "none"]) == 2
+    assert main(["rl", "--config", str(file), "--output", str(tmp_path / "out")]) == 2
     assert option in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

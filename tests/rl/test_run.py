@@ -42,7 +42,6 @@ TINY = {
     "num_evaluation_episodes": 2,
     "learning_starts": 8,
     "batch_size": 8,
-    "tracker": "none",
 }
 IMAGINED = {
     "first_step": 8,
@@ -460,7 +459,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
 
 def fails(capsys, *argv):
     """The one line that a failing command prints."""
-    assert main(["rl", *argv, "--tracker", "none"]) == 2
+    assert main(["rl", *argv]) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
 

@@ -51,7 +51,6 @@ SHORT_RUN = {
     "validate_every": 0,
     "save_every": 50,
     "num_validation_batches": 2,
-    "tracker": "none",
 }
 
 

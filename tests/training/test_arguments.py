@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
+from ivideogpt_hf.cli.train import ABOUT
 from ivideogpt_hf.training import arguments
 from ivideogpt_hf.training.arguments import (
     DataArguments,
@@ -40,9 +41,12 @@ MINIMAL = {
     WorldModelArguments: {"vq_model": "vq", "transformer": "start"},
     TokenizeArguments: {"output_dir": "out", "vq_model": "vq"},
 }
+# What describes a field in the source.
+CALLS = ("described", "required")
 REQUIRED = MINIMAL[RunArguments] | MINIMAL[VQArguments]
 CONTRADICTIONS = [
-    (RunArguments, {"output_dir": ""}, "output_dir is missing: where to write the model?"),
+    (RunArguments, {"output_dir": ""}, "--output-dir is missing: the folder for checkpoints"),
+    (RunArguments, {"num_updates": None}, "--num-updates is missing: the number of optimiser updates"),
     (RunArguments, {"num_updates": 0}, "num_updates must be at least 1, got 0"),
     (RunArguments, {"log_every": 0}, "log_every must be at least 1, got 0"),
     (RunArguments, {"save_every": 0}, "save_every must be at least 1, got 0"),
@@ -70,7 +74,7 @@ CONTRADICTIONS = [
     (VQArguments, {"squared_weight": -1.0}, "squared_weight must be 0 or more, got -1.0"),
     (VQArguments, {"restart_dead_codes": -1}, "restart_dead_codes must be 0 or more, got -1"),
     (VQArguments, {"perceptual_frames": 0}, "perceptual_frames must be at least 1, got 0"),
-    (WorldModelArguments, {"vq_model": None}, "vq_model is missing: which checkpoint's VQ model makes the tokens?"),
+    (WorldModelArguments, {"vq_model": None}, "--vq-model is missing: the folder or Hub id"),
     (WorldModelArguments, {"transformer": None}, "give either transformer"),
     (WorldModelArguments, {"transformer_config": {"hidden_size": 8}}, "give either transformer"),
     (WorldModelArguments, {"reconstruct_actions": True}, "reconstruct_actions needs actions"),
@@ -82,8 +86,8 @@ CONTRADICTIONS = [
     (WorldModelArguments, {"reward_weight": -1.0}, "reward_weight must be 0 or more, got -1.0"),
     (WorldModelArguments, {"action_reconstruction_weight": -1.0}, "action_reconstruction_weight must be 0 or more"),
     (WorldModelArguments, {"lora_rank": -1}, "lora_rank must be 0 or more, got -1"),
-    (TokenizeArguments, {"output_dir": ""}, "output_dir is missing: where to write the tokens?"),
-    (TokenizeArguments, {"vq_model": None}, "vq_model is missing"),
+    (TokenizeArguments, {"output_dir": ""}, "--output-dir is missing: the folder for the tokens"),
+    (TokenizeArguments, {"vq_model": None}, "--vq-model is missing"),
     (TokenizeArguments, {"num_passes": 0}, "num_passes must be at least 1, got 0"),
     (TokenizeArguments, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     (TokenizeArguments, {"clips_per_pass": 0}, "clips_per_pass must be at least 1, got 0"),
@@ -310,10 +314,27 @@ def test_every_option_is_listed_in_one_spelling(command, capsys):
     assert not re.findall(r"--\w+_\w+", listed)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_begins_with_what_the_command_does(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, None, "--help")
+    words = " ".join(capsys.readouterr().out.split())
+    assert ABOUT[command] in words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_required_has_no_default_in_the_help(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, None, "--help")
+    words = " ".join(capsys.readouterr().out.split())
+    assert "; required" in words
+    assert "required (default" not in words
+
+
 def test_no_help_text_is_written_twice():
     """What two commands can set is described once, in the source: otherwise one of the texts would be forgotten."""
     tree = ast.parse(inspect.getsource(arguments))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "described"]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in CALLS]
     texts = [call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)]
     assert len(texts) > 60
     assert [text for text, count in collections.Counter(texts).items() if count > 1] == []

@@ -163,8 +163,8 @@ def test_without_lpips_weights_it_stops_and_says_so(vq_config, monkeypatch, caps
     monkeypatch.delenv("IVIDEOGPT_LPIPS_WEIGHTS", raising=False)
     assert run("train-vq", vq_config, "--perceptual_weight", 1) == 2
     error = capsys.readouterr().err
-    assert "LPIPS needs its weights" in error
-    assert error.endswith("or train without LPIPS, by perceptual_weight: 0\n")
+    assert "LPIPS weights are missing" in error
+    assert error.endswith("Use --perceptual-weight 0 to train without LPIPS\n")
 
 
 def test_missing_lpips_weights_show_before_the_data_are_read(vq_config, capsys):

@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -86,7 +87,6 @@ def train(folder, vq_model, output, num_updates=2, data=None, **changes):
         RunArguments(
             output_dir=str(output),
             num_updates=num_updates,
-            tracker="none",
             validate_every=0,
             log_every=1,
             save_every=50,
@@ -420,13 +420,20 @@ def test_adapters_train_little():
     assert sum("action_linear" in name for name in trained) == 2
 
 
+def test_adapters_come_without_a_warning():
+    pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_lora(build_transformer(build_vq_model().config, action_dim=3), 2, None)
+
+
 # -- what does not fit ------------------------------------------------------------------------------------------------
 
 
 def test_noise_needs_another_clip_to_come_from(folder, checkpoints, tmp_path):
     with pytest.raises(ValueError, match="token_noise takes tokens of the other clips"):
         train_world_model(
-            RunArguments(output_dir=str(tmp_path / "out"), num_updates=1, tracker="none"),
+            RunArguments(output_dir=str(tmp_path / "out"), num_updates=1),
             DataArguments(data=folder, num_frames=NUM_FRAMES),
             OptimizationArguments(batch_size=2, micro_batch_size=1),
             asked(vq_model=str(checkpoints / "free"), token_noise=0.1),

@@ -151,8 +151,8 @@ def render_card(
         install=how_to_install(quote="`"),
         results=results,
         training=_training(metrics, training),
-        architecture="A compressive VQ model codes context frames in full and future frames by what changed; a LLaMA "
-        "continues the tokens, given actions where it has them (Wu et al., 2024).",
+        architecture="A compressive VQ model codes context frames in full and future frames by what changed. A LLaMA "
+        "transformer predicts the following tokens, conditioned on actions if the model has them (Wu et al., 2024).",
         **{item.name: getattr(text, item.name) for item in fields(text)},
     )
 

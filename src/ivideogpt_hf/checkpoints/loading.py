@@ -5,6 +5,7 @@ A config that asks for more than its files hold is refused before memory is take
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..hub.download import download_repository
+from ..hub.errors import NotCachedError, NotOnHubError
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
@@ -29,6 +31,7 @@ from .family import with_released_id
 from .layout import (
     CONFIG_FILE,
     DOWNLOADED,
+    EMBEDDED,
     PROCESSOR_FILE,
     PROCESSOR_FOLDER,
     RELEASED_GOAL_CONDITIONED,
@@ -129,7 +132,13 @@ def fetch(
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    return with_released_id(name, download) / subfolder
+    try:
+        return with_released_id(name, download) / subfolder
+    except (NotOnHubError, NotCachedError) as error:
+        close = difflib.get_close_matches(name, EMBEDDED, n=1)
+        if not close:
+            raise
+        raise type(error)(f"{error}; did you mean {close[0]!r}?") from error
 
 
 def load_parts(

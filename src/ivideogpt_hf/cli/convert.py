@@ -12,7 +12,11 @@ from .arguments import be_quiet
 def add_convert_command(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     """Add ``convert``."""
     convert = commands.add_parser(
-        "convert", parents=parents, help="convert a checkpoint between the released layout and ours"
+        "convert",
+        parents=parents,
+        help="convert a checkpoint between the released layout and ours",
+        description="Convert a checkpoint between the layout of the authors' released checkpoints and the one of this "
+        "package. Weights that do not fit are refused.",
     )
     convert.add_argument("source", help="folder or Hub id, in either layout")
     convert.add_argument("output", help="folder to write")

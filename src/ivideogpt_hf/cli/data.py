@@ -93,7 +93,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="write by tasks of Ray, one per Parquet file: local starts Ray here, auto or an address takes a cluster",
+        help="address of a Ray cluster to run on ('local' starts one here), with a task for each Parquet file",
     )
     convert.set_defaults(run=_convert)
 

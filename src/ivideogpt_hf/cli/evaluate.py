@@ -127,7 +127,7 @@ def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
     try:
         lpips = LPIPS.from_weights(args.lpips_weights).to(device)
     except OSError as error:
-        raise OSError(f"{error}; or measure without LPIPS, by --lpips-weights {WITHOUT}") from error
+        raise OSError(f"{error}. Use --lpips-weights {WITHOUT} to measure without LPIPS") from error
     return Networks(lambda frames, truth: lpips(frames.to(device), truth.to(device)), features)
 
 

@@ -12,8 +12,13 @@ KINDS = ("environments", "checkpoints", "planners")
 
 def add_list_command(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add ``list``."""
-    listing = commands.add_parser("list", parents=[common], help="list environments, checkpoints and planners by name")
-    listing.add_argument("kind", choices=KINDS)
+    listing = commands.add_parser(
+        "list",
+        parents=[common],
+        help="list environments, checkpoints and planners by name",
+        description="List the environments, the checkpoints or the planners that other commands take by name.",
+    )
+    listing.add_argument("kind", choices=KINDS, help="what to list")
     listing.set_defaults(run=_list)
 
 

@@ -70,6 +70,13 @@ def _refuse_empty(args: argparse.Namespace) -> None:
             raise ValueError(f"{name.replace('_', '-')} is empty: was a variable of the shell not set?")
 
 
+def quiet_libraries() -> None:
+    """Silence what other libraries say when they are imported, and their bars of what takes a moment."""
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TQDM_DELAY", str(BAR_DELAY))  # tqdm reads it when it is imported
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -82,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
     choose_threads()
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("TQDM_DELAY", str(BAR_DELAY))  # tqdm reads it when it is imported
+    quiet_libraries()
     try:
         for args in read_runs(build_parser(), argv):
             debug = args.debug

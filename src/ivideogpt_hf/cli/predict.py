@@ -20,7 +20,7 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
         description="Predict how a video goes on, and write a moving picture of it beside the true future, if known. "
         "Without a video: an embedded model on its own episode.",
     )
-    predict.add_argument("video", nargs="?", help="mp4, gif, npz, npy or a folder of images; its first frames are used")
+    predict.add_argument("video", nargs="?", help="mp4, gif, npz, npy or a folder of images")
     predict.add_argument("--checkpoint", help=f"{CHECKPOINT_HELP} (default: default)")
     predict.add_argument(
         "--actions",
@@ -31,6 +31,9 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     )
     add_alignment(predict)
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
+    predict.add_argument(
+        "--start", type=int, default=0, help="number of the video's frame with which the context begins (default: 0)"
+    )
     predict.add_argument(
         "--num-frames",
         type=int,
@@ -56,12 +59,14 @@ def _predict(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import EPISODE_FILE
     from ..decoding.sampling import Sampling
     from ..media.actions import read_future_actions
-    from ..media.video import check_video_path, read_video, side_by_side, write_video
+    from ..media.video import check_video_path, count_frames, read_video, side_by_side, write_video
     from ..pipeline import IVideoGPTPipeline
     from ..spec import first_action, split_clip
 
     if args.num_frames is not None and args.num_frames < 1:
         raise ValueError(f"--num-frames must be at least 1, got {args.num_frames}")
+    if args.start < 0:
+        raise ValueError(f"--start must be 0 or more, got {args.start}")
     sampling = Sampling(args.temperature, seed=args.seed, greedy=args.greedy)
     check_video_path(args.output)
     world = load_world(args)
@@ -73,17 +78,21 @@ def _predict(args: argparse.Namespace) -> None:
         video = file = embedded.folder / EPISODE_FILE
     num_context = spec.num_real_context_frames
     num_frames, actions = args.num_frames, None
+    end = args.start + num_context
+    if args.start and (length := count_frames(video)) < end:
+        raise ValueError(
+            f"{video} has {counted(length, 'frame')}, and a context of {num_context} that begins with frame "
+            f"{args.start} needs {end}: lower --start"
+        )
     if file is not None:
-        row = first_action(num_context)
+        row = args.start + first_action(num_context)
         actions, first = read_future_actions(
             file, video, first_row=row, num_frames=num_frames, alignment=args.action_alignment
         )
         num_frames = num_frames or min(len(actions), spec.max_future_frames)
         print(f"{file}: rows {first} to {first + num_frames - 1}, counted from 0, lead to the predicted frames")
-    context, true_future, _ = split_clip(
-        read_video(video, max_frames=num_context + (num_frames or spec.max_future_frames), resize=spec.resize_frames),
-        num_context_frames=num_context,
-    )
+    frames = read_video(video, max_frames=end + (num_frames or spec.max_future_frames), resize=spec.resize_frames)
+    context, true_future, _ = split_clip(frames[args.start :], num_context_frames=num_context)
     if spec.action_dim and file is None:
         raise ValueError(
             f"this model is action-conditioned: actions of width {spec.action_dim} are missing, give them by --actions "

@@ -10,7 +10,7 @@ from .arguments import CHECKPOINT_HELP
 
 AGENTS = ("drqv2", "sac", "td3", "crossq", "tqc", "clone", "ppo")
 PRESETS = ("cpu", "paper")
-TRACKERS = ("trackio", "tensorboard", "wandb", "none")
+TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 # Options that only this command has, and `AgentRunSettings` does not.
 OTHERS = {"run", "debug", "config", "unparsed", "without_videos"}
 
@@ -66,8 +66,8 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
     run.add_argument(
         "--tracker",
         choices=TRACKERS,
-        default="trackio",
-        help="tracker of the metrics, which metrics.jsonl has as well",
+        default="none",
+        help="tracker that gets the metrics too (default: none, they are in metrics.jsonl alone)",
     )
     run.add_argument("--run-name", help="name of the run in the tracker (default: that of the folder)")
     run.add_argument("--without-videos", action="store_true", help="write no videos of evaluations")

@@ -10,6 +10,15 @@ from .ray_cluster import ray_tasks
 
 TOKENIZING_PACKAGES = ("accelerate", "datasets")
 TRAINING_PACKAGES = (*TOKENIZING_PACKAGES, "matplotlib")
+ABOUT = {
+    "train-vq": "Train or fine-tune the VQ model, which turns frames into tokens and back. The output folder holds the "
+    "model, the metrics with their curves, and checkpoints from which --resume latest goes on.",
+    "train": "Train or fine-tune the transformer, which predicts the tokens of future frames. The output folder is a "
+    "checkpoint that other commands take. It also holds the metrics with their curves, and checkpoints from which "
+    "--resume latest goes on.",
+    "tokenize": "Write the tokens of a data set once, so that trainings need not code its clips at each update. "
+    "--tokens of `ivideogpt train` takes the output folder.",
+}
 
 
 def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -20,7 +29,7 @@ def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> Non
         ("train", "train or fine-tune the transformer", _train),
         ("tokenize", "write the tokens of a data set once, for many trainings", _tokenize),
     ):
-        command = commands.add_parser(name, parents=[common], help=text, add_help=False)
+        command = commands.add_parser(name, parents=[common], help=text, description=ABOUT[name], add_help=False)
         command.add_argument("--config", help="yaml file, over which the options win")
         command.set_defaults(run=run, parses_the_rest=True)
 
@@ -28,7 +37,7 @@ def add_training_commands(commands: Any, common: argparse.ArgumentParser) -> Non
 def _parse(args: argparse.Namespace, kinds: tuple[type, ...], command: str) -> tuple[Any, ...]:
     from ..training.arguments import parse
 
-    return parse(kinds, args.config, args.unparsed, f"ivideogpt {command}")
+    return parse(kinds, args.config, args.unparsed, f"ivideogpt {command}", about=ABOUT[command])
 
 
 def _train_vq(args: argparse.Namespace) -> int | None:

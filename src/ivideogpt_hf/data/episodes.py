@@ -76,6 +76,14 @@ class Episode:
 
     Raises:
         ValueError: if lengths, shapes or dtypes contradict each other, or a number is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from ivideogpt_hf.data.episodes import Episode
+        >>> frames = {"front": np.zeros((5, 16, 16, 3), np.uint8)}
+        >>> episode = Episode(frames, episode_id="0", source="kitchen", actions=np.zeros((4, 2), np.float32))
+        >>> episode.num_frames, episode.action_dim
+        (5, 2)
     """
 
     frames: Mapping[str, CameraFrames]

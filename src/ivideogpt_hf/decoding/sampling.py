@@ -39,6 +39,14 @@ class Sampling:
 
     Raises:
         ValueError: if a value is out of range, or no number or flag.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=2)[None]
+        >>> actions, sampling = read_actions(EXAMPLE_EPISODE)[None, 1:3], Sampling(temperature=0.5, seed=0)
+        >>> first, second = (world.rollout(frames, actions, sampling=sampling) for _ in range(2))
+        >>> first.frames.equal(second.frames)
+        True
     """
 
     temperature: float = 1.0

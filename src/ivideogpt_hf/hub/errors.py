@@ -9,6 +9,8 @@ from contextlib import contextmanager
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 # Words for the content of each kind of repository.
 NOUNS = {"model": "checkpoint", "dataset": "data set"}
+# Where a thing of each kind is looked for before the Hub is asked, if not in folders and the cache alone.
+PLACES = {"checkpoint": "folder, cached checkpoint or embedded model", "file": "file or cached file"}
 LOG_IN = "log in with `hf auth login`, or use a token"
 FORBIDDEN = (401, 403)
 
@@ -72,10 +74,9 @@ def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"the {noun} {name} has no revision {revision!r} on the Hub") from error
     except errors.LocalEntryNotFoundError as error:
-        place = noun if noun == "file" else "folder"
+        places = PLACES.get(noun, f"folder or cached {noun}")
         raise NotCachedError(
-            f"there is no {place} {name} here: the {noun} is not in the local cache either, and the Hub cannot be "
-            f"reached or was not to be asked; check the name, or the network"
+            f"no {places} is named {name!r}. The Hub was not reachable, or HF_HUB_OFFLINE or local_files_only is set"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"the {noun} {name} is not on the Hub, though its repository is") from error

@@ -43,6 +43,14 @@ def read_actions(source: Any) -> Tensor:
         OSError: if a file is missing or corrupt.
         ValueError: if the content is no table of finite numbers, holds the actions of several clips, or lacks a frame
             between others.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ivideogpt_hf import read_actions
+        >>> _ = Path("actions.csv").write_text("dx,dy\\n0.5,0\\n0,1\\n")
+        >>> read_actions("actions.csv")
+        tensor([[0.5000, 0.0000],
+                [0.0000, 1.0000]])
     """
     if isinstance(source, (str, os.PathLike)):
         table = _of_only_clip(read_action_table(Path(source)))
@@ -97,7 +105,7 @@ def read_future_actions(
     table = _of_only_clip(table)
     length = num_video_frames - 1 - first_row if num_frames is None else num_frames
     if length < 1:
-        raise ValueError(f"{name} holds no frame after the {first_row + 1} of the context: give num_frames")
+        raise ValueError(f"{name} holds no frame after frame {first_row}, the last of the context: give num_frames")
     wanted = range(first_row, first_row + length)
     # Of rows that led to their frames, the first one led to none: without it, row t leads to frame t + 1.
     skipped = int(table.alignment == "before" and len(table.actions) == num_video_frames)

@@ -71,6 +71,11 @@ def read_video(
         OSError: if a file is missing, empty or corrupt, or holds fewer frames than it states.
         ValueError: if the content is no RGB video, its frames differ in size, it cannot be shown as it asks, or would
             take more memory than it may.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, read_video
+        >>> read_video(EXAMPLE_EPISODE, max_frames=4).shape
+        torch.Size([4, 3, 64, 64])
     """
     with decoded_within(max_bytes):
         return _read_video(source, max_frames, resize)
@@ -237,6 +242,12 @@ def side_by_side(*clips: Tensor) -> Tensor:
 
     Raises:
         ValueError: if a clip has another shape or dtype, or the clips differ in length or size.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, read_video, side_by_side
+        >>> frames = read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> side_by_side(frames, 255 - frames).shape
+        torch.Size([4, 3, 64, 130])
     """
     for clip in clips:
         _check_clip(clip)
@@ -276,6 +287,11 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10
 
     Raises:
         ValueError: if shape or dtype are others, the suffix is unknown, or fps or scale are out of range.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, read_video, write_video
+        >>> write_video(read_video(EXAMPLE_EPISODE, max_frames=4), "clip.gif", scale=2).name
+        'clip.gif'
     """
     path = Path(path)
     _check_clip(frames)

@@ -114,8 +114,8 @@ def lpips_weights(weights: str | os.PathLike[str] | None = None) -> dict[str, Te
         import lpips
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
         raise OSError(
-            f"LPIPS needs its weights: name a safetensors file, or owner/name/file.safetensors on the Hub, as "
-            f"lpips_weights or in {WEIGHTS_VARIABLE}, or install the packages lpips and torchvision ({error})"
+            f"LPIPS weights are missing. Set lpips_weights or {WEIGHTS_VARIABLE} to a safetensors file, or to "
+            f"owner/name/file.safetensors on the Hub, or install the packages lpips and torchvision ({error})"
         ) from error
     return _from_package(lpips.LPIPS(net="vgg", verbose=False).state_dict())
 

@@ -39,6 +39,12 @@ class IVideoGPTConfig(LlamaConfig):
             re-anchors; None where it is not known.
 
     Every other argument is one of `transformers.LlamaConfig`; the defaults are the released small model.
+
+    Example:
+        >>> from ivideogpt_hf import IVideoGPTConfig
+        >>> config = IVideoGPTConfig(action_dim=4, predict_reward=True)
+        >>> config.layout.prompt_length, config.layout.block_length
+        (513, 17)
     """
 
     model_type = "ivideogpt"

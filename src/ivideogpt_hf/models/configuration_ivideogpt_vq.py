@@ -52,6 +52,12 @@ class IVideoGPTVQConfig(PreTrainedConfig):
             one per dimension, in place of the codebook; the number of codes is then their product. None: a codebook.
         repeat_last_context: whether the last context frame is coded a second time, see `TokenLayout`. It is False in
             released checkpoints.
+
+    Example:
+        >>> from ivideogpt_hf import IVideoGPTVQConfig
+        >>> config = IVideoGPTVQConfig(resolution=64)
+        >>> config.context_grid, config.dynamics_grid
+        ((16, 16), (4, 4))
     """
 
     model_type = "ivideogpt_vq"

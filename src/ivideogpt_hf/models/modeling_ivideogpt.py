@@ -41,6 +41,14 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
         draft_loss: cross-entropy (scalar float) of the draft head, which alone gets its gradient; None without such a
             head or without labels.
         past_key_values, hidden_states, attentions: outputs of transformers.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import WorldModel
+        >>> transformer = WorldModel.default().transformer
+        >>> tokens = torch.zeros(1, transformer.config.layout.sequence_length(2), dtype=torch.long)
+        >>> transformer(tokens, actions=torch.zeros(1, 2, 4)).rewards.shape  # one for each future frame
+        torch.Size([1, 2])
     """
 
     rewards: Tensor | None = None
@@ -124,10 +132,31 @@ def _set_to_zero(module: nn.Module) -> None:
 class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
-    An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:
-    `action_linear` (zero-initialised, so that an action-free checkpoint is unchanged by it) adds the action to the
-    embedding of the slot before the frame that it causes; `reward_linear` and `action_recon_linear` read the final
-    hidden state at a frame's last token.
+    An action-free model has exactly the weights of a `LlamaForCausalLM`. The config adds an action input and heads.
+    `action_linear` adds the action to the embedding of the slot before the frame that it causes. It is initialised to
+    zero, so a checkpoint without actions is unchanged. `reward_linear` and `action_recon_linear` read the hidden state
+    at a frame's last token.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
+        >>> config = IVideoGPTConfig(
+        ...     hidden_size=32,
+        ...     intermediate_size=48,
+        ...     num_hidden_layers=2,
+        ...     num_attention_heads=4,
+        ...     tokens_per_context_frame=16,
+        ...     tokens_per_future_frame=4,
+        ...     num_context_codes=24,
+        ...     num_dynamics_codes=40,
+        ...     action_dim=3,
+        ...     predict_reward=True,
+        ... )
+        >>> model = IVideoGPTForCausalLM(config)
+        >>> tokens = torch.zeros(1, config.layout.sequence_length(2), dtype=torch.long)
+        >>> output = model(tokens, actions=torch.zeros(1, 2, 3))
+        >>> output.logits.shape == (1, tokens.shape[1], config.vocab_size)
+        True
     """
 
     config: IVideoGPTConfig

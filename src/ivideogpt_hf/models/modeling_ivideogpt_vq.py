@@ -49,6 +49,14 @@ class IVideoGPTVQOutput(ModelOutput):
             `ivideogpt train-vq` adds what makes pictures sharp, a perceptual and an adversarial loss.
         hidden_states: feature maps (B * T, channels, h, w) of the future frames, after each stage of their encoder,
             then of their decoder; None unless they were asked for.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> model = WorldModel.default().vq_model
+        >>> frames = read_video(EXAMPLE_EPISODE, max_frames=4)[None] / 255  # (B, C + T, 3, H, W) in [0, 1]
+        >>> output = model(frames[:, :2], frames[:, 2:])
+        >>> output.future_reconstruction.shape, output.loss.shape
+        (torch.Size([1, 2, 3, 64, 64]), torch.Size([]))
     """
 
     context_reconstruction: Tensor | None = None
@@ -75,6 +83,15 @@ class VQContext:
         encoder_memory: keys and values for each cross-attention of the future encoder; None if the context was rebuilt
             from tokens.
         latents: latents (B * C, h, w, code_dim) float that were quantised; None if the context was rebuilt from tokens.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> model = WorldModel.default().vq_model
+        >>> frames = read_video(EXAMPLE_EPISODE, max_frames=4)[None] / 255  # (B, C + T, 3, H, W) in [0, 1]
+        >>> context = model.encode_context(frames[:, :2])
+        >>> codes = model.encode_future(context.encoder_memory, frames[:, 2:])
+        >>> model.decode_future(context.decoder_memory, codes, frames[:, :2]).shape
+        torch.Size([1, 2, 3, 64, 64])
     """
 
     tokens: Tensor
@@ -86,7 +103,16 @@ class VQContext:
 
 
 class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  # the upload is replaced on purpose
-    """Compressive VQ model of iVideoGPT (Wu et al., 2024, section 3.1)."""
+    """Compressive VQ model of iVideoGPT (Wu et al., 2024, section 3.1).
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> model = WorldModel.default().vq_model
+        >>> frames = read_video(EXAMPLE_EPISODE, max_frames=4)[None] / 255  # (B, C + T, 3, H, W) in [0, 1]
+        >>> tokens, _ = model.tokenize(frames)
+        >>> model.detokenize(tokens).shape == frames.shape
+        True
+    """
 
     config: IVideoGPTVQConfig
     config_class = IVideoGPTVQConfig

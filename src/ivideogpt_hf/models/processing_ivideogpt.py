@@ -43,6 +43,16 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
 
     Raises:
         ValueError: if the statistics contradict each other.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import IVideoGPTVideoProcessor
+        >>> size = {"height": 64, "width": 64}
+        >>> processor = IVideoGPTVideoProcessor(size, action_mean=[1.0, 0.0], action_std=[2.0, 1.0])
+        >>> processor.resize_frames(torch.zeros(5, 3, 120, 160, dtype=torch.uint8)).shape
+        torch.Size([5, 3, 64, 64])
+        >>> processor.normalize_actions(torch.tensor([[3.0, 0.0]]))
+        tensor([[1., 0.]])
     """
 
     model_input_names = ["pixel_values_videos"]  # noqa: RUF012

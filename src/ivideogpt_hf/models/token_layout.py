@@ -33,6 +33,12 @@ class TokenLayout:
 
     Raises:
         ValueError: if a count is smaller than one.
+
+    Example:
+        >>> from ivideogpt_hf.models.token_layout import TokenLayout
+        >>> layout = TokenLayout(2, 256, 16, num_context_codes=8192, num_dynamics_codes=8192)
+        >>> layout.prompt_length, layout.block_length, layout.sequence_length(14)
+        (513, 17, 751)
     """
 
     num_context_frames: int

@@ -31,6 +31,16 @@ class RolloutCost:
             planner see the same luck.
         chunk_size: number of candidates that are rolled out at a time; None: all.
         horizon_policy: policy at the end of the horizon, see `WorldModel.rollout`.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import RewardSum
+        >>> world = WorldModel.default()
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> cost = RolloutCost(world, state, RewardSum())
+        >>> candidates = read_actions(EXAMPLE_EPISODE)[1:3].expand(1, 4, -1, -1)  # (B, N, H, A)
+        >>> cost(candidates).shape
+        torch.Size([1, 4])
     """
 
     world: World[Any]

@@ -23,7 +23,19 @@ FRAMES_PER_CHUNK = 256
 
 
 class Objective(Protocol):
-    """Costs of predicted futures, as planners ask for them: lower is better."""
+    """Costs of predicted futures, as planners ask for them: lower is better.
+
+    Example:
+        >>> from ivideogpt_hf.planning.objectives import Objective, WeightedSum
+        >>> class Brightness:  # a planner looks for bright last frames
+        ...     outputs = frozenset({"frames"})
+        ...     decode_steps = "last"
+        ...     def __call__(self, rollout, actions):
+        ...         return -rollout.frames[:, :, -1].float().mean((2, 3, 4))
+        >>> objective: Objective = Brightness()
+        >>> WeightedSum([(0.5, objective)]).decode_steps
+        'last'
+    """
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -68,6 +80,14 @@ class PixelError:
         goal: goal images (B, 3, H, W) uint8.
         frames: frames that are compared: the "last" one, or "all".
         reduction: operation that puts pixels and frames together; "sum" is VP2's (Tian et al., 2023).
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import PixelError
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), PixelError(frames[3:4]))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     goal: Tensor
@@ -93,6 +113,16 @@ class PerceptualError:
         goal: goal images (B, 3, H, W) uint8.
         lpips: function from pairs (M, 3, H, W) in [0, 1] to distances (M,), see `ivideogpt_hf.metrics.lpips.LPIPS`.
         frames: frames that are looked at: the "last" one, or "all".
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import PerceptualError
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> def distance(predicted, goal):  # LPIPS takes its place
+        ...     return (predicted - goal).abs().mean((1, 2, 3))
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), PerceptualError(frames[3:4], distance))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     goal: Tensor
@@ -148,6 +178,16 @@ class TokenError:
 
     Args:
         goal: vocabulary ids (B, tokens_per_future_frame) int64: the goal image as a future frame of the same context.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import TokenError
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> tokens, _ = world.vq_model.tokenize(frames[None] / 255)  # the goal is the last of these frames
+        >>> goal = tokens[:, -world.vq_model.config.layout.tokens_per_future_frame :]
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), TokenError(goal))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     goal: Tensor
@@ -169,6 +209,16 @@ class SuccessClassifier:
     Args:
         classify: function from frames (M, 3, H, W) uint8 to logits (M,).
         frames: frames that are looked at: the "last" one, or "all".
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import SuccessClassifier
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> def classify(frames):  # a learned classifier takes its place
+        ...     return frames.float().mean((1, 2, 3)) - 128
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), SuccessClassifier(classify))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     classify: Callable[[Tensor], Tensor]
@@ -189,6 +239,14 @@ class RewardSum:
 
     Args:
         discount: weight of each step over the one before, in (0, 1].
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import RewardSum
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), RewardSum(discount=0.99))
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
     """
 
     discount: float = 1.0
@@ -230,7 +288,16 @@ class TerminalValue:
 
 @dataclass(frozen=True)
 class ActionPenalty:
-    """Sum of squared actions."""
+    """Sum of squared actions.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import ActionPenalty
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), ActionPenalty())
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
+    """
 
     outputs: ClassVar[frozenset[str]] = frozenset()
     decode_steps: ClassVar[None] = None
@@ -241,7 +308,16 @@ class ActionPenalty:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Minus the log-probability of the predicted tokens, summed over the steps: high where the model guesses."""
+    """Minus the log-probability of the predicted tokens, summed over the steps: high where the model guesses.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RolloutCost, WorldModel, read_actions, read_video
+        >>> from ivideogpt_hf.planning.objectives import Uncertainty
+        >>> world, frames = WorldModel.default(), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> cost = RolloutCost(world, world.reset(frames[None, :2]), Uncertainty())
+        >>> cost(read_actions(EXAMPLE_EPISODE)[None, None, 1:3]).shape
+        torch.Size([1, 1])
+    """
 
     outputs: ClassVar[frozenset[str]] = frozenset()
     decode_steps: ClassVar[None] = None

@@ -25,6 +25,14 @@ class Plan:
         mean, std: mean and standard deviation (B, H, A) of the last distribution; the mean can start the next plan.
         costs: costs (B, N) of the last iteration's candidates.
         num_evaluations: number of candidates that were evaluated for each problem.
+
+    Example:
+        >>> from ivideogpt_hf import RandomShooting
+        >>> planner = RandomShooting(low=[-1, -1], high=[1, 1], horizon=3, num_candidates=32)
+        >>> plan = planner.plan(lambda actions: actions.square().sum((2, 3)))
+        >>> bool(plan.cost[0] == plan.costs.min())
+        True
+        >>> next_plan = planner.plan(lambda actions: actions.square().sum((2, 3)), warm_start=plan.shifted())
     """
 
     actions: Tensor
@@ -54,6 +62,15 @@ class Planner:
 
     Raises:
         ValueError: if a value is out of range, or a lower bound is not below the upper one.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import CEM, MPPI
+        >>> options = {"low": [-1, -1], "high": [1, 1], "horizon": 3, "num_candidates": 16}
+        >>> for planner in (CEM(num_elites=4, **options), MPPI(**options)):  # planners are exchangeable
+        ...     print(planner.plan(lambda actions: actions.square().sum((2, 3))).actions.shape)
+        torch.Size([1, 3, 2])
+        torch.Size([1, 3, 2])
     """
 
     low: Sequence[float]
@@ -191,7 +208,15 @@ class _Search:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShooting(Planner):
-    """Draws candidates uniformly between the bounds and takes the best. A warm start counts as one candidate."""
+    """Draws candidates uniformly between the bounds and takes the best. A warm start counts as one candidate.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import RandomShooting
+        >>> planner = RandomShooting(low=[-1, -1], high=[1, 1], horizon=3, num_candidates=32)
+        >>> planner.plan(lambda actions: (actions - 0.5).square().sum((2, 3))).num_evaluations
+        32
+    """
 
     def _draw(self, search: _Search, iteration: int, num_carried: int) -> Tensor:
         count = max(1, self.num_candidates - num_carried)
@@ -283,6 +308,14 @@ class ICEM(CEM):
         kept_fraction: share of the elites that the next iteration begins with.
         decay: number of candidates of an iteration, divided by that of the next. There are always twice as many
             candidates as elites, or more.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import ICEM
+        >>> planner = ICEM(low=[-1, -1], high=[1, 1], horizon=3, num_candidates=32, num_elites=4)
+        >>> plan = planner.plan(lambda actions: (actions - 0.5).square().sum((2, 3)))
+        >>> plan.actions.shape
+        torch.Size([1, 3, 2])
     """
 
     num_iterations: int = 4
@@ -318,6 +351,14 @@ class MPPI(Planner):
         noise_filter: strength beta of the noise's correlation in time: e_0 = s n_0 and
             e_t = beta e_(t-1) + (1 - beta) s n_t, with white noise n of standard deviation s; 0 is white noise.
         adapts_std: whether the standard deviation is fitted too, with the same weights.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import MPPI
+        >>> planner = MPPI(low=[-1, -1], high=[1, 1], horizon=3, num_candidates=32, gamma=10.0)
+        >>> plan = planner.plan(lambda actions: (actions - 0.5).square().sum((2, 3)))
+        >>> plan.actions.shape
+        torch.Size([1, 3, 2])
     """
 
     gamma: float = 1.0

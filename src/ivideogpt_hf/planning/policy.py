@@ -39,9 +39,8 @@ class Proposals(Protocol):
 class PlannerPolicy(nn.Module):
     """Closes the loop between real frames and plans: for gymnasium's environments and LeRobot's evaluation.
 
-    At each plan the last real frames become the context (the first one repeated, while there are fewer), the mean of
-    the plan before, shifted by what was executed, starts the next, and the planner looks for the actions with the
-    lowest cost of predicted futures.
+    The last real frames are the context. If there are too few, the first one is repeated. The previous plan's mean,
+    shifted by the executed steps, starts the search. The planner minimises the predicted cost.
 
     Args:
         world: world that predicts, here or served.

@@ -25,6 +25,16 @@ class CostableWorldModel:
         make_objective: function from goal images (B, 3, H, W) uint8 to an objective; the default compares the pixels
             of the last frame.
         options: further arguments of `RolloutCost`.
+
+    Example:
+        >>> import torch
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> from ivideogpt_hf.planning.stable_worldmodel import CostableWorldModel
+        >>> costs, frames = CostableWorldModel(WorldModel.default()), read_video(EXAMPLE_EPISODE, max_frames=4)
+        >>> images = {"pixels": frames[None, None, :2], "goal": frames[None, None, 3:]}
+        >>> images = {name: value.expand(-1, 4, -1, -1, -1, -1) for name, value in images.items()}
+        >>> costs.get_cost(images, torch.zeros(1, 4, 2, 4)).shape  # of 4 candidates with 2 actions each
+        torch.Size([1, 4])
     """
 
     def __init__(

@@ -26,6 +26,16 @@ class VP2Predictor:
 
     Raises:
         ValueError: if the model is action-free.
+
+    Example:
+        >>> import numpy as np
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+        >>> from ivideogpt_hf.planning.vp2 import VP2Predictor
+        >>> predictor = VP2Predictor(WorldModel.default())
+        >>> context = read_video(EXAMPLE_EPISODE, max_frames=2).permute(0, 2, 3, 1).numpy() / 255
+        >>> batch = {"video": np.stack([context] * 4), "actions": np.zeros((4, 1 + 2, 4))}
+        >>> predictor(batch)["rgb"].shape
+        (4, 3, 64, 64, 3)
     """
 
     base_prediction_modality = "rgb"

@@ -43,6 +43,14 @@ class FrameFeatures(BaseFeaturesExtractor):
         strides: stride of each convolution.
         trunk_dim: number of features.
         mixed_precision: precision of the convolutions, "no" or "bf16".
+
+    Example:
+        >>> import torch
+        >>> from gymnasium import spaces
+        >>> from ivideogpt_hf.rl.agents import FrameFeatures
+        >>> features = FrameFeatures(spaces.Box(0, 255, (9, 64, 64), "uint8"))
+        >>> features(torch.zeros(2, 9, 64, 64, dtype=torch.uint8)).shape
+        torch.Size([2, 50])
     """
 
     def __init__(

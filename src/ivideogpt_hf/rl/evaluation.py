@@ -39,6 +39,12 @@ class PolicyEvaluation:
         successes: whether each episode was solved; None if the simulator does not tell.
         returns: sum of the rewards of each episode, success bonus included.
         lengths: number of steps of each episode.
+
+    Example:
+        >>> from ivideogpt_hf.rl.evaluation import PolicyEvaluation
+        >>> evaluation = PolicyEvaluation(successes=(True, False), returns=(12.0, 3.0), lengths=(20, 100))
+        >>> evaluation.record()["success"]
+        0.5
     """
 
     successes: tuple[bool, ...] | None

@@ -56,6 +56,12 @@ class ImaginationSchedule:
 
     Raises:
         ValueError: if a number is out of range.
+
+    Example:
+        >>> from ivideogpt_hf.rl.imagination import ImaginationSchedule
+        >>> schedule = ImaginationSchedule(first_step=500, vq_every=None, warmup_vq_updates=0)  # the VQ model stays
+        >>> schedule.trains
+        True
     """
 
     first_step: int = 2000

@@ -57,6 +57,13 @@ class LearnerSettings:
 
     Raises:
         ValueError: if a number is out of range, or only one of data and data_share is given.
+
+    Example:
+        >>> from ivideogpt_hf import WorldModel
+        >>> from ivideogpt_hf.rl.learner import LearnerSettings, WorldModelLearner
+        >>> settings = LearnerSettings(num_future_frames=4, batch_size=2, learning_rate=6e-4)
+        >>> WorldModelLearner(WorldModel.default(), settings).settings.batch_size
+        2
     """
 
     num_future_frames: int = 10

@@ -52,6 +52,11 @@ def preset(name: str) -> dict[str, Any]:
 
     Raises:
         ValueError: if there is no such preset.
+
+    Example:
+        >>> from ivideogpt_hf.rl.presets import preset
+        >>> preset("cpu")["batch_size"], preset("paper")["batch_size"]
+        (64, 256)
     """
     if name not in _PRESETS:
         raise ValueError(f"preset must be one of {', '.join(map(repr, _PRESETS))}, got {name!r}")

@@ -46,7 +46,6 @@ def run_agent(settings: AgentRunSettings) -> int | None:
         ...     max_steps=10,
         ...     evaluate_every=20,
         ...     num_evaluation_episodes=2,
-        ...     tracker="none",
         ... )
         >>> run_agent(settings)
         >>> sorted(path.name for path in Path("push").iterdir())  # doctest: +ELLIPSIS

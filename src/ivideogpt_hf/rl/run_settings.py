@@ -16,7 +16,7 @@ NO_WORLD = "none"
 # Agents that do not learn from steps of their own in the environment.
 CLONE, PPO_NAME = "clone", "ppo"
 AGENTS = (*OFF_POLICY, CLONE, PPO_NAME)
-TRACKERS = ("trackio", "tensorboard", "wandb", "none")
+TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 # Settings that change what a run writes beside its results, or how fast.
 NOT_RECORDED = ("output", "save_minutes", "tracker", "run_name", "device", "revision", "token", "videos")
 SCHEDULE_SETTINGS = (
@@ -95,7 +95,7 @@ class AgentRunSettings:
             `LearnerSettings`. The learning rate is that of both networks; None: 1e-4, but 6e-4 for the transformer with
             the preset "cpu", which is meant for small ones.
         save_minutes: number of minutes after which the state is saved, at the next step.
-        tracker: tracker that gets the metrics: "trackio", "tensorboard", "wandb" or "none".
+        tracker: tracker that gets the metrics: "trackio", "tensorboard" or "wandb"; "none": metrics.jsonl alone.
         run_name: name of the run in the tracker; None: that of the folder.
         videos: whether each evaluation writes a video.
         device: device of all networks.
@@ -147,7 +147,7 @@ class AgentRunSettings:
     data_root: str | None = None
     data_share: float = 0.0
     save_minutes: float = 5.0
-    tracker: str = "trackio"
+    tracker: str = "none"
     run_name: str | None = None
     videos: bool = True
     device: str = "cpu"

@@ -37,6 +37,15 @@ class RemoteState:
         session: name of the session in which it lives.
         number: number of the state in the session.
         num_frames: number of frames since its context, of each row.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, read_actions, read_video
+        >>> world = RemoteWorldModel("http://127.0.0.1:8000")  # where `ivideogpt serve` runs
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> branches = state.fork(3)
+        >>> branches.batch_size
+        3
+        >>> world.close()
     """
 
     def __init__(self, world: RemoteWorldModel, session: str, number: int, num_frames: Sequence[int]) -> None:
@@ -87,6 +96,15 @@ class RemoteWorldModel:
     Raises:
         OSError: if the server cannot be reached or refuses; the message tells its reason.
         ImportError: without httpx; names the extra.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, read_actions, read_video
+        >>> world = RemoteWorldModel("http://127.0.0.1:8000")  # where `ivideogpt serve` runs
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> step, state = world.step(state, read_actions(EXAMPLE_EPISODE)[1:2])
+        >>> step.frame.shape
+        torch.Size([1, 3, 64, 64])
+        >>> world.close()
     """
 
     device = torch.device("cpu")

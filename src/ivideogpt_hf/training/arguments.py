@@ -34,13 +34,18 @@ def described(text: str, *, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def required(text: str) -> Any:
+    """A field that must be set, with its help text. Its default, None, stands for a value that is missing."""
+    return field(default=None, metadata={"help": f"{text}{REQUIRED}", "required": True})
+
+
 def same_as(kind: type, name: str) -> Any:
     """A field with the help text and the default of another dataclass's field.
 
     A base class would put the fields of both classes into another order, in which their options are listed.
     """
     (other,) = [item for item in fields(kind) if item.name == name]
-    return described(other.metadata["help"], default=other.default)
+    return field(default=other.default, metadata=other.metadata)
 
 
 @dataclass
@@ -49,8 +54,8 @@ class RunArguments:
 
     _argument_group_name: ClassVar[str] = "the run"
 
-    output_dir: str = described("folder for checkpoints, metrics and the finished model; required", default="")
-    num_updates: int = described("number of optimiser updates; required", default=0)
+    output_dir: str = required("folder for checkpoints, metrics and the finished model")
+    num_updates: int = required("number of optimiser updates")
     resume: str | None = described(
         "checkpoint to go on from: 'latest', or a folder of the output's checkpoints/", default=None
     )
@@ -63,7 +68,7 @@ class RunArguments:
         "compute activations again in the backward pass to save memory", default=False
     )
     num_processes: int | None = described(
-        "number of processes that must run; the training refuses to start with any other number", default=None
+        "number of processes that must run; the command refuses to start with any other number", default=None
     )
     log_every: int = described("updates between two entries of the metrics", default=50)
     validate_every: int = described("updates between two validations; 0: never", default=500)
@@ -75,8 +80,8 @@ class RunArguments:
         default=None,
     )
     keep_checkpoints: int = described("number of the last checkpoints to keep; the best one is kept as well", default=2)
-    tracker: Literal["trackio", "tensorboard", "wandb", "none"] = described(
-        "tracker that gets the metrics; metrics.jsonl has them in any case", default="trackio"
+    tracker: Literal["none", "trackio", "tensorboard", "wandb"] = described(
+        "tracker that gets the metrics too; none: they are in metrics.jsonl alone", default="none"
     )
     run_name: str | None = described(
         "name of the run in the tracker; null: the name of the output folder", default=None
@@ -87,7 +92,7 @@ class RunArguments:
     hub_private: bool = described("make that repository private", default=False)
 
     def __post_init__(self) -> None:
-        require(bool(self.output_dir), "output_dir is missing: where to write the model?")
+        _check_required(self)
         require(self.num_updates > 0, f"num_updates must be at least 1, got {self.num_updates}")
         for name in ("validate_every", "sample_every"):
             require(getattr(self, name) >= 0, f"{name} must be 0 (never) or more, got {getattr(self, name)}")
@@ -228,9 +233,7 @@ class WorldModelArguments:
 
     _argument_group_name: ClassVar[str] = "the transformer"
 
-    vq_model: str | None = described(
-        "folder or Hub id of the checkpoint whose VQ model makes the tokens; required", default=None
-    )
+    vq_model: str = required("folder or Hub id of the checkpoint whose VQ model makes the tokens")
     repeat_last_context: bool | None = described(
         "code the last context frame twice, the second time as a future frame; null: as the checkpoint says",
         default=None,
@@ -284,7 +287,7 @@ class WorldModelArguments:
     )
 
     def __post_init__(self) -> None:
-        _require_vq_model(self.vq_model)
+        _check_required(self)
         require(
             (self.transformer is None) != (self.transformer_config is None),
             "give either transformer (a checkpoint to start from) or transformer_config (a new model)",
@@ -321,8 +324,8 @@ class TokenizeArguments:
 
     _argument_group_name: ClassVar[str] = "the tokens"
 
-    output_dir: str = described("folder for the tokens; required", default="")
-    vq_model: str | None = same_as(WorldModelArguments, "vq_model")
+    output_dir: str = required("folder for the tokens")
+    vq_model: str = same_as(WorldModelArguments, "vq_model")
     repeat_last_context: bool | None = same_as(WorldModelArguments, "repeat_last_context")
     num_passes: int = described(
         "number of passes over the data; with augmentation each sees other crops and colours", default=1
@@ -339,14 +342,12 @@ class TokenizeArguments:
     num_processes: int | None = same_as(RunArguments, "num_processes")
     seed: int = described("seed of the order of clips and of the augmentation", default=0)
     ray: str | None = described(
-        "with the command: share the work among a cluster of Ray; local starts Ray here, auto or an address takes a "
-        "cluster; null: this process",
+        "address of a Ray cluster to run on ('local' starts one here); null: this process",
         default=None,
     )
 
     def __post_init__(self) -> None:
-        require(bool(self.output_dir), "output_dir is missing: where to write the tokens?")
-        _require_vq_model(self.vq_model)
+        _check_required(self)
         for name in ("num_passes", "batch_size"):
             require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("clips_per_pass", "validation_clips"):
@@ -360,11 +361,16 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _require_vq_model(vq_model: str | None) -> None:
-    require(vq_model is not None, "vq_model is missing: which checkpoint's VQ model makes the tokens?")
+def _check_required(arguments: Any) -> None:
+    for item in fields(arguments):
+        text = item.metadata["help"].removesuffix(REQUIRED)
+        is_given = getattr(arguments, item.name) not in (None, "") or not item.metadata.get("required")
+        require(is_given, f"--{item.name.replace('_', '-')} is missing: the {text}")
 
 
-def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str], command: str) -> tuple[T, ...]:
+def parse(
+    kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str], command: str, *, about: str = ""
+) -> tuple[T, ...]:
     """Fill dataclasses from a yaml file and from what the command line says, which wins.
 
     Args:
@@ -373,6 +379,7 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         overrides: options of the command line, such as ``["--learning-rate", "1e-4", "--compile", "false"]``; the value
             ``"null"`` stands for None.
         command: name of the command, for its help.
+        about: what the command does, for its help.
 
     Returns:
         The filled dataclasses, in the order of ``kinds``.
@@ -400,13 +407,14 @@ def parse(kinds: Sequence[type[T]], config: str | None, overrides: Sequence[str]
         kinds,
         prog=command,
         usage=f"{command} [--config FILE] [--NAME VALUE ...]",
-        description="Every option can stand in the file of --config as well; options of the command line win.",
+        description=f"{about} The file of --config can set every option as well. The command line wins.".strip(),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
     )
     for action in parser._actions:  # the help shows one of the spellings that are read
         action.option_strings = [option for option in action.option_strings if "_" not in option]
+        action.required = False  # the dataclasses say what is missing, after what is unknown was told
     file_options: list[str] = []
     for key, value in settings.items():
         if value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -194,13 +195,13 @@ def add_lora(transformer: IVideoGPTForCausalLM, rank: int, alpha: float | None) 
     from peft import LoraConfig, get_peft_model
 
     names = {name.split(".")[-1] for name, _ in transformer.named_modules()}
-    return get_peft_model(
-        transformer,
-        LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank if alpha is None else alpha,
-            target_modules=LORA_TARGETS,
-            modules_to_save=[part for part in NEW_PARTS if part in names],
-            task_type="CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        target_modules=LORA_TARGETS,
+        modules_to_save=[part for part in NEW_PARTS if part in names],
+        task_type="CAUSAL_LM",
     )
+    with warnings.catch_warnings():  # PEFT reads a property that transformers has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(transformer, config)

@@ -79,7 +79,7 @@ def open_clips(
         FileNotFoundError: if a data set is not there.
         ValueError: if no data are named, or a source lacks the validation split, actions or rewards, or gives no clip.
     """
-    require(data.data is not None, "data is missing: which data set or mixture?")
+    require(data.data is not None, "--data is missing: the data set or mixture")
     segment = SegmentSpec(
         data.num_frames,
         data.num_context_frames,

@@ -65,7 +65,7 @@ def train_vq(
         >>> from ivideogpt_hf.training.arguments import DataArguments, OptimizationArguments, RunArguments, VQArguments
         >>> from ivideogpt_hf.training.train_vq import train_vq
         >>> train_vq(
-        ...     RunArguments(output_dir="my-vq", num_updates=2, tracker="none"),
+        ...     RunArguments(output_dir="my-vq", num_updates=2),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
         ...     OptimizationArguments(batch_size=2, warmup_updates=0),
         ...     VQArguments(
@@ -159,7 +159,7 @@ def _load_lpips(vq: VQArguments, device: torch.device) -> LPIPS:
     try:
         return LPIPS.from_weights(vq.lpips_weights).to(device)
     except OSError as error:
-        raise OSError(f"{error}; or train without LPIPS, by perceptual_weight: 0") from error
+        raise OSError(f"{error}. Use --perceptual-weight 0 to train without LPIPS") from error
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------

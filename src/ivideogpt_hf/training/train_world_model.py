@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from .record import describe_training
 from .samples import sample_strips
 from .trainer import MODEL, Task, check_run, in_eval_mode, make_phase, run_training
 
+# Clips of the evaluation that a finished training proposes, which is then done in minutes.
+USUAL_EVALUATION_CLIPS = 64
 WORLD_MODEL_ARGUMENTS = (RunArguments, DataArguments, OptimizationArguments, WorldModelArguments)
 
 
@@ -72,7 +75,7 @@ def train_world_model(
         ... )
         >>> from ivideogpt_hf.training.train_world_model import train_world_model
         >>> train_world_model(
-        ...     RunArguments(output_dir="my-world", num_updates=2, tracker="none"),
+        ...     RunArguments(output_dir="my-world", num_updates=2),
         ...     DataArguments(data="dataset", num_frames=4, augmentation="none", validation_split=None),
         ...     OptimizationArguments(batch_size=2, warmup_updates=0),
         ...     WorldModelArguments(
@@ -140,12 +143,7 @@ def _train(
             model=settings_of(transformer.config),
             vq_model_hash=weights_hash(vq_model),
         ),
-        next_steps=[
-            f"ivideogpt predict CLIP --checkpoint {MODEL}"
-            + " --actions FILE" * model.actions
-            + " --goal IMAGE" * model.goal_conditioned,
-            f"ivideogpt evaluate {MODEL} DATA",
-        ],
+        next_steps=_next_steps(data, model, training_data, processor),
         transformer=transformer,
         losses=losses,
         data=training_data,
@@ -179,6 +177,40 @@ def _make_processor(
     height, width = vq_model.config.frame_size
     settings = {"size": {"height": height, "width": width}, "reward_transform": model.reward_transform}
     return IVideoGPTVideoProcessor(**data.processor_settings | settings)
+
+
+def _gives_episode(data: TrainingData, model: WorldModelArguments, processor: IVideoGPTVideoProcessor) -> bool:
+    """Whether the checkpoint gets an episode of its own.
+
+    There is none where nothing is held out, where the data are tokens, where clips begin with their goals, and where
+    several embodiments have actions of their own.
+    """
+    has_clips = data.validation is not None and model.tokens is None
+    return has_clips and not model.goal_conditioned and not processor.embodiments
+
+
+def _next_steps(
+    data: DataArguments, model: WorldModelArguments, training_data: TrainingData, processor: IVideoGPTVideoProcessor
+) -> list[str]:
+    """Commands for the finished model. They run as they are where the training's own data allow it."""
+    clips = asdict(data) if model.tokens is None else training_data.description["arguments"]
+    has_source = isinstance(clips["data"], str) and clips["validation_split"] is not None
+    evaluate = f"ivideogpt evaluate {MODEL} {shlex.quote(clips['data']) if has_source else 'DATA'}"
+    if has_source:
+        root, split = clips["data_root"], clips["validation_split"]
+        evaluate += f" --root {shlex.quote(root)}" if root else ""
+        evaluate += f" --split {shlex.quote(split)}" if split != "test" else ""
+    segment = training_data.training.segment
+    evaluate += f" --num-context-frames {segment.num_context_frames} --num-future-frames {segment.num_future_frames}"
+    if training_data.validation is not None:
+        evaluate += f" --num-clips {min(USUAL_EVALUATION_CLIPS, len(training_data.validation.order(0)))}"
+    episode = f"{MODEL}/{EPISODE_FILE}" if _gives_episode(training_data, model, processor) else None
+    predict = (
+        f"ivideogpt predict {episode or 'CLIP'} --checkpoint {MODEL}"
+        + f" --actions {episode or 'FILE'}" * model.actions
+        + " --goal IMAGE" * model.goal_conditioned
+    )
+    return [predict, f"{evaluate} --lpips-weights none"]
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -346,14 +378,10 @@ class WorldModelTask(Task):
         self._write_episode(folder)
 
     def _write_episode(self, folder: Path) -> None:
-        """Write the first validation clip as the checkpoint's own episode: its card shows it, and worlds begin in it.
-
-        There is none where nothing is held out, where the data are tokens, where clips begin with their goals, and
-        where several embodiments have actions of their own.
-        """
+        """Write the first validation clip as the checkpoint's own episode: its card shows it, and worlds begin in
+        it."""
         losses = self.losses
-        has_clips = self.data.validation is not None and losses.model.tokens is None
-        if not has_clips or losses.model.goal_conditioned or losses.processor.embodiments:
+        if not _gives_episode(self.data, losses.model, losses.processor):
             return
         clip = self.data.first_validation_clip()
         rows = {"rewards": clip["rewards"].numpy()} if losses.model.rewards else {}

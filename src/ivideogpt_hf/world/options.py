@@ -27,6 +27,13 @@ class RolloutOptions:
 
     Raises:
         ValueError: if a name is unknown.
+
+    Example:
+        >>> from ivideogpt_hf import Sampling
+        >>> from ivideogpt_hf.world.options import RolloutOptions
+        >>> options = RolloutOptions(Sampling(seed=0), outputs=("rewards",), decode_steps="last")
+        >>> options.horizon_policy
+        'reanchor'
     """
 
     sampling: Sampling = field(default_factory=Sampling)

@@ -30,7 +30,16 @@ StateT = TypeVar("StateT", bound=State)
 @runtime_checkable
 class World(Protocol[StateT]):
     """A world that is reset with frames and stepped with actions. `WorldModel` and `RemoteWorldModel` are worlds; their
-    docstrings say what arguments and results mean."""
+    docstrings say what arguments and results mean.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, World, WorldModel, read_actions, read_video
+        >>> def predict(world: World, frames, actions):  # takes a WorldModel, and a RemoteWorldModel as well
+        ...     return world.rollout(frames, actions).frames
+        >>> frames, actions = read_video(EXAMPLE_EPISODE, max_frames=2)[None], read_actions(EXAMPLE_EPISODE)[None, 1:3]
+        >>> predict(WorldModel.default(), frames, actions).shape
+        torch.Size([1, 2, 3, 64, 64])
+    """
 
     @property
     def spec(self) -> WorldModelSpec:

@@ -25,6 +25,14 @@ class Step:
         reward: predicted reward (B,) float32 in reward units; None without a reward head or if not asked for.
         tokens: vocabulary ids (B, tokens_per_future_frame) int64.
         log_prob: log-probability (B,) float32 of the tokens under the sampling distribution.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_actions, read_video
+        >>> world, actions = WorldModel.default(), read_actions(EXAMPLE_EPISODE)
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> step, state = world.step(state, actions[1:2])
+        >>> step.frame.shape, step.reward.shape
+        (torch.Size([1, 3, 64, 64]), torch.Size([1]))
     """
 
     frame: Requested
@@ -47,6 +55,15 @@ class Observation:
         reward: reward (B,) float32 of the last step; None before the first or without a reward head.
         step: number of steps taken so far in this call.
         state: state of the worlds.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_actions, read_video
+        >>> world, actions = WorldModel.default(), read_actions(EXAMPLE_EPISODE)
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> def policy(seen):  # an Observation
+        ...     return actions[1 + seen.step][None]
+        >>> world.rollout(state, policy, num_frames=2).actions.shape
+        torch.Size([1, 2, 4])
     """
 
     frame: Tensor
@@ -68,6 +85,14 @@ class RolloutStatistics:
         cache_bytes: memory of the keys and values that the rollout's state holds, of contexts and rows.
         num_guessed: number of tokens that `Sampling.num_guesses` tried in each row.
         num_right: number of those that were kept.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_actions, read_video
+        >>> world, actions = WorldModel.default(), read_actions(EXAMPLE_EPISODE)
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> rollout = world.rollout(state, actions[None, 1:4], outputs=("frames", "statistics"))
+        >>> rollout.statistics.num_frames, rollout.statistics.decode_seconds > 0
+        (3, True)
     """
 
     num_frames: int
@@ -109,6 +134,14 @@ class Rollout:
         reanchored_at: numbers of the steps before which some row was re-anchored on its own predictions.
         state: state of the B * N worlds at the end; None where it is not in this process.
         statistics: time and memory that the rollout took; None if not asked for.
+
+    Example:
+        >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_actions, read_video
+        >>> world, actions = WorldModel.default(), read_actions(EXAMPLE_EPISODE)
+        >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+        >>> rollout = world.rollout(state, actions[None, 1:4], num_samples=2)
+        >>> rollout.frames.shape, rollout.rewards.shape
+        (torch.Size([1, 2, 3, 3, 64, 64]), torch.Size([1, 2, 3]))
     """
 
     frames: Requested

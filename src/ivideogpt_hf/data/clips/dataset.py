@@ -91,6 +91,13 @@ class SegmentDataset(torch.utils.data.Dataset[Clip]):
     Raises:
         FileNotFoundError: if a data set is not there.
         ValueError: if a data set lacks what is asked for, or gives no clip.
+
+    Example:
+        >>> from ivideogpt_hf.data.clips.dataset import SegmentDataset
+        >>> from ivideogpt_hf import SegmentSpec
+        >>> clips = SegmentDataset("dataset", SegmentSpec(num_frames=4), size=(32, 32), actions=True)
+        >>> clips[0]["frames"].shape, clips[0]["actions"].shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([3, 3]))
     """
 
     def __init__(

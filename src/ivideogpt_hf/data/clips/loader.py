@@ -109,6 +109,13 @@ class ClipLoader:
         batches: batches to load.
         num_workers: number of processes that prepare clips; 0 prepares them in this one.
         pin_memory: whether batches lie in memory from which copies to a GPU are fast.
+
+    Example:
+        >>> from ivideogpt_hf import SegmentSpec, load_clips
+        >>> loader = load_clips("dataset", batch_size=2, segment=SegmentSpec(num_frames=4))
+        >>> next(iter(loader))["frames"].shape
+        torch.Size([2, 4, 3, 16, 16])
+        >>> state = loader.state_dict()  # load_state_dict(state) of a loader like this one goes on here
     """
 
     def __init__(self, batches: ClipBatches, *, num_workers: int = 0, pin_memory: bool = False) -> None:

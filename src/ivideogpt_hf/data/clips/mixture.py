@@ -40,6 +40,11 @@ class Source:
 
     Raises:
         ValueError: if a value is not allowed.
+
+    Example:
+        >>> from ivideogpt_hf.data.clips.mixture import Source
+        >>> Source("datasets/kitchen", action_normalization="standardize").name
+        'kitchen'
     """
 
     path: str
@@ -81,6 +86,13 @@ class Mixture:
 
     Raises:
         ValueError: without sources, or if two have one name.
+
+    Example:
+        >>> from ivideogpt_hf import SegmentSpec, load_clips
+        >>> from ivideogpt_hf.data.clips.mixture import Mixture, Source
+        >>> mixture = Mixture([Source("dataset", name="near", weight=3.0), Source("dataset", name="far", stride=2.0)])
+        >>> next(iter(load_clips(mixture, batch_size=2, segment=SegmentSpec(num_frames=3))))["frames"].shape
+        torch.Size([2, 3, 3, 16, 16])
     """
 
     sources: Sequence[Source]
@@ -119,6 +131,13 @@ def load_mixture(source: str | os.PathLike[str] | Mixture | Source, *, root: str
     Raises:
         FileNotFoundError: if a yaml file does not exist.
         ValueError: if it has unknown or missing keys, or values that are not allowed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ivideogpt_hf.data.clips.mixture import load_mixture
+        >>> _ = Path("mixture.yaml").write_text("sources: [{path: dataset, weight: 2}]")
+        >>> load_mixture("mixture.yaml").sources[0].weight
+        2
     """
     if isinstance(source, Mixture):
         return source

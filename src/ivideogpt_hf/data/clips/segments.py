@@ -36,6 +36,12 @@ class SegmentSpec:
 
     Raises:
         ValueError: if the numbers contradict each other.
+
+    Example:
+        >>> from ivideogpt_hf import SegmentSpec
+        >>> segment = SegmentSpec(num_frames=6, num_context_frames=2, horizon=12)
+        >>> segment.num_future_frames
+        4
     """
 
     num_frames: int = 16

@@ -70,6 +70,14 @@ def open_episodes(
         ValueError: if the source is empty, the format is not recognised, several are, there are no episodes, or an
             option is not allowed.
         ImportError: if a package that the format needs is missing; names the extra.
+
+    Example:
+        >>> import numpy as np
+        >>> from ivideogpt_hf.data.readers import open_episodes
+        >>> np.savez("episode.npz", frames=np.zeros((5, 16, 16, 3), np.uint8), actions=np.zeros((4, 2), np.float32))
+        >>> episodes = open_episodes("episode.npz")
+        >>> len(episodes), episodes[0].num_frames, episodes[0].action_dim
+        (1, 5, 2)
     """
     options = ReadOptions(cameras, size, fit, fps, action_key, action_alignment, action_low, action_high, max_bytes)
     if not os.fspath(source):
