@@ -18,7 +18,7 @@ from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
 
-ROWS, TEMPERATURES, NUM_GUESSES, ROUNDS = (1, 32), (1.0, 0.5), 3, 8
+ROWS, TEMPERATURES, NUM_GUESSES, ROUNDS = (1, 32), (1.0, 0.5), 3, 5
 
 
 @contextmanager
