@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 from .configuration_ivideogpt import IVideoGPTConfig
 from .pushing import PushesWithCard
 from .reward_bins import mean_of_bins
+from .safetensors_only import LoadsSafetensors
 
 # transformers 5.24 renamed what 5.23 calls past_key_values; both names are understood here.
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -117,7 +118,7 @@ def _set_to_zero(module: nn.Module) -> None:
         init.zeros_(module.bias)
 
 
-class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
+class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
     An action-free model has exactly the weights of a `LlamaForCausalLM`. Action input and heads are added per config:
