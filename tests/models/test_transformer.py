@@ -1,6 +1,14 @@
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    MaxLengthCriteria,
+    StaticCache,
+    StoppingCriteriaList,
+    Trainer,
+    TrainingArguments,
+)
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
 from tests.conftest import build_transformer, build_vq_model, random_actions
@@ -135,6 +143,19 @@ def test_generate_takes_actions_for_every_slot(conditioning):
     generated = [model.generate(prompt, actions=random_actions(2, 1, 3, seed=seed), **settings) for seed in (0, 0, 1)]
     assert generated[0].equal(generated[1])
     assert not generated[0].equal(generated[2])
+
+
+@pytest.mark.parametrize("length", [{"max_new_tokens": 9}, {"max_length": LAYOUT.slot(0) + 10}])
+def test_generate_counts_actions_before_it_begins(length):
+    model = build_transformer(VQ_CONFIG, action_dim=3)
+    prompt = tokens()[:, : LAYOUT.slot(0) + 1]
+    settings = {"do_sample": False, "pad_token_id": 0, **length}
+    assert model.generate(prompt, actions=random_actions(2, 2, 3), **settings).shape[1] == LAYOUT.slot(2)
+    with pytest.raises(ValueError, match=r"begin 2 frames, and there are actions for 1: pass actions \(B, 2, 3\)"):
+        model.generate(prompt, actions=random_actions(2, 1, 3), **settings)
+    stops = StoppingCriteriaList([MaxLengthCriteria(LAYOUT.slot(1))])  # of which the count knows nothing
+    generated = model.generate(prompt, actions=random_actions(2, 1, 3), stopping_criteria=stops, **settings)
+    assert generated.shape[1] == LAYOUT.slot(1)
 
 
 @pytest.mark.parametrize("conditioning", ["add", "scale_shift"])

@@ -267,6 +267,26 @@ def test_parts_that_do_not_fit_are_refused(world):
         build_world(action_dim=3, processor={"action_low": [0.0], "action_high": [1.0]})
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("half", r"world\.to\(torch\.float16\)"),
+        ("cuda", r'world\.to\("cuda"\)'),
+        ("dtype", r"world\.transformer\.dtype"),
+        ("generate", r"world\.rollout"),
+        ("parameters", r"world\.vq_model and world\.transformer, which have that"),
+    ],
+)
+def test_what_a_module_has_is_named_here(world, name, hint):
+    with pytest.raises(AttributeError, match=f"has no {name!r}: .*{hint}"):
+        getattr(world, name)
+
+
+def test_a_compiled_network_is_refused_by_the_call_that_compiles(world):
+    with pytest.raises(ValueError, match=r"the VQ model is compiled by torch.compile.* world\.compile\(\)"):
+        WorldModel(torch.compile(world.vq_model), world.transformer)
+
+
 def test_a_resized_context_is_a_new_world_model():
     world = build_world(action_dim=3)
     world.vq_model.resize_context(1)

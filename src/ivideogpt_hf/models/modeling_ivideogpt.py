@@ -314,6 +314,37 @@ class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM): 
             inputs["actions"] = actions[:, first:last]
         return inputs
 
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, with ``actions`` (B, frames, A): one row for each frame, from the first predicted one on.
+
+        Raises:
+            ValueError: if there are fewer actions than frames, and nothing else is there to stop before them.
+        """
+        actions = kwargs.get("actions")
+        if actions is not None and not kwargs.get("stopping_criteria"):
+            self._check_number_of_actions(actions, inputs, generation_config, kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _check_number_of_actions(
+        self, actions: Tensor, inputs: Tensor | None, generation_config: Any, kwargs: dict[str, Any]
+    ) -> None:
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompt = next((tokens for tokens in given if tokens is not None), None)
+        if prompt is None:
+            return
+        length = prompt.shape[1]
+        asked = [kwargs, *(vars(config) for config in (generation_config, self.generation_config) if config is not None)]
+        for name, before in (("max_new_tokens", length), ("max_length", 0)):
+            number = next((settings[name] for settings in asked if settings.get(name) is not None), None)
+            if number is not None:
+                needed = self.config.layout.num_slots_before(before + number - 1)  # nothing follows the last token
+                if actions.shape[1] < needed:
+                    raise ValueError(
+                        f"{before + number} tokens begin {needed} frames, and there are actions for {actions.shape[1]}: "
+                        f"pass actions (B, {needed}, {self.config.action_dim}), or a smaller {name}"
+                    )
+                return
+
     def save_pretrained(  # type: ignore[override]  # the other arguments are forwarded as they are
         self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any
     ) -> None:

@@ -138,7 +138,7 @@ class PushesWithCard:
             if is_new or tags:
                 there = None if is_new else api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
                 card = self._new_card(repo_id) if there is None else ModelCard.load(there)
-                card.data.tags = list(dict.fromkeys([*(card.data.tags or ()), *tags]))
+                card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or ()), *tags]))
                 card.save(folder / CARD_FILE)
             commit = api.upload_folder(
                 repo_id=repo_id,

@@ -55,6 +55,11 @@ def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM
     """
     networks = ((vq_model, "the VQ model", IVideoGPTVQModel), (transformer, "the transformer", IVideoGPTForCausalLM))
     for network, name, expected in networks:
+        if hasattr(network, "_orig_mod"):
+            raise ValueError(
+                f"{name} is compiled by torch.compile, whose program a rollout would go past: pass the network itself, "
+                f"and call world.compile()"
+            )
         # By its name, since the code that is published with checkpoints has a class of its own.
         if getattr(getattr(type(network), "forward", None), "__qualname__", "") != f"{expected.__name__}.forward":
             raise ValueError(
