@@ -12,7 +12,7 @@ SOURCE = Path(ivideogpt_hf.__file__).parent
 
 # From the bottom to the top: a folder or module may import from lines above its own, never from its own line or below.
 LAYERS = (
-    ("models", "hub", "provenance", "settings", "run_folder", "extras", "foreign"),
+    ("models", "hub", "provenance", "settings", "run_folder", "extras"),
     ("registration", "spec", "media", "metrics", "checkpoints", "decoding"),
     ("cards", "simulators"),
     ("world", "data"),

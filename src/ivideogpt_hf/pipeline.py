@@ -23,7 +23,6 @@ from .checkpoints.loading import DeviceMap, DTypeLike, LoadingOptions, choose_dt
 from .decoding.devices import device_of
 from .decoding.layers import convolution_dtype
 from .decoding.sampling import Sampling, check_count
-from .foreign import LOADING, PREDICTING, refuse_foreign
 from .media.actions import read_actions, read_future_actions
 from .media.pictures import read_picture
 from .media.video import VideoSource, read_video
@@ -31,6 +30,7 @@ from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .spec import first_action
+from .world.foreign import LOADING, PREDICTING, refuse_foreign
 from .world.options import HorizonPolicy
 from .world.results import Requested, Step
 from .world.world_model import WorldModel

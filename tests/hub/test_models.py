@@ -333,7 +333,7 @@ def test_what_is_pushed_alone_is_read_where_the_package_is_not_installed(played)
         "tester/config": "IVideoGPTVQConfig",
         "tester/world": "IVideoGPTVideoProcessor",
     }
-    assert results["processor"] == "ivideogpt_hf.models.processing_ivideogpt"  # and with the package, it is the package's
+    assert results["processor"] == "ivideogpt_hf.models.processing_ivideogpt"  # where it is installed
     assert len(repos["tester/lone"].commits) == 2  # the first is the repository's beginning
 
 

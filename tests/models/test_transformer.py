@@ -32,6 +32,19 @@ def test_action_free_model_is_a_llama():
     torch.testing.assert_close(model(tokens()).logits, llama.eval()(tokens()).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_converting_is_loading_in_that_dtype(tmp_path, dtype):
+    """Positions are told apart by frequencies that half precision would round."""
+    model = build_transformer(VQ_CONFIG)
+    model.save_pretrained(tmp_path)
+    loaded = IVideoGPTForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+    logits = build_transformer(VQ_CONFIG).to(dtype)(tokens()).logits
+    assert logits.dtype == dtype
+    assert logits.equal(loaded(tokens()).logits)
+    there_and_back = build_transformer(VQ_CONFIG).to(dtype).float().model.rotary_emb.inv_freq
+    assert there_and_back.equal(model.model.rotary_emb.inv_freq)
+
+
 def test_action_input_starts_at_zero(tmp_path):
     free = build_transformer(VQ_CONFIG)
     free.save_pretrained(tmp_path)

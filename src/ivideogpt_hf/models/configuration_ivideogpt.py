@@ -14,7 +14,7 @@ from .token_layout import TokenLayout
 
 
 @strict
-class IVideoGPTConfig(PushesWithCard, LlamaConfig):
+class IVideoGPTConfig(PushesWithCard, LlamaConfig):  # type: ignore[misc]  # the upload is replaced on purpose
     """Configuration of `IVideoGPTForCausalLM`: a LLaMA with a token layout, actions and a reward.
 
     Args:

@@ -15,7 +15,7 @@ OLD_CROSS_ATTENTION_NORM_EPS = 1e-6
 
 
 @strict
-class IVideoGPTVQConfig(PushesWithCard, PreTrainedConfig):
+class IVideoGPTVQConfig(PushesWithCard, PreTrainedConfig):  # type: ignore[misc]  # the upload is replaced on purpose
     """Configuration of `IVideoGPTVQModel`, the compressive VQ model (Wu et al., 2024, section 3.1).
 
     Models of the default sizes can be written in the released layout. Fields that a released config leaves out take the

@@ -152,6 +152,18 @@ class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM): 
         super()._init_weights(module)
         _set_to_zero(module)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """What `to`, `half` and the like call. The frequencies of the positions stay in the precision in which they are
+        loaded: rounded to bfloat16, they are a tenth of a turn off after some hundred positions."""
+        rotary = self.model.rotary_emb
+        frequencies = dict(rotary.named_buffers())
+        super()._apply(*args, **kwargs)
+        for name, exact in frequencies.items():
+            moved = getattr(rotary, name)
+            if moved.dtype != exact.dtype:
+                setattr(rotary, name, exact.to(moved.device))
+        return self
+
     @can_return_tuple
     def forward(
         self,
@@ -333,15 +345,16 @@ class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM): 
         if prompt is None:
             return
         length = prompt.shape[1]
-        asked = [kwargs, *(vars(config) for config in (generation_config, self.generation_config) if config is not None)]
+        asked = [kwargs, vars(generation_config) if generation_config else {}, vars(self.generation_config)]
         for name, before in (("max_new_tokens", length), ("max_length", 0)):
             number = next((settings[name] for settings in asked if settings.get(name) is not None), None)
             if number is not None:
                 needed = self.config.layout.num_slots_before(before + number - 1)  # nothing follows the last token
-                if actions.shape[1] < needed:
+                rows, width = actions.shape[1:]
+                if rows < needed:
                     raise ValueError(
-                        f"{before + number} tokens begin {needed} frames, and there are actions for {actions.shape[1]}: "
-                        f"pass actions (B, {needed}, {self.config.action_dim}), or a smaller {name}"
+                        f"{before + number} tokens begin {needed} frames, and there are actions for {rows}: pass "
+                        f"actions (B, {needed}, {width}), or a smaller {name}"
                     )
                 return
 

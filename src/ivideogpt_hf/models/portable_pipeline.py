@@ -140,7 +140,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
                 argument is not among these.
         """
         if of_the_package:
-            raise ValueError(f"this pipeline takes no {', '.join(of_the_package)}; where it can be done, {PACKAGE_HINT}")
+            names = ", ".join(of_the_package)
+            raise ValueError(f"this pipeline takes no {names}; where it can be done, {PACKAGE_HINT}")
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         rows = None if actions is None else torch.as_tensor(actions).float()

@@ -20,7 +20,7 @@ RewardTransform = Literal["identity", "symlog"]
 EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high", "action_names")
 
 
-class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):
+class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):  # type: ignore[misc]  # the upload is replaced on purpose
     """Resizes video to what a checkpoint takes, and converts actions and rewards between its units and the user's.
 
     It is written in pure torch. Unlike other video processors of transformers, it does not need torchvision.

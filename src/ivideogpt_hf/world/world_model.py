@@ -21,7 +21,6 @@ from ..checkpoints.saving import save_parts
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
 from ..decoding.sampling import Sampling
-from ..foreign import LOADING, refuse_foreign
 from ..hub.upload import CARD_FILE, push_folder
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
@@ -32,6 +31,7 @@ from .calls import Calls
 from .checks import check_networks, check_parts
 from .clock import Clock, running
 from .engine import RolloutEngine
+from .foreign import LOADING, refuse_foreign
 from .options import DecodeSteps, HorizonPolicy, check_outputs
 from .protocol import OnStep, Policy, imagine
 from .results import Rollout, Step
