@@ -146,6 +146,8 @@ def test_arguments_that_ask_for_something_else_are_named(tmp_path, load, argumen
 def test_the_address_of_a_server_is_no_checkpoint():
     with pytest.raises(FileNotFoundError, match=r"is an address, .*RemoteWorldModel\('http://127.0.0.1:8000'\)"):
         WorldModel.from_pretrained("http://127.0.0.1:8000")
+    with pytest.raises(FileNotFoundError, match="is an address, and no checkpoint: pass a folder, or an id on the Hub"):
+        WorldModel.from_pretrained("https://huggingface.co/thuml/ivideogpt-bair-64-act-cond")
 
 
 # -- broken checkpoints: each error names what is wrong ---------------------------------------------------------------

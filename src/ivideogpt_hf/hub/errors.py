@@ -39,7 +39,8 @@ def check_hub_id(name: str, noun: str) -> None:
 def no_hub_id(name: str, noun: str) -> NotOnHubError:
     """The error for a name that is neither on this machine nor has the form of a name on the Hub."""
     if ADDRESS.match(name):
-        served = f"; RemoteWorldModel({name!r}) plays what is served there" if noun == NOUNS["model"] else ""
+        may_be_served = noun == NOUNS["model"] and "//huggingface.co/" not in name
+        served = f"; RemoteWorldModel({name!r}) plays what is served there" if may_be_served else ""
         return NotOnHubError(f"{name} is an address, and no {noun}: pass a folder, or an id on the Hub{served}")
     form = "owner/name/path" if noun == "file" else "owner/name"
     return NotOnHubError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
