@@ -50,6 +50,11 @@ def test_unknown_arguments_are_named(with_code, tmp_path, part, method):
     assert not (tmp_path / "new").exists()
 
 
+def test_an_upload_does_not_upload_again(with_code):
+    with pytest.raises(ValueError, match="unknown arguments of .*: push_to_hub"):
+        with_code.transformer.push_to_hub("me/mine", push_to_hub=True)
+
+
 @pytest.mark.parametrize("name", ["vq_model", "transformer"])
 def test_weights_are_safetensors(with_code, tmp_path, name):
     PARTS[name](with_code).save_pretrained(tmp_path, safe_serialization=True)

@@ -151,7 +151,8 @@ class PushesWithCard:
         return commit.pr_url or commit.commit_url
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        known = {*inspect.signature(super().save_pretrained).parameters, "safe_serialization"}  # type: ignore[misc]
+        known = inspect.signature(super().save_pretrained).parameters.keys()  # type: ignore[misc]
+        known = known - {"save_directory", "push_to_hub", "kwargs"} | {"safe_serialization"}
         unknown = sorted(options.keys() - known)
         if unknown:
             raise ValueError(f"unknown arguments of save_pretrained or push_to_hub: {', '.join(unknown)}")
