@@ -51,7 +51,7 @@ def test_unknown_arguments_are_named(with_code, tmp_path, part, method):
 
 
 def test_an_upload_does_not_upload_again(with_code):
-    with pytest.raises(ValueError, match="unknown arguments of .*: push_to_hub"):
+    with pytest.raises(ValueError, match=r"unknown arguments of .*: push_to_hub"):
         with_code.transformer.push_to_hub("me/mine", push_to_hub=True)
 
 
