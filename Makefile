@@ -143,7 +143,8 @@ $(VENV)/ray.stamp: $(VENV)/dev.stamp
 test-ray: $(VENV)/ray.stamp ## test replicas and tasks on Ray, which it starts on this machine
 	$(BIN)/python -m pytest tests/cli/test_ray.py
 
-# LeRobot needs other versions of torch, numpy and huggingface_hub than this package, and Python 3.12.
+# LeRobot needs other versions of torch, numpy and huggingface_hub than this package, and Python 3.12. pyenv shows its own
+# as above.
 LEROBOT_PYTHON ?= python3.12
 $(VENV)/lerobot.stamp: $(VENV)/dev.stamp
 	$(LEROBOT_PYTHON) -m venv $(VENV)/lerobot

@@ -1,4 +1,5 @@
-"""What importing the package costs beyond importing torch, and how long ``ivideogpt --help`` takes.
+"""What importing the package costs beyond importing torch, and how long ``ivideogpt --help`` and loading the embedded
+checkpoint take.
 
 Each figure is the smallest of several fresh interpreters.
 
@@ -14,11 +15,13 @@ from pathlib import Path
 from writing import write_results
 
 REPEATS = 5
+LOAD = "ivideogpt_hf.WorldModel.from_pretrained('default')"
 COMMANDS = {
     "python": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import torch, ivideogpt_hf": [sys.executable, "-c", "import torch, ivideogpt_hf"],
     "import ivideogpt_hf": [sys.executable, "-c", "import ivideogpt_hf"],
+    'from_pretrained("default")': [sys.executable, "-c", f"import ivideogpt_hf; {LOAD}"],
     "ivideogpt --help": [sys.executable, "-m", "ivideogpt_hf.cli", "--help"],
 }
 

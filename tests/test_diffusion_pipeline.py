@@ -22,10 +22,12 @@ half = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True, torch_d
 assert half.transformer.dtype == torch.bfloat16
 refused = []
 wrong = [{"num_frames": 1}, {"actions": actions * 5}, {"actions": [[0.0]]}, {"actions": actions, "output_type": "x"}]
-for arguments in wrong:
+wrong.append({"actions": actions, "callback_on_step_end": lambda *_: None, "num_samples": 2})  # right with the package
+calls = [lambda arguments=arguments: pipe(frames, **arguments) for arguments in wrong]
+for call in (*calls, lambda: pipe.enable_model_cpu_offload(device="cpu")):
     try:
-        pipe(frames, **arguments)
-    except ValueError as error:
+        call()
+    except (ValueError, NotImplementedError) as error:
         refused.append(str(error))
 frames, rewards = outputs[0].frames.reshape(-1).tolist(), outputs[0].rewards.reshape(-1).tolist()
 print(json.dumps([type(pipe).__module__, frames, rewards, refused]))
@@ -47,16 +49,24 @@ def folders(world, tmp_path_factory):
 
 def test_the_same_frames_with_the_package_and_without(folders, tmp_path):
     with_it = "{'sampling': __import__('ivideogpt_hf').Sampling(greedy=True)}"
-    module, frames, rewards, _ = json.loads(
+    module, frames, rewards, refused = json.loads(
         run(program(folders / "True", with_it), with_package=True, home=tmp_path / "with").splitlines()[-1]
     )
     assert module == "ivideogpt_hf.pipeline"
+    assert len(refused) == 3
     alone = run(program(folders / "True", "{'top_k': 1}"), with_package=False, home=tmp_path / "without")
     module, other_frames, other_rewards, refused = json.loads(alone.splitlines()[-1])
     assert module == "diffusers_modules.local.portable_pipeline"
     assert max(abs(a - b) for a, b in zip(frames, other_frames, strict=True)) <= 1
     assert rewards == pytest.approx(other_rewards, abs=1e-3)
-    messages = ("width 3 are missing", "num_frames must be from 1 to", "must have shape", "output_type must be")
+    messages = [
+        "width 3 are missing",
+        "num_frames must be from 1 to",
+        "must have shape",
+        "output_type must be",
+        "takes no callback_on_step_end, num_samples; where it can be done, the package ivideogpt_hf does it",
+        "offloading of whole networks: the package ivideogpt_hf does it",
+    ]
     assert all(message in line for message, line in zip(messages, refused, strict=True))
 
 

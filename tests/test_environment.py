@@ -82,6 +82,11 @@ def test_resets_and_steps_tell_the_same_things(make, mode):
     assert {name: value.dtype for name, value in first.items()} == {name: value.dtype for name, value in second.items()}
 
 
+def test_a_served_world_is_not_named_by_its_address():
+    with pytest.raises(FileNotFoundError, match=r"RemoteWorldModel\('http://127.0.0.1:8000'\) plays what is served"):
+        gymnasium.make("ivideogpt_hf/WorldModel-v0", world="http://127.0.0.1:8000")
+
+
 def test_gymnasiums_name_of_the_horizon_is_understood():
     worlds = gymnasium.make_vec(ENVIRONMENT_ID, num_envs=2, max_episode_steps=2)
     worlds.reset(seed=0)

@@ -551,6 +551,8 @@ def imports():
         f"costs {content['package beyond torch']:.2f} s beyond importing torch ({content['import torch']:.2f} s), and "
         f"`ivideogpt --help` takes {content['ivideogpt --help']:.2f} s"
     )
+    loading = content['from_pretrained("default")']
+    yield f'`WorldModel.from_pretrained("default")` takes {loading:.1f} s in a process of its own, with all imports'
 
 
 # -- both -------------------------------------------------------------------------------------------------------------
@@ -654,6 +656,8 @@ NO_RESULTS = (
     "Python 3.11",
     "section 4.3",
     "temperature 0.5",
+    "transformers 5.23",
+    "transformers 5.24",
 )
 
 

@@ -84,6 +84,22 @@ def test_the_citation_is_of_this_version_and_of_the_readmes_paper():
     assert PROJECT["urls"]["Paper"] == paper["url"]
 
 
+@pytest.mark.parametrize(
+    ("space", "file", "requirement", "extra"),
+    [
+        ("spaces_demo", "requirements.txt", "ivideogpt-hf>=0.1.0", ""),
+        ("ivideogpt_world", "Dockerfile", "ivideogpt-hf[openenv]", "[openenv]"),
+    ],
+)
+def test_until_the_first_release_spaces_say_how_they_are_built(space, file, requirement, extra):
+    wheel = f"ivideogpt_hf-{PROJECT['version']}-py3-none-any.whl"
+    address = f"https://huggingface.co/spaces/user/this-space/resolve/main/{wheel}"
+    text = (ROOT / space / "README.md").read_text(encoding="utf-8")
+    is_released = "Source" in PROJECT["urls"]
+    assert (f"`ivideogpt-hf{extra} @ {address}`" in text) is not is_released
+    assert requirement in (ROOT / space / file).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("module", ["ivideogpt_hf", "ivideogpt_hf.cli"])
 def test_the_version_is_told_at_once(module):
     """Without torch, which takes seconds."""

@@ -290,6 +290,24 @@ def test_bad_input(free_pipeline, arguments, message):
         free_pipeline(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": random_frames(1)[0]}, "image: pass video"),
+        ({"num_inference_steps": 50}, "no denoising steps; num_frames"),
+        ({"num_videos_per_prompt": 2}, "pass num_samples"),
+        ({"seed": 0}, r"pass sampling=Sampling\(seed=...\), or generator"),
+        ({"callback": print}, "pass callback_on_step_end"),
+        ({"guidance_scale": 7.5}, "there is no guidance"),
+        ({"nonsense": 1}, r"unknown arguments \['nonsense'\]"),
+        ({}, "is missing: pass video"),
+    ],
+)
+def test_arguments_of_other_pipelines_are_named(free_pipeline, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        free_pipeline(num_frames=1, **arguments)
+
+
 def test_bad_actions(pipeline):
     with pytest.raises(ValueError, match="is action-conditioned"):
         pipeline(random_frames(2), num_frames=2)

@@ -20,6 +20,7 @@ AUTO_CLASSES = [
 ]
 # AutoVideoProcessor does not work without torchvision, and AutoProcessor does.
 AUTO_PROCESSOR = ("AutoProcessor", "processor", "IVideoGPTVideoProcessor")
+PROCESSOR_PLACES = ("{folder!r}", "{folder!r}, subfolder='processor'", "{folder!r} + '/processor'")
 
 
 def run(code, *, with_package, home):
@@ -84,6 +85,41 @@ def test_remote_code_computes_the_same(without_package, checkpoint):
     model = ivideogpt_hf.IVideoGPTVQModel.from_pretrained(checkpoint, subfolder="tokenizer")
     tokens = model.tokenize(torch.linspace(0, 1, 4 * 3 * 256).view(1, 4, 3, 16, 16))[0]
     assert without_package[-1] == str(tokens.tolist())
+
+
+@pytest.mark.parametrize(
+    ("remote_code", "with_package", "trust"),
+    [(False, True, False), (False, True, True), (True, True, False), (True, True, True), (True, False, True)],
+)
+def test_auto_processor_finds_it_by_the_checkpoint_and_by_its_folder(world, tmp_path, remote_code, with_package, trust):
+    world.save_pretrained(tmp_path / "world", remote_code=remote_code)
+    lines = ["from transformers import AutoProcessor", *["import ivideogpt_hf"] * with_package]
+    for place in PROCESSOR_PLACES:
+        argument = place.format(folder=str(tmp_path / "world"))
+        lines.append(f"print(type(AutoProcessor.from_pretrained({argument}, trust_remote_code={trust})))")
+    output = run("\n".join(lines), with_package=with_package, home=tmp_path / "home").splitlines()
+    origin = "ivideogpt_hf.models." if with_package else "transformers_modules."
+    assert len(output) == len(PROCESSOR_PLACES)
+    assert all(line.startswith(f"<class '{origin}") and "IVideoGPTVideoProcessor" in line for line in output)
+
+
+def test_networks_by_their_own_code_play_in_a_world(checkpoint, tmp_path):
+    """A user of the Auto classes installs the package later."""
+    code = f"""
+from transformers import AutoModel, AutoModelForCausalLM
+vq_model = AutoModel.from_pretrained({str(checkpoint)!r}, subfolder="tokenizer", trust_remote_code=True)
+transformer = AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, subfolder="transformer", trust_remote_code=True)
+from ivideogpt_hf import Sampling, WorldModel
+import torch
+frames = torch.arange(2 * 3 * 256).view(1, 2, 3, 16, 16).remainder(256).to(torch.uint8)
+actions = torch.linspace(-1, 1, 9).view(1, 3, 3)
+worlds = WorldModel(vq_model, transformer), WorldModel.from_pretrained({str(checkpoint)!r})
+tokens = [world.rollout(frames, actions, sampling=Sampling(greedy=True)).tokens for world in worlds]
+print(type(transformer).__module__, tokens[0].equal(tokens[1]))
+"""
+    module, is_equal = run(code, with_package=True, home=tmp_path).split()[-2:]
+    assert module.startswith("transformers_modules.")
+    assert is_equal == "True"
 
 
 def test_importing_the_package_and_help_load_nothing_heavy(tmp_path):

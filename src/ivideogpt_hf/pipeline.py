@@ -30,6 +30,7 @@ from .models.modeling_ivideogpt import IVideoGPTForCausalLM
 from .models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from .models.processing_ivideogpt import IVideoGPTVideoProcessor
 from .spec import first_action
+from .world.foreign import LOADING, PREDICTING, refuse_foreign
 from .world.options import HorizonPolicy
 from .world.results import Requested, Step
 from .world.world_model import WorldModel
@@ -122,7 +123,6 @@ class IVideoGPTPipeline(DiffusionPipeline):
         torch_dtype: DTypeLike | Mapping[str, torch.dtype | str] = None,
         device_map: DeviceMap = None,
         offload_folder: str | os.PathLike[str] | None = None,
-        use_safetensors: bool | None = None,
         goal_conditioned: bool | None = None,
         quantization_config: PipelineQuantizationConfig | QuantizationConfigMixin | None = None,
         **components: Any,
@@ -136,19 +136,16 @@ class IVideoGPTPipeline(DiffusionPipeline):
             dtype: dtype of both networks, as `WorldModel.from_pretrained` takes it, or one for each by name:
                 "tokenizer", "transformer", or "default" for what is not named.
             torch_dtype: the older name of `dtype`; None: `dtype` holds.
-            use_safetensors: whether weights are safetensors, which they always are.
             quantization_config: settings that quantise weights: diffusers' for components by name, or transformers' for
                 the transformer. Better not of the VQ model: which code is nearest depends on its precision.
-            components: `tokenizer`, `transformer` or `processor` to use instead of loading it.
+            components: `tokenizer`, `transformer` or `processor` to use instead of loading it. Arguments of diffusers'
+                own `from_pretrained` that change nothing, such as ``use_safetensors=True``, are taken as well.
 
         Raises:
-            OSError, ValueError: as in `WorldModel.from_pretrained`; ValueError also for an unknown component or dtype.
+            OSError, ValueError: as in `WorldModel.from_pretrained`; ValueError also for an unknown argument or dtype.
         """
-        unknown = sorted(set(components) - set(COMPONENTS))
-        if unknown:
-            raise ValueError(f"unknown arguments {unknown}; the components are {COMPONENTS}")
-        if use_safetensors is False:
-            raise ValueError("weights are only loaded from safetensors: leave use_safetensors out")
+        foreign = {name: components.pop(name) for name in components.keys() - set(COMPONENTS)}
+        refuse_foreign(foreign, LOADING, also=f"the components are {COMPONENTS}")
         dtype = choose_dtype(dtype, torch_dtype)
         dtypes = dtype if isinstance(dtype, Mapping) else {"default": dtype}
         unknown = sorted(set(dtypes) - set(DTYPE_NAMES))
@@ -217,7 +214,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        video: VideoSource | Sequence[VideoSource],
+        video: VideoSource | Sequence[VideoSource] = None,
         actions: Any = None,
         *,
         goal: Any = None,
@@ -233,6 +230,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         | MultiPipelineCallbacks
         | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("frames",),
+        **foreign: Any,
     ) -> IVideoGPTPipelineOutput | Any:
         """Predict the frames that follow the first frames of a clip.
 
@@ -259,6 +257,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
                 cannot be replaced.
             callback_on_step_end_tensor_inputs: names of the tensors in that dict, of "frames" (B * N, 3, H, W) uint8,
                 "rewards" (B * N,) float32 or None, and "tokens" (B * N, tokens_per_future_frame) int64.
+            foreign: arguments of other pipelines, which are refused unless they are None.
 
         Raises:
             OSError: if a file cannot be read.
@@ -276,6 +275,9 @@ class IVideoGPTPipeline(DiffusionPipeline):
             (2, (64, 64), torch.Size([1, 2, 2]))
         """
         # 1. Check what can be checked before anything is read.
+        refuse_foreign(foreign, PREDICTING)
+        if video is None:
+            raise ValueError("the clip that is to go on is missing: pass video")
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_inputs(output_type, num_samples, callback_on_step_end_tensor_inputs)

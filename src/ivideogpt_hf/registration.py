@@ -1,7 +1,7 @@
 """Registration of our classes with transformers' Auto classes, PEFT and gymnasium, when these are first used.
 
 To register a model class one has to import it, with transformers and diffusers, which takes seconds. So registration
-waits for the first call of `AutoConfig.from_pretrained`, which every Auto class begins with, or for the first use of a
+waits for the first call of `AutoConfig.from_pretrained`, which most Auto classes begin with, or for the first use of a
 public name of this package. Environments are registered by name only, as soon as gymnasium is imported.
 """
 
@@ -23,7 +23,7 @@ TRANSFORMER_TYPE = "ivideogpt"
 @functools.cache
 def register_models() -> None:
     """Register our classes with transformers' Auto classes."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoVideoProcessor
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoVideoProcessor
 
     from .models.configuration_ivideogpt import IVideoGPTConfig
     from .models.configuration_ivideogpt_vq import IVideoGPTVQConfig
@@ -36,6 +36,7 @@ def register_models() -> None:
     AutoModel.register(IVideoGPTVQConfig, IVideoGPTVQModel, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM):
         auto_class.register(IVideoGPTConfig, IVideoGPTForCausalLM, exist_ok=True)
+    AutoProcessor.register(IVideoGPTConfig, IVideoGPTVideoProcessor, exist_ok=True)
     if importlib.util.find_spec("torchvision"):  # AutoVideoProcessor does not work at all without it
         AutoVideoProcessor.register(IVideoGPTConfig, IVideoGPTVideoProcessor, exist_ok=True)
 
@@ -70,6 +71,7 @@ def _register_environment(gymnasium_registration: ModuleType) -> None:
 # Functions that prepare a module after its import.
 _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": lambda module: _register_on_first_call(module.AutoConfig),
+    "transformers.models.auto.processing_auto": lambda module: _register_on_first_call(module.AutoProcessor),
     "transformers.models.auto.video_processing_auto": lambda module: _register_on_first_call(module.AutoVideoProcessor),
     "gymnasium.envs.registration": _register_environment,
     "peft.utils.constants": _register_with_peft,

@@ -115,6 +115,41 @@ def test_convolutions_are_in_half_precision_only_where_the_cpu_has_instructions(
     assert WorldModel.from_pretrained(saved[1]).to(dtype=torch.bfloat16).vq_model.dtype == expected
 
 
+# -- arguments of other libraries -------------------------------------------------------------------------------------
+
+LOADERS = [WorldModel.from_pretrained, IVideoGPTPipeline.from_pretrained]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_arguments_that_change_nothing_are_taken(world, tmp_path, load):
+    world.save_pretrained(tmp_path)
+    load(tmp_path, trust_remote_code=True, low_cpu_mem_usage=True, use_safetensors=True, safety_checker=None)
+    load(tmp_path, trust_remote_code=False, max_memory=None, custom_pipeline=None, proxies=None)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_memory": {0: "1GB"}}, r"unknown arguments \['max_memory'\]; max_memory: .* device_map"),
+        ({"use_auth_token": "hf_"}, "use_auth_token: pass token"),
+        ({"use_safetensors": False}, "only loaded from safetensors"),
+        ({"custom_pipeline": "some/code"}, "diffusers.DiffusionPipeline loads other code"),
+        ({"nonsense": None}, r"unknown arguments \['nonsense'\]"),
+    ],
+)
+def test_arguments_that_ask_for_something_else_are_named(tmp_path, load, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, **arguments)
+
+
+def test_the_address_of_a_server_is_no_checkpoint():
+    with pytest.raises(FileNotFoundError, match=r"is an address, .*RemoteWorldModel\('http://127.0.0.1:8000'\)"):
+        WorldModel.from_pretrained("http://127.0.0.1:8000")
+    with pytest.raises(FileNotFoundError, match="is an address, and no checkpoint: pass a folder, or an id on the Hub"):
+        WorldModel.from_pretrained("https://huggingface.co/thuml/ivideogpt-bair-64-act-cond")
+
+
 # -- broken checkpoints: each error names what is wrong ---------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ class Repo:
     """A repository: every commit's files, and which commit is the newest."""
 
     commits: dict[str, Files] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)  # with descriptions
     head: str = ""
     gated: bool = False
     private: bool = False
@@ -267,9 +268,12 @@ class _Handler(BaseHTTPRequestHandler):
         if match[3] == "paths-info":
             wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
             return self.answer(200, [entry(path, files[path]) for path in wanted if path in files])
-        for line in map(json.loads, body.splitlines()):
+        lines = list(map(json.loads, body.splitlines()))
+        for line in lines:
             self.change(files, line["key"], line["value"])
         head, sha = repo.head, repo.commit(files)
+        header = next(value for key, value in ((line["key"], line["value"]) for line in lines) if key == "header")
+        repo.messages[sha] = f"{header['summary']}\n{header['description']}"
         address = f"http://{self.headers['Host']}/{match[2]}"
         done = {"success": True, "commitUrl": f"{address}/commit/{sha}", "commitOid": sha, "hookOutput": ""}
         if "create_pr=1" in self.path:

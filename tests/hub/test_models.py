@@ -1,6 +1,9 @@
 """The Hub, through a local stand-in: one process plays all scenes, each test looks at one."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +11,7 @@ from ivideogpt_hf.checkpoints.family import RELEASED_IDS
 from ivideogpt_hf.checkpoints.released import save_released
 from tests.conftest import build_original_world
 from tests.hub.fake_hub import TOKEN, FakeHub
-from tests.started import HUB_PORT, Started
+from tests.started import HUB, HUB_PORT, Started
 
 SCENES = """
 import json, logging, sys, tempfile
@@ -22,7 +25,7 @@ from ivideogpt_hf.cards.model_card import CardText
 from ivideogpt_hf.checkpoints.loading import fetch
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.hub.download import find_file, size_of_files
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 from tests.conftest import build_world, random_frames
 
 results = {}
@@ -99,6 +102,21 @@ scene("DiffusionPipeline", lambda: DiffusionPipeline.from_pretrained("tester/wor
     random_frames(2), num_frames=1, output_type="pt").frames.shape)
 scene("network by id", lambda: total(IVideoGPTVQModel.from_pretrained("tester/vq")) == total(world.vq_model))
 
+scene("save and push a network", lambda: world.transformer.save_pretrained(
+    folder / "lone", push_to_hub=True, repo_id="tester/lone", token="TOKEN"))
+world.processor.push_to_hub("tester/processor", token="TOKEN")
+world.vq_model.config.push_to_hub("tester/config", token="TOKEN")
+scene("processor", lambda: type(AutoProcessor.from_pretrained("tester/processor")).__module__)
+
+TOLD = {"tags": ["mine"], "commit_description": "Why.", "token": "TOKEN"}
+for name, part in {"world": world, "vq": world.vq_model}.items():
+    scene(f"told {name}", lambda: part.push_to_hub(f"tester/told-{name}", **TOLD, max_shard_size="100KB", variant="bf"))
+    scene(f"tags of {name}", lambda: ModelCard.load(f"tester/told-{name}").data.tags)
+    HfApi(token="TOKEN").upload_file(
+        path_or_fileobj=EDITED.encode(), path_in_repo="README.md", repo_id=f"tester/told-{name}")
+    scene(f"tell {name} again", lambda: part.push_to_hub(f"tester/told-{name}", **TOLD))
+    scene(f"edited card of {name}", lambda: ModelCard.load(f"tester/told-{name}").content)
+
 results["weights"] = [total(world.transformer), total(other.transformer)]
 scene("by id", lambda: total(WorldModel.from_pretrained("tester/world").transformer))
 scene("by revision", lambda: total(WorldModel.from_pretrained("tester/world", revision=first).transformer))
@@ -143,8 +161,21 @@ scene("size of nothing", lambda: size_of_files("tester/nothing", ".safetensors")
 print(json.dumps(results, default=repr))
 """
 
+# A process of somebody who has transformers and not this package.
+WITHOUT_PACKAGE = """
+import json, sys
+sys.modules["ivideogpt_hf"] = None
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
+loads = {
+    "tester/transformer": AutoModelForCausalLM, "tester/lone": AutoModel, "tester/vq": AutoModel,
+    "tester/processor": AutoProcessor, "tester/config": AutoConfig, "tester/world": AutoProcessor,
+}
+print(json.dumps({name: type(auto.from_pretrained(name, trust_remote_code=True)).__name__
+                  for name, auto in loads.items()}))
+"""
+
 NO_NETWORK = """
-import json, time
+import json, tempfile, time
 time.sleep = lambda seconds: None  # huggingface_hub waits 23 seconds in all before it gives a request up
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.hub.download import find_file, list_files, size_of_files
@@ -158,6 +189,10 @@ for use in (
     lambda: size_of_files("tester/never", ".safetensors"),
     lambda: build_world().push_to_hub("tester/never", token="TOKEN"),
     lambda: build_world().vq_model.push_to_hub("tester/never", token="TOKEN"),
+    lambda: build_world().transformer.save_pretrained(
+        tempfile.mkdtemp(), push_to_hub=True, repo_id="tester/never", token="TOKEN"),
+    lambda: build_world().processor.push_to_hub("tester/never", token="TOKEN"),
+    lambda: build_world().vq_model.config.push_to_hub("tester/never", token="TOKEN"),
     lambda: upload_folder("tests/hub", "tester/never", "model", commit_message=""),
 ):
     try:
@@ -191,6 +226,14 @@ def run(code, folder):
     return json.loads(process.output.splitlines()[-1])
 
 
+def run_without_package(folder):
+    environment = {**os.environ, **HUB, "HF_HOME": str(folder / "home"), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", WITHOUT_PACKAGE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     """(results, what is said without a network, the hub's repositories)."""
@@ -210,6 +253,7 @@ def played(tmp_path_factory):
     (folder / "empty" / "README.md").write_text("nothing else")
     hub.add("tester/empty", folder / "empty")
     results = run(SCENES, folder)
+    results["without package"] = run_without_package(folder)
     hub.close()
     return results, run(NO_NETWORK, folder), hub.repos
 
@@ -277,6 +321,34 @@ def test_a_network_alone_is_pushed_with_a_card_as_one_commit(played):
     assert "Compressive VQ model" in results["card of a network"]
     assert 'IVideoGPTVQModel.from_pretrained("tester/vq")' in results["card of a network"]
     assert results["network by id"] is True
+
+
+def test_what_is_pushed_alone_is_read_where_the_package_is_not_installed(played):
+    results, _, repos = played
+    assert results["without package"] == {
+        "tester/transformer": "IVideoGPTForCausalLM",
+        "tester/lone": "IVideoGPTForCausalLM",
+        "tester/vq": "IVideoGPTVQModel",
+        "tester/processor": "IVideoGPTVideoProcessor",
+        "tester/config": "IVideoGPTVQConfig",
+        "tester/world": "IVideoGPTVideoProcessor",
+    }
+    assert results["processor"] == "ivideogpt_hf.models.processing_ivideogpt"  # where it is installed
+    assert len(repos["tester/lone"].commits) == 2  # the first is the repository's beginning
+
+
+@pytest.mark.parametrize("name", ["world", "vq"])
+def test_an_upload_says_what_it_is_told_to(played, name):
+    results, _, repos = played
+    repo = repos[f"tester/told-{name}"]
+    commit = results[f"told {name}"].rsplit("/", 1)[-1]
+    assert repo.messages[commit].endswith("\nWhy.")
+    assert "mine" in results[f"tags of {name}"]
+    assert "world-model" in results[f"tags of {name}"]
+    assert any("model.bf-00001-of-" in file for file in repo.commits[commit])
+    edited = results[f"edited card of {name}"]
+    assert "mine" in edited
+    assert edited.endswith("My words.")
 
 
 @pytest.mark.parametrize("scene", ["adapter by id", "adapter of a world by id"])
@@ -366,9 +438,9 @@ def test_single_files_and_sizes(played):
 
 def test_without_a_network_the_cache_is_used_and_its_lack_told(played):
     _, said, _ = played
-    assert len(said) == 8
-    assert all("the Hub cannot be reached" in line or "The Hub was not reachable" in line for line in said[:7])
-    assert said[7] == [16, 16]
+    assert len(said) == 11
+    assert all("the Hub cannot be reached" in line or "The Hub was not reachable" in line for line in said[:-1])
+    assert said[-1] == [16, 16]
 
 
 def test_an_upload_that_broke_off_goes_on_with_what_is_missing(tmp_path):

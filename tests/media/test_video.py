@@ -173,6 +173,11 @@ def test_empty_folder_and_missing_file(tmp_path):
         read_video(tmp_path / "none.mp4")
 
 
+def test_addresses_are_not_read():
+    with pytest.raises(FileNotFoundError, match=r"https://host/clip.mp4 is an address, .*: download it"):
+        read_video("https://host/clip.mp4")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -23,11 +23,12 @@ def test_save_and_load_round_trip(tmp_path):
     assert loaded.frame_size == (16, 24)
 
 
-def test_whoever_asks_a_whole_checkpoint_for_it_reads_where_it_is(tmp_path):
+def test_a_whole_checkpoint_has_it(tmp_path):
     build_world().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="pass subfolder='processor'"):
-        IVideoGPTVideoProcessor.from_pretrained(tmp_path)
-    assert IVideoGPTVideoProcessor.from_pretrained(tmp_path, subfolder="processor").frame_size == (16, 16)
+    for place in ({}, {"subfolder": "processor"}):
+        assert IVideoGPTVideoProcessor.from_pretrained(tmp_path, **place).frame_size == (16, 16)
+    with pytest.raises(OSError, match="Can't load video processor"):
+        IVideoGPTVideoProcessor.from_pretrained(tmp_path / "transformer")
 
 
 def test_frames_of_the_right_size_are_unchanged():

@@ -1,6 +1,14 @@
 import pytest
 import torch
-from transformers import DynamicCache, LlamaForCausalLM, StaticCache, Trainer, TrainingArguments
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    MaxLengthCriteria,
+    StaticCache,
+    StoppingCriteriaList,
+    Trainer,
+    TrainingArguments,
+)
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM
 from tests.conftest import build_transformer, build_vq_model, random_actions
@@ -22,6 +30,19 @@ def test_action_free_model_is_a_llama():
     llama = LlamaForCausalLM(model.config)
     llama.load_state_dict(model.state_dict())
     torch.testing.assert_close(model(tokens()).logits, llama.eval()(tokens()).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_converting_is_loading_in_that_dtype(tmp_path, dtype):
+    """Positions are told apart by frequencies that half precision would round."""
+    model = build_transformer(VQ_CONFIG)
+    model.save_pretrained(tmp_path)
+    loaded = IVideoGPTForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+    logits = build_transformer(VQ_CONFIG).to(dtype)(tokens()).logits
+    assert logits.dtype == dtype
+    assert logits.equal(loaded(tokens()).logits)
+    there_and_back = build_transformer(VQ_CONFIG).to(dtype).float().model.rotary_emb.inv_freq
+    assert there_and_back.equal(model.model.rotary_emb.inv_freq)
 
 
 def test_action_input_starts_at_zero(tmp_path):
@@ -135,6 +156,19 @@ def test_generate_takes_actions_for_every_slot(conditioning):
     generated = [model.generate(prompt, actions=random_actions(2, 1, 3, seed=seed), **settings) for seed in (0, 0, 1)]
     assert generated[0].equal(generated[1])
     assert not generated[0].equal(generated[2])
+
+
+@pytest.mark.parametrize("length", [{"max_new_tokens": 9}, {"max_length": LAYOUT.slot(0) + 10}])
+def test_generate_counts_actions_before_it_begins(length):
+    model = build_transformer(VQ_CONFIG, action_dim=3)
+    prompt = tokens()[:, : LAYOUT.slot(0) + 1]
+    settings = {"do_sample": False, "pad_token_id": 0, **length}
+    assert model.generate(prompt, actions=random_actions(2, 2, 3), **settings).shape[1] == LAYOUT.slot(2)
+    with pytest.raises(ValueError, match=r"begin 2 frames, and there are actions for 1: pass actions \(B, 2, 3\)"):
+        model.generate(prompt, actions=random_actions(2, 1, 3), **settings)
+    stops = StoppingCriteriaList([MaxLengthCriteria(LAYOUT.slot(1))])  # of which the count knows nothing
+    generated = model.generate(prompt, actions=random_actions(2, 1, 3), stopping_criteria=stops, **settings)
+    assert generated.shape[1] == LAYOUT.slot(1)
 
 
 @pytest.mark.parametrize("conditioning", ["add", "scale_shift"])

@@ -26,7 +26,7 @@ def test_it_shows_what_it_is():
     assert re.fullmatch(shown, repr(world))
 
 
-@pytest.mark.parametrize("habit", ["eval", "parameters", "half", "config", "dtype"])
+@pytest.mark.parametrize("habit", ["eval", "parameters", "config"])
 def test_who_takes_it_for_a_module_reads_where_the_modules_are(world, habit):
     with pytest.raises(AttributeError, match=rf"no '{habit}': .* world\.vq_model and world\.transformer"):
         getattr(world, habit)
@@ -265,6 +265,29 @@ def test_parts_that_do_not_fit_are_refused(world):
         WorldModel(other.vq_model, world.transformer)
     with pytest.raises(ValueError, match="action dimensions"):
         build_world(action_dim=3, processor={"action_low": [0.0], "action_high": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("half", r"world\.to\(torch\.float16\)"),
+        ("cuda", r'world\.to\("cuda"\)'),
+        ("dtype", r"world\.transformer\.dtype"),
+        ("generate", r"world\.rollout"),
+    ],
+)
+def test_who_converts_or_generates_reads_what_does_it_here(world, name, hint):
+    with pytest.raises(AttributeError, match=f"has no {name!r}: .*{hint}"):
+        getattr(world, name)
+
+
+def test_a_compiled_network_is_refused_with_the_call_that_compiles(world):
+    for vq_model, transformer in (
+        (torch.compile(world.vq_model), world.transformer),
+        (world.vq_model, torch.compile(world.transformer)),
+    ):
+        with pytest.raises(ValueError, match=r"is compiled by torch.compile.* world\.compile\(\)"):
+            WorldModel(vq_model, transformer)
 
 
 def test_a_resized_context_is_a_new_world_model():

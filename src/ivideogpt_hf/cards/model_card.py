@@ -5,6 +5,7 @@ The template is model_cards/template.md. The yaml files beside it hold what no f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..extras import how_to_install
-from ..hub.upload import validate_card
+from ..hub.upload import add_tags, validate_card
 from ..metrics import FVD, REPEAT
 from ..settings import as_yaml
 from ..spec import WorldModelSpec
@@ -157,14 +158,19 @@ def render_card(
     )
 
 
-def valid_card(facts: Facts, repo_id: str, text: CardText | None) -> ModelCard:
+def valid_card(facts: Facts, repo_id: str, text: CardText | None, tags: Sequence[str] = ()) -> ModelCard:
     """Render a model card without results, and have the Hub check its metadata; see `render_card`.
+
+    Args:
+        facts, repo_id, text: see `render_card`.
+        tags: tags to add to those that every card has.
 
     Raises:
         ValueError: if the Hub would refuse the card; says why.
         OSError: if the Hub cannot be reached.
     """
     card = render_card(facts, repo_id, text, {})
+    add_tags(card, tags)
     validate_card(card, repo_id)
     return card
 

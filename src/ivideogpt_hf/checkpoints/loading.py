@@ -45,7 +45,7 @@ from .layout import (
 from .needs import check_needs
 
 # What a config says of how it was loaded or saved, not of the network.
-LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map"}
+LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "processor_class"}
 
 ADAPTER_FILE = "adapter_config.json"  # PEFT's
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
-from ..models.remote_code import add_code, copy_code, module_of
+from ..models.remote_code import AUTO_CLASSES, add_code, copy_code, module_of
 from ..run_folder import write_json
 from .layout import (
     CONFIG_FILE,
@@ -142,11 +142,15 @@ def _write_root_config(folder: Path, variant: str | None) -> None:
 
     It is the transformer's and says where its weights are. So the Auto classes find the transformer by the repository
     alone. PEFT knows the network below an adapter by no more. They do not find weights that are split.
+
+    AutoProcessor looks there, too, for the code of the processor. The processor itself knows the folder that it is in.
     """
     weights = f"{TRANSFORMER_FOLDER}/model{'' if variant is None else f'.{variant}'}.safetensors"
     config = read_json(folder / TRANSFORMER_FOLDER / CONFIG_FILE)
     if (folder / weights).exists():
         config["transformers_weights"] = weights
+    if "auto_map" in config:
+        config["auto_map"]["AutoProcessor"] = AUTO_CLASSES[IVideoGPTVideoProcessor.__name__]["AutoProcessor"]
     write_json(folder / CONFIG_FILE, config)
 
 

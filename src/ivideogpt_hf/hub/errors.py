@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+ADDRESS = re.compile(r"^[a-z]+://", re.IGNORECASE)
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 # Words for the content of each kind of repository.
 NOUNS = {"model": "checkpoint", "dataset": "data set"}
@@ -39,6 +40,10 @@ def check_hub_id(name: str, noun: str) -> None:
 
 def no_hub_id(name: str, noun: str) -> NotOnHubError:
     """The error for a name that is neither on this machine nor has the form of a name on the Hub."""
+    if ADDRESS.match(name):
+        may_be_served = noun == NOUNS["model"] and "//huggingface.co/" not in name
+        served = f"; RemoteWorldModel({name!r}) plays what is served there" if may_be_served else ""
+        return NotOnHubError(f"{name} is an address, and no {noun}: pass a folder, or an id on the Hub{served}")
     form = "owner/name/path" if noun == "file" else "owner/name"
     return NotOnHubError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import NOUNS, hub_errors
@@ -47,10 +48,12 @@ def upload_folder(
     kind: str,
     *,
     commit_message: str,
+    commit_description: str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
     keep_card: bool = False,
+    tags_of_kept_card: Sequence[str] = (),
     allow_patterns: Patterns = None,
     ignore_patterns: Patterns = None,
     delete_patterns: Patterns = None,
@@ -61,8 +64,10 @@ def upload_folder(
         folder: folder to upload.
         repo_id: id of a repository that exists.
         kind: kind of the repository: "model" or "dataset".
-        commit_message, revision, create_pr, token: arguments of `huggingface_hub.HfApi.upload_folder`.
+        commit_message, commit_description, revision, create_pr, token: arguments of
+            `huggingface_hub.HfApi.upload_folder`.
         keep_card: whether a card that is in the repository already stays, since somebody may have edited it.
+        tags_of_kept_card: tags that such a card gets all the same.
         allow_patterns: names of the files that are uploaded, with wildcards; None: all.
         ignore_patterns: names of files that are not uploaded, with wildcards.
         delete_patterns: names of files, with wildcards, that are deleted on the Hub unless the folder holds them.
@@ -73,12 +78,18 @@ def upload_folder(
     Raises:
         OSError: if the upload breaks off; see also `hub_errors`.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoCard
 
     api, ignored = HfApi(token=token), _as_list(ignore_patterns) or []
     with hub_errors(repo_id, NOUNS[kind], revision=revision):
         if keep_card and api.file_exists(repo_id, CARD_FILE, repo_type=kind, revision=revision):
-            ignored.append(CARD_FILE)
+            if tags_of_kept_card:
+                there = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind, revision=revision)
+                kept = RepoCard.load(there, repo_type=kind)
+                add_tags(kept, tags_of_kept_card)
+                kept.save(Path(folder) / CARD_FILE)
+            else:
+                ignored.append(CARD_FILE)
         try:
             commit = api.upload_folder(
                 repo_id=repo_id,
@@ -87,6 +98,7 @@ def upload_folder(
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message,
+                commit_description=commit_description,
                 allow_patterns=_as_list(allow_patterns),
                 ignore_patterns=ignored,
                 delete_patterns=_as_list(delete_patterns),
@@ -104,11 +116,13 @@ def push_folder(
     repo_id: str,
     *,
     commit_message: str,
+    commit_description: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
     keep_card: bool = False,
+    tags_of_kept_card: Sequence[str] = (),
     allow_patterns: Patterns = None,
     ignore_patterns: Patterns = None,
     delete_patterns: Patterns = None,
@@ -120,10 +134,12 @@ def push_folder(
         repo_id,
         "model",
         commit_message=commit_message,
+        commit_description=commit_description,
         revision=revision,
         create_pr=create_pr,
         token=token,
         keep_card=keep_card,
+        tags_of_kept_card=tags_of_kept_card,
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         delete_patterns=delete_patterns,
@@ -143,6 +159,12 @@ def upload_in_background(
     from huggingface_hub import HfApi
 
     return HfApi().run_as_future(upload_folder, folder, repo_id, kind, commit_message=commit_message, keep_card=True)
+
+
+def add_tags(card: RepoCard, tags: Sequence[str]) -> None:
+    """Add tags to a card's metadata, unless it has them."""
+    if tags:
+        card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or ()), *tags]))
 
 
 def validate_card(card: RepoCard, repo_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
@@ -29,6 +30,7 @@ VideoSource = Any  # anything that the docstring of `read_video` lists
 VIDEO_KEYS = ("frames", "image", "observation")
 MOTION_JPEG_SUFFIXES = (".mjpg", ".mjpeg")
 SIGNATURE_BYTES = 16
+ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 MAX_FPS, MAX_GIF_FPS, MIN_FPS = 1000, 50, 0.01
 SEPARATOR_PIXELS = 2
 
@@ -150,6 +152,8 @@ def _find_file(source: VideoSource) -> tuple[Path | io.BytesIO, str]:
         raise ValueError(f"a video must be a path, images, an array or a tensor, got {type(source).__name__}")
     if not os.fspath(source):
         raise ValueError("the path of the video is an empty text: give a file or a folder of images")
+    if ADDRESS.match(os.fspath(source)):
+        raise FileNotFoundError(f"{source} is an address, and addresses are not read: download it, and pass the file")
     path = Path(source)
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}")

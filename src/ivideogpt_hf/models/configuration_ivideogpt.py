@@ -8,12 +8,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .pushing import PushesWithCard
 from .released_config import read_llama_fields, read_tokenizer_config
 from .token_layout import TokenLayout
 
 
 @strict
-class IVideoGPTConfig(LlamaConfig):
+class IVideoGPTConfig(PushesWithCard, LlamaConfig):  # type: ignore[misc]  # the upload is replaced on purpose
     """Configuration of `IVideoGPTForCausalLM`: a LLaMA with a token layout, actions and a reward.
 
     Args:

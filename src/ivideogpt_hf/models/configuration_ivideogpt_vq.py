@@ -6,6 +6,7 @@ from typing import Any, cast
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .pushing import PushesWithCard
 from .released_config import FSQ_CLASS, VQ_WEIGHTS, read_fsq_fields, read_vq_fields, vq_problems
 from .token_layout import TokenLayout
 
@@ -14,7 +15,7 @@ OLD_CROSS_ATTENTION_NORM_EPS = 1e-6
 
 
 @strict
-class IVideoGPTVQConfig(PreTrainedConfig):
+class IVideoGPTVQConfig(PushesWithCard, PreTrainedConfig):  # type: ignore[misc]  # the upload is replaced on purpose
     """Configuration of `IVideoGPTVQModel`, the compressive VQ model (Wu et al., 2024, section 3.1).
 
     Models of the default sizes can be written in the released layout. Fields that a released config leaves out take the

@@ -21,6 +21,7 @@ from .configuration_ivideogpt import IVideoGPTConfig
 from .draft_head import DraftHead, draft_loss
 from .pushing import PushesWithCard
 from .reward_bins import mean_of_bins
+from .safetensors_only import LoadsSafetensors
 
 # transformers 5.24 renamed what 5.23 calls past_key_values; both names are understood here.
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -129,7 +130,7 @@ def _set_to_zero(module: nn.Module) -> None:
         init.zeros_(module.bias)
 
 
-class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
+class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM):  # type: ignore[misc]  # the upload is replaced on purpose
     """Autoregressive transformer of iVideoGPT (Wu et al., 2024, section 3.2).
 
     An action-free model has exactly the weights of a `LlamaForCausalLM`. The config adds an action input and heads.
@@ -185,6 +186,18 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         _set_to_zero(module)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """What `to`, `half` and the like call. The frequencies of the positions stay in the precision in which they are
+        loaded: rounded to bfloat16, they are a tenth of a turn off after some hundred positions."""
+        rotary = self.model.rotary_emb
+        frequencies = dict(rotary.named_buffers())
+        super()._apply(*args, **kwargs)
+        for name, exact in frequencies.items():
+            moved = getattr(rotary, name)
+            if moved.dtype != exact.dtype:
+                setattr(rotary, name, exact.to(moved.device))
+        return self
 
     @can_return_tuple
     def forward(
@@ -352,6 +365,38 @@ class IVideoGPTForCausalLM(PushesWithCard, LlamaForCausalLM):  # type: ignore[mi
                 first = layout.acting_frames(start, stop).start
             inputs["actions"] = actions[:, first:last]
         return inputs
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, with ``actions`` (B, frames, A): one row for each frame, from the first predicted one on.
+
+        Raises:
+            ValueError: if there are fewer actions than frames, and nothing else is there to stop before them.
+        """
+        actions = kwargs.get("actions")
+        if actions is not None and not kwargs.get("stopping_criteria"):
+            self._check_number_of_actions(actions, inputs, generation_config, kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _check_number_of_actions(
+        self, actions: Tensor, inputs: Tensor | None, generation_config: Any, kwargs: dict[str, Any]
+    ) -> None:
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompt = next((tokens for tokens in given if tokens is not None), None)
+        if prompt is None:
+            return
+        length = prompt.shape[1]
+        asked = [kwargs, vars(generation_config) if generation_config else {}, vars(self.generation_config)]
+        for name, before in (("max_new_tokens", length), ("max_length", 0)):
+            number = next((settings[name] for settings in asked if settings.get(name) is not None), None)
+            if number is not None:
+                needed = self.config.layout.num_slots_before(before + number - 1)  # nothing follows the last token
+                rows, width = actions.shape[1:]
+                if rows < needed:
+                    raise ValueError(
+                        f"{before + number} tokens begin {needed} frames, and there are actions for {rows}: pass "
+                        f"actions (B, {needed}, {width}), or a smaller {name}"
+                    )
+                return
 
     def save_pretrained(  # type: ignore[override]  # the other arguments are forwarded as they are
         self, save_directory: Any, *, save_original_format: bool = False, **kwargs: Any

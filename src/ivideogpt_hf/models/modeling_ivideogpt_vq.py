@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_ivideogpt_vq import IVideoGPTVQConfig
 from .pushing import PushesWithCard
+from .safetensors_only import LoadsSafetensors
 from .vq_layers import (
     INITIAL_COPY_LOGIT,
     Codebook,
@@ -102,7 +103,7 @@ class VQContext:
     latents: Tensor | None
 
 
-class IVideoGPTVQModel(PushesWithCard, PreTrainedModel):  # type: ignore[misc]  # the upload is replaced on purpose
+class IVideoGPTVQModel(PushesWithCard, LoadsSafetensors, PreTrainedModel):  # type: ignore[misc]  # the upload is replaced on purpose
     """Compressive VQ model of iVideoGPT (Wu et al., 2024, section 3.1).
 
     Example:

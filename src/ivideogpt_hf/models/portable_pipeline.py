@@ -98,6 +98,14 @@ class IVideoGPTPipeline(DiffusionPipeline):
             f"pipe.transformer and pipe.processor into the folders of their names"
         )
 
+    def enable_model_cpu_offload(self, *_args: Any, **_kwargs: Any) -> None:
+        """Refuse to bring whole networks when they are needed.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"offloading of whole networks: {PACKAGE_HINT}")
+
     @torch.no_grad()
     def __call__(
         self,
@@ -110,6 +118,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
         top_k: int = 100,
         output_type: OutputType = "pil",
         return_dict: bool = True,
+        **of_the_package: Any,
     ) -> PortablePipelineOutput | tuple[Any, Tensor | None]:
         """Predict the frames that follow the first frames of a clip.
 
@@ -124,10 +133,15 @@ class IVideoGPTPipeline(DiffusionPipeline):
             top_k: number of the most probable tokens that are drawn from; 1: always the most probable one.
             output_type: "pil", "np" or "pt", see `PortablePipelineOutput`.
             return_dict: whether to return a `PortablePipelineOutput` or a tuple of its fields.
+            of_the_package: arguments that only the package's pipeline has, and that are refused.
 
         Raises:
-            ValueError: if an input does not fit the checkpoint, or more frames are asked for than it can predict.
+            ValueError: if an input does not fit the checkpoint, more frames are asked for than it can predict, or an
+                argument is not among these.
         """
+        if of_the_package:
+            names = ", ".join(of_the_package)
+            raise ValueError(f"this pipeline takes no {names}; where it can be done, {PACKAGE_HINT}")
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         rows = None if actions is None else torch.as_tensor(actions).float()

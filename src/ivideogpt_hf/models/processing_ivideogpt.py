@@ -13,13 +13,14 @@ from transformers import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .pushing import PushesWithCard
 from .resizing import resize_frames
 
 RewardTransform = Literal["identity", "symlog"]
 EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high", "action_names")
 
 
-class IVideoGPTVideoProcessor(BaseVideoProcessor):
+class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):  # type: ignore[misc]  # the upload is replaced on purpose
     """Resizes video to what a checkpoint takes, and converts actions and rewards between its units and the user's.
 
     It is written in pure torch. Unlike other video processors of transformers, it does not need torchvision.
@@ -55,6 +56,7 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         tensor([[1., 0.]])
     """
 
+    _file_that_names_code = "video_preprocessor_config.json"
     model_input_names = ["pixel_values_videos"]  # noqa: RUF012
     size: SizeDict  # set by transformers, from the argument
     do_resize = True
@@ -84,24 +86,26 @@ class IVideoGPTVideoProcessor(BaseVideoProcessor):
         self.embodiments = embodiments
         self.padded_action_dim = padded_action_dim
         self.reward_transform = reward_transform
+        self.processor_class = type(self).__name__  # by which AutoProcessor finds it
         self._check()
 
     @classmethod
     def get_video_processor_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a processor's settings, as transformers does for `from_pretrained`.
+        """Read a processor's settings, as transformers does for `from_pretrained`; of a whole checkpoint, in its folder
+        "processor".
 
         Raises:
             OSError: if there are none.
         """
-        in_subfolder = bool(kwargs.get("subfolder"))
         try:
             return super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
-            if in_subfolder:
+        except OSError:
+            if kwargs.get("subfolder"):
                 raise
-            raise OSError(f"{error} A checkpoint has it in a subfolder: pass subfolder='processor'.") from error
+            kwargs["subfolder"] = "processor"
+            return super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
 
     def _check(self) -> None:
         given = (self.action_mean, self.action_std, self.action_low, self.action_high, self.action_names)

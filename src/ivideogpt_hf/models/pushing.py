@@ -1,5 +1,5 @@
-"""What both networks do otherwise than `PreTrainedModel`: loading from safetensors only, and upload of one network on
-its own, with its code and a card, as one commit.
+"""What networks, configs and processors do otherwise than in transformers when they are saved: an upload is one commit
+with code and a card, and nothing is named that is not there.
 
 This module cannot use `ivideogpt_hf.hub`. It is published with checkpoints as remote code, which has to run where the
 package is not installed. So it imports nothing of the package but its siblings.
@@ -7,34 +7,35 @@ package is not installed. So it imports nothing of the package but its siblings.
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.utils import httpx
-from transformers import PreTrainedModel
 
 from .remote_code import add_code
 
+CARD_FILE = "README.md"
 CARD = """---
 {metadata}
 ---
 
 # {name}
 
-{description} On its own, one of the two networks of an iVideoGPT world model:
+{description} On its own, one part of an iVideoGPT world model:
 
 ```python
 from ivideogpt_hf import {class_name}
 
-network = {class_name}.from_pretrained("{repo_id}")  # {num_parameters:,} parameters
+part = {class_name}.from_pretrained("{repo_id}")
 ```
 
-`WorldModel.push_to_hub` and `ivideogpt publish` upload both networks together, to be played and planned in.
+`WorldModel.push_to_hub` and `ivideogpt publish` upload all parts together, to be played and planned in.
 
 Training data and licence were not stated.
 """
@@ -50,39 +51,46 @@ def _hub_is_reached() -> Iterator[None]:
 
 
 class PushesWithCard:
-    """Replaces the upload of `PreTrainedModel`, which leaves an empty card and no code, and its loading."""
+    """Replaces how parts of transformers are saved and uploaded: there an upload leaves an empty card and no code, an
+    unknown argument goes unnoticed, and a config goes on naming the code that lay beside the file that it came from."""
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    _file_that_names_code = "config.json"
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        safe_serialization: bool | None = None,
+        **options: Any,
     ) -> Any:
-        """As in transformers, but only from safetensors: a pickle is never read.
+        """As in transformers. With `push_to_hub` it is uploaded as well.
 
-        A network from a subfolder of a folder on this machine is named by the subfolder, so that what refers to it by
-        its name, as an adapter's config does, finds it again.
-        """
-        options = kwargs | {"use_safetensors": True}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)  # type: ignore[misc]
-        network = loaded[0] if isinstance(loaded, tuple) else loaded
-        part = os.path.join(os.fspath(pretrained_model_name_or_path or ""), kwargs.get("subfolder") or "")
-        if os.path.isdir(part):
-            network.name_or_path = network.config._name_or_path = part
-        return loaded
-
-    @staticmethod
-    def _load_pretrained_model(
-        model: PreTrainedModel, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Read weights as transformers does, but none of pickles, which an index may name in spite of
-        ``use_safetensors``.
+        Args:
+            save_directory: folder to write.
+            push_to_hub: whether to upload as well, to ``repo_id`` or the user's own of the folder's name.
+            safe_serialization: whether weights are safetensors, which they always are.
+            options: arguments of `transformers.PreTrainedModel.save_pretrained`, and of `push_to_hub`.
 
         Raises:
-            ValueError: if a file is no safetensors file.
+            ValueError: if an argument is unknown, or asks for another format; nothing is written then.
+            OSError: as in `push_to_hub`.
         """
-        for file in checkpoint_files or []:
-            if not str(file).endswith(".safetensors"):
-                raise ValueError(f"{file} is no safetensors file: pickles are never loaded")
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+        if safe_serialization is False:
+            raise ValueError("weights are only saved as safetensors: leave safe_serialization out")
+        pushing = {name: options.pop(name) for name in PUSHING if name in options}
+        self._check_options(options)
+        kept = {}
+        if self._auto_class is None:  # type: ignore[attr-defined]  # else transformers saves the code of the class, too
+            kept = {name: self.__dict__.pop(name) for name in ("auto_map",) if name in self.__dict__}
+        try:
+            saved = super().save_pretrained(save_directory, **options)  # type: ignore[misc]
+        finally:
+            self.__dict__.update(kept)
+        if push_to_hub:
+            repo_id = pushing.pop("repo_id", None) or Path(save_directory).resolve().name
+            self.push_to_hub(repo_id, **pushing, **options)
+        return saved
 
     @_hub_is_reached()
     def push_to_hub(
@@ -94,10 +102,12 @@ class PushesWithCard:
         revision: str | None = None,
         create_pr: bool = False,
         commit_message: str | None = None,
+        commit_description: str | None = None,
+        tags: str | Sequence[str] = (),
         **saving: Any,
     ) -> str:
-        """Upload weights, config, code and a card. The Auto classes load them with ``trust_remote_code=True``. A card
-        that is already in the repository stays.
+        """Upload what `save_pretrained` writes, code and a card. The Auto classes load it with
+        ``trust_remote_code=True``. A card that is already in the repository stays.
 
         Args:
             repo_id: Hub id of the repository, which is created if there is none.
@@ -105,32 +115,49 @@ class PushesWithCard:
             token: token for the Hub.
             revision: branch to commit to.
             create_pr: whether to open a pull request instead.
-            commit_message: message of the commit.
+            commit_message, commit_description: message of the commit, and what follows it.
+            tags: further tags of the card, also of one that is already there.
             saving: further arguments of `save_pretrained`.
 
         Returns:
             The address of the commit, or of the pull request.
 
         Raises:
+            ValueError: if an argument is unknown; nothing is uploaded then.
             OSError: if the Hub refuses the upload or cannot be reached.
         """
+        self._check_options(saving)
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             self.save_pretrained(folder, **saving)
-            add_code(Path(folder) / "config.json", type(self).__name__)
-            if not api.file_exists(repo_id, "README.md", revision=revision):
-                self._card(repo_id).save(Path(folder) / "README.md")
+            add_code(folder / self._file_that_names_code, type(self).__name__)
+            tags = [tags] if isinstance(tags, str) else list(tags or ())
+            is_new = not api.file_exists(repo_id, CARD_FILE, revision=revision)
+            if is_new or tags:
+                there = None if is_new else api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
+                card = self._new_card(repo_id) if there is None else ModelCard.load(there)
+                card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or ()), *tags]))
+                card.save(folder / CARD_FILE)
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
             )
         return commit.pr_url or commit.commit_url
 
-    def _card(self, repo_id: str) -> ModelCard:
+    def _check_options(self, options: dict[str, Any]) -> None:
+        known = inspect.signature(super().save_pretrained).parameters.keys()  # type: ignore[misc]
+        known = known - {"save_directory", "push_to_hub", "kwargs"} | {"safe_serialization"}
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            raise ValueError(f"unknown arguments of save_pretrained or push_to_hub: {', '.join(unknown)}")
+
+    def _new_card(self, repo_id: str) -> ModelCard:
         data = ModelCardData(
             library_name="ivideogpt_hf",
             pipeline_tag="image-to-video",
@@ -143,6 +170,8 @@ class PushesWithCard:
             description=(type(self).__doc__ or "").strip().splitlines()[0],
             class_name=type(self).__name__,
             repo_id=repo_id,
-            num_parameters=sum(parameter.numel() for parameter in self.parameters()),
         )
         return ModelCard(content)
+
+
+PUSHING = [name for name in inspect.signature(PushesWithCard.push_to_hub).parameters if name not in ("self", "saving")]

@@ -11,6 +11,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 # What the Auto classes look for, and where it is, for each class that is saved.
 AUTO_CLASSES = {
+    "IVideoGPTVQConfig": {"AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig"},
+    "IVideoGPTConfig": {"AutoConfig": "configuration_ivideogpt.IVideoGPTConfig"},
     "IVideoGPTVQModel": {
         "AutoConfig": "configuration_ivideogpt_vq.IVideoGPTVQConfig",
         "AutoModel": "modeling_ivideogpt_vq.IVideoGPTVQModel",

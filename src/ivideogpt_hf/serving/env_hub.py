@@ -3,7 +3,7 @@
 This file is published with checkpoints as env.py. It needs numpy and gymnasium only, since the package ivideogpt-hf and
 LeRobot need different versions of torch. The model runs in an environment of its own, perhaps on another machine::
 
-    pip install 'ivideogpt-hf[serve]'
+    pip install 'ivideogpt-hf[serve]'  # while it is not on PyPI: pip install '.[serve]' in a clone of it
     ivideogpt serve user/my-model --port 8000
 
 The environment variable IVIDEOGPT_SERVER names the address, http://127.0.0.1:8000 where it is not set, and

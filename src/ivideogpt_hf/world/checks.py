@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import torch
@@ -31,7 +31,7 @@ def check_parts(vq_config: IVideoGPTVQConfig, config: IVideoGPTConfig, processor
     Raises:
         ValueError: naming what differs.
     """
-    if vq_config.layout != config.layout:
+    if asdict(vq_config.layout) != asdict(config.layout):  # code of a checkpoint has a class of its own
         raise ValueError(
             f"VQ model and transformer disagree on the token layout: {vq_config.layout} and {config.layout}; after "
             f"vq_model.resize_context(n) set transformer.config.num_context_frames = n too"
@@ -55,6 +55,11 @@ def check_networks(vq_model: IVideoGPTVQModel, transformer: IVideoGPTForCausalLM
     """
     networks = ((vq_model, "the VQ model", IVideoGPTVQModel), (transformer, "the transformer", IVideoGPTForCausalLM))
     for network, name, expected in networks:
+        if hasattr(network, "_orig_mod"):
+            raise ValueError(
+                f"{name} is compiled by torch.compile, whose program a rollout would go past: pass the network itself, "
+                f"and call world.compile()"
+            )
         # By its name, since the code that is published with checkpoints has a class of its own.
         if getattr(getattr(type(network), "forward", None), "__qualname__", "") != f"{expected.__name__}.forward":
             raise ValueError(

@@ -31,11 +31,24 @@ from .calls import Calls
 from .checks import check_networks, check_parts
 from .clock import Clock, running
 from .engine import RolloutEngine
+from .foreign import LOADING, refuse_foreign
 from .options import DecodeSteps, HorizonPolicy, check_outputs
 from .protocol import OnStep, Policy, imagine
 from .results import Rollout, Step
 from .slices import at_once
 from .state import WorldState
+
+# What does here what people look for in a module.
+HINTS = {
+    "bfloat16": "world.to(torch.bfloat16) converts both networks",
+    "cpu": 'world.to("cpu") moves both networks',
+    "cuda": 'world.to("cuda") moves both networks',
+    "double": "world.to(torch.float64) converts both networks",
+    "dtype": "world.transformer.dtype and world.vq_model.dtype tell them, and world.to(dtype) converts both networks",
+    "float": "world.to(torch.float32) converts both networks",
+    "generate": "world.rollout predicts frames, and world.transformer.generate tokens",
+    "half": "world.to(torch.float16) converts both networks",
+}
 
 
 class WorldModel:
@@ -100,7 +113,9 @@ class WorldModel:
         def __getattr__(self, name: str) -> Any:
             """Only called for what is missing: who takes this for one torch module reads what it is."""
             hint = ""
-            if hasattr(PreTrainedModel, name) or name in ("config", "training"):
+            if name in HINTS:
+                hint = f": {HINTS[name]}"
+            elif hasattr(PreTrainedModel, name) or name in ("config", "training"):
                 hint = ": it is no module, but holds two, world.vq_model and world.transformer, which have that"
             raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
 
@@ -125,6 +140,7 @@ class WorldModel:
         attn_implementation: str | None = None,
         goal_conditioned: bool | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
+        **foreign: Any,
     ) -> WorldModel:
         """Load a checkpoint: a folder or a Hub id, in the released layout or ours.
 
@@ -152,11 +168,15 @@ class WorldModel:
                 folder, which does not say; None: as the checkpoint says, or as its released Hub id tells.
             quantization_config: settings that quantise the transformer's weights, as transformers takes them, such as
                 ``TorchAoConfig(Int8WeightOnlyConfig())`` (extra quantize). Predictions change a little.
+            foreign: arguments of transformers' own `from_pretrained` that change nothing, such as
+                ``trust_remote_code=True``; others are refused.
 
         Raises:
             OSError: if the checkpoint cannot be found, reached or read; the message says which.
-            ValueError: if it is there, but a weight is missing, unused or wrongly shaped, or the dtype is unknown.
+            ValueError: if it is there, but a weight is missing, unused or wrongly shaped, or if the dtype or an
+                argument is unknown.
         """
+        refuse_foreign(foreign, LOADING)
         folder = fetch(
             path_or_repo_id,
             revision=revision,
@@ -196,6 +216,8 @@ class WorldModel:
         safe_serialization: bool = True,
         repo_id: str | None = None,
         push_to_hub: bool = False,
+        config: None = None,
+        model_card_kwargs: None = None,
         **push_options: Any,
     ) -> str | None:
         """Save to a folder that `from_pretrained`, `IVideoGPTPipeline` and the Auto classes read.
@@ -209,6 +231,7 @@ class WorldModel:
             safe_serialization: whether weights are safetensors, which they always are.
             repo_id: Hub id to upload to; None: the user's own, with the folder's name.
             push_to_hub: whether to upload as well.
+            config, model_card_kwargs: see `push_to_hub`.
             push_options: other arguments of `push_to_hub`.
 
         Returns:
@@ -220,6 +243,7 @@ class WorldModel:
                 adapters.
             OSError: as in `push_to_hub`.
         """
+        _refuse_mixins(config, model_card_kwargs)
         if not safe_serialization:
             raise ValueError("weights are only saved as safetensors: leave safe_serialization out")
         if not push_to_hub and (repo_id is not None or push_options):
@@ -236,7 +260,8 @@ class WorldModel:
         )
         if not push_to_hub:
             return None
-        return self.push_to_hub(repo_id or Path(save_directory).resolve().name, **push_options)
+        repo_id = repo_id or Path(save_directory).resolve().name
+        return self.push_to_hub(repo_id, variant=variant, max_shard_size=max_shard_size, **push_options)
 
     def push_to_hub(
         self,
@@ -248,10 +273,17 @@ class WorldModel:
         create_pr: bool = False,
         token: str | bool | None = None,
         card: CardText | None = None,
+        tags: str | Sequence[str] = (),
         commit_message: str = "Upload iVideoGPT world model",
+        commit_description: str | None = None,
         allow_patterns: Sequence[str] | None = None,
         ignore_patterns: Sequence[str] | None = None,
         delete_patterns: Sequence[str] | None = None,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        safe_serialization: bool = True,
+        config: None = None,
+        model_card_kwargs: None = None,
     ) -> str:
         """Upload what `save_pretrained` writes, modelling code and a card included.
 
@@ -266,33 +298,47 @@ class WorldModel:
             token: token of the Hub; None: the one that was logged in with.
             card: text that a person wrote of the checkpoint, for a new card. None: a card that is in the repository
                 already stays as it is; a new one leaves training data and licence open.
-            commit_message: message of the commit.
+            tags: further tags of the card, also of one that stays as it is otherwise.
+            commit_message, commit_description: message of the commit, and what follows it.
             allow_patterns, ignore_patterns, delete_patterns: names of files with wildcards, as
                 `huggingface_hub.HfApi.upload_folder` takes them.
+            variant, max_shard_size, safe_serialization: see `save_pretrained`.
+            config, model_card_kwargs: arguments of `huggingface_hub.ModelHubMixin`, which are None here: the networks'
+                own configs are saved, and `card` is what a card is made of.
 
         Returns:
             The address of the commit, or of the pull request.
 
         Raises:
-            ValueError: if the Hub would refuse the card, or both ``revision`` and ``branch`` are given; nothing is
-                uploaded then.
+            ValueError: if the Hub would refuse the card, both ``revision`` and ``branch`` are given, or an argument
+                asks for what is not done; nothing is uploaded then.
             OSError: if the Hub refuses the upload or cannot be reached; the message says why.
         """
+        _refuse_mixins(config, model_card_kwargs)
         if None not in (revision, branch):
             raise ValueError(f"revision ({revision}) and branch ({branch}) are two names of one thing: pass one")
-        readme = valid_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card)
+        tags = [tags] if isinstance(tags, str) else list(tags or ())
+        readme = valid_card(facts_of(self.vq_model, self.transformer, self.spec), repo_id, card, tags)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, remote_code=True)
+            self.save_pretrained(
+                folder,
+                remote_code=True,
+                variant=variant,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+            )
             readme.save(os.path.join(folder, CARD_FILE))
             return push_folder(
                 folder,
                 repo_id,
                 commit_message=commit_message,
+                commit_description=commit_description,
                 private=private,
                 revision=branch if revision is None else revision,
                 create_pr=create_pr,
                 token=token,
                 keep_card=card is None,
+                tags_of_kept_card=tags,
                 allow_patterns=allow_patterns,
                 ignore_patterns=ignore_patterns,
                 delete_patterns=delete_patterns,
@@ -510,6 +556,14 @@ class WorldModel:
     ) -> Rollout:
         """Let a policy act in the imagined worlds; see `ivideogpt_hf.imagine`, which does so in any world."""
         return imagine(self, state, policy, horizon, sampling=sampling, horizon_policy=horizon_policy)
+
+
+def _refuse_mixins(config: None, model_card_kwargs: None) -> None:
+    """Refuse what `huggingface_hub.ModelHubMixin` takes and a world model has otherwise."""
+    if config is not None:
+        raise ValueError("the networks' own configs are saved: change world.transformer.config, and leave config out")
+    if model_card_kwargs is not None:
+        raise ValueError("a card is made of its text: pass card=CardText(...), and leave model_card_kwargs out")
 
 
 def _move(network: PreTrainedModel, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
