@@ -1,11 +1,11 @@
-"""How long VQ models take to decode frames, against those of the first version.
+"""How long VQ models take to decode frames, and worlds to read a context, against those of the first version.
 
     python benchmarks/decoding.py --output benchmarks/results/decoding.json
 
 The JSON calls that version 0.1.0. Its embedded model had the same towers, but attention to the context at 32 x 32 as
 well, and it did not copy from the context. A model of its sizes with random weights takes as long. The released
-models, here that of 64 x 64 pixels, are what they were. There, every map was doubled before it was convolved. The sides
-take turns.
+models, here that of 64 x 64 pixels, are what they were. There, every map was doubled before it was convolved, and
+products of many rows in float32 were columns, to which torch's attention has no fast kernel. The sides take turns.
 """
 
 import argparse
@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from torch import nn
 from writing import write_results
 
-from ivideogpt_hf import IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
+from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
+from ivideogpt_hf.decoding import products
+from ivideogpt_hf.decoding.frames import prefill
 from ivideogpt_hf.models.vq_layers import DoublingConv
 
 ROUNDS, REPEATS = 9, 4
 NUM_FRAMES = (1, 8, 32)  # one user's frame, and the frames of many candidates of one context
+NUM_CONTEXTS = (1, 8)
 RELEASED_SIZES = {"resolution": 64, "block_out_channels": (128, 256, 512), "max_att_resolution": 16}
 OLD_SIZES = {
     "resolution": 64,
@@ -36,6 +39,17 @@ OLD_SIZES = {
     "max_att_resolution": 32,
     "num_attention_heads": 1,
     "normalize_latents": True,
+}
+
+OLD_TRANSFORMER_SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_context_codes": 1024,
+    "num_dynamics_codes": 512,
+    "repeat_last_context": True,
+    "action_dim": 4,
 }
 
 
@@ -99,6 +113,45 @@ def compare(old, new, repeats):
     return result
 
 
+def kernel_of_the_first_version(_num_rows, weight):
+    return "columns" if weight.dtype == torch.float32 else "rows"
+
+
+@torch.inference_mode()
+def milliseconds_per_context(vq_model, transformer, num_contexts, kernel):
+    """Of coding contexts, and of reading their tokens."""
+    frames = torch.rand(num_contexts, 2, 3, 64, 64)
+    usual, products.fastest_kernel = products.fastest_kernel, kernel
+    try:
+        start = time.perf_counter()
+        prefill(transformer, vq_model.prompt_tokens(frames, vq_model.encode_context(frames)))
+        return 1000 * (time.perf_counter() - start) / num_contexts
+    finally:
+        products.fastest_kernel = usual
+
+
+def compare_contexts(dtype):
+    """Milliseconds of a context, and how many times as fast the new model is, by the number of contexts at a time."""
+    world = WorldModel.from_pretrained("default", dtype=dtype)
+    old_vq_model = as_in_the_first_version(OLD_SIZES | {"repeat_last_context": True}).to(world.vq_model.dtype)
+    old_transformer = IVideoGPTForCausalLM(IVideoGPTConfig(**OLD_TRANSFORMER_SIZES)).eval().to(dtype)
+    sides = {
+        "0.1.0": (old_vq_model, old_transformer, kernel_of_the_first_version),
+        "now": (world.vq_model, world.transformer, products.fastest_kernel),
+    }
+    result = {"milliseconds_per_context": {}, "times_as_fast": {}}
+    for count in NUM_CONTEXTS:
+        taken = {name: [] for name in sides}
+        for _ in range(ROUNDS + 1):  # the first one warms up
+            for name, (vq_model, transformer, kernel) in sides.items():
+                taken[name].append(milliseconds_per_context(vq_model, transformer, count, kernel))
+        median = {name: statistics.median(values[1:]) for name, values in taken.items()}
+        result["milliseconds_per_context"][str(count)] = median
+        result["times_as_fast"][str(count)] = median["0.1.0"] / median["now"]
+        print(f"{count} contexts at a time, {dtype}: {median}", flush=True)
+    return result
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="json to write")
@@ -113,6 +166,7 @@ def main():
         },
         "embedded": compare(as_in_the_first_version(OLD_SIZES), WorldModel.default().vq_model, REPEATS),
         "released": compare(as_in_the_first_version(RELEASED_SIZES), released, 1),
+        "contexts": {name: compare_contexts(getattr(torch, name)) for name in ("float32", "bfloat16")},
     }
     write_results(args.output, result)
 
