@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -192,6 +193,24 @@ def test_the_head_asks_for_the_token(world, tmp_path):
         assert httpx.get(f"{url}/v1/spec", headers={"Authorization": "Bearer secret"}).status_code == 200
         inside = f"{fleet.members[0].url}/v1/spec"
         assert httpx.get(inside, headers={"Authorization": "Bearer secret"}).status_code == 401
+
+
+PATHS = ("/x/../v1/spec", "/./v1/load", "/%2e/v1/spec", "/x/%2e%2e/v1/spec", "/x/../metrics", "/x/../docs", "/..%2fdocs")
+
+
+def test_paths_mean_the_same_behind_the_head(world, tmp_path):
+    """A client that removes dot segments would ask a replica for another path than was asked for, with its token."""
+
+    def status(url, path):
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=20) as connection:
+            token = "" if path in PATHS else "Authorization: Bearer secret\r\n"
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n".encode())
+            return int(connection.recv(12)[9:])
+
+    with leading([InThread(world, tmp_path / "a")], token="secret") as (url, _):
+        assert [status(url, path) for path in PATHS] == [404] * len(PATHS)
+        assert [status(url, f"/v1/sessions/{name}") for name in ("0...", "0.../load", "../spec")] == [404] * 3
+        assert httpx.get(url).status_code == 200
 
 
 def test_the_next_fleet_goes_on_with_the_sessions(world, tmp_path):

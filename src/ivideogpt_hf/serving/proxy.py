@@ -113,6 +113,8 @@ async def create_proxy(fleet: Fleet, access: AccessRules, limits: ServerLimits) 
 
 async def _pass_on(fleet: Fleet, member: Member, request: Request, path: str) -> httpx.Response:
     """Let a replica answer a request. Nothing of its answer is sent before all of it is there."""
+    if httpx.URL(f"http://replica{path}").raw_path != path.encode():  # dot segments: it would be asked for another path
+        raise HTTPException(404)
     if fleet.stopping.is_set():
         raise LostReplicaError(member.number)
     headers = {name: request.headers[name] for name in ASKED if name in request.headers}
