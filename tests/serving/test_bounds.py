@@ -19,7 +19,7 @@ from ivideogpt_hf.serving.limits import BodyLimits, ByteBudget, LimitBody, NoRoo
 from ivideogpt_hf.serving.messages import frames_to_text
 from ivideogpt_hf.serving.state_room import StateRoom
 from ivideogpt_hf.world.state import WorldState, num_bytes_of
-from tests.conftest import random_actions, random_frames
+from tests.conftest import build_world, random_actions, random_frames
 from tests.serving.conftest import serving
 from tests.serving.test_server import ACTIONS, FRAMES, Client
 
@@ -209,6 +209,19 @@ def test_a_web_socket_that_asks_for_too_much_is_closed(world, message, code):
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(timeout=20)
         assert closed.value.rcvd.code == code
+
+
+def test_a_web_socket_never_sends_what_is_no_json():
+    """Weights that are not finite predict what JSON has no word for."""
+    world = build_world(action_dim=3, predict_reward=True)
+    torch.nn.init.constant_(world.transformer.reward_linear.bias, float("nan"))
+    with serving(world) as (url, _):
+        session = httpx.post(f"{url}/v1/sessions").json()["session"]
+        with connect(f"{url.replace('http', 'ws')}/v1/sessions/{session}/stream") as socket:
+            socket.send(json.dumps({"call": "reset", "frames": FRAMES}))
+            state = json.loads(socket.recv(timeout=20))["state"]
+            socket.send(json.dumps({"call": "step", "state": state, "actions": [[0.0, 0.0, 0.0]]}))
+            assert "not finite" in json.loads(socket.recv(timeout=20))["error"]
 
 
 def test_binary_messages_of_a_web_socket_are_read_as_text(server):

@@ -117,7 +117,7 @@ def big_image():
         ("step", {"actions": [[1.0, 2.0], [1.0]]}, 400, "table of numbers"),
         ("step", {"actions": ACTIONS, "speed": 9}, 422, "Extra inputs"),
         ("step", {"actions": ACTIONS, "state": 99}, 404, "no state 99"),
-        ("step", {"actions": ACTIONS, "sampling": {"temperature": 0}}, 422, "greater than 0"),
+        ("step", {"actions": ACTIONS, "sampling": {"temperature": 1e-38}}, 422, "equal to 0.000001"),
         ("step", {"actions": ACTIONS, "sampling": {"seed": [1, 2]}}, 400, "one per row"),
         ("rollout", {"actions": [[[0.0, 0.0, 0.0]] * 3000]}, 400, "2048 frames at most"),
         ("rollout", {"num_frames": 3}, 400, "actions of width 3 are missing"),
