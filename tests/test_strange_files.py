@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ivideogpt_hf import IVideoGPTForCausalLM, Sampling, WorldModel, WorldState, open_episodes
+from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTVQModel, Sampling, WorldModel, WorldState, open_episodes
 from ivideogpt_hf.checkpoints.layout import read_metrics
 from ivideogpt_hf.data.clips.tokens import read_tokens_file
 from ivideogpt_hf.data.readers.lerobot import LeRobotReader
@@ -345,6 +345,74 @@ def test_adapters_beside_the_weights_are_not_loaded(checkpoint, tmp_path):
     torch.save({}, tmp_path / "x/transformer/adapter_model.bin")
     with pytest.raises(ValueError, match="merge the adapters"):
         WorldModel.from_pretrained(tmp_path / "x")
+
+
+PARTS = ("transformer/config.json", "transformer/generation_config.json", "tokenizer/config.json")
+PROCESSOR = "processor/video_preprocessor_config.json"
+# Fields of configs on which sizes depend, and fields that choose what transformers does.
+CONFIG_KEYS = """num_attention_heads num_key_value_heads hidden_size head_dim num_hidden_layers vocab_size hidden_act dtype
+torch_dtype rope_parameters rope_scaling quantization_config _attn_implementation attn_implementation num_labels id2label
+layer_types action_dim num_reward_bins reward_range max_position_embeddings tie_word_embeddings model_type auto_map
+transformers_version temperature cache_implementation block_out_channels patch_size resolution norm_num_groups act_fn
+layers_per_block context_fsq_levels num_context_codes num_context_frames _class_name size action_low action_names
+embodiments reward_transform image_mean to_dict update""".split()
+CHOICES = st.sampled_from(["zzz", "evil/repo", "longrope", "torchao", "float16", {"quant_method": "torchao"}, [0, 0], []])
+
+
+def load_changed(checkpoint, folder, part, change):
+    """Load a checkpoint in which one file has some other fields, or another content."""
+    if not folder.exists():
+        shutil.copytree(checkpoint, folder)
+    file, before = folder / part, (checkpoint / part).read_bytes()
+    file.write_bytes(change if isinstance(change, bytes) else json.dumps(json.loads(before) | change).encode())
+    try:
+        refused_or_read(lambda: WorldModel.from_pretrained(folder), folder)
+    finally:
+        file.write_bytes(before)
+
+
+@settings(fuzzed, max_examples=60)
+@given(
+    part=st.sampled_from([*PARTS, PROCESSOR]),
+    change=st.one_of(
+        CONTENTS, st.dictionaries(st.sampled_from(CONFIG_KEYS), st.one_of(VALUES, CHOICES), min_size=1, max_size=3)
+    ),
+)
+@example(part=PARTS[0], change=DEEP)
+@example(part=PARTS[1], change=b"[]")
+@example(part=PARTS[1], change={"update": None})
+@example(part=PARTS[0], change={"to_dict": None})
+@example(part=PARTS[2], change=b"1")
+@example(part=PROCESSOR, change=b"[]")
+@example(part=PROCESSOR, change=b'"x"')
+@example(part=PARTS[0], change={"num_attention_heads": 0})
+@example(part=PARTS[0], change={"num_key_value_heads": 0})
+@example(part=PARTS[0], change={"head_dim": 0})
+@example(part=PARTS[0], change={"hidden_act": "zzz"})
+@example(part=PARTS[0], change={"rope_parameters": {"rope_type": "longrope", "rope_theta": 1}})
+@example(part=PARTS[0], change={"dtype": "evil"})
+@example(part=PARTS[0], change={"num_labels": 3_000_000})
+@example(part=PARTS[0], change={"quantization_config": [1]})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "gptq", "bits": 4}})
+@example(part=PARTS[0], change={"quantization_config": {}, "intermediate_size": 20_000_000})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "fp8"}, "intermediate_size": 20_000_000})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "torchao"}, "intermediate_size": 20_000_000})
+@example(part=PARTS[2], change={"patch_size": 0})
+@example(part=PARTS[2], change={"block_out_channels": [0, 0]})
+@example(part=PARTS[2], change={"block_out_channels": []})
+def test_configs(part, change, checkpoint, tmp_path):
+    load_changed(checkpoint, tmp_path / "x", part, change)
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("network", [IVideoGPTForCausalLM, IVideoGPTVQModel])
+def test_a_config_names_no_code_to_compute_with(name, network, world, tmp_path):
+    part = world.transformer if network is IVideoGPTForCausalLM else world.vq_model
+    part.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: "kernels-community/flash-attn"}))
+    with pytest.raises(ValueError, match=f"{name} = 'kernels-community/flash-attn', which only who loads it may choose"):
+        network.from_pretrained(tmp_path)
 
 
 def test_json_is_not_nested_deeper_than_what_reads_it_further():
