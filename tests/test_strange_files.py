@@ -350,13 +350,17 @@ def test_adapters_beside_the_weights_are_not_loaded(checkpoint, tmp_path):
 PARTS = ("transformer/config.json", "transformer/generation_config.json", "tokenizer/config.json")
 PROCESSOR = "processor/video_preprocessor_config.json"
 # Fields of configs on which sizes depend, and fields that choose what transformers does.
-CONFIG_KEYS = """num_attention_heads num_key_value_heads hidden_size head_dim num_hidden_layers vocab_size hidden_act dtype
-torch_dtype rope_parameters rope_scaling quantization_config _attn_implementation attn_implementation num_labels id2label
-layer_types action_dim num_reward_bins reward_range max_position_embeddings tie_word_embeddings model_type auto_map
-transformers_version temperature cache_implementation block_out_channels patch_size resolution norm_num_groups act_fn
-layers_per_block context_fsq_levels num_context_codes num_context_frames _class_name size action_low action_names
-embodiments reward_transform image_mean to_dict update""".split()
-CHOICES = st.sampled_from(["zzz", "evil/repo", "longrope", "torchao", "float16", {"quant_method": "torchao"}, [0, 0], []])
+CONFIG_NAMES = """num_attention_heads num_key_value_heads hidden_size head_dim num_hidden_layers vocab_size hidden_act
+dtype torch_dtype rope_parameters rope_scaling quantization_config _attn_implementation
+attn_implementation num_labels id2label layer_types action_dim num_reward_bins reward_range
+max_position_embeddings tie_word_embeddings model_type auto_map transformers_version temperature
+cache_implementation block_out_channels patch_size resolution norm_num_groups act_fn
+layers_per_block context_fsq_levels num_context_codes num_context_frames _class_name size action_low
+action_names embodiments reward_transform image_mean to_dict update"""
+CONFIG_KEYS = st.sampled_from(CONFIG_NAMES.split())
+CHOICES = st.sampled_from(
+    ["zzz", "evil/repo", "longrope", "torchao", "float16", {"quant_method": "torchao"}, [0, 0], []]
+)
 
 
 def load_changed(checkpoint, folder, part, change):
@@ -374,9 +378,7 @@ def load_changed(checkpoint, folder, part, change):
 @settings(fuzzed, max_examples=60)
 @given(
     part=st.sampled_from([*PARTS, PROCESSOR]),
-    change=st.one_of(
-        CONTENTS, st.dictionaries(st.sampled_from(CONFIG_KEYS), st.one_of(VALUES, CHOICES), min_size=1, max_size=3)
-    ),
+    change=st.one_of(CONTENTS, st.dictionaries(CONFIG_KEYS, st.one_of(VALUES, CHOICES), min_size=1, max_size=3)),
 )
 @example(part=PARTS[0], change=DEEP)
 @example(part=PARTS[1], change=b"[]")
@@ -411,7 +413,9 @@ def test_a_config_names_no_code_to_compute_with(name, network, world, tmp_path):
     part.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: "kernels-community/flash-attn"}))
-    with pytest.raises(ValueError, match=f"{name} = 'kernels-community/flash-attn', which only who loads it may choose"):
+    with pytest.raises(
+        ValueError, match=f"{name} = 'kernels-community/flash-attn', which only who loads it may choose"
+    ):
         network.from_pretrained(tmp_path)
 
 

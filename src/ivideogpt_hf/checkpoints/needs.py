@@ -47,8 +47,8 @@ def check_needs(
         num_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         if num_weights > PACKED_PER_BYTE * num_bytes:
             raise ValueError(
-                f"the weights in {folder} do not fit: the config asks for {num_weights}, and the files have {num_bytes} "
-                f"bytes"
+                f"the weights in {folder} do not fit: the config asks for {num_weights}, and the files have "
+                f"{num_bytes} bytes"
             )
     elif num_weights > sum(map(prod, held.values())):
         raise ValueError(f"the weights in {folder} do not fit: " + "; ".join(problems_of(expected, held)))

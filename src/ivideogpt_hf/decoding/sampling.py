@@ -52,7 +52,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, Real) or not self.temperature >= MIN_TEMPERATURE:
             raise ValueError(
-                f"temperature must be at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use greedy=True for the mode"
+                f"temperature must be at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use greedy=True for the "
+                f"mode"
             )
         if self.top_k is not None:
             check_count(self.top_k, "top_k")
