@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
 import uvicorn
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from ivideogpt_hf import RemoteWorldModel, Sampling
@@ -219,6 +219,12 @@ def test_paths_mean_the_same_behind_the_head(world, tmp_path):
         assert [status(url, path) for path in PATHS] == [404] * len(PATHS)
         assert [status(url, f"/v1/sessions/{name}") for name in ("0...", "0.../load", "../spec")] == [404] * 3
         assert httpx.get(url).status_code == 200
+
+
+def test_the_head_refuses_web_sockets_without_a_session(two):
+    for session in ("0.none", "none"):
+        with pytest.raises(InvalidStatus, match="404"):
+            connect(f"{two[0].replace('http', 'ws')}/v1/sessions/{session}/stream")
 
 
 def test_the_next_fleet_goes_on_with_the_sessions(world, tmp_path):
