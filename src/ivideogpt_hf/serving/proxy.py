@@ -106,7 +106,7 @@ async def create_proxy(fleet: Fleet, access: AccessRules, limits: ServerLimits) 
         except InvalidStatus as error:  # such as that there is no such session
             answer = error.response
             await socket.send_denial_response(
-                Response(answer.body, answer.status_code, media_type=answer.headers.get("content-type"))
+                Response(bytes(answer.body or b""), answer.status_code, media_type=answer.headers.get("content-type"))
             )
             return
         except (LostReplicaError, OSError, WebSocketException):
