@@ -77,6 +77,8 @@ class LoadingRules:
         Raises:
             ValueError: if it may not be chosen; says why.
         """
+        if not isinstance(name, str):
+            raise ValueError("A checkpoint is named by its Hub id, owner/name.")
         name = name.strip() or DEFAULT
         if name == DEFAULT:
             return Choice(name, "default")
