@@ -4,9 +4,11 @@ Hypothesis writes files for each parser, with the same seed in every run. What o
 """
 
 import json
+import pickle
 import shutil
 import struct
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,7 +19,9 @@ from safetensors.torch import save_file
 
 from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTVQModel, Sampling, WorldModel, WorldState, open_episodes
 from ivideogpt_hf.checkpoints.layout import read_metrics
+from ivideogpt_hf.data.clips.store import open_store
 from ivideogpt_hf.data.clips.tokens import read_tokens_file
+from ivideogpt_hf.data.episodes import Episode, episode_features, episode_to_row
 from ivideogpt_hf.data.readers.lerobot import LeRobotReader
 from ivideogpt_hf.evaluation.compare import comparison, read_results
 from ivideogpt_hf.media.action_files import read_action_table
@@ -195,6 +199,127 @@ def test_paths_of_lerobot_stay_in_its_folder(place, tmp_path):
     reader.path, reader._info = tmp_path, {"data_path": place}
     with pytest.raises(ValueError, match=r"info\.json: data_path"):
         reader._file_at("data_path", chunk_index=0, file_index=0)
+
+
+# -- containers: a real file with other bytes in some places -----------------------------------------------------------
+
+EDITS = st.one_of(
+    st.binary(max_size=60),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6),
+)
+
+
+def edited(content, edits):
+    """Other content, or a file with other bytes at some places, each a fraction of the file."""
+    if isinstance(edits, bytes):
+        return edits
+    content = bytearray(content)
+    for place, value in edits:
+        at = int(place * len(content))
+        content[at : at + len(value)] = value
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def parquet_file(tmp_path_factory):
+    """A small data set in this package's schema, as one Parquet file."""
+    pytest.importorskip("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    episode = Episode({"image": frames}, "a", "b", actions=np.zeros((2, 2), np.float32))
+    table = pa.Table.from_pylist([episode_to_row(episode, 0)], schema=episode_features(["image"]).arrow_schema)
+    file = tmp_path_factory.mktemp("parquet") / "train-0.parquet"
+    pq.write_table(table, file)
+    return file.read_bytes()
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=b"PAR1garbagePAR1")
+@example(edits=b"")
+def test_parquet(edits, parquet_file, tmp_path):
+    file = tmp_path / "data/train-0.parquet"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(edited(parquet_file, edits))
+    refused_or_read(lambda: list(open_episodes(tmp_path)), tmp_path)
+    refused_or_read(lambda: list(open_episodes(tmp_path, reader="parquet")), tmp_path)
+    refused_or_read(lambda: open_store(str(tmp_path), "train", streaming=True), tmp_path)
+
+
+def test_a_data_set_that_is_no_parquet_is_named(tmp_path):
+    file = tmp_path / "data/train-0.parquet"
+    file.parent.mkdir()
+    file.write_bytes(b"PAR1garbagePAR1")
+    with pytest.raises(ValueError, match=r"train-0\.parquet cannot be used"):
+        open_episodes(tmp_path)
+    with pytest.raises((ValueError, OSError), match=str(tmp_path)):
+        open_store(str(tmp_path), "train", streaming=False)
+    (tmp_path / "meta/episodes").mkdir(parents=True)
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v3.0", "features": {}, "fps": 1, "data_path": "x"}')
+    file.rename(tmp_path / "meta/episodes/0.parquet")
+    with pytest.raises(ValueError, match=r"episodes/0\.parquet"):
+        open_episodes(tmp_path, reader="lerobot")
+
+
+@pytest.fixture(scope="module")
+def hdf5_file(tmp_path_factory):
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path_factory.mktemp("hdf5") / "a.hdf5"
+    with h5py.File(file, "w") as content:
+        content["data/demo_0/actions"] = np.zeros((3, 2), np.float32)
+        content["data/demo_0/obs/cam_image"] = np.zeros((3, 8, 8, 3), np.uint8)
+    return file.read_bytes()
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=b"\x89HDF\r\n\x1a\n")
+def test_hdf5(edits, hdf5_file, tmp_path):
+    (tmp_path / "a.hdf5").write_bytes(edited(hdf5_file, edits))
+    refused_or_read(lambda: list(open_episodes(tmp_path, reader="hdf5")), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_state(tmp_path_factory):
+    pytest.importorskip("stable_baselines3")
+    from ivideogpt_hf.rl.run_state import random_state
+
+    file = tmp_path_factory.mktemp("run") / "state.pt"
+    torch.save({"agent": {"parameters": torch.zeros(3)}, "random": random_state(), "seconds": 1.0}, file)
+    return file.read_bytes()
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("it was executed",)
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=pickle.dumps(Evil()))
+@example(edits=pickle.dumps(1))
+@example(edits=b"PK\3\4" + b"x" * 50)
+@example(edits=b"\x80\x02(K\x01e.")
+@example(edits=b"\x80\x02h\x05.")
+@example(edits=b"\x80\x02..")
+@example(edits=b"\x80\x02K\x01(K\x01K\x02u.")
+@example(edits=b"\x80\x02K\x01K\x02b.")
+@example(edits=b"\x80\x02K\x05Q.")
+@example(edits=b"\x80\x02\x8b\xff\xff\xff\x7f")
+@example(edits=b"\x80\x02X\x05\0\0\0\xff\xff\xff\xff\xff.")
+@example(edits=b"\x80\x02\x86.")
+@example(edits=b"\x80\x02ccollections\nOrderedDict\nK\x01R.")
+@example(edits=b"\x80\x02J")
+@example(edits=b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.")
+def test_states_of_runs(edits, run_state, tmp_path):
+    from ivideogpt_hf.rl.run_state import read_state
+
+    file = tmp_path / "state.pt"
+    file.write_bytes(edited(run_state, edits))
+    state = refused_or_read(lambda: read_state(file, ["agent", "random"]), file)
+    assert state is None or {"agent", "random"} <= state.keys()
 
 
 # -- states -----------------------------------------------------------------------------------------------------------
