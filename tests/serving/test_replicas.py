@@ -241,11 +241,12 @@ def test_the_next_fleet_goes_on_with_the_sessions(world, tmp_path):
 
 
 def test_a_killed_replica_is_replaced_and_its_saved_sessions_go_on(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(fleets, "LOOK_SECONDS", 0.05)
     forked = Forked(world, tmp_path)
     with leading([forked, InThread(world, tmp_path / "other")]) as (url, fleet):
         mine, other = RemoteWorldModel(url), RemoteWorldModel(url)
         state, others = mine.reset(FRAMES), other.reset(FRAMES)
+        # Not before: a look that began before a session was opened would not count it, and send the next one there, too.
+        monkeypatch.setattr(fleets, "LOOK_SECONDS", 0.05)
         socket = connect(f"{url.replace('http', 'ws')}/v1/sessions/{mine._session}/stream")
         inner = mine._session.removeprefix("0.")
         wait_for(lambda: list((tmp_path / "state/sessions" / inner).glob("contexts-*")))
