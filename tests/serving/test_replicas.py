@@ -245,7 +245,7 @@ def test_a_killed_replica_is_replaced_and_its_saved_sessions_go_on(world, tmp_pa
     with leading([forked, InThread(world, tmp_path / "other")]) as (url, fleet):
         mine, other = RemoteWorldModel(url), RemoteWorldModel(url)
         state, others = mine.reset(FRAMES), other.reset(FRAMES)
-        # Not before: a look that began before a session was opened would not count it, and send the next one there, too.
+        # Not before: a look that began before a session was opened would not count it, and the next one would go there.
         monkeypatch.setattr(fleets, "LOOK_SECONDS", 0.05)
         socket = connect(f"{url.replace('http', 'ws')}/v1/sessions/{mine._session}/stream")
         inner = mine._session.removeprefix("0.")
