@@ -20,7 +20,7 @@ from connection import play_route
 from endpoints import add_endpoints, reasons_shown
 from game import MAX_FUTURES, Game, played_actions
 from page import error_message, header, message
-from play import STORE, TEMPERATURE, WORLDS, grid_of_futures, new_game, sampling_of
+from play import STORE, TEMPERATURE, WORLDS, grid_of_futures, new_game, sampling_of, whole
 from scenes import MAX_UPLOAD_BYTES, picture, read_upload, write, write_actions
 from torch import Tensor
 from worlds import DEFAULT, Choice, Played, is_local
@@ -118,7 +118,7 @@ def begin_in_upload(visitor: Visitor, file: str | None, goal: str | None) -> str
 def show_futures(visitor: Visitor, count: float, temperature: float, seed: float) -> str:
     """Write a video file with a grid of futures of the same random actions."""
     with reasons_shown():
-        grid = grid_of_futures(visitor.key, int(count), sampling_of(temperature, seed), int(seed))
+        grid = grid_of_futures(visitor.key, whole(count, "number"), sampling_of(temperature, seed), whole(seed, "seed"))
         return write(grid, "futures.mp4")
 
 

@@ -36,6 +36,7 @@ from ivideogpt_hf.serving.streams import answer_messages
 
 PATH = "/play"
 MAX_CONNECTIONS = 64
+MAX_ANSWER_BYTES = 256 * 2**20
 MAX_ACTIONS = 64  # numbers of one action
 # A page that asks for nothing is let go when its game expires.
 LIMITS = BodyLimits(max_bytes=4096, max_values=128, seconds=EXPIRES_SECONDS, silent_seconds=EXPIRES_SECONDS)
@@ -171,4 +172,5 @@ def play_route(host: str | None) -> WebSocketRoute:
         allowed_origins=() if space is None else (f"https://{space}",),
     )
     budget = ByteBudget(MAX_CONNECTIONS * 2 * LIMITS.max_bytes, "messages", "try again later")
-    return WebSocketRoute(PATH, Access(LimitBody(Players(), LIMITS, budget), rules))
+    answers = ByteBudget(MAX_ANSWER_BYTES, "answers that nobody takes", "try again later")
+    return WebSocketRoute(PATH, Access(LimitBody(Players(), LIMITS, budget, answers), rules))

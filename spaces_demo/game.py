@@ -243,7 +243,7 @@ def random_actions(world: World[Any], num_frames: int, seed: int) -> Tensor | No
     if not spec.action_dim:
         return None
     low, high = bounds(world)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     directions = torch.rand(num_frames // 5 + 1, spec.action_dim, generator=generator)
     return (low + (high - low) * directions).repeat_interleave(5, dim=0)[:num_frames]
 

@@ -28,7 +28,7 @@ def header() -> str:
 
 def message(kind: str, **content: Any) -> str:
     """A message for player.js, by Gradio. Each has its own id, since the page notices only changes."""
-    return json.dumps({"kind": kind, "id": random.getrandbits(48), **content})
+    return json.dumps({"kind": kind, "id": random.getrandbits(48), **content}, allow_nan=False)
 
 
 def error_message(error: Exception) -> str:
@@ -47,7 +47,7 @@ def frames_message(kind: str, frames: Sequence[Tensor] = (), **content: Any) -> 
     """
     if frames:
         content["height"], content["width"] = frames[0].shape[-2:]
-    said = json.dumps({"kind": kind, **content}).encode()
+    said = json.dumps({"kind": kind, **content}, allow_nan=False).encode()
     pixels = (frame.movedim(0, -1).contiguous().numpy().tobytes() for frame in frames)
     return b"".join((struct.pack("<I", len(said)), said, *pixels))
 

@@ -37,7 +37,19 @@ def gpu(function: Any) -> Any:
 
 def sampling_of(temperature: float, seed: float) -> Sampling:
     """The sampling of a temperature, of which 0 means the likeliest tokens."""
-    return Sampling(greedy=True) if temperature == 0 else Sampling(temperature=temperature, seed=int(seed))
+    return Sampling(greedy=True) if temperature == 0 else Sampling(temperature=temperature, seed=whole(seed, "seed"))
+
+
+def whole(number: float, name: str) -> int:
+    """A number that a visitor gave, as a whole one.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return int(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"The {name} must be a whole number, not {number!r:.40}.") from error
 
 
 def new_game(choice: Choice, frames: Tensor, goal: Tensor | None = None) -> tuple[str, Game]:

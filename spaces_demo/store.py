@@ -69,11 +69,11 @@ class Store:
         """
         with self._lock:
             self._forget_unused()
-            entry = self._entries.get(key or "")
+            entry = self._entries.get(key) if isinstance(key, str) else None
             if entry is None:
                 raise ValueError("This game has expired. Choose a scene to begin again.")
             entry.used = time.monotonic()
-            self._entries.move_to_end(key or "")
+            self._entries.move_to_end(key)
             return entry.choice, entry.game
 
     def update(self, key: str | None, choice: Choice, game: Game) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import torch
 from scenes import GALLERY, own_scenes
@@ -23,6 +22,7 @@ from ivideogpt_hf.checkpoints.family import with_released_id
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, DOWNLOADED, EMBEDDED
 from ivideogpt_hf.checkpoints.loading import fetch, is_goal_conditioned
 from ivideogpt_hf.hub.download import download_repository, size_of_files
+from ivideogpt_hf.serving.access import host_name
 
 DEFAULT = "default"  # name of the page's own checkpoint
 MAX_LOADED = 2
@@ -77,6 +77,8 @@ class LoadingRules:
         Raises:
             ValueError: if it may not be chosen; says why.
         """
+        if not isinstance(name, str):
+            raise ValueError("A checkpoint is named by its Hub id, owner/name.")
         name = name.strip() or DEFAULT
         if name == DEFAULT:
             return Choice(name, "default")
@@ -119,7 +121,7 @@ def is_local(client: str | None, headers: Mapping[str, str]) -> bool:
     if names & set(FORWARDED) or any(name.startswith("x-forwarded-") for name in names) or "SPACE_ID" in os.environ:
         return False
     host = next((value for name, value in headers.items() if name.lower() == "host"), "")
-    return _is_loopback(client or "") and _is_loopback(urlsplit(f"//{host}").hostname or "")
+    return _is_loopback(client or "") and _is_loopback(host_name(host))
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,9 +4,11 @@ Hypothesis writes files for each parser, with the same seed in every run. What o
 """
 
 import json
+import pickle
 import shutil
 import struct
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ivideogpt_hf import IVideoGPTForCausalLM, Sampling, WorldModel, WorldState, open_episodes
+from ivideogpt_hf import IVideoGPTForCausalLM, IVideoGPTVQModel, Sampling, WorldModel, WorldState, open_episodes
 from ivideogpt_hf.checkpoints.layout import read_metrics
+from ivideogpt_hf.data.clips.store import open_store
 from ivideogpt_hf.data.clips.tokens import read_tokens_file
+from ivideogpt_hf.data.episodes import Episode, episode_features, episode_to_row
 from ivideogpt_hf.data.readers.lerobot import LeRobotReader
 from ivideogpt_hf.evaluation.compare import comparison, read_results
 from ivideogpt_hf.media.action_files import read_action_table
@@ -197,6 +201,127 @@ def test_paths_of_lerobot_stay_in_its_folder(place, tmp_path):
         reader._file_at("data_path", chunk_index=0, file_index=0)
 
 
+# -- containers: a real file with other bytes in some places -----------------------------------------------------------
+
+EDITS = st.one_of(
+    st.binary(max_size=60),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6),
+)
+
+
+def edited(content, edits):
+    """Other content, or a file with other bytes at some places, each a fraction of the file."""
+    if isinstance(edits, bytes):
+        return edits
+    content = bytearray(content)
+    for place, value in edits:
+        at = int(place * len(content))
+        content[at : at + len(value)] = value
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def parquet_file(tmp_path_factory):
+    """A small data set in this package's schema, as one Parquet file."""
+    pytest.importorskip("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    episode = Episode({"image": frames}, "a", "b", actions=np.zeros((2, 2), np.float32))
+    table = pa.Table.from_pylist([episode_to_row(episode, 0)], schema=episode_features(["image"]).arrow_schema)
+    file = tmp_path_factory.mktemp("parquet") / "train-0.parquet"
+    pq.write_table(table, file)
+    return file.read_bytes()
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=b"PAR1garbagePAR1")
+@example(edits=b"")
+def test_parquet(edits, parquet_file, tmp_path):
+    file = tmp_path / "data/train-0.parquet"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(edited(parquet_file, edits))
+    refused_or_read(lambda: list(open_episodes(tmp_path)), tmp_path)
+    refused_or_read(lambda: list(open_episodes(tmp_path, reader="parquet")), tmp_path)
+    refused_or_read(lambda: open_store(str(tmp_path), "train", streaming=True), tmp_path)
+
+
+def test_a_data_set_that_is_no_parquet_is_named(tmp_path):
+    file = tmp_path / "data/train-0.parquet"
+    file.parent.mkdir()
+    file.write_bytes(b"PAR1garbagePAR1")
+    with pytest.raises(ValueError, match=r"train-0\.parquet cannot be used"):
+        open_episodes(tmp_path)
+    with pytest.raises((ValueError, OSError), match=str(tmp_path)):
+        open_store(str(tmp_path), "train", streaming=False)
+    (tmp_path / "meta/episodes").mkdir(parents=True)
+    (tmp_path / "meta/info.json").write_text('{"codebase_version": "v3.0", "features": {}, "fps": 1, "data_path": "x"}')
+    file.rename(tmp_path / "meta/episodes/0.parquet")
+    with pytest.raises(ValueError, match=r"episodes/0\.parquet"):
+        open_episodes(tmp_path, reader="lerobot")
+
+
+@pytest.fixture(scope="module")
+def hdf5_file(tmp_path_factory):
+    h5py = pytest.importorskip("h5py")
+    file = tmp_path_factory.mktemp("hdf5") / "a.hdf5"
+    with h5py.File(file, "w") as content:
+        content["data/demo_0/actions"] = np.zeros((3, 2), np.float32)
+        content["data/demo_0/obs/cam_image"] = np.zeros((3, 8, 8, 3), np.uint8)
+    return file.read_bytes()
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=b"\x89HDF\r\n\x1a\n")
+def test_hdf5(edits, hdf5_file, tmp_path):
+    (tmp_path / "a.hdf5").write_bytes(edited(hdf5_file, edits))
+    refused_or_read(lambda: list(open_episodes(tmp_path, reader="hdf5")), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_state(tmp_path_factory):
+    pytest.importorskip("stable_baselines3")
+    from ivideogpt_hf.rl.run_state import random_state
+
+    file = tmp_path_factory.mktemp("run") / "state.pt"
+    torch.save({"agent": {"parameters": torch.zeros(3)}, "random": random_state(), "seconds": 1.0}, file)
+    return file.read_bytes()
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("it was executed",)
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=pickle.dumps(Evil()))
+@example(edits=pickle.dumps(1))
+@example(edits=b"PK\3\4" + b"x" * 50)
+@example(edits=b"\x80\x02(K\x01e.")
+@example(edits=b"\x80\x02h\x05.")
+@example(edits=b"\x80\x02..")
+@example(edits=b"\x80\x02K\x01(K\x01K\x02u.")
+@example(edits=b"\x80\x02K\x01K\x02b.")
+@example(edits=b"\x80\x02K\x05Q.")
+@example(edits=b"\x80\x02\x8b\xff\xff\xff\x7f")
+@example(edits=b"\x80\x02X\x05\0\0\0\xff\xff\xff\xff\xff.")
+@example(edits=b"\x80\x02\x86.")
+@example(edits=b"\x80\x02ccollections\nOrderedDict\nK\x01R.")
+@example(edits=b"\x80\x02J")
+@example(edits=b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.")
+def test_states_of_runs(edits, run_state, tmp_path):
+    from ivideogpt_hf.rl.run_state import read_state
+
+    file = tmp_path / "state.pt"
+    file.write_bytes(edited(run_state, edits))
+    state = refused_or_read(lambda: read_state(file, ["agent", "random"]), file)
+    assert state is None or {"agent", "random"} <= state.keys()
+
+
 # -- states -----------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +470,78 @@ def test_adapters_beside_the_weights_are_not_loaded(checkpoint, tmp_path):
     torch.save({}, tmp_path / "x/transformer/adapter_model.bin")
     with pytest.raises(ValueError, match="merge the adapters"):
         WorldModel.from_pretrained(tmp_path / "x")
+
+
+PARTS = ("transformer/config.json", "transformer/generation_config.json", "tokenizer/config.json")
+PROCESSOR = "processor/video_preprocessor_config.json"
+# Fields of configs on which sizes depend, and fields that choose what transformers does.
+CONFIG_NAMES = """num_attention_heads num_key_value_heads hidden_size head_dim num_hidden_layers vocab_size hidden_act
+dtype torch_dtype rope_parameters rope_scaling quantization_config _attn_implementation
+attn_implementation num_labels id2label layer_types action_dim num_reward_bins reward_range
+max_position_embeddings tie_word_embeddings model_type auto_map transformers_version temperature
+cache_implementation block_out_channels patch_size resolution norm_num_groups act_fn
+layers_per_block context_fsq_levels num_context_codes num_context_frames _class_name size action_low
+action_names embodiments reward_transform image_mean to_dict update"""
+CONFIG_KEYS = st.sampled_from(CONFIG_NAMES.split())
+CHOICES = st.sampled_from(
+    ["zzz", "evil/repo", "longrope", "torchao", "float16", {"quant_method": "torchao"}, [0, 0], []]
+)
+
+
+def load_changed(checkpoint, folder, part, change):
+    """Load a checkpoint in which one file has some other fields, or another content."""
+    if not folder.exists():
+        shutil.copytree(checkpoint, folder)
+    file, before = folder / part, (checkpoint / part).read_bytes()
+    file.write_bytes(change if isinstance(change, bytes) else json.dumps(json.loads(before) | change).encode())
+    try:
+        refused_or_read(lambda: WorldModel.from_pretrained(folder), folder)
+    finally:
+        file.write_bytes(before)
+
+
+@settings(fuzzed, max_examples=60)
+@given(
+    part=st.sampled_from([*PARTS, PROCESSOR]),
+    change=st.one_of(CONTENTS, st.dictionaries(CONFIG_KEYS, st.one_of(VALUES, CHOICES), min_size=1, max_size=3)),
+)
+@example(part=PARTS[0], change=DEEP)
+@example(part=PARTS[1], change=b"[]")
+@example(part=PARTS[1], change={"update": None})
+@example(part=PARTS[0], change={"to_dict": None})
+@example(part=PARTS[2], change=b"1")
+@example(part=PROCESSOR, change=b"[]")
+@example(part=PROCESSOR, change=b'"x"')
+@example(part=PARTS[0], change={"num_attention_heads": 0})
+@example(part=PARTS[0], change={"num_key_value_heads": 0})
+@example(part=PARTS[0], change={"head_dim": 0})
+@example(part=PARTS[0], change={"hidden_act": "zzz"})
+@example(part=PARTS[0], change={"rope_parameters": {"rope_type": "longrope", "rope_theta": 1}})
+@example(part=PARTS[0], change={"dtype": "evil"})
+@example(part=PARTS[0], change={"num_labels": 3_000_000})
+@example(part=PARTS[0], change={"quantization_config": [1]})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "gptq", "bits": 4}})
+@example(part=PARTS[0], change={"quantization_config": {}, "intermediate_size": 20_000_000})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "fp8"}, "intermediate_size": 20_000_000})
+@example(part=PARTS[0], change={"quantization_config": {"quant_method": "torchao"}, "intermediate_size": 20_000_000})
+@example(part=PARTS[2], change={"patch_size": 0})
+@example(part=PARTS[2], change={"block_out_channels": [0, 0]})
+@example(part=PARTS[2], change={"block_out_channels": []})
+def test_configs(part, change, checkpoint, tmp_path):
+    load_changed(checkpoint, tmp_path / "x", part, change)
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("network", [IVideoGPTForCausalLM, IVideoGPTVQModel])
+def test_a_config_names_no_code_to_compute_with(name, network, world, tmp_path):
+    part = world.transformer if network is IVideoGPTForCausalLM else world.vq_model
+    part.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: "kernels-community/flash-attn"}))
+    with pytest.raises(
+        ValueError, match=f"{name} = 'kernels-community/flash-attn', which only who loads it may choose"
+    ):
+        network.from_pretrained(tmp_path)
 
 
 def test_json_is_not_nested_deeper_than_what_reads_it_further():

@@ -305,6 +305,27 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Let every error of a block name the file that the block reads. Libraries raise errors of any kind where a file
+    is none of theirs.
+
+    Raises:
+        OSError: for an OSError.
+        ValueError: for any other error but MemoryError.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError)) and os.fspath(file) in str(error):
+            raise
+        reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{os.fspath(file)} cannot be used: {reason}") from error
+
+
 # -- who writes it ----------------------------------------------------------------------------------------------------
 
 

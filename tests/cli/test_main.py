@@ -117,6 +117,14 @@ def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypat
     assert fails(capsys, "info", f"{tmp_path}/my-modell").endswith(f"did you mean the folder {tmp_path}/my-model?")
 
 
+def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
+    def run(_):
+        raise MemoryError
+
+    monkeypatch.setattr(sys.modules["ivideogpt_hf.cli.main"], "_refuse_empty", run)
+    assert fails(capsys, "info", "default") == "ivideogpt: error: there is not enough memory"
+
+
 def test_a_folder_that_is_not_there_is_told_before_the_hub(capsys):
     line = fails(capsys, "info", "nothing")
     assert line.startswith(

@@ -1,7 +1,7 @@
 import torch
 
 from ivideogpt_hf import Sampling
-from ivideogpt_hf.decoding.sampling import draw, uniforms
+from ivideogpt_hf.decoding.sampling import MIN_TEMPERATURE, draw, uniforms
 
 
 def rows(*values):
@@ -49,6 +49,13 @@ def test_greedy_takes_the_mode():
     ids, log_prob = draw(logits, torch.rand(50), Sampling(greedy=True, top_k=None))
     assert ids.equal(logits.argmax(-1))
     torch.testing.assert_close(log_prob, logits.log_softmax(-1).amax(-1))
+
+
+def test_the_smallest_temperature_draws_the_likeliest_id():
+    logits = torch.randn(50, 30) * 1000
+    ids, log_prob = draw(logits, torch.rand(50), Sampling(temperature=MIN_TEMPERATURE, top_k=None))
+    assert ids.equal(logits.argmax(-1))
+    assert log_prob.isfinite().all()
 
 
 def test_any_integer_is_a_seed():

@@ -559,3 +559,12 @@ def test_defaults_of_the_command_are_those_of_the_settings(tmp_path):
     different = [name for name, value in vars(settings).items() if name in args and args[name] != value]
     assert not different
     assert vars(settings).keys() - args.keys() == {"videos"}
+
+
+@pytest.mark.parametrize("part", ["agent", "random", "environment", "seconds", "successes"])
+def test_a_state_with_a_part_that_is_none_is_refused(part, tmp_path):
+    start({}, tmp_path / "run", num_steps=8, evaluate_every=8)
+    file = tmp_path / "run" / "state" / "state.pt"
+    torch.save(torch.load(file, weights_only=True) | {part: None}, file)
+    with pytest.raises(ValueError, match=r"state\.pt cannot be used"):
+        start({}, tmp_path / "run", num_steps=8, evaluate_every=8)

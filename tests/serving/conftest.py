@@ -52,7 +52,7 @@ def serving(
     options = connection_options(app.state.service.limits.max_bytes)
     with nullcontext() if folder is None else open_saved(folder, world) as saved:
         if saved is not None:
-            saved.take_up(app.state.service.sessions)
+            saved.take_up(app.state.service.sessions, app.state.service.limits.max_state_bytes)
         config = uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=seconds_to_stop, **options)
         server = StoppingServer(config, app.state.service, saved)
         thread = threading.Thread(target=server.run, daemon=True)

@@ -3,24 +3,32 @@
 import asyncio
 import base64
 import json
+import socket
 import struct
+import threading
 import tracemalloc
 import zlib
+from contextlib import contextmanager
 
 import httpx
 import pytest
 import torch
-from websockets.exceptions import ConnectionClosed
+import uvicorn
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from ivideogpt_hf.media.images import encode_png
 from ivideogpt_hf.serving import messages
+from ivideogpt_hf.serving.connections import ImpatientProtocol, ImpatientWebSocket, connection_options
 from ivideogpt_hf.serving.limits import BodyLimits, ByteBudget, LimitBody, NoRoomError
 from ivideogpt_hf.serving.messages import frames_to_text
 from ivideogpt_hf.serving.state_room import StateRoom
 from ivideogpt_hf.world.state import WorldState, num_bytes_of
-from tests.conftest import random_actions, random_frames
-from tests.serving.conftest import serving
+from tests.conftest import build_world, free_port, random_actions, random_frames
+from tests.serving.conftest import serving, wait_for
 from tests.serving.test_server import ACTIONS, FRAMES, Client
 
 MEGABYTE = 2**20
@@ -120,9 +128,110 @@ def test_messages_that_wait_for_an_answer_count_among_the_requests():
         await send({"type": "websocket.send", "text": "answer"})
 
     limits = BodyLimits(max_bytes=50, max_values=10, seconds=1, silent_seconds=1)
-    asyncio.run(LimitBody(app, limits, budget)({"type": "websocket"}, receive, send))
+    answers = ByteBudget(100, "answers", "wait")
+    asyncio.run(LimitBody(app, limits, budget, answers)({"type": "websocket"}, receive, send))
     assert used == [30, 20]
     assert budget.used == 0
+
+
+class Unread:
+    """A server whose answers are larger than what systems keep of a connection, and clients that take none."""
+
+    SIZE = 40 * MEGABYTE
+
+    def __init__(self, monkeypatch, seconds):
+        for protocol in (ImpatientProtocol, ImpatientWebSocket):
+            monkeypatch.setattr(protocol, "answer_seconds", seconds)
+        self.answers = ByteBudget(self.SIZE // 2, "answers", "wait")
+        limits = BodyLimits(max_bytes=1000, max_values=10, seconds=9, silent_seconds=9, max_sockets=2)
+        self.app = LimitBody(self.answer, limits, ByteBudget(1000, "requests", "wait"), self.answers)
+
+    async def answer(self, scope, receive, send):
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await receive()
+            await send({"type": "websocket.send", "text": "x" * self.SIZE})
+        elif scope["type"] == "http":
+            if scope["method"] == "POST":
+                await Request(scope, receive).body()
+            await Response("x" * (self.SIZE if scope["path"] == "/big" else 5))(scope, receive, send)
+
+    @contextmanager
+    def serving(self):
+        port = free_port()
+        options = {"log_level": "error", "lifespan": "off", **connection_options(99)}
+        server = uvicorn.Server(uvicorn.Config(ExceptionMiddleware(self.app), port=port, **options))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        self.connections = server.server_state.connections
+        try:
+            yield port
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(20)
+
+    def ask(self, port, kind):
+        """Ask for a large answer, and take nothing of it."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        if kind == "http":
+            client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        else:  # by hand, since a client takes what comes
+            client.sendall(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            client.recv(4096)
+            client.sendall(b"\x81\x81\0\0\0\0a")
+        return client
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_answers_that_nobody_takes_count_and_are_given_up(monkeypatch, kind):
+    server = Unread(monkeypatch, seconds=1.5)
+    with server.serving() as port:
+        clients = [server.ask(port, kind) for _ in range(2)]
+        wait_for(lambda: server.answers.used >= server.SIZE)
+        refused = httpx.post(f"http://127.0.0.1:{port}/", content=b"[]")
+        assert (refused.status_code, "answers may take" in refused.text) == (503, True)
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        wait_for(lambda: not server.answers.used and len(server.connections) == 0)
+        assert httpx.post(f"http://127.0.0.1:{port}/", content=b"[]").status_code == 200
+        for client in clients:
+            client.close()
+
+
+def test_an_answer_that_is_taken_slowly_arrives(monkeypatch):
+    server = Unread(monkeypatch, seconds=20)
+    with server.serving() as port, server.ask(port, "http") as client:
+        num_bytes = 0
+        while num_bytes < server.SIZE:
+            num_bytes += len(client.recv(2**20))
+        wait_for(lambda: server.answers.used == 0)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: b"200 OK" in client.recv(2**16))
+
+
+def test_web_sockets_are_fewer_than_connections(monkeypatch):
+    server = Unread(monkeypatch, seconds=20)
+    with server.serving() as port:
+        opened = [connect(f"ws://127.0.0.1:{port}/") for _ in range(2)]
+        with pytest.raises(InvalidStatus, match="503"):
+            connect(f"ws://127.0.0.1:{port}/")
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        opened[0].close()
+        with connect(f"ws://127.0.0.1:{port}/"):
+            pass
+        opened[1].close()
+
+
+def test_a_web_socket_without_a_session_is_refused(server):
+    for _ in range(3):
+        with pytest.raises(InvalidStatus, match="404"):
+            connect(f"{server.replace('http', 'ws')}/v1/sessions/none/stream")
 
 
 def test_frames_together_are_bounded(world):
@@ -209,6 +318,19 @@ def test_a_web_socket_that_asks_for_too_much_is_closed(world, message, code):
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(timeout=20)
         assert closed.value.rcvd.code == code
+
+
+def test_a_web_socket_never_sends_what_is_no_json():
+    """Weights that are not finite predict what JSON has no word for."""
+    world = build_world(action_dim=3, predict_reward=True)
+    torch.nn.init.constant_(world.transformer.reward_linear.bias, float("nan"))
+    with serving(world) as (url, _):
+        session = httpx.post(f"{url}/v1/sessions").json()["session"]
+        with connect(f"{url.replace('http', 'ws')}/v1/sessions/{session}/stream") as socket:
+            socket.send(json.dumps({"call": "reset", "frames": FRAMES}))
+            state = json.loads(socket.recv(timeout=20))["state"]
+            socket.send(json.dumps({"call": "step", "state": state, "actions": [[0.0, 0.0, 0.0]]}))
+            assert "not finite" in json.loads(socket.recv(timeout=20))["error"]
 
 
 def test_binary_messages_of_a_web_socket_are_read_as_text(server):

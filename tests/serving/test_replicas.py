@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
 import uvicorn
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from ivideogpt_hf import RemoteWorldModel, Sampling
@@ -194,6 +195,38 @@ def test_the_head_asks_for_the_token(world, tmp_path):
         assert httpx.get(inside, headers={"Authorization": "Bearer secret"}).status_code == 401
 
 
+PATHS = (
+    "/x/../v1/spec",
+    "/./v1/load",
+    "/%2e/v1/spec",
+    "/x/%2e%2e/v1/spec",
+    "/x/../metrics",
+    "/x/../docs",
+    "/..%2fdocs",
+)
+
+
+def test_paths_mean_the_same_behind_the_head(world, tmp_path):
+    """A client that removes dot segments would ask a replica for another path than was asked for, with its token."""
+
+    def status(url, path):
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=20) as connection:
+            token = "" if path in PATHS else "Authorization: Bearer secret\r\n"
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n".encode())
+            return int(connection.recv(12)[9:])
+
+    with leading([InThread(world, tmp_path / "a")], token="secret") as (url, _):
+        assert [status(url, path) for path in PATHS] == [404] * len(PATHS)
+        assert [status(url, f"/v1/sessions/{name}") for name in ("0...", "0.../load", "../spec")] == [404] * 3
+        assert httpx.get(url).status_code == 200
+
+
+def test_the_head_refuses_web_sockets_without_a_session(two):
+    for session in ("0.none", "none"):
+        with pytest.raises(InvalidStatus, match="404"):
+            connect(f"{two[0].replace('http', 'ws')}/v1/sessions/{session}/stream")
+
+
 def test_the_next_fleet_goes_on_with_the_sessions(world, tmp_path):
     processes = [InThread(world, tmp_path / name) for name in "ab"]
     with leading(processes) as (url, _):
@@ -208,14 +241,15 @@ def test_the_next_fleet_goes_on_with_the_sessions(world, tmp_path):
 
 
 def test_a_killed_replica_is_replaced_and_its_saved_sessions_go_on(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(fleets, "LOOK_SECONDS", 0.05)
     forked = Forked(world, tmp_path)
     with leading([forked, InThread(world, tmp_path / "other")]) as (url, fleet):
         mine, other = RemoteWorldModel(url), RemoteWorldModel(url)
         state, others = mine.reset(FRAMES), other.reset(FRAMES)
+        # Not before: a look that began before a session was opened would not count it, and the next one would go there.
+        monkeypatch.setattr(fleets, "LOOK_SECONDS", 0.05)
         socket = connect(f"{url.replace('http', 'ws')}/v1/sessions/{mine._session}/stream")
         inner = mine._session.removeprefix("0.")
-        wait_for(lambda: list((tmp_path / "state/sessions" / inner).glob("*.safetensors")))
+        wait_for(lambda: list((tmp_path / "state/sessions" / inner).glob("contexts-*")))
         before = fleet.members[0].url
         forked.process.send(signal.SIGKILL)
         wait_for(lambda: fleet.members[0].url is None)

@@ -19,6 +19,7 @@ from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
 import connection  # isort: skip
 import game as games  # isort: skip
+import page as pages  # isort: skip
 import play  # isort: skip
 from worlds import Choice, LoadingRules, Worlds  # isort: skip
 
@@ -123,6 +124,20 @@ def test_another_seed_throws_away_what_was_begun(predicted):
         page("undo")
         assert page("act", action=UP, seed=1) == with_other_seed
     assert len(predicted) == 3
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-320])
+def test_what_is_nearly_the_likeliest_is_refused(temperature):
+    with connected() as page:
+        said, _ = page("act", action=RIGHT, temperature=temperature)
+    assert (said["kind"], "at least 1e-06" in said["text"]) == ("error", True)
+
+
+def test_messages_are_json():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        pages.frames_message("moment", reward=float("nan"))
+    with pytest.raises(ValueError, match="JSON compliant"):
+        pages.message("moment", reward=float("nan"))
 
 
 def test_what_is_expected_leaves_the_game_as_it_is():

@@ -40,6 +40,7 @@ def saved(world, tmp_path):
         ("127.0.0.1", HERE | {"X-Forwarded-For": "127.0.0.1"}, False),
         ("127.0.0.1", HERE | {"forwarded": "for=1.2.3.4"}, False),
         ("127.0.0.1", {}, False),
+        ("127.0.0.1", {"host": "["}, False),
         (None, HERE, False),
     ],
 )

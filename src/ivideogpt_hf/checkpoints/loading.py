@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -27,9 +27,9 @@ from ..hub.errors import NotCachedError, NotOnHubError
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
+from ..run_folder import naming
 from .family import with_released_id
 from .layout import (
-    CONFIG_FILE,
     DOWNLOADED,
     EMBEDDED,
     PROCESSOR_FILE,
@@ -47,6 +47,7 @@ from .needs import check_needs
 # What a config says of how it was loaded or saved, not of the network.
 LOADING_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path", "auto_map", "processor_class"}
 
+QUANTIZATION_METHOD = "torchao"
 ADAPTER_FILE = "adapter_config.json"  # PEFT's
 # A dtype, its name, "auto" for that of the stored weights, or None for float32.
 DTypeLike = torch.dtype | str | None
@@ -190,23 +191,27 @@ def is_goal_conditioned(path_or_repo_id: PathOrRepo, override: bool | None) -> b
 
 def load_processor(folder: PathOrRepo) -> IVideoGPTVideoProcessor | None:
     """Load the processor alone, or None where the checkpoint has none."""
-    if not (Path(folder) / PROCESSOR_FOLDER / PROCESSOR_FILE).is_file():
+    file = Path(folder) / PROCESSOR_FOLDER / PROCESSOR_FILE
+    if not file.is_file():
         return None
-    return IVideoGPTVideoProcessor.from_pretrained(folder, subfolder=PROCESSOR_FOLDER)
+    read_json(file)
+    with naming(file):
+        return IVideoGPTVideoProcessor.from_pretrained(folder, subfolder=PROCESSOR_FOLDER)
 
 
 def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part: str, options: LoadingOptions) -> Any:
     """Load one network, and refuse weights that do not fit."""
     dtype = _as_dtype(options.dtype)
-    config_file(folder, part)
-    _check_weight_files(Path(folder) / part)
+    file = config_file(folder, part)
+    quantization = _quantization_in(file)
+    _check_generation(file.parent / GENERATION_CONFIG_NAME)
+    _check_weight_files(file.parent)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # problems that it would print are raised below
     try:
-        config = model_class.config_class.from_pretrained(folder, subfolder=part)
-        # Quantized weights are packed, so that their files do not show how many there are.
-        if options.quantization_config is None and getattr(config, "quantization_config", None) is None:
-            check_needs(model_class, config, Path(folder) / part)
+        with naming(file):
+            config = model_class.config_class.from_pretrained(folder, subfolder=part)
+        check_needs(model_class, config, file.parent, is_packed=quantization is not None)
         network, info = model_class.from_pretrained(
             folder,
             subfolder=part,
@@ -215,8 +220,6 @@ def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part:
             ignore_mismatched_sizes=True,
             **options.of_part(part),
         )
-    except StrictDataclassError as error:
-        raise ValueError(f"{Path(folder) / part / CONFIG_FILE} holds a value of the wrong kind: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     problems = [f"missing: {name}" for name in sorted(info["missing_keys"])]
@@ -228,6 +231,33 @@ def _load_strictly(model_class: type[PreTrainedModel], folder: PathOrRepo, part:
     if problems:
         raise ValueError(f"the weights in {Path(folder) / part} do not fit: " + "; ".join(problems))
     return network.eval()
+
+
+def _check_generation(file: Path) -> None:
+    """Check that transformers can read what its `generate` would do, where a file says it."""
+    if file.is_file():
+        read_json(file)
+        with naming(file):
+            GenerationConfig.from_pretrained(file.parent)
+
+
+def _quantization_in(file: Path) -> dict[str, Any] | None:
+    """How the weights beside a config are quantised; None where they are not.
+
+    Raises:
+        OSError: if it is no JSON object.
+        ValueError: if they are quantised in a way that was never tried: transformers would ask for packages, and for
+            memory, by what the config says.
+    """
+    quantization = read_json(file).get("quantization_config")
+    if quantization is None:
+        return None
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if method != QUANTIZATION_METHOD:
+        raise ValueError(
+            f"{file} has weights that are quantised by {method!r:.80}: only those by {QUANTIZATION_METHOD!r} are loaded"
+        )
+    return quantization
 
 
 def choose_dtype(dtype: T, torch_dtype: T | None) -> T:

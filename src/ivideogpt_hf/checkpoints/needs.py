@@ -11,20 +11,27 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..run_folder import naming
+from .layout import CONFIG_FILE
+
+PACKED_PER_BYTE = 2  # weights of 4 bits
 LAYERS = ("num_hidden_layers", "layers_per_block")  # numbers of layers in configs
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def check_needs(model_class: type[PreTrainedModel], config: PreTrainedConfig, folder: Path) -> None:
+def check_needs(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, *, is_packed: bool = False
+) -> None:
     """Refuse a network with more weights than a folder's files hold. A smaller one is loaded, which tells what differs.
 
     Args:
         model_class: class of the network.
         config: its config.
         folder: folder with its safetensors files, which can be read.
+        is_packed: whether several weights may be in one number of the files, whose shapes then tell nothing.
 
     Raises:
-        ValueError: naming what the files lack.
+        ValueError: naming what the files lack, or the config, where no network can be made of it.
     """
     held = _shapes_in(folder)
     num_layers = max(getattr(config, name, 0) for name in LAYERS)
@@ -32,13 +39,18 @@ def check_needs(model_class: type[PreTrainedModel], config: PreTrainedConfig, fo
         raise ValueError(
             f"the weights in {folder} do not fit: the config asks for {num_layers} layers, they are {len(held)}"
         )
-    try:
-        with torch.device("meta"):
-            network = model_class(config)
-    except (RuntimeError, OverflowError) as error:
-        raise ValueError(f"the config in {folder} asks for a network that cannot be made: {error}") from error
+    with naming(folder / CONFIG_FILE), torch.device("meta"):
+        network = model_class(config)
     expected = {name: tuple(weight.shape) for name, weight in network.named_parameters()}  # shared ones once
-    if sum(map(prod, expected.values())) > sum(map(prod, held.values())):
+    num_weights = sum(map(prod, expected.values()))
+    if is_packed:
+        num_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if num_weights > PACKED_PER_BYTE * num_bytes:
+            raise ValueError(
+                f"the weights in {folder} do not fit: the config asks for {num_weights}, and the files have "
+                f"{num_bytes} bytes"
+            )
+    elif num_weights > sum(map(prod, held.values())):
         raise ValueError(f"the weights in {folder} do not fit: " + "; ".join(problems_of(expected, held)))
 
 

@@ -99,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if debug:
             raise
-        print(f"ivideogpt: error: {' '.join(str(error).split())}", file=sys.stderr)
+        unsaid = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        reason = " ".join(str(error).split()) or unsaid
+        print(f"ivideogpt: error: {reason}", file=sys.stderr)
         return USAGE_ERROR
     return 0

@@ -181,7 +181,7 @@ def _serve_here(args: argparse.Namespace, access: AccessRules, limits: ServerLim
     app = create_app(served.world, served.name, starts=served.starts, access=access, limits=limits)
     with nullcontext() if args.state_dir is None else open_saved(args.state_dir, served.world) as saved:
         if saved is not None:
-            saved.take_up(app.state.service.sessions)
+            saved.take_up(app.state.service.sessions, limits.max_state_bytes)
         config = _server_config(app, args, limits.max_bytes, tls)
         _tell_address(args, tls)
         with suppress(KeyboardInterrupt):

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
+from ..media.action_tables import MAX_COLUMNS
 from ..media.alignment import ActionAlignment
 from ..media.images import decode_images, encode_png, images_to_store
 
@@ -113,6 +114,8 @@ class Episode:
                 raise ValueError(
                     f"frames of camera {camera!r} must be RGB, uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}"
                 )
+        if self.actions is not None and self.actions.ndim == 2 and self.actions.shape[1] > MAX_COLUMNS:
+            raise ValueError(f"actions have {self.actions.shape[1]} columns; at most {MAX_COLUMNS} are read")
         self._check_rows("actions", self.actions, 2)
         self._check_rows("rewards", self.rewards, 1)
         for name in ("action_names", "action_low", "action_high"):

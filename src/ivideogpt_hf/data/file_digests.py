@@ -44,7 +44,7 @@ def footer_digests(files: Sequence[str | Path]) -> dict[str, str]:
 def _footer_digest(file: Path) -> str:
     size = file.stat().st_size
     with file.open("rb") as stream:
-        stream.seek(-LENGTH_BYTES - MARK_BYTES, 2)
+        stream.seek(-min(size, LENGTH_BYTES + MARK_BYTES), 2)  # it may be no Parquet file
         length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
         stream.seek(-min(size, length + LENGTH_BYTES + MARK_BYTES), 2)
         return hashlib.blake2b(stream.read(), digest_size=16, salt=size.to_bytes(16, "little")).hexdigest()

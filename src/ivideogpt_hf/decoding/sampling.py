@@ -13,6 +13,7 @@ from torch import Tensor
 # Constants of the SplitMix64 generator (Steele, Lea and Flood, 2014) as signed 64-bit integers.
 _GOLDEN_GAMMA = -0x61C8864680B583EB
 _MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+MIN_TEMPERATURE = 1e-6  # logits that are divided by much less are not finite
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Sampling:
     """How the tokens of future frames are chosen.
 
     Args:
-        temperature: divisor of the logits, above 0.
+        temperature: divisor of the logits, at least 1e-6.
         top_k: number of the most likely ids that are drawn from; None: all.
         greedy: whether to take the most likely id. Log-probabilities are still those of the distribution that the other
             arguments describe.
@@ -58,8 +59,11 @@ class Sampling:
     num_guesses: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.temperature, Real) or not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature!r}; use greedy=True for the mode")
+        if not isinstance(self.temperature, Real) or not self.temperature >= MIN_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use greedy=True for the "
+                f"mode"
+            )
         if self.top_k is not None:
             check_count(self.top_k, "top_k")
         check_count(self.num_guesses, "num_guesses", 0)

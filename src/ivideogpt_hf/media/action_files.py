@@ -15,7 +15,7 @@ import numpy as np
 
 from ..run_folder import parse_json
 from . import numpy_files
-from .action_tables import CLIP_COLUMN, FRAME_COLUMN, ActionTable, plain_name
+from .action_tables import CLIP_COLUMN, FRAME_COLUMN, MAX_COLUMNS, ActionTable, plain_name
 from .alignment import ActionAlignment
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ POINT_NUMBER = NUMBER.replace(".,", ".")
 WITH_THOUSANDS = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+"
 UNNAMED = re.compile(r"(?:Unnamed: [0-9]+)?")  # as pandas writes and reads it
 MISSING = ("nan", "na", "n/a", "null", "none", "inf", "infinity")
-MAX_COLUMNS = 10_000  # a robot has tens
 MAX_EXACT_INTEGER = 2**24  # float32 holds every integer up to this one
 MAX_FLOAT = float(np.finfo(np.float32).max)
 

@@ -16,6 +16,7 @@ from .alignment import ActionAlignment
 from .files import VIDEO_SUFFIXES
 
 CLIP_COLUMN, FRAME_COLUMN = "clip", "frame"
+MAX_COLUMNS = 10_000  # of the actions of any source; a robot has tens
 
 
 @dataclass(frozen=True)

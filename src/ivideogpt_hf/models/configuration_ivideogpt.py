@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
-from .configuration_ivideogpt_vq import IVideoGPTVQConfig
+from .configuration_ivideogpt_vq import IVideoGPTVQConfig, check_choices
 from .pushing import PushesWithCard
 from .released_config import read_llama_fields, read_tokenizer_config
 from .token_layout import TokenLayout
@@ -118,6 +118,16 @@ class IVideoGPTConfig(PushesWithCard, LlamaConfig):  # type: ignore[misc]  # the
     def layout(self) -> TokenLayout:
         """The token sequence that this model continues."""
         return TokenLayout(**{field.name: getattr(self, field.name) for field in fields(TokenLayout)})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            ValueError: if the config chooses what it may not.
+        """
+        check_choices(cls, config_dict)
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def get_config_dict(

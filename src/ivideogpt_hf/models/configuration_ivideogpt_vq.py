@@ -12,6 +12,28 @@ from .token_layout import TokenLayout
 
 # Epsilon of the cross-attention's norms in models that were saved before it was a field.
 OLD_CROSS_ATTENTION_NORM_EPS = 1e-6
+OWN_IMPLEMENTATIONS = (None, "eager", "sdpa")  # any other name makes transformers look for packages, and on the Hub
+MAX_LABELS = 1000  # transformers makes a name for each; no network here has any
+
+
+def check_choices(config_class: type[PreTrainedConfig], config_dict: dict[str, Any]) -> None:
+    """Refuse what a file may not choose for those who read it.
+
+    Args:
+        config_class: class of the config.
+        config_dict: content of a config file.
+
+    Raises:
+        ValueError: if it names code to compute with, has a value in place of a method, or asks for many labels.
+    """
+    for name, value in config_dict.items():
+        if callable(getattr(config_class, name, None)):
+            raise ValueError(f"the config has {name} = {value!r:.80}, which is no field: remove it")
+        if name.endswith("_implementation") and value not in OWN_IMPLEMENTATIONS:
+            raise ValueError(f"the config has {name} = {value!r:.80}, which only who loads it may choose: remove it")
+    num_labels = config_dict.get("num_labels")
+    if isinstance(num_labels, (int, float)) and num_labels > MAX_LABELS:
+        raise ValueError(f"the config has num_labels = {num_labels}, and may have {MAX_LABELS}: remove it")
 
 
 @strict
@@ -208,8 +230,10 @@ class IVideoGPTVQConfig(PushesWithCard, PreTrainedConfig):  # type: ignore[misc]
         """As in transformers. A released config, which diffusers wrote, is read as the original code reads it.
 
         Raises:
-            ValueError: if it is the config of another model, or of one that the original code cannot run.
+            ValueError: if it is the config of another model, or of one that the original code cannot run, or chooses
+                what it may not.
         """
+        check_choices(cls, config_dict)
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(

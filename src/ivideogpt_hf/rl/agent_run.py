@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it has none
 from ..checkpoints.loading import weights_hash
 from ..extras import require_packages
 from ..provenance import describe_command, describe_versions
-from ..run_folder import PARTIAL, RUN_FILE, claim, lock, recover_folder, replace_folder
+from ..run_folder import PARTIAL, RUN_FILE, claim, lock, naming, recover_folder, replace_folder
 from .demonstrations import Demonstrations, demonstrate
 from .environments import SimulatorEnv
 from .evaluation import evaluate_policy, write_beside_imagined
@@ -429,6 +429,15 @@ class AgentRun:
         folder = self.output / STATE_FOLDER
         state = read_state(folder / STATE_FILE, STATE)
         self.buffer.load(folder / BUFFER_FILE)
+        with naming(folder / STATE_FILE):
+            self._take_up(state)
+        step = self.agent.num_timesteps
+        drop_entries_after(self.output / EVALUATIONS_FILE, step, "step")
+        drop_entries_after(self.output / TRAINING_LOG_FILE, step)
+        print(f"going on after step {step}")
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Put back what a state says; what a file of another run says, libraries refuse by errors of any kind."""
         if self.imagined is not None:
             self.imagined.init_callback(self.agent)
             self.imagined.load_state_dict(state["imagined"])
@@ -444,13 +453,9 @@ class AgentRun:
             )
         self._evaluated_step, self.last_success = state["evaluated_step"], state["last_success"]
         self.successes.extend(state["successes"])
-        self._seconds_before, self._started = state["seconds"], time.perf_counter()
+        self._seconds_before, self._started = float(state["seconds"]), time.perf_counter()
         self._logged = state["agent"]["logged"]
-        step = self.agent.num_timesteps
-        drop_entries_after(self.output / EVALUATIONS_FILE, step, "step")
-        drop_entries_after(self.output / TRAINING_LOG_FILE, step)
         load_random_state(state["random"])
-        print(f"going on after step {step}")
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:

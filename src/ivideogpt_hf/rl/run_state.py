@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,7 +82,9 @@ def read_state(file: Path, names: Iterable[str]) -> dict[str, Any]:
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged pickle brings about
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"{file} is no state that a run can go on from: {reason}") from error
     missing = [name for name in names if name not in state] if isinstance(state, dict) else list(names)

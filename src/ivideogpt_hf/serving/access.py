@@ -79,7 +79,7 @@ class AccessRules:
         return self._token_refusal(path, headers.get("authorization", ""))
 
     def _is_served(self, host: str) -> bool:
-        name = _host_name(host)
+        name = host_name(host)
         if name in LOOPBACK_NAMES or ANY in self.allowed_hosts:
             return True
         if self.takes_addresses and _is_address(name):  # no name, so no name of a stranger's
@@ -89,7 +89,10 @@ class AccessRules:
     def _may_call(self, origin: str, host: str) -> bool:
         if origin in self.allowed_origins or ANY in self.allowed_origins:
             return True
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower() != ""
+        except ValueError:  # it is no address
+            return False
 
     def _token_refusal(self, path: str, authorization: str) -> Refusal | None:
         is_document = path.startswith(DOCUMENTS) and not self.open_docs
@@ -131,7 +134,7 @@ class Access:
             await answer(scope, receive, send)
 
 
-def _host_name(host: str) -> str:
+def host_name(host: str) -> str:
     """The name in a Host header, in lower case, without a port or the brackets of an address."""
     try:
         return (urlsplit(f"//{host}").hostname or "").removesuffix(".")

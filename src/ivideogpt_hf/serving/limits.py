@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 TOO_LARGE, TOO_SLOW, NO_ROOM = 413, 408, 503
 GOING_AWAY, NO_TEXT, MESSAGE_TOO_BIG, TRY_LATER = 1001, 1007, 1009, 1013  # a WebSocket's codes
+COUNTED_BYTES = 2**16  # from which an answer counts
+MAX_SOCKETS = 256
+RETRY = {"Retry-After": "1"}
 SEPARATORS = (b",", b"[", b"{")  # one before each value of JSON but the first
 
 
@@ -52,6 +56,20 @@ class ByteBudget:
         finally:
             self.used -= num_bytes
 
+    @contextmanager
+    def counting(self, num_bytes: int) -> Iterator[None]:
+        """Use bytes within a block, whether or not there is room."""
+        self.used += num_bytes
+        try:
+            yield
+        finally:
+            self.used -= num_bytes
+
+    def check_room(self) -> None:
+        """Raise NoRoomError if more is used than may be."""
+        if self.used > self.limit:
+            raise NoRoomError(f"{self._what} may take {self.limit} bytes together: {self._remedy}")
+
     def take(self, num_bytes: int) -> None:
         """Use bytes. Raises as `taking`; whoever takes gives back, by `used`."""
         if num_bytes > self.limit:
@@ -74,12 +92,14 @@ class BodyLimits:
         max_values: largest number of values of its JSON.
         seconds: number of seconds in which a request must arrive.
         silent_seconds: number of seconds between two messages of a WebSocket.
+        max_sockets: number of WebSockets at a time, fewer than connections, so that other calls find one.
     """
 
     max_bytes: int
     max_values: int
     seconds: float
     silent_seconds: float
+    max_sockets: int = MAX_SOCKETS
 
     def problem(self, num_bytes: int, num_values: int) -> str | None:
         """Why a request is refused that is at least so large, or None."""
@@ -99,16 +119,27 @@ class LimitBody:
         app: application that answers the other requests.
         limits: limits of one request.
         budget: bytes of all requests that are being read or answered.
+        answers: bytes of all answers that were not taken yet. What has been computed is sent; while they are too many,
+            no request is read.
     """
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits, budget: ByteBudget) -> None:
-        self.app, self.limits, self.budget = app, limits, budget
+    def __init__(self, app: ASGIApp, limits: BodyLimits, budget: ByteBudget, answers: ByteBudget) -> None:
+        self.app, self.limits, self.budget, self.answers = app, limits, budget, answers
+        self._num_sockets = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._limit_request(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._limit_messages(scope, receive, send)
+            if self._num_sockets >= self.limits.max_sockets:
+                refusal = JSONResponse({"detail": f"{self.limits.max_sockets} WebSockets are open"}, NO_ROOM, RETRY)
+                await WebSocket(scope, receive, send).send_denial_response(refusal)
+                return
+            self._num_sockets += 1
+            try:
+                await self._limit_messages(scope, receive, send)
+            finally:
+                self._num_sockets -= 1
         else:
             await self.app(scope, receive, send)
 
@@ -137,15 +168,26 @@ class LimitBody:
             if problem is not None:
                 raise HTTPException(TOO_LARGE, problem)
             try:
+                self.answers.check_room()
                 self.budget.take(len(body))
             except (NoRoomError, ValueError) as error:
-                raise HTTPException(NO_ROOM, str(error), {"Retry-After": "1"}) from error
+                raise HTTPException(NO_ROOM, str(error), RETRY) from error
             num_bytes, num_values = num_bytes + len(body), num_values + _num_values(body)
             is_read = not message.get("more_body", False)
             return message
 
+        async def answering(message: Message) -> None:
+            body = message.get("body", b"") if message["type"] == "http.response.body" else b""
+            if len(body) < COUNTED_BYTES:
+                await send(message)
+                return
+            with self.answers.counting(len(body)):
+                await send({**message, "more_body": True})
+                if not message.get("more_body", False):  # the end is sent when the rest was taken
+                    await send({"type": "http.response.body", "body": b""})
+
         try:
-            await self.app(scope, counted, send)
+            await self.app(scope, counted, answering)
         finally:
             self.budget.used -= num_bytes
 
@@ -156,7 +198,8 @@ class LimitBody:
         async def answering(message: Message) -> None:
             if message["type"] == "websocket.send" and taken:  # each message gets one answer, in their order
                 self.budget.used -= taken.popleft()
-            await send(message)
+            with self.answers.counting(len(message.get("text") or message.get("bytes") or b"")):
+                await send(message)
 
         async def close(code: int, reason: str) -> Message:
             await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
@@ -177,6 +220,7 @@ class LimitBody:
             if problem is not None:
                 return await close(MESSAGE_TOO_BIG, problem)
             try:
+                self.answers.check_room()
                 self.budget.take(len(content))
                 taken.append(len(content))
                 return {"type": "websocket.receive", "text": content.decode()}

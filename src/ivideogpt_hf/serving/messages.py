@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..decoding.sampling import Sampling
+from ..decoding.sampling import MIN_TEMPERATURE, Sampling
 from ..media.images import decode_images, encode_png
 from ..world.options import HorizonPolicy
 
@@ -40,7 +40,7 @@ class Message(BaseModel):
 class SamplingMessage(Message):
     """An `ivideogpt_hf.Sampling`. The seed is one number for all rows, or a list with one for each row."""
 
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, allow_inf_nan=False)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = 100
     greedy: bool = False
     seed: Seed | Annotated[list[Seed], Field(max_length=MAX_ROWS)] | None = None

@@ -13,12 +13,13 @@ import httpx
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from .access import AccessRules
 from .fleet import CONNECT_SECONDS, SEPARATOR, Fleet, LostReplicaError, Member
+from .limits import RETRY
 from .prometheus import ServerMetrics, merged
-from .server import RETRY, add_limits
+from .server import add_limits
 from .service import ServerLimits
 from .streams import SERVICE_RESTART
 
@@ -36,13 +37,13 @@ async def create_proxy(fleet: Fleet, access: AccessRules, limits: ServerLimits) 
     Args:
         fleet: replicas that answer, which have been started.
         access: who may ask.
-        limits: limits of each replica; requests may take as much memory as those of all replicas together.
+        limits: limits of each replica; requests and answers may take as much memory as those of all replicas together.
     """
     spec = (await fleet.ask(fleet.least_loaded(), "GET", "/v1/spec")).raise_for_status().json()
     app = FastAPI(openapi_url=None)
     app.state.fleet = fleet
-    num_bytes = limits.max_request_bytes * len(fleet.members)
-    add_limits(app, replace(limits, max_request_bytes=num_bytes), access, spec["action_dim"])
+    together = {name: getattr(limits, name) * len(fleet.members) for name in ("max_request_bytes", "max_frame_bytes")}
+    add_limits(app, replace(limits, **together), access, spec["action_dim"])
 
     @app.exception_handler(LostReplicaError)
     async def describe(request: Request, error: LostReplicaError) -> JSONResponse:
@@ -94,8 +95,20 @@ async def create_proxy(fleet: Fleet, access: AccessRules, limits: ServerLimits) 
             if fleet.stopping.is_set() or member.url is None:
                 raise LostReplicaError(member.number)
             url = f"{member.url.replace('http', 'ws', 1)}{SESSIONS}/{quote(name, safe='')}/stream"
-            options = {"max_size": None, "compression": None, "ping_interval": None, "open_timeout": CONNECT_SECONDS}
+            options = {
+                "max_size": None,
+                "max_queue": 1,
+                "compression": None,
+                "ping_interval": None,
+                "open_timeout": CONNECT_SECONDS,
+            }
             connection = await connect(url, additional_headers=fleet.headers, proxy=None, **options)
+        except InvalidStatus as error:  # such as that there is no such session
+            answer = error.response
+            await socket.send_denial_response(
+                Response(bytes(answer.body or b""), answer.status_code, media_type=answer.headers.get("content-type"))
+            )
+            return
         except (LostReplicaError, OSError, WebSocketException):
             await socket.send_denial_response(_refusal(fleet))
             return
@@ -113,6 +126,8 @@ async def create_proxy(fleet: Fleet, access: AccessRules, limits: ServerLimits) 
 
 async def _pass_on(fleet: Fleet, member: Member, request: Request, path: str) -> httpx.Response:
     """Let a replica answer a request. Nothing of its answer is sent before all of it is there."""
+    if httpx.URL(f"http://replica{path}").raw_path != path.encode():  # dot segments: it would be asked for another path
+        raise HTTPException(404)
     if fleet.stopping.is_set():
         raise LostReplicaError(member.number)
     headers = {name: request.headers[name] for name in ASKED if name in request.headers}

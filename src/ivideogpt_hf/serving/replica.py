@@ -86,7 +86,7 @@ class Replica:
         service: Service = app.state.service
         _tell_load(app, service)
         self._saved = self._stack.enter_context(open_saved(self._folder, served.world))
-        self._saved.take_up(service.sessions)
+        self._saved.take_up(service.sessions, self._limits.max_state_bytes)
         self._listener = self._stack.enter_context(socket.create_server((host, 0)))
         options = connection_options(self._limits.max_bytes)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=self._seconds_to_stop, **options)

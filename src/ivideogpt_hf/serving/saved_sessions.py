@@ -7,24 +7,23 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, ValidationError
 
 from ..run_folder import PARTIAL, claim, link_file, lock, read_object, recover_folder, replace_folder, write_json
 from ..world.state import WorldState
+from ..world.state_folder import load_states, save_states
 from ..world.world_model import WorldModel
 from .messages import Message
 from .sessions import Sessions
 
-RECORD, LIVES, SESSIONS, INDEX = "server.json", "lives.json", "sessions", "session.json"
-FORMAT = 1
-M = TypeVar("M", bound=Message)
+RECORD, LIVES, SESSIONS = "server.json", "lives.json", "sessions"
+FORMAT = 2
 # Of configs, what does not change what a world computes.
 NOT_COMPUTED = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
 # A session's name lets anybody use it.
@@ -40,24 +39,6 @@ class Lives(Message):
     count: Annotated[int, Field(ge=1, lt=MAX_LIVES)]
 
 
-class SavedState(Message):
-    """A state in a file with others.
-
-    Attributes:
-        number: number of the state in its session.
-        num_rows: number of its rows, which follow those of the state before.
-    """
-
-    number: Annotated[int, Field(ge=0, lt=MAX_LIVES * NUMBERS_PER_LIFE)]
-    num_rows: Annotated[int, Field(ge=1)]
-
-
-class SavedSession(Message):
-    """A session: the states in each of its files, `0.safetensors` and so on."""
-
-    files: list[Annotated[list[SavedState], Field(min_length=1)]]
-
-
 class SavedSessions:
     """The sessions of a server, in a folder that this process holds; see `open_saved`.
 
@@ -71,11 +52,15 @@ class SavedSessions:
         self._lock = threading.Lock()
         self._saved: dict[str, frozenset[int]] = {}  # the numbers in each session's folder
 
-    def take_up(self, sessions: Sessions) -> None:
+    def take_up(self, sessions: Sessions, max_bytes: int) -> None:
         """Put the saved sessions into those of a server. They stay saved as they are until the next `save`.
 
         New states get numbers that no state ever had, even if a server was killed and could not save: a client's number
         never means another state.
+
+        Args:
+            sessions: sessions of the server.
+            max_bytes: largest number of bytes of all their states.
 
         Raises:
             OSError: if a file is damaged.
@@ -86,6 +71,12 @@ class SavedSessions:
         names = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
         if names and not (self.folder / LIVES).exists():
             raise OSError(f"{self.folder} holds sessions, but {LIVES} is missing: put it back, or delete the folder")
+        num_bytes = _bytes_in(path)
+        if num_bytes > max_bytes:
+            raise ValueError(
+                f"the saved states take {num_bytes} bytes, and this server keeps {max_bytes}: give it a larger "
+                f"--max-state-bytes"
+            )
         saved = {name: self._load(path / name) for name in names}
         sessions.take_up(saved, self._begin_life() * NUMBERS_PER_LIFE)
         self._saved = {name: frozenset(states) for name, states in saved.items()}
@@ -110,7 +101,8 @@ class SavedSessions:
                     if numbers[name] == self._saved.get(name):  # a number never means another state
                         shutil.copytree(path / name, aside / name, copy_function=link_file)
                     else:
-                        _write(aside / name, states)
+                        (aside / name).mkdir(mode=PRIVATE)
+                        save_states(states, aside / name)
                 replace_folder(path, aside)
                 self._saved = numbers
             except OSError as error:
@@ -121,24 +113,18 @@ class SavedSessions:
     def _begin_life(self) -> int:
         """Count one more server; returns its number, from 1."""
         file = self.folder / LIVES
-        before = _parsed(Lives, file).count if file.exists() else 0
+        before = _lives(file) if file.exists() else 0
         if before + 1 >= MAX_LIVES:
             raise OSError(f"{self.folder} has served {before} servers: give a new folder")
         write_json(file, {"count": before + 1})
         return before + 1
 
     def _load(self, folder: Path) -> dict[int, WorldState]:
-        index = folder / INDEX
-        states: dict[int, WorldState] = {}
-        for number, saved in enumerate(_parsed(SavedSession, index).files):
-            file = folder / f"{number}.safetensors"
-            joined = WorldState.load(file, self._world.device)
-            self._world.calls.check(joined)
-            ends = list(accumulate(state.num_rows for state in saved))
-            if ends[-1] != joined.batch_size or states.keys() & {state.number for state in saved}:
-                raise OSError(f"{index} is damaged: it does not fit {file}")
-            for state, end in zip(saved, ends, strict=True):
-                states[state.number] = joined.index_rows(range(end - state.num_rows, end))
+        states = load_states(folder, self._world.device)
+        if any(number >= MAX_LIVES * NUMBERS_PER_LIFE for number in states):
+            raise OSError(f"{folder} is damaged: it has states of numbers that no server gives")
+        for state in states.values():
+            self._world.calls.check(state)
         return states
 
 
@@ -178,24 +164,17 @@ def fingerprint(world: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def _write(folder: Path, states: Mapping[int, WorldState]) -> None:
-    """Write a session. States that continue the same contexts, as the steps of one world do, share a file, so that the
-    contexts are written once."""
-    folder.mkdir(mode=PRIVATE)
-    groups: dict[int, list[int]] = {}
-    for number, state in states.items():
-        groups.setdefault(id(state.contexts), []).append(number)
-    for file, numbers in enumerate(groups.values()):
-        WorldState.cat([states[number] for number in numbers]).save(folder / f"{file}.safetensors")
-    files = [
-        [SavedState(number=number, num_rows=states[number].batch_size).model_dump() for number in numbers]
-        for numbers in groups.values()
-    ]
-    write_json(folder / INDEX, {"files": files})
+def _bytes_in(folder: Path) -> int:
+    """Memory that the states of a folder take."""
+    num_bytes = 0
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb") as file:
+            num_bytes += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")  # without its header
+    return num_bytes
 
 
-def _parsed(kind: type[M], file: Path) -> M:
+def _lives(file: Path) -> int:
     try:
-        return kind.model_validate(read_object(file))
+        return Lives.model_validate(read_object(file)).count
     except ValidationError as error:
         raise OSError(f"{file} is damaged: {error}") from error

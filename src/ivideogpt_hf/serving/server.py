@@ -23,7 +23,7 @@ from . import messages
 from .access import Access, AccessRules
 from .batching import OverloadedError, StoppingError, TooLongError
 from .disconnects import CancelWhenGone
-from .limits import BodyLimits, ByteBudget, LimitBody, NoRoomError
+from .limits import RETRY, BodyLimits, ByteBudget, LimitBody, NoRoomError
 from .prometheus import ServerMetrics
 from .service import ServerLimits, Service
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
@@ -131,6 +131,11 @@ def create_app(
         if service.stopping.is_set():
             await socket.send_denial_response(JSONResponse({"detail": "the server stops"}, 503, RETRY))
             return
+        try:
+            service.sessions.check(session)
+        except NoSessionError as error:
+            await socket.send_denial_response(JSONResponse({"detail": _describe(error), "lost": True}, 404))
+            return
         await socket.accept()
         with service.busy():
             await answer_messages(socket, lambda message: _answer_message(service, session, message), service.stopping)
@@ -142,8 +147,9 @@ def add_limits(app: FastAPI, limits: ServerLimits, access: AccessRules, action_d
     """Add what stands before the calls. The last one is asked first."""
     remedy = "ask again when other requests have been answered"
     requests = ByteBudget(limits.max_request_bytes, "requests (--max-request-bytes)", remedy)
+    answers = ByteBudget(limits.max_frame_bytes, "answers that nobody takes (--max-frame-bytes)", remedy)
     body = BodyLimits(limits.max_bytes, messages.max_values(action_dim), limits.request_seconds, limits.expires_after)
-    app.add_middleware(LimitBody, limits=body, budget=requests)
+    app.add_middleware(LimitBody, limits=body, budget=requests, answers=answers)
     app.add_middleware(CancelWhenGone)
     app.add_middleware(Access, rules=access)
     if access.allowed_origins:
@@ -217,7 +223,6 @@ _RESPONSES = {
         503: "The memory for requests, frames or states is in use, or the server stops; try later.",
     }.items()
 }
-RETRY = {"Retry-After": "1"}
 # The HTTP status of each kind of error.
 _STATUS: dict[type[Exception], int] = {
     NoSessionError: 404,

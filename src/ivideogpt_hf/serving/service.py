@@ -294,6 +294,8 @@ def _check_size(state: WorldState, actions: Tensor | None, call: messages.Rollou
     """Refuse a rollout that is larger than one answer may be."""
     steps = call.num_frames or 0 if actions is None else actions.shape[-2] if actions.ndim > 1 else 0
     candidates = actions.shape[1] if actions is not None and actions.ndim == 4 else call.num_samples or 1
+    if steps > messages.MAX_STEPS:
+        raise ValueError(f"a rollout has {messages.MAX_STEPS} steps at most, got {steps}")
     if (
         state.batch_size * candidates > messages.MAX_ROWS
         or state.batch_size * candidates * steps > messages.MAX_ANSWER_FRAMES

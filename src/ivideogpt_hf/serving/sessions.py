@@ -145,6 +145,15 @@ class Sessions:
                 raise NoStateError(state)
             return states[state]
 
+    def check(self, name: str) -> None:
+        """Check that there is such a session.
+
+        Raises:
+            NoSessionError: if there is none.
+        """
+        with self._lock:
+            self._find(name)
+
     def check_room(self, name: str) -> None:
         """Check that a session has room for one more state.
 

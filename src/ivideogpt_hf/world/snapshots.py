@@ -1,14 +1,56 @@
-"""What the parts of a snapshot of a `WorldState` must be for each other, whoever wrote the file."""
+"""Files of a `WorldState`, and what their parts must be for each other, whoever wrote them."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from ..run_folder import parse_json, write_aside
 
 # Fields of a `WorldState` that hold one number per row.
 PER_ROW = ("context_of_row", "num_frames", "num_steps", "streams")
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: str | os.PathLike[str], header: Any = None) -> None:
+    """Write tensors, and a header as JSON, to a safetensors file.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there is then unchanged.
+    """
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        with write_aside(file) as aside:
+            save_file(content, aside, {"state": json.dumps(header)})
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the state could not be written to {file}: {error}") from error
+
+
+def read_tensors(file: str | os.PathLike[str], device: torch.device | str) -> tuple[Any, dict[str, Tensor]]:
+    """The header and the tensors of a file by `write_tensors`.
+
+    Raises:
+        OSError: if there is no such file, or it is damaged.
+        ValueError: if a number is not finite.
+    """
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as opened:
+            header = parse_json((opened.metadata() or {}).get("state", "null"), f"the header of {file}")
+            # Copied, since kernels round differently where memory does not begin at a multiple of 64 bytes, and in the
+            # file it begins anywhere.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the snapshot {file} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{file} is no snapshot of a WorldState: {name} holds something else than finite numbers")
+    return header, tensors
 
 
 def problem_of_snapshot(header: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
@@ -52,11 +94,8 @@ def problem_of_snapshot(header: dict[str, Any], tensors: dict[str, Tensor]) -> s
         return f"the keys and values of the context are not 4-dimensional, for {num_contexts} contexts"
     if len({memory.dtype for memory in memories}) > 1:
         return "the keys and values of the context have different dtypes"
-    for name, tensor in tensors.items():
-        if name not in ("frames", "last_tokens", "tokens") and not (
-            tensor.is_floating_point() and torch.isfinite(tensor).all()
-        ):
-            return f"{name} holds something else than finite numbers"
+    if not all(tensor.is_floating_point() for tensor in (tensors["prefix"], *memories)):
+        return "prefix, or keys and values of the context, are no floating-point numbers"
     return None
 
 

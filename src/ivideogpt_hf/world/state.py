@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Protocol, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..decoding.sampling import check_count
 from ..decoding.tails import Tail, TailBuffer, starts_of
 from ..models.vq_layers import ContextMemory
-from ..run_folder import parse_json, write_aside
-from .snapshots import PER_ROW, problem_of_snapshot
+from .snapshots import PER_ROW, problem_of_snapshot, read_tensors, write_tensors
 
 SNAPSHOT_VERSION = 1
 
@@ -44,9 +40,23 @@ class Contexts:
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the contexts."""
-        yield from (self.frames, self.last_tokens, self.prefix)
-        for memory in self.memory:
-            yield from (memory.key, memory.value)
+        yield from self.named().values()
+
+    def named(self) -> dict[str, Tensor]:
+        """All tensors of the contexts, by the names that they have in files."""
+        tensors = {"frames": self.frames, "last_tokens": self.last_tokens, "prefix": self.prefix}
+        for number, memory in enumerate(self.memory):
+            tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
+        return tensors
+
+    @staticmethod
+    def of_named(tensors: Mapping[str, Tensor]) -> Contexts:
+        """Contexts of what `named` gave; other tensors are left out."""
+        memory = tuple(
+            ContextMemory(tensors[f"memory.{number}.key"], tensors[f"memory.{number}.value"])
+            for number in range(sum(name.endswith(".key") for name in tensors))
+        )
+        return Contexts(tensors["frames"], tensors["last_tokens"], tensors["prefix"], memory)
 
     def index(self, indices: Tensor) -> Contexts:
         """Copy the given contexts."""
@@ -271,20 +281,11 @@ class WorldState:
         Raises:
             OSError: if it cannot be written; a file that was there is then unchanged.
         """
-        contexts = self.contexts
-        tensors = {"frames": contexts.frames, "last_tokens": contexts.last_tokens, "prefix": contexts.prefix}
-        for number, memory in enumerate(contexts.memory):
-            tensors |= {f"memory.{number}.key": memory.key, f"memory.{number}.value": memory.value}
-        tensors["tokens"] = self.tokens
+        tensors = self.contexts.named() | {"tokens": self.tokens}
         if self.tail.length:
             tensors["tail"] = self.tail.copy()
         header = {name: getattr(self, name) for name in PER_ROW} | {"version": SNAPSHOT_VERSION}
-        tensors = {name: x.contiguous() for name, x in tensors.items()}
-        try:
-            with write_aside(file) as aside:
-                save_file(tensors, aside, {"state": json.dumps(header)})
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"the state could not be written to {file}: {error}") from error
+        write_tensors(tensors, file, header)
 
     @staticmethod
     def load(file: str | os.PathLike[str], device: torch.device | str = "cpu") -> WorldState:
@@ -295,36 +296,32 @@ class WorldState:
             ValueError: if it holds something else, or a snapshot of another version, or its parts contradict each
                 other. What only its world model can tell is checked when the state is first used.
         """
-        try:
-            with safe_open(file, framework="pt", device=str(device)) as opened:
-                header = parse_json((opened.metadata() or {}).get("state", "null"), f"the header of {file}")
-                # Copied, since kernels round differently where memory does not begin at a multiple of 64 bytes, and in
-                # the file it begins anywhere.
-                tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"the snapshot {file} cannot be read: {error}") from error
+        header, tensors = read_tensors(file, device)
         if not isinstance(header, dict) or header.get("version") != SNAPSHOT_VERSION:
             raise ValueError(f"{file} is no snapshot of a WorldState, version {SNAPSHOT_VERSION}")
         problem = problem_of_snapshot(header, tensors)
         if problem is not None:
             raise ValueError(f"{file} is no snapshot of a WorldState: {problem}")
-        num_memories = sum(name.endswith(".key") for name in tensors)
-        memory = tuple(
-            ContextMemory(tensors[f"memory.{number}.key"], tensors[f"memory.{number}.value"])
-            for number in range(num_memories)
-        )
-        state = WorldState(
-            Contexts(tensors["frames"], tensors["last_tokens"], tensors["prefix"], memory),
-            tokens=tensors["tokens"],
-            tail=Tail(),
-            is_from_file=True,
-            **{name: tuple(header[name]) for name in PER_ROW},
-        )
-        if "tail" not in tensors:
-            return state
-        lengths = [state._tail_length(count) for count in state.num_frames]
-        buffer = TailBuffer(tensors["tail"], max(lengths))
-        return replace(state, tail=Tail(buffer, buffer.filled, starts_of(lengths, state.device)))
+        tail = tensors.get("tail")
+        buffer = None if tail is None else TailBuffer(tail, tail.shape[-2])
+        return state_of(header, Contexts.of_named(tensors), tensors["tokens"], buffer)
+
+
+def state_of(header: dict[str, Any], contexts: Contexts, tokens: Tensor, buffer: TailBuffer | None) -> WorldState:
+    """A state of the parts of a snapshot, which were checked by `problem_of_snapshot`.
+
+    Args:
+        header: header of the snapshot.
+        contexts: contexts that the rows continue.
+        tokens: tokens of the state.
+        buffer: keys and values that the state may share the beginning of; None where it has no frames.
+    """
+    rows: dict[str, Any] = {name: tuple(header[name]) for name in PER_ROW}
+    state = WorldState(contexts, tokens=tokens, tail=Tail(), is_from_file=True, **rows)
+    if buffer is None:
+        return state
+    lengths = [state._tail_length(count) for count in state.num_frames]
+    return replace(state, tail=Tail(buffer, max(lengths), starts_of(lengths, state.device)))
 
 
 def num_bytes_of(states: Iterable[WorldState]) -> int:

@@ -26,6 +26,7 @@ from ..models.modeling_ivideogpt import IVideoGPTForCausalLM
 from ..models.modeling_ivideogpt_vq import IVideoGPTVQModel
 from ..models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ..models.token_layout import TokenLayout
+from ..run_folder import naming
 from ..spec import WorldModelSpec
 from .calls import Calls
 from .checks import check_networks, check_parts
@@ -195,7 +196,8 @@ class WorldModel:
             quantization_config=quantization_config,
         )
         parts = load_parts(folder, options, goal_conditioned=is_goal_conditioned(path_or_repo_id, goal_conditioned))
-        world = cls(*parts)
+        with naming(folder):
+            world = cls(*parts)
         convolution = convolution_dtype(world.vq_model.dtype, world.device)
         if convolution != world.vq_model.dtype:
             _move(world.vq_model, dtype=convolution)

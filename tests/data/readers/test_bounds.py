@@ -82,6 +82,13 @@ def test_bad_episodes_are_named_or_left_out_and_listed(tmp_path, spoil):
     assert (statistics.num_episodes, len(statistics.skipped)) == (3 if spoil is bad_npz else 2, 1)
 
 
+def test_actions_are_no_wider_than_those_of_a_robot(tmp_path):
+    """Each dimension becomes a number of a table, of statistics and of a report."""
+    np.savez_compressed(tmp_path / "a.npz", image=make_frames(6), action=np.zeros((6, 10_001), np.float32))
+    with pytest.raises(EpisodeError, match=r"'a\.npz'.*10001 columns; at most 10000"):
+        open_episodes(tmp_path)[0]
+
+
 def test_memory_that_does_not_suffice_is_told_of_the_episode(tmp_path, monkeypatch):
     write_npz(tmp_path / "a.npz")
     reader = open_episodes(tmp_path)

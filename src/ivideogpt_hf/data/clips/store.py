@@ -15,6 +15,7 @@ import numpy as np
 from ...extras import require_packages
 from ...hub.download import SCHEME, check_access, find_addresses
 from ...hub.errors import check_hub_id, hub_errors
+from ...run_folder import naming
 from ..episodes import FRAMES_PREFIX, PATHS_ONLY, cameras_in, check_columns, check_version
 from ..file_digests import footer_digests
 
@@ -133,8 +134,9 @@ class ArrowStore(EpisodeStore):
             if Path(path).is_dir():
                 # By its files: a folder's name alone would find what was cached of it before it was converted again.
                 files = split_files(path, split)
-                self.contents = footer_digests(files)
-                self._dataset = load_dataset("parquet", data_files={split: files}, split=split)
+                with naming(path):
+                    self.contents = footer_digests(files)
+                    self._dataset = load_dataset("parquet", data_files={split: files}, split=split)
             else:
                 self._dataset = load_dataset(path, split=split)
         except DatasetNotFoundError as error:
@@ -185,7 +187,7 @@ class ParquetStore(EpisodeStore):
 
     def _read_metadata(self, file: int) -> tuple[Any, list[np.ndarray]]:
         """A file's footer, and the lengths of its episodes per row group; fetches the footer and two columns."""
-        with self._open(file) as parquet:
+        with naming(self._files[file]), self._open(file) as parquet:
             check_columns(parquet.schema_arrow.names, self._files[file])
             self.cameras = cameras_in(parquet.schema_arrow.names)
             lengths = []

@@ -65,7 +65,7 @@ class HDF5Reader(FileReader):
                         if MASKS in content:
                             self.notes.append(f"{self.name_of(file)}: subsets in {MASKS!r} are ignored, all are read")
                         continue
-            except (OSError, ValueError):  # broken or refused: reading it as an episode says why
+            except Exception:  # h5py raises many kinds on broken files: reading it as an episode says why
                 pass
             self._places.append((file, None))
         return [self.name_of(file) + (f"{SEPARATOR}{group}" if group else "") for file, group in self._places]

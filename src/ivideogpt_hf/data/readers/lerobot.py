@@ -14,7 +14,7 @@ import numpy as np
 from ...extras import require_packages
 from ...media.files import natural_sort
 from ...media.streams import describe_video
-from ...run_folder import read_object
+from ...run_folder import naming, read_object
 from ..episodes import CameraFrames, Episode
 from .base import EpisodeReader, any_success, named_cameras
 from .videos import VideoFrames, decode_video_at
@@ -66,8 +66,11 @@ class LeRobotReader(EpisodeReader):
             raise ValueError(f"{self.path / INFO_FILE} must state a positive fps, it states {self._fps!r}")
         self._video_times: dict[Path, np.ndarray] = {}
         files = natural_sort((self.path / "meta" / "episodes").rglob("*.parquet"))
-        tables = [pq.read_table(file).to_pylist() for file in files]
-        self._episodes = sorted((row for table in tables for row in table), key=lambda row: row["episode_index"])
+        self._episodes: list[dict[str, Any]] = []
+        for file in files:
+            with naming(file):
+                self._episodes += pq.read_table(file).to_pylist()
+                self._episodes.sort(key=lambda row: row["episode_index"])
         return [f"episode_{row['episode_index']}" for row in self._episodes]
 
     def files_of(self, index: int) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...extras import require_packages
+from ...run_folder import naming
 from ..episodes import (
     FRAMES_PREFIX,
     Episode,
@@ -38,7 +39,8 @@ class ParquetReader(FileReader):
         require_packages("datasets", purpose="reading Parquet")
         import pyarrow.parquet as pq
 
-        return set(episode_features(())) <= set(pq.read_schema(files[0]).names)
+        with naming(files[0]):
+            return set(episode_features(())) <= set(pq.read_schema(files[0]).names)
 
     @classmethod
     def is_all_of(cls, path: Path) -> bool:
@@ -60,14 +62,15 @@ class ParquetReader(FileReader):
                 f"with a mixture"
             )
         for file in files:
-            parquet = pq.ParquetFile(file)
-            self._check_schema(parquet.schema_arrow, file)
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group, columns=["episode_id", "schema_version"])
-                for version in table["schema_version"].unique().to_pylist():
-                    check_version(version, str(file))
-                ids += table["episode_id"].to_pylist()
-                self._places += [(file, group, row) for row in range(len(table))]
+            with naming(file):
+                parquet = pq.ParquetFile(file)
+                self._check_schema(parquet.schema_arrow, file)
+                for group in range(parquet.num_row_groups):
+                    table = parquet.read_row_group(group, columns=["episode_id", "schema_version"])
+                    for version in table["schema_version"].unique().to_pylist():
+                        check_version(version, str(file))
+                    ids += table["episode_id"].to_pylist()
+                    self._places += [(file, group, row) for row in range(len(table))]
         return ids
 
     def files_of(self, index: int) -> list[Path]:
