@@ -287,9 +287,12 @@ class Client:
             try:
                 response = await self._perhaps_vanish(request)
             except (httpx.TransportError, OSError, WebSocketException) as error:
-                if isinstance(error, InvalidStatus) and error.response.status_code not in TRY_LATER:
-                    self.findings.unexpected.append(f"{error.response.status_code} for a WebSocket")
                 self._socket = None
+                status = error.response.status_code if isinstance(error, InvalidStatus) else None
+                if status == 404:
+                    raise LostError(bytes(error.response.body or b"").decode()) from error
+                if status is not None and status not in TRY_LATER:
+                    self.findings.unexpected.append(f"{status} for a WebSocket")
                 self.findings.counts["calls sent again"] += 1
                 await asyncio.sleep(0.3)
                 continue

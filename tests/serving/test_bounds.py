@@ -228,10 +228,11 @@ def test_web_sockets_are_fewer_than_connections(monkeypatch):
         opened[1].close()
 
 
-def test_a_web_socket_without_a_session_is_refused(server):
+def test_a_web_socket_without_a_session_is_refused(server, caplog):
     for _ in range(3):
         with pytest.raises(InvalidStatus, match="404"):
             connect(f"{server.replace('http', 'ws')}/v1/sessions/none/stream")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_frames_together_are_bounded(world):

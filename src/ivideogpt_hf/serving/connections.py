@@ -50,6 +50,8 @@ class ImpatientWebSocket(_SendsAway, WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # uvicorn reports an error for each connection that was refused
         await self.writable.wait()
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,9 @@ class ParquetStore(EpisodeStore):
 
     def _read_metadata(self, file: int) -> tuple[Any, list[np.ndarray]]:
         """A file's footer, and the lengths of its episodes per row group; fetches the footer and two columns."""
-        with naming(self._files[file]), self._open(file) as parquet:
+        name = self._files[file]
+        # What the Hub refuses is told by `hub_errors`.
+        with nullcontext() if name.startswith(SCHEME) else naming(name), self._open(file) as parquet:
             check_columns(parquet.schema_arrow.names, self._files[file])
             self.cameras = cameras_in(parquet.schema_arrow.names)
             lengths = []
