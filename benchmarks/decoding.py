@@ -9,7 +9,6 @@ products of many rows in float32 were columns, to which torch's attention has no
 """
 
 import argparse
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from writing import write_results
+from writing import describe_cpu, write_results
 
 from ivideogpt_hf import IVideoGPTConfig, IVideoGPTForCausalLM, IVideoGPTVQConfig, IVideoGPTVQModel, WorldModel
 from ivideogpt_hf.decoding import products
@@ -158,12 +157,7 @@ def main():
     args = parser.parse_args()
     released = IVideoGPTVQModel(IVideoGPTVQConfig(**RELEASED_SIZES)).eval()
     result = {
-        "machine": {
-            "device": f"{platform.machine()} CPU",
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": describe_cpu(),
         "embedded": compare(as_in_the_first_version(OLD_SIZES), WorldModel.default().vq_model, REPEATS),
         "released": compare(as_in_the_first_version(RELEASED_SIZES), released, 1),
         "contexts": {name: compare_contexts(getattr(torch, name)) for name in ("float32", "bfloat16")},

@@ -7,14 +7,12 @@ measured, with seeds of their own, for one user and for 32 rows. The sides take 
 """
 
 import argparse
-import platform
 import statistics
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from timing import timed
-from writing import write_results
+from writing import describe_cpu, write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
 
@@ -70,12 +68,7 @@ def main():
     if not world.transformer.config.draft_head:
         raise SystemExit(f"{args.checkpoint} has no draft head: `ivideogpt train --draft-head` adds one")
     result = {
-        "machine": {
-            "device": f"{platform.machine()} CPU",
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": describe_cpu(),
         "num_guesses": NUM_GUESSES,
         "rollouts": [measure(world, rows, temperature) for rows in ROWS for temperature in TEMPERATURES],
     }

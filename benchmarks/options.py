@@ -9,7 +9,6 @@ right and tokens stay the same, on a trained checkpoint, the embedded one, and i
 import argparse
 import copy
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from rollout import build_world, ours
 from timing import median_seconds
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
-from writing import write_results
+from writing import describe_cpu, write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_actions, read_video
 
@@ -136,13 +135,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="json to write")
     args = parser.parse_args()
-    machine = {
-        "device": f"{platform.machine()} CPU",
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    result = {"machine": machine}
+    result = {"machine": describe_cpu()}
     trained, world = WorldModel.default(), build_world()
     video, actions = read_video(EXAMPLE_EPISODE)[None, :12], read_actions(EXAMPLE_EPISODE)[None, 1:11]
     frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8)

@@ -12,7 +12,6 @@ frames); the original's side is float32. Greedy tokens are checked to be the sam
 import argparse
 import copy
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from timing import timed
 from torch.profiler import ProfilerActivity, profile
 from transformers import LogitsProcessor, LogitsProcessorList
-from writing import write_results
+from writing import describe_cpu, write_results
 
 from ivideogpt_hf import (
     IVideoGPTConfig,
@@ -229,11 +228,10 @@ def main():
         for one in worlds:
             one.compile("reduce-overhead", shapes=[(1, w.candidates) for w in WORKLOADS], sampling=GREEDY)
     frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8)
+    device = {"device": torch.cuda.get_device_name()} if args.device.startswith("cuda") else {}
     machine = {
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{platform.machine()} CPU",
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **describe_cpu(),
+        **device,
         "compiled": args.compile,
         "tokens_per_frame": world.layout.tokens_per_future_frame,
     }

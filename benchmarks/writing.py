@@ -1,10 +1,23 @@
 """What the benchmarks write: their figures, with the command and the day."""
 
 import json
+import platform
 import sys
 from pathlib import Path
 
+import torch
+
 from ivideogpt_hf.provenance import describe_date
+
+
+def describe_cpu():
+    """The machine of a benchmark, and how many of its cores compute."""
+    return {
+        "device": f"{platform.machine()} CPU",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def write_results(output, content):

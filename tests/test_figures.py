@@ -497,8 +497,23 @@ def options():
     )
 
 
+def drafts():
+    content = results("drafts")
+    yield made_by(content)
+    for of in content["rollouts"]:
+        passes, times = of["passes_per_frame"], of["times_as_fast"]
+        cells = [f"{of['rows']}", f"{of['temperature']}"]
+        for name in ("the frame before", "draft head"):
+            cells += [f"{passes[name]:.1f}", f"{times[name]:.2f}"]
+        yield row(*cells)
+
+
 def decoding():
     content = results("decoding")
+    for dtype, contexts in content["contexts"].items():
+        for count, taken in contexts["milliseconds_per_context"].items():
+            old, now = (f"{taken[name]:.0f} ms" for name in ("0.1.0", "now"))
+            yield row(dtype, count, old, now, f"{contexts['times_as_fast'][count]:.2f}")
     for model in ("embedded", "released"):
         taken, times = content[model]["milliseconds_per_frame"], content[model]["times_as_fast"]
         for count in taken:
@@ -626,6 +641,7 @@ BENCHMARKS = (
     clips,
     training,
     options,
+    drafts,
     decoding,
     playground,
     hogs,
@@ -643,6 +659,7 @@ SETTINGS = (
     "four updates of the world model",
     "temperature 0.5: right",
     "the 138 M transformer",
+    "by 600 updates of 2 clips",
     "Training clips of 16 frames",
     "clips of 16 frames",
     "correlate by less than 0.8.",
