@@ -82,6 +82,19 @@ def test_a_head_that_has_learned_is_right_more_often(tmp_path):
     assert right_after > 2 * right_before
 
 
+@pytest.mark.parametrize(("num_frames", "cut", "has_loss"), [(4, 3, True), (2, 1, False), (1, 0, False)])
+def test_what_is_no_whole_frame_does_not_count(num_frames, cut, has_loss):
+    transformer = build_transformer(VQ_CONFIG, draft_head=True).eval()
+    tokens = sequences(transformer, num_frames=num_frames)
+    whole = transformer.config.layout.sequence_length(num_frames - 1)
+    with torch.no_grad():
+        seen = tokens[:, : tokens.shape[1] - cut]
+        loss = transformer(seen, labels=seen).draft_loss
+        assert (loss is not None) == has_loss
+        if has_loss:
+            torch.testing.assert_close(loss, transformer(tokens[:, :whole], labels=tokens[:, :whole]).draft_loss)
+
+
 def test_frames_of_one_token_have_nothing_to_guess():
     with pytest.raises(ValueError, match="tokens_per_future_frame >= 2"):
         IVideoGPTConfig(tokens_per_future_frame=1, draft_head=True)

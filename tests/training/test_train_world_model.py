@@ -473,6 +473,12 @@ def test_contradictions_are_refused(folder, checkpoints, tmp_path, changes, mess
         train(folder, checkpoints / "free", tmp_path / "out", **changes)
 
 
+def test_a_draft_head_needs_a_frame_before(checkpoints):
+    wanted = asked(transformer=str(checkpoints / "free"), draft_head=True)
+    with pytest.raises(ValueError, match="two future frames or more"):
+        make_transformer(wanted, LAYOUT, None, 1)
+
+
 def test_actions_of_another_width_are_refused(checkpoints, tmp_path):
     wide = make_dataset(tmp_path / "hand", [12, 12], width=5)
     start = {"transformer": str(checkpoints / "conditioned"), "actions": True, "rewards": True}

@@ -43,25 +43,30 @@ class DraftHead(nn.Module):
 
 def draft_loss(
     head: DraftHead, lm_head: nn.Module, embed_tokens: nn.Module, hidden: Tensor, tokens: Tensor, layout: TokenLayout
-) -> Tensor:
-    """Cross-entropy of the head's distributions against the transformer's own, a mean over tokens ahead; scalar.
+) -> Tensor | None:
+    """Cross-entropy of the head's distributions against the transformer's own, a mean over tokens ahead; scalar. None
+    where the sequence has fewer than two whole future frames.
 
     Only the head gets a gradient: what the transformer predicts is not changed by what is guessed of it.
 
     Args:
         head: head to train.
         lm_head, embed_tokens: the transformer's output layer and its token embeddings.
-        hidden: final hidden states (B, L, d) of clips with at least two future frames.
+        hidden: final hidden states (B, L, d) of clips, from their beginning.
         tokens: vocabulary ids (B, L) int64 that the transformer has seen.
         layout: token layout of the transformer.
     """
+    num_frames = max(0, tokens.shape[1] - layout.prompt_length) // layout.block_length
+    if num_frames < 2:
+        return None
+    blocks = slice(layout.prompt_length, layout.sequence_length(num_frames))
     count = layout.tokens_per_future_frame
     num_ahead = min(NUM_AHEAD, count - 1)
     codes = slice(layout.dynamics_offset, layout.dynamics_offset + layout.num_dynamics_codes)
     with torch.no_grad():
         # The state at place i of a block is the one from which token i of its frame is drawn.
-        states = hidden[:, layout.prompt_length :].unflatten(1, (-1, layout.block_length))[:, 1:, :count]
-        embedded = embed_tokens(tokens[:, layout.prompt_length :].unflatten(1, (-1, layout.block_length))[..., 1:])
+        states = hidden[:, blocks].unflatten(1, (num_frames, -1))[:, 1:, :count]
+        embedded = embed_tokens(tokens[:, blocks].unflatten(1, (num_frames, -1))[..., 1:])
         targets = lm_head(states)[..., codes].float().softmax(-1)
     before, embedded = embedded[:, :-1], embedded[:, 1:]
     num_starts = count - num_ahead

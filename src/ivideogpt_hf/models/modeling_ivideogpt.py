@@ -40,7 +40,7 @@ class IVideoGPTOutput(CausalLMOutputWithPast):
             number.
         reconstructed_actions: actions (B, F, A) of the same frames; None without a head for them.
         draft_loss: cross-entropy (scalar float) of the draft head, which alone gets its gradient; None without such a
-            head or without labels.
+            head, without labels, and where there are fewer than two whole future frames.
         past_key_values, hidden_states, attentions: outputs of transformers.
 
     Example:
@@ -271,7 +271,7 @@ class IVideoGPTForCausalLM(PushesWithCard, LoadsSafetensors, LlamaForCausalLM): 
                 shift_labels=shift_labels,
             )
         drafts = None
-        if labels is not None and self.config.draft_head and input_ids is not None:
+        if labels is not None and self.config.draft_head and input_ids is not None and cache is None:
             embed = self.get_input_embeddings()
             drafts = draft_loss(self.draft_head, self.lm_head, embed, hidden, input_ids, self.config.layout)
         read = self._read_at_frame_ends("reward_linear", hidden, start)

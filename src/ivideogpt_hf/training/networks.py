@@ -112,6 +112,10 @@ def make_transformer(
         f"clips have {num_future_frames} future frames, but max_position_embeddings {config.max_position_embeddings} "
         f"has room for {room}: set it to {layout.sequence_length(num_future_frames)} or more, or lower num_frames",
     )
+    require(
+        not model.draft_head or num_future_frames > 1,
+        "draft_head learns from the frame before: it needs clips of two future frames or more, so raise num_frames",
+    )
     config.name_or_path = _hub_id(model.transformer)
     transformer = IVideoGPTForCausalLM(config)
     if checkpoint is not None:
