@@ -1,5 +1,5 @@
-"""Arguments that users of transformers and diffusers pass by habit: what changes nothing here is taken, and everything
-else is refused by a line that says what to pass instead."""
+"""What users of transformers and diffusers write by habit: arguments that change nothing here are taken, and everything
+else is refused by a line that says what to write instead."""
 
 from __future__ import annotations
 
@@ -42,6 +42,18 @@ PREDICTING = {
     "seed": Foreign("pass sampling=Sampling(seed=...), or generator"),
 }
 
+# What does here what people look for in a module.
+MODULE_HINTS = {
+    "bfloat16": "world.to(torch.bfloat16) converts both networks",
+    "cpu": 'world.to("cpu") moves both networks',
+    "cuda": 'world.to("cuda") moves both networks',
+    "double": "world.to(torch.float64) converts both networks",
+    "dtype": "world.transformer.dtype and world.vq_model.dtype tell them, and world.to(dtype) converts both networks",
+    "float": "world.to(torch.float32) converts both networks",
+    "generate": "world.rollout predicts frames, and world.transformer.generate tokens",
+    "half": "world.to(torch.float16) converts both networks",
+}
+
 
 def refuse_foreign(given: Mapping[str, Any], known: Mapping[str, Foreign], *, also: str = "") -> None:
     """Refuse arguments that a call does not have, unless they change nothing.
@@ -62,3 +74,15 @@ def refuse_foreign(given: Mapping[str, Any], known: Mapping[str, Foreign], *, al
     if wrong:
         hints = [f"{name}: {known[name].instead}" for name in wrong if name in known]
         raise ValueError("; ".join([f"unknown arguments {wrong}", *hints, *([also] if also else [])]))
+
+
+def refuse_mixins(config: None, model_card_kwargs: None) -> None:
+    """Refuse what `huggingface_hub.ModelHubMixin` takes and a world model has otherwise.
+
+    Raises:
+        ValueError: if one is not None; says what to do instead.
+    """
+    if config is not None:
+        raise ValueError("the networks' own configs are saved: change world.transformer.config, and leave config out")
+    if model_card_kwargs is not None:
+        raise ValueError("a card is made of its text: pass card=CardText(...), and leave model_card_kwargs out")

@@ -32,24 +32,12 @@ from .calls import Calls
 from .checks import check_networks, check_parts
 from .clock import Clock, running
 from .engine import RolloutEngine
-from .foreign import LOADING, refuse_foreign
+from .foreign import LOADING, MODULE_HINTS, refuse_foreign, refuse_mixins
 from .options import DecodeSteps, HorizonPolicy, check_outputs
 from .protocol import OnStep, Policy, imagine
 from .results import Rollout, Step
 from .slices import at_once
 from .state import WorldState
-
-# What does here what people look for in a module.
-HINTS = {
-    "bfloat16": "world.to(torch.bfloat16) converts both networks",
-    "cpu": 'world.to("cpu") moves both networks',
-    "cuda": 'world.to("cuda") moves both networks',
-    "double": "world.to(torch.float64) converts both networks",
-    "dtype": "world.transformer.dtype and world.vq_model.dtype tell them, and world.to(dtype) converts both networks",
-    "float": "world.to(torch.float32) converts both networks",
-    "generate": "world.rollout predicts frames, and world.transformer.generate tokens",
-    "half": "world.to(torch.float16) converts both networks",
-}
 
 
 class WorldModel:
@@ -114,8 +102,8 @@ class WorldModel:
         def __getattr__(self, name: str) -> Any:
             """Only called for what is missing: who takes this for one torch module reads what it is."""
             hint = ""
-            if name in HINTS:
-                hint = f": {HINTS[name]}"
+            if name in MODULE_HINTS:
+                hint = f": {MODULE_HINTS[name]}"
             elif hasattr(PreTrainedModel, name) or name in ("config", "training"):
                 hint = ": it is no module, but holds two, world.vq_model and world.transformer, which have that"
             raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
@@ -245,7 +233,7 @@ class WorldModel:
                 adapters.
             OSError: as in `push_to_hub`.
         """
-        _refuse_mixins(config, model_card_kwargs)
+        refuse_mixins(config, model_card_kwargs)
         if not safe_serialization:
             raise ValueError("weights are only saved as safetensors: leave safe_serialization out")
         if not push_to_hub and (repo_id is not None or push_options):
@@ -316,7 +304,7 @@ class WorldModel:
                 asks for what is not done; nothing is uploaded then.
             OSError: if the Hub refuses the upload or cannot be reached; the message says why.
         """
-        _refuse_mixins(config, model_card_kwargs)
+        refuse_mixins(config, model_card_kwargs)
         if None not in (revision, branch):
             raise ValueError(f"revision ({revision}) and branch ({branch}) are two names of one thing: pass one")
         tags = [tags] if isinstance(tags, str) else list(tags or ())
@@ -558,14 +546,6 @@ class WorldModel:
     ) -> Rollout:
         """Let a policy act in the imagined worlds; see `ivideogpt_hf.imagine`, which does so in any world."""
         return imagine(self, state, policy, horizon, sampling=sampling, horizon_policy=horizon_policy)
-
-
-def _refuse_mixins(config: None, model_card_kwargs: None) -> None:
-    """Refuse what `huggingface_hub.ModelHubMixin` takes and a world model has otherwise."""
-    if config is not None:
-        raise ValueError("the networks' own configs are saved: change world.transformer.config, and leave config out")
-    if model_card_kwargs is not None:
-        raise ValueError("a card is made of its text: pass card=CardText(...), and leave model_card_kwargs out")
 
 
 def _move(network: PreTrainedModel, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
