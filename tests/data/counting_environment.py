@@ -38,6 +38,17 @@ def to_the_right(observation, generator):
     return np.array([1.0, generator.uniform(-0.5, 0.5)])
 
 
+class ThereAndBack:
+    """A policy with a memory: to the right in its even calls, to the left in the others."""
+
+    def __init__(self):
+        self.num_calls = 0
+
+    def __call__(self, observation, generator):
+        self.num_calls += 1
+        return np.array([1.0 if self.num_calls % 2 else -1.0, 0.0])
+
+
 def wrong_width(observation, generator):
     """A policy with one number too few."""
     return np.zeros(1)

@@ -39,6 +39,13 @@ def test_an_episode_follows_from_its_seed(policy):
     assert not (first[1].actions == expected.actions).all()
 
 
+def test_each_episode_has_a_policy_of_its_own():
+    episodes = collect(
+        policy=f"{MODULE}:ThereAndBack", num_frames=4
+    )  # three actions: without a new one, the next turns
+    assert [episode.actions[0, 0] for episode in episodes] == [1.0] * len(episodes)
+
+
 def test_seeds_count_on():
     assert_same_episode(collect(seed=5)[2], collect(seed=7)[0])
 

@@ -25,6 +25,8 @@ from ..readers import EpisodeReader, ReadOptions
 PolicyKind = Literal["random", "scripted", "python"]
 # Takes the environment's observation and a generator, returns an action (A,).
 PolicyFunction = Callable[[Any, np.random.Generator], np.ndarray]
+# A class stands for a policy with a memory, which each episode gets anew.
+LoadedPolicy = PolicyFunction | type[Any]
 # A random walk keeps its direction for about 7 steps: white noise alone would hardly move an arm.
 TURN_PROBABILITY, WALK_JITTER = 0.15, 0.3
 
@@ -35,7 +37,8 @@ class Behaviour:
 
     Attributes:
         policy: "random" (a walk that keeps its direction for a while, within the bounds), "scripted" (the environment's
-            expert), or "package.module:function", a `PolicyFunction` written in Python.
+            expert), or "package.module:name", a `PolicyFunction` written in Python or a class of them, such as
+            "ivideogpt_hf.simulators.visits:Visits". Each episode has an instance of the class for itself.
         noise_fraction: share of the episodes in which noise is added to a policy that is not random.
         noise: standard deviation of the Gaussian noise, as a share of half the range of each dimension.
 
@@ -66,11 +69,11 @@ class Behaviour:
         """The kind of the policy: "random", "scripted" or "python"."""
         return "python" if ":" in self.policy else self.policy
 
-    def load(self) -> PolicyFunction:
-        """The policy written in Python.
+    def load(self) -> LoadedPolicy:
+        """The policy written in Python, or its class.
 
         Raises:
-            ValueError: if the module or the function in it cannot be imported.
+            ValueError: if the module or the name in it cannot be imported.
         """
         module, _, name = self.policy.partition(":")
         try:
@@ -165,7 +168,7 @@ class SimulatedEpisodes(EpisodeReader):
         simulator = self.simulator
         generator = np.random.default_rng(hash_seed("episode", self.environment, self.seed + index))
         noise = self.behaviour.noise if generator.random() < self.behaviour.noise_fraction else 0.0
-        walk = RandomWalk(simulator, generator)
+        choose = self._chooser(simulator, generator)
         simulator.reset(self.seed + index)
         frames = [simulator.render()]
         if not self._closes_at_exit:  # only now: what the renderer registers itself must come after this
@@ -174,7 +177,7 @@ class SimulatedEpisodes(EpisodeReader):
         actions, rewards, successes = [], [], []
         done = False
         while not done and len(frames) < self.num_frames:
-            action = self._choose(simulator, walk, generator)
+            action = choose()
             if noise:
                 half_range = (simulator.action_high - simulator.action_low) / 2
                 action = action + noise * half_range * generator.standard_normal(len(action))
@@ -198,18 +201,24 @@ class SimulatedEpisodes(EpisodeReader):
             action_high=simulator.action_high.tolist(),
         )
 
-    def _choose(self, simulator: Simulator, walk: RandomWalk, generator: np.random.Generator) -> np.ndarray:
+    def _chooser(self, simulator: Simulator, generator: np.random.Generator) -> Callable[[], np.ndarray]:
+        """What gives the actions of one episode, one after another, not clipped."""
         if self.behaviour.kind == "random":
-            return walk.step()
+            return RandomWalk(simulator, generator).step
         if self._policy is None:
-            return simulator.expert_action()
-        action = np.asarray(self._policy(simulator.observation, generator), dtype=np.float32)
-        if action.shape != simulator.action_low.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"the policy {self.behaviour.policy} must return {simulator.action_low.shape} finite numbers, got "
-                f"{action!r}"
-            )
-        return action
+            return simulator.expert_action
+        policy = self._policy() if isinstance(self._policy, type) else self._policy
+
+        def choose() -> np.ndarray:
+            action = np.asarray(policy(simulator.observation, generator), dtype=np.float32)
+            if action.shape != simulator.action_low.shape or not np.isfinite(action).all():
+                raise ValueError(
+                    f"the policy {self.behaviour.policy} must return {simulator.action_low.shape} finite numbers, got "
+                    f"{action!r}"
+                )
+            return action
+
+        return choose
 
 
 class RandomWalk:
