@@ -85,6 +85,9 @@ def significant(seconds):
     return f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
 
 
+DTYPES = {"float32": "float32", "bfloat16": "bf16"}  # as the files and as the tables write them
+
+
 def ratio(value):
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
@@ -572,15 +575,22 @@ def soak():
 
 
 def planning():
-    for plan in results("planning")["plans"]:
-        kinds = [plan[name] for name in ("pixels of all frames", "pixels of the last frame", "rewards")]
-        cells = [f"{kind['seconds']:.1f} s ({ratio(kind['ratio'])} x)" for kind in kinds]
-        yield row(f"{plan['candidates']} candidates", f"{plan['original_seconds']:.0f} s", *cells)
-    first = results("planning")["plans"][0]["where the time goes"]
+    kinds = ("pixels of all frames", "pixels of the last frame", "rewards")
+    plans = results("planning")["plans"]
+    for plan in plans:
+        candidates = f"{plan['candidates']} candidates"
+        yield f"| {candidates}, the original's algorithm | {plan['original_seconds']:.0f} s |"
+        for dtype, name in DTYPES.items():
+            cells = [plan["ours"][dtype][kind] for kind in kinds]
+            yield row(
+                f"{candidates}, {name}", *(f"{cell['seconds']:.1f} s ({ratio(cell['ratio'])} x)" for cell in cells)
+            )
+    single, half = (plans[0]["ours"][dtype]["where the time goes"] for dtype in DTYPES)
     yield (
-        f"prefilling takes {first['prefill']:.2f} s, the transformer {first['decode']:.1f} s and the VQ decoder "
-        f"{first['vq']:.1f} s"
+        f"prefilling takes {single['prefill']:.2f} s, the transformer {single['decode']:.1f} s and the VQ decoder "
+        f"{single['vq']:.1f} s in float32"
     )
+    yield f"In bf16, they take {half['prefill']:.2f} s, {half['decode']:.1f} s and {half['vq']:.1f} s"
 
 
 def imports():
