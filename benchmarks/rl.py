@@ -23,9 +23,9 @@ import torch
 from writing import write_results
 
 from ivideogpt_hf import Sampling
-from ivideogpt_hf.rl.agent_run import AgentRun
-from ivideogpt_hf.rl.imagination import ImaginedPolicy
-from ivideogpt_hf.rl.run import AgentRunSettings
+from ivideogpt_hf.rl.imagination.experience import ImaginedPolicy
+from ivideogpt_hf.rl.runs.agent_run import AgentRun
+from ivideogpt_hf.rl.runs.run import AgentRunSettings
 
 GREEDY = Sampling(greedy=True)
 NO_WORLD = "none"

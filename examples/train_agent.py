@@ -19,7 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from ivideogpt_hf import WorldModelVectorEnv
-from ivideogpt_hf.rl.imagined_worlds import ImaginedWorlds
+from ivideogpt_hf.rl.environments.imagined import ImaginedWorlds
 
 
 def main():

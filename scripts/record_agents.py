@@ -13,8 +13,8 @@ import yaml
 
 from ivideogpt_hf.checkpoints.layout import read_json
 from ivideogpt_hf.provenance import describe_date
-from ivideogpt_hf.rl.comparison import compare_runs, comparison_as_text, draw_comparison
-from ivideogpt_hf.rl.finished_runs import NOT_SETTINGS, make_run, read_evaluations, read_run
+from ivideogpt_hf.rl.results.comparison import compare_runs, comparison_as_text, draw_comparison
+from ivideogpt_hf.rl.results.finished_runs import NOT_SETTINGS, make_run, read_evaluations, read_run
 from ivideogpt_hf.run_folder import write_text
 from scripts.site_pages.results import DOCS, RESULTS, ROOT
 

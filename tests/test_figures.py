@@ -16,7 +16,7 @@ import yaml
 
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
-from ivideogpt_hf.rl.comparison import compare_runs
+from ivideogpt_hf.rl.results.comparison import compare_runs
 from scripts.site_pages.results import planned_tasks, recorded_agents
 
 ROOT = Path(__file__).parents[1]
@@ -837,7 +837,7 @@ def test_no_other_page_holds_figures(document):
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("agents_*.json")), ids=lambda file: file.stem)
 def test_agents_that_are_written_down_had_the_settings_of_the_experiment(file):
     """As they are now: a default that changed would say something else than what was run."""
-    run_settings = pytest.importorskip("ivideogpt_hf.rl.run_settings")
+    run_settings = pytest.importorskip("ivideogpt_hf.rl.runs.settings")
     content = json.loads(file.read_text(encoding="utf-8"))
     experiment = yaml.safe_load((ROOT / content["command"].split()[-1]).read_text(encoding="utf-8"))
     for entry in experiment:

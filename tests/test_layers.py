@@ -20,7 +20,7 @@ LAYERS = (
     ("rl",),
     ("cli",),
 )
-# The same within data/ and rl/, which are houses of their own.
+# The same for what lies within data/ and rl/, which are houses of their own.
 DATA_LAYERS = (
     ("drawing", "read_options", "file_digests"),
     ("episodes", "fitting"),
@@ -29,18 +29,11 @@ DATA_LAYERS = (
     ("clips",),
     ("convert", "show"),
 )
-# And within rl/: first pieces that know of no other, then experience, agents, runs, and what becomes of runs.
 RL_LAYERS = (
-    ("environments", "frame_store", "imagined_worlds", "networks", "presets", "worlds"),
-    ("replay_checks", "replay_file", "run_callbacks", "run_state", "agent_card", "finished_runs", "score_statistics"),
-    ("demonstrations", "evaluation", "rollout_store", "comparison"),
-    ("replay",),
-    ("drqv2", "learner"),
-    ("agents", "imagination"),
-    ("proposals", "run_settings"),
-    ("agent_run",),
-    ("baselines", "publish"),
-    ("run",),
+    ("environments", "replay", "results"),
+    ("agents",),
+    ("imagination",),
+    ("runs",),
 )
 HOUSES = {"data": DATA_LAYERS, "rl": RL_LAYERS}
 

@@ -284,7 +284,7 @@ def test_hdf5(edits, hdf5_file, tmp_path):
 @pytest.fixture(scope="module")
 def run_state(tmp_path_factory):
     pytest.importorskip("stable_baselines3")
-    from ivideogpt_hf.rl.run_state import random_state
+    from ivideogpt_hf.rl.runs.state import random_state
 
     file = tmp_path_factory.mktemp("run") / "state.pt"
     torch.save({"agent": {"parameters": torch.zeros(3)}, "random": random_state(), "seconds": 1.0}, file)
@@ -314,7 +314,7 @@ class Evil:
 @example(edits=b"\x80\x02J")
 @example(edits=b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.")
 def test_states_of_runs(edits, run_state, tmp_path):
-    from ivideogpt_hf.rl.run_state import read_state
+    from ivideogpt_hf.rl.runs.state import read_state
 
     file = tmp_path / "state.pt"
     file.write_bytes(edited(run_state, edits))

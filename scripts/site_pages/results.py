@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER, METRICS_FILE
-from ivideogpt_hf.rl.comparison import compare_runs, comparison_as_text
-from ivideogpt_hf.rl.finished_runs import Run, make_run
+from ivideogpt_hf.rl.results.comparison import compare_runs, comparison_as_text
+from ivideogpt_hf.rl.results.finished_runs import Run, make_run
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCS = ROOT / "benchmarks/results", ROOT / "docs"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.rl.runs import write_run
+from tests.rl.written_runs import write_run
 
 
 @pytest.fixture

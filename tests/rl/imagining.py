@@ -1,11 +1,11 @@
 """Small agents and world models that imagine."""
 
-from ivideogpt_hf.rl.agents import FrameFeatures
-from ivideogpt_hf.rl.drqv2 import DrQv2
-from ivideogpt_hf.rl.environments import SimulatorEnv
-from ivideogpt_hf.rl.imagination import ImaginationSchedule, ImaginedExperience
-from ivideogpt_hf.rl.learner import LearnerSettings, WorldModelLearner
-from ivideogpt_hf.rl.replay import MixedReplayBuffer
+from ivideogpt_hf.rl.agents.by_name import FrameFeatures
+from ivideogpt_hf.rl.agents.drqv2 import DrQv2
+from ivideogpt_hf.rl.environments.simulator import SimulatorEnv
+from ivideogpt_hf.rl.imagination.experience import ImaginationSchedule, ImaginedExperience
+from ivideogpt_hf.rl.imagination.learner import LearnerSettings, WorldModelLearner
+from ivideogpt_hf.rl.replay.buffer import MixedReplayBuffer
 from tests.conftest import build_world
 
 SCHEDULE = {

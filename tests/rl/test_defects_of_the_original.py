@@ -12,8 +12,8 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("accelerate")
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.rl.agent_run import AgentRun
-from ivideogpt_hf.rl.run import AgentRunSettings
+from ivideogpt_hf.rl.runs.agent_run import AgentRun
+from ivideogpt_hf.rl.runs.run import AgentRunSettings
 from ivideogpt_hf.simulators.push2d import Push2DSimulator
 from tests.conftest import build_world
 from tests.rl.imagining import imagined_only, learnt, make_imagined

@@ -97,7 +97,7 @@ def add_rl_publish_command(commands: Any, common: argparse.ArgumentParser) -> No
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from ..rl.publish import prepare_agent, publish_agent
+    from ..rl.runs.publish import prepare_agent, publish_agent
 
     with prepare_agent(args.run_folder, args.repo) as publication:
         for name, size in publication.files.items():
@@ -180,7 +180,7 @@ def _add_model_options(group: Any) -> None:
 
 
 def _rl(args: argparse.Namespace) -> int | None:
-    from ..rl.run import AgentRunSettings, run_agent
+    from ..rl.runs.run import AgentRunSettings, run_agent
     from .arguments import be_quiet
 
     be_quiet()

@@ -30,7 +30,7 @@ def add_rl_compare_command(commands: Any, common: argparse.ArgumentParser) -> No
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from ..rl.comparison import write_comparison
+    from ..rl.results.comparison import write_comparison
 
     print(write_comparison(args.runs, args.output))
     print(f"\n{args.output}: look at {args.output / 'curves.png'}")

@@ -24,7 +24,7 @@ IMAGE_KEY = "observation.image"
 
 
 class Proposals(Protocol):
-    """What proposes candidates for a plan, such as an agent: `ivideogpt_hf.rl.proposals.AgentProposals`.
+    """What proposes candidates for a plan, such as an agent: `ivideogpt_hf.rl.imagination.proposals.AgentProposals`.
 
     Attributes:
         num_frames: number S of frames that it looks at.

@@ -1,0 +1,1 @@
+"""DrQ-v2, and all off-policy agents by name."""

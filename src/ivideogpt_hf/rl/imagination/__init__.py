@@ -1,0 +1,1 @@
+"""The world model beside an agent: opened, trained online, asked to imagine."""

@@ -1,0 +1,1 @@
+"""The buffer of real and imagined experience, and its parts."""

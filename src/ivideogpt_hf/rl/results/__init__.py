@@ -1,0 +1,1 @@
+"""What finished runs achieved: read, compared, with intervals over seeds. Knows nothing of how a run goes."""
