@@ -8,6 +8,7 @@ import torch
 from ivideogpt_hf import RemoteWorldModel, RolloutOptions, Sampling
 from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob, StoppingError, TooLongError
 from ivideogpt_hf.world.slices import in_one_slice
+from ivideogpt_hf.world.state import Contexts
 from tests.conftest import random_actions, random_frames
 from tests.serving.conftest import serving, wait_for
 
@@ -72,7 +73,27 @@ def test_branches_of_one_context_go_on_from_joined_steps(world):
             theirs[i], ours[i] = result[1], wanted[1]
 
 
-def test_joined_rows_are_reanchored_alike(world):
+def test_contexts_are_joined_once_whoever_comes_first(world, monkeypatch):
+    states = [world.reset(random_frames(1, 2, seed=seed)) for seed in range(3)]
+    copied = []
+    for name in ("cat", "index"):
+        original = getattr(Contexts, name)
+        monkeypatch.setattr(Contexts, name, lambda *args, name=name, of=original: copied.append(name) or of(*args))
+    batcher = Batcher(world, 100)
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        jobs = [job(world, states[number], seed=number) for number in order]
+        with batcher._changed:  # they are there at once
+            batcher._waiting.extend(jobs)
+            batcher._changed.notify()
+        for number, done in zip(order, jobs, strict=True):
+            state = done.future.result()[1]
+            assert state.contexts is states[number].contexts
+            states[number] = state
+    batcher.close()
+    assert copied == ["cat"]
+
+
+def test_worlds_that_are_reanchored_keep_to_themselves(world):
     held_state = world.reset(random_frames(1, 2))
     for _ in range(world.spec.max_future_frames):
         _, held_state = world.step(held_state, random_actions(1, 3), sampling=Sampling(seed=3))
@@ -83,7 +104,7 @@ def test_joined_rows_are_reanchored_alike(world):
     with pytest.warns(UserWarning, match="re-anchored"):
         held.release()
     results = [future.result() for future in futures]
-    assert held.batches == [2]
+    assert held.batches == [1, 1]
     with pytest.warns(UserWarning, match="re-anchored"):
         assert_same(results[0], expected(world, jobs[0]))
     assert_same(results[1], expected(world, jobs[1]))

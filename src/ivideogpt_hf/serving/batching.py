@@ -195,11 +195,18 @@ class Batcher:
         taken, num_rows = [first], first.state.batch_size
         others = (job for job in self._waiting if isinstance(job, StepJob) and job is not first)
         for job in others:
-            if job.kind == first.kind and num_rows + job.state.batch_size <= MAX_BATCH_ROWS:
+            if self._goes_with(job, first) and num_rows + job.state.batch_size <= MAX_BATCH_ROWS:
                 num_rows += job.state.batch_size
                 taken.append(job)
         self._waiting = [job for job in self._waiting if job not in taken]
         return taken
+
+    def _goes_with(self, job: StepJob, other: StepJob) -> bool:
+        """Whether two steps are taken together. Worlds that have to be re-anchored first keep to themselves: beside them
+        the contexts of all others would be copied."""
+        limit = self.world.spec.max_future_frames
+        is_full, other_is_full = (max(of.state.num_frames) >= limit for of in (job, other))
+        return job.kind == other.kind and is_full == other_is_full
 
     def _charge(self, costs: list[tuple[str, int]]) -> None:
         with self._changed:
@@ -236,6 +243,9 @@ class Batcher:
             for job in jobs:
                 self._step_alone(job)
             return
+        # The same clients in the same order as in the last step, whoever came first: so contexts that were joined are
+        # used again, and rows are in the order of their contexts, which are not copied either.
+        jobs = sorted(jobs, key=lambda job: id(job.state.contexts))
         try:
             results = self._step_together(jobs)
         except Exception:  # an input of one job is wrong: step each alone, so that only that job gets the error
@@ -262,7 +272,7 @@ class Batcher:
         self._on_batch(after.batch_size)
         ends = list(accumulate(state.batch_size for state in states))
         steps = [step.index(slice(end - state.batch_size, end)) for state, end in zip(states, ends, strict=True)]
-        return list(zip(steps, split(after, before, states), strict=True))
+        return list(zip(steps, split(after, states), strict=True))
 
     def _step_world(
         self, state: WorldState, actions: torch.Tensor | None, options: RolloutOptions

@@ -10,15 +10,15 @@ from .state import Contexts, WorldState
 
 
 class Joiner:
-    """Joins states for one step. Contexts that were joined last are used again: the same owners mostly come
-    together."""
+    """Joins states for one step. Contexts that were joined last are used again, where the same owners come in the same
+    order."""
 
     def __init__(self) -> None:
         self._last: tuple[tuple[Contexts, ...], Contexts] | None = None
 
     def join(self, states: Sequence[WorldState]) -> WorldState:
         """All rows of the states, in their order; contexts that states share are joined once."""
-        parts = tuple(sorted({id(state.contexts): state.contexts for state in states}.values(), key=id))
+        parts = tuple({id(state.contexts): state.contexts for state in states}.values())
         contexts = self._joined(parts)
         starts: dict[int, int] = {}  # by context, the number of its first one among all that are joined
         num_contexts = 0
@@ -39,21 +39,21 @@ def _on_joined(state: WorldState, contexts: Contexts, start: int) -> WorldState:
     return replace(state, contexts=contexts, context_of_row=tuple(start + number for number in state.context_of_row))
 
 
-def split(joined: WorldState, before: WorldState, states: Sequence[WorldState]) -> list[WorldState]:
+def split(joined: WorldState, states: Sequence[WorldState]) -> list[WorldState]:
     """What became of each state after the joined ones were stepped.
 
     Args:
         joined: state after the step.
-        before: state before it, from `Joiner.join`.
         states: states that were joined.
     """
     results, start = [], 0
     for state in states:
         rows = range(start, start + state.batch_size)
         start = rows.stop
-        if joined.contexts is before.contexts:  # each goes on with its own contexts, which are not copied
+        if all(joined.num_frames[row] == count + 1 for row, count in zip(rows, state.num_frames, strict=True)):
+            # It goes on with its own contexts, which are not copied.
             part = joined.index_rows(rows)
             results.append(replace(part, contexts=state.contexts, context_of_row=state.context_of_row))
-        else:  # some were re-anchored
+        else:  # it was re-anchored
             results.append(joined.index(list(rows)))
     return results
