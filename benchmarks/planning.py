@@ -2,8 +2,8 @@
 
 The original tiles the context for each candidate, calls the model anew over the whole sequence for every frame, and
 decodes every frame with context features that are repeated and projected anew. Same checkpoint, same candidates, greedy
-tokens, which are checked to be the same; the cost is the squared error of all frames to a goal image. The original runs in
-float32, as it was published, and ours in float32 and in bf16, whose tokens are not all the same.
+tokens, which are checked to be the same; the cost is the squared error of all frames to a goal image. The original runs
+in float32, as it was published, and ours in float32 and in bf16, whose tokens are not all the same.
 
     python benchmarks/planning.py --output benchmarks/results/planning.json
 """

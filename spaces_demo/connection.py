@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Literal
 
@@ -21,7 +22,17 @@ import gradio as gr
 from game import branch, restart, undo
 from gradio.context import LocalContext
 from page import frames_message, game_message, moment_message
-from play import STORE, TEMPERATURE, WORLDS, Expected, dreamed_actions, expect_action, play_action, sampling_of
+from play import (
+    STORE,
+    TEMPERATURE,
+    WORLDS,
+    Expected,
+    dreamed_actions,
+    expect_action,
+    make_room,
+    play_action,
+    sampling_of,
+)
 from pydantic import BaseModel, Field, ValidationError
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
@@ -90,7 +101,10 @@ class Player:
         if ask.kind == "expect":
             self._expecting = self._submit(self._expect, ask)
             return frames_message("expecting")
-        return await asyncio.wrap_future(self._submit(self._do, ask))
+        answer = self._submit(self._do, ask)
+        if ask.kind == "act":
+            self._submit(_make_room, ask)
+        return await asyncio.wrap_future(answer)
 
     def expect_no_more(self) -> None:
         """Do not begin what is expected, if it was not begun yet."""
@@ -119,6 +133,11 @@ class Player:
             return _change(ask)
         except (ValueError, OSError, gr.Error) as error:  # the last kind is ZeroGPU's
             return frames_message("error", text=str(error))
+
+
+def _make_room(ask: Ask) -> None:
+    with suppress(ValueError, OSError):  # it is told when a frame is asked for
+        make_room(ask.game)
 
 
 def _change(ask: Ask) -> bytes:

@@ -150,6 +150,15 @@ def next_moment(world: World[Any], now: Moment, action: Sequence[float] | None, 
     )
 
 
+def make_room(world: World[Any], game: Game) -> None:
+    """Do now what else would make the next frame late: re-anchor the newest moment, if it is at the end of the horizon.
+    A served world does so when it is stepped."""
+    now = game.now
+    if not isinstance(now.state, WorldState) or max(now.state.num_frames) < world.spec.max_future_frames:
+        return
+    game.line[-1] = replace(now, state=to_store(world.make_room(to_step(world, now.state))))
+
+
 def rejoin(moment: Moment, sent: Moment, now: Moment) -> Moment:
     """Have a moment share the contexts of the one before again, where both were pickled in between.
 

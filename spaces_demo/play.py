@@ -109,6 +109,15 @@ def expect_action(key: str | None, action: list[float] | None, sampling: Samplin
     return Expected(game.now, action, sampling, _follow(choice, game.now, action, sampling))
 
 
+def make_room(key: str | None) -> None:
+    """Use the time until the next action, see `game.make_room`. On ZeroGPU, nothing is done while nobody waits for it:
+    a GPU is given by the call."""
+    if spaces is None:
+        choice, game = STORE.get(key)
+        games.make_room(WORLDS.get(choice).world, game)
+        STORE.update(key, choice, game)
+
+
 def dreamed_actions(key: str | None, seed: int) -> list[list[float] | None]:
     """Random actions of a dream."""
     choice, game = STORE.get(key)

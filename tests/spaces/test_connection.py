@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import torch
 
 pytest.importorskip("gradio")
 pytest.importorskip("httpx")
@@ -14,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from ivideogpt_hf import Sampling
 from tests.conftest import random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
@@ -108,6 +110,21 @@ def test_frames_that_are_begun_early_are_those_that_are_begun_late(sampling):
     early = frames_of(asks, **sampling)
     assert early == frames_of([ask for ask in asks if ask[0] != "expect"], **sampling)
     assert len({pixels for said, pixels in early if said["kind"] == "moment"}) > 3
+
+
+def test_the_time_between_two_keys_is_used_to_reanchor():
+    key, world = new_game(), play.WORLDS.get(CHOICE).world
+    limit = world.spec.max_future_frames
+    with connected(key, temperature=0) as page:
+        for _ in range(limit):
+            page("act", action=RIGHT)
+        connection.MODEL.submit(int).result()
+        assert play.STORE.get(key)[1].now.state.num_frames == (0,)
+        _, pixels = page("act", action=UP)
+    actions = torch.tensor([[*[RIGHT] * limit, UP]])
+    with pytest.warns(UserWarning, match="re-anchored"):
+        expected = world.rollout(random_frames(1, 2), actions, sampling=Sampling(greedy=True)).frames[0, -1]
+    assert pixels == expected.movedim(0, -1).contiguous().numpy().tobytes()
 
 
 def test_what_a_held_key_expects_is_predicted_once(predicted):

@@ -179,6 +179,20 @@ def test_only_rows_at_the_limit_are_reanchored(world):
     assert state.tokens[0, -1].equal(alone.tokens[0])
 
 
+def test_room_that_is_made_early_changes_nothing(world):
+    limit, actions = world.spec.max_future_frames, random_actions(2, 1, 3)[:, 0]
+    old = world.rollout(random_frames(1, 2), random_actions(1, limit, 3), sampling=GREEDY).state
+    state = type(old).cat([world.reset(random_frames(1, 2, seed=1)), old])
+    with warnings.catch_warnings(action="error"):  # whoever asks for it need not be warned
+        with_room = world.make_room(state)
+    assert (with_room.num_frames, with_room.num_steps) == ((0, 0), state.num_steps)
+    with pytest.warns(UserWarning, match="re-anchored"):
+        late, _ = world.step(state, actions, sampling=Sampling(seed=2))
+    early, _ = world.step(with_room, actions, sampling=Sampling(seed=2))
+    assert early.tokens.equal(late.tokens)
+    assert early.frame.equal(late.frame)
+
+
 def test_the_horizon_policy_error_refuses(world):
     limit = world.spec.max_future_frames
     with pytest.raises(ValueError, match=f"{limit + 1} future frames go beyond this model's {limit}"):

@@ -202,8 +202,8 @@ class Batcher:
         return taken
 
     def _goes_with(self, job: StepJob, other: StepJob) -> bool:
-        """Whether two steps are taken together. Worlds that have to be re-anchored first keep to themselves: beside them
-        the contexts of all others would be copied."""
+        """Whether two steps are taken together. Worlds that have to be re-anchored first keep to themselves: beside
+        them the contexts of all others would be copied."""
         limit = self.world.spec.max_future_frames
         is_full, other_is_full = (max(of.state.num_frames) >= limit for of in (job, other))
         return job.kind == other.kind and is_full == other_is_full

@@ -87,6 +87,11 @@ class Calls:
         observed = yield from self._engine.reanchor(state, frame.to(self._engine.device)[:, None], Sampling())
         return replace(observed, num_steps=tuple(step + 1 for step in state.num_steps))
 
+    def make_room(self, state: WorldState) -> Slices[WorldState]:
+        """See `WorldModel.make_room`."""
+        self.check(state)
+        return (yield from self._engine.make_room(state, Sampling()))
+
     def last_frame(self, state: WorldState) -> Slices[Tensor]:
         """See `WorldModel.last_frame`."""
         self.check(state)

@@ -325,8 +325,7 @@ class RolloutEngine:
     def with_room(self, state: WorldState, options: RolloutOptions) -> Slices[WorldState]:
         """Make sure that every row can take one more frame."""
         limit = self.spec.max_future_frames
-        full = [row for row, count in enumerate(state.num_frames) if count >= limit]
-        if not full:
+        if max(state.num_frames) < limit:
             return state
         if options.horizon_policy == "error":
             self.check_horizon(state, 1)
@@ -335,7 +334,15 @@ class RolloutEngine:
             f"horizon_policy='error' refuses that",
             stacklevel=_stacklevel_of_caller(),
         )
-        reanchored = yield from self.reanchor(state.index(full), None, options.sampling)
+        return (yield from self.make_room(state, options.sampling))
+
+    def make_room(self, state: WorldState, sampling: Sampling) -> Slices[WorldState]:
+        """Re-anchor the rows that can take no more frame; the same state where there are none."""
+        limit = self.spec.max_future_frames
+        full = [row for row, count in enumerate(state.num_frames) if count >= limit]
+        if not full:
+            return state
+        reanchored = yield from self.reanchor(state.index(full), None, sampling)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored

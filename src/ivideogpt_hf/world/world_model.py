@@ -462,6 +462,29 @@ class WorldModel:
         with self._engine.inference():
             return at_once(self.calls.observe(state, action, frame))
 
+    def make_room(self, state: WorldState) -> WorldState:
+        """Re-anchor now the worlds that are at the end of their horizon. `step` would do it when it comes next, so this
+        is for whoever has time between two steps. It costs what `reset` costs, and changes no result.
+
+        Args:
+            state: state of B worlds; it stays valid.
+
+        Returns:
+            The state of the same worlds; the same object where none is at the end.
+
+        Raises:
+            ValueError: if the state is of another model.
+
+        Example:
+            >>> from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
+            >>> world = WorldModel.default()
+            >>> state = world.reset(read_video(EXAMPLE_EPISODE, max_frames=2)[None])
+            >>> world.make_room(state) is state  # a new world has room for `spec.max_future_frames`
+            True
+        """
+        with self._engine.inference():
+            return at_once(self.calls.make_room(state))
+
     def last_frame(self, state: WorldState) -> Tensor:
         """The last frames (B, 3, H, W) uint8 of a state's worlds, predicted or real.
 
