@@ -27,6 +27,7 @@ PORT = 7899
 URL = f"http://127.0.0.1:{PORT}"
 SPACE = Path(__file__).parents[1] / "spaces_demo"
 PRESSES, HELD_FRAMES = 60, 60
+PAUSE = 0.1  # seconds from a picture to the next key; a person who looks at it takes longer
 SESSIONS = (1, 8, 32)
 PLAYED = Sampling(seed=0, num_guesses=3)  # as the playground samples
 
@@ -93,9 +94,11 @@ def play(checkpoint):
         page.wait_for_selector(".wm-screen canvas")
         for key in "ad":
             page.evaluate(TAP, key)
-        presses, backs, rates = [], [], []
-        for number in range(PRESSES):
-            presses.append(page.evaluate(TAP, "adws"[number % 4]))
+        presses, hasty, backs, rates = [], [], [], []
+        for number in range(2 * PRESSES):
+            is_hasty = number >= PRESSES
+            time.sleep(0 if is_hasty else PAUSE)
+            (hasty if is_hasty else presses).append(page.evaluate(TAP, "adws"[number % 4]))
             if number % 6 == 5:
                 backs.append(page.evaluate(TAP, "Backspace"))
         for key in "adws":
@@ -104,6 +107,7 @@ def play(checkpoint):
             rates.append(page.evaluate(HOLD, [key, HELD_FRAMES]))
     return {
         "key_to_picture_ms": times(presses),
+        "key_to_picture_without_a_pause_ms": times(hasty),
         "step_back_ms": times(backs),
         "held_frames_per_second": quantile(rates, 0.5),
     }

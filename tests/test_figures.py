@@ -532,9 +532,10 @@ def hogs():
 
 def playground():
     content = results("demo")
-    keys = content["key_to_picture_ms"]
+    keys, hasty = content["key_to_picture_ms"], content["key_to_picture_without_a_pause_ms"]
     yield f"to the new image {math.floor(keys['p50'] + 0.5)} ms (median of {keys['presses']})"
     yield f"{math.floor(keys['p95'] + 0.5)} ms at the 95th percentile"
+    yield f"are {math.floor(hasty['p50'] + 0.5)} ms and {math.floor(hasty['p95'] + 0.5)} ms"
     yield f"A step back takes {math.floor(content['step_back_ms']['p50'] + 0.5)} ms."
     yield f"{content['held_frames_per_second']:.1f} frames a second are shown"
     yield f"share of a frame is {math.floor(content['model_ms']['frames, rewards'] + 0.5)} ms"

@@ -110,7 +110,9 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     collect.add_argument("--num-episodes", type=int, default=100, help="number of episodes (default: 100)")
     collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: 101)")
     collect.add_argument(
-        "--policy", default="scripted", help="scripted, random, or package.module:function (default: scripted)"
+        "--policy",
+        default="scripted",
+        help="scripted, random, or package.module:name of a function or class (default: scripted)",
     )
     collect.add_argument(
         "--noise",
