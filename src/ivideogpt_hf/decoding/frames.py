@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..models.modeling_ivideogpt import IVideoGPTForCausalLM, as_input_of
 from ..models.token_layout import TokenLayout
+from . import packed
 from .layers import Rotary, compute_dtype, rotary_embeddings, run_layers
 from .plain import PlainParts
 from .products import project
@@ -31,6 +32,7 @@ FRAMES_PER_GROWTH = 8
 @torch.inference_mode()
 def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
     """Keys and values of prompts (P, L) int64, all but the last token: (layers, 2, P, kv_heads, L - 1, head_dim)."""
+    packed.look_again()
     config = transformer.config
     num_prompts, length = len(prompts), prompts.shape[1] - 1
     shape = (config.num_hidden_layers, 2, num_prompts, config.num_key_value_heads, length, config.head_dim)
@@ -87,6 +89,7 @@ class FrameDecoder:
         rows_per_prefix: int,
         plain: PlainParts | None = None,
     ) -> None:
+        packed.look_again()
         self.transformer = transformer
         self.plain = plain or PlainParts.of(transformer)
         self.layout = transformer.config.layout

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..hub.cache import cache_folder
 from ..run_folder import read_object, write_once
+from .packed import packed
 
 # "usual" in this environment variable leaves the measurement out.
 KERNELS_VARIABLE = "IVIDEOGPT_KERNELS"
@@ -55,8 +56,12 @@ def _columns(x: Tensor, weight: Tensor) -> Tensor:
     return torch.mm(weight, x.to(weight.dtype).t()).t().float()
 
 
-def _onednn(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, None, "none", [], "").float()
+def _onednn(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x.to(dtype or weight.dtype), weight, None, "none", [], "").float()
+
+
+def _packed(x: Tensor, weight: Tensor) -> Tensor:
+    return _onednn(x, packed(weight), weight.dtype)
 
 
 def _converted(x: Tensor, weight: Tensor) -> Tensor:
@@ -68,10 +73,11 @@ KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rows": _rows,  # x times the weights
     "columns": _columns,  # the weights times the columns of x
     "onednn": _onednn,  # x times the weights, by oneDNN, where "rows" takes MKL
+    "packed": _packed,  # the same with a copy of the weights in oneDNN's own order
     "converted": _converted,  # the weights in float32, where a processor has no instructions for half precision
 }
-MEASURED = ("rows", "columns", "onednn")
-# Products of many rows as columns keep torch's attention from its fast kernel.
+MEASURED = ("rows", "columns", "onednn", "packed")
+# Products of many rows as columns keep torch's attention from its fast kernel, and copies save them nothing.
 MEASURED_WITH_MANY_ROWS = ("rows", "onednn")
 
 
@@ -101,8 +107,8 @@ def has_fast_products(dtype: torch.dtype) -> bool:
 
 # -- the choice -------------------------------------------------------------------------------------------------------
 
-# By number of rows, number of threads, shape and dtype of the weights.
-_chosen: dict[tuple[int, int, torch.Size, torch.dtype], str] = {}
+# By number of rows, number of threads, shape and dtype of the weights, and whether a copy of them may be kept.
+_chosen: dict[tuple[int, int, torch.Size, torch.dtype, bool], str] = {}
 
 
 def fastest_kernel(num_rows: int, weight: Tensor) -> str:
@@ -118,10 +124,21 @@ def fastest_kernel(num_rows: int, weight: Tensor) -> str:
         num_rows = AS_MANY_ROWS
     elif num_rows > 16:  # to the next power of two
         num_rows = 1 << (num_rows - 1).bit_length()
-    key = (num_rows, torch.get_num_threads(), weight.shape, weight.dtype)
+    key = (num_rows, torch.get_num_threads(), weight.shape, weight.dtype, _is_kept(weight))
     if key not in _chosen:
         _chosen.setdefault(key, _find(num_rows, weight))  # another thread may have been first
     return _chosen[key]
+
+
+def _is_kept(weight: Tensor) -> bool:
+    """Whether the same weights come again: a slice of some is a new tensor each time."""
+    return isinstance(weight, torch.nn.Parameter) and weight.is_contiguous()
+
+
+def _candidates(num_rows: int, weight: Tensor) -> tuple[str, ...]:
+    """The names of the kernels that are measured."""
+    names = MEASURED if num_rows <= MANY_ROWS else MEASURED_WITH_MANY_ROWS
+    return names if _is_kept(weight) else tuple(name for name in names if name != "packed")
 
 
 @cache
@@ -138,7 +155,8 @@ def _find(num_rows: int, weight: Tensor) -> str:
     product = (
         f"{num_rows} rows, {' x '.join(map(str, weight.shape))}, {weight.dtype}, {torch.get_num_threads()} threads"
     )
-    record = {"product": product, "machine": _machine()}
+    candidates = _candidates(num_rows, weight)
+    record = {"product": product, "kernels": list(candidates), "machine": _machine()}
     file = cache_folder() / FOLDER / f"{hashlib.sha256(repr(record).encode()).hexdigest()[:16]}.json"
     if not file.is_file():
         measured = measure(num_rows, weight)
@@ -151,16 +169,16 @@ def _find(num_rows: int, weight: Tensor) -> str:
         kernel = read_object(file).get("kernel")
     except OSError:
         kernel = None
-    return kernel if kernel in MEASURED else usual_kernel(num_rows, weight.dtype)
+    return kernel if kernel in candidates else usual_kernel(num_rows, weight.dtype)
 
 
 def measure(num_rows: int, weight: Tensor) -> str:
     """The name of the kernel that wins for a number of rows and weights (out, in). It takes 0.1 to 1 seconds."""
     num_turns = BYTES_IN_TURN // weight.nbytes if num_rows <= 16 else WEIGHTS_IN_TURN // weight.numel()
     num_copies = max(1, min(MAX_COPIES, num_turns))
-    weights = [weight.detach().clone() for _ in range(num_copies)]
+    weights = [torch.nn.Parameter(weight.detach().clone(), requires_grad=False) for _ in range(num_copies)]
     x = torch.ones(num_rows, weight.shape[1], dtype=torch.float32, device="cpu")
-    names = set(MEASURED if num_rows <= MANY_ROWS else MEASURED_WITH_MANY_ROWS)
+    names = set(_candidates(num_rows, weight))
     usual = usual_kernel(num_rows, weight.dtype)
     seconds: dict[str, float] = {}
     for number in range(1 + ROUNDS):

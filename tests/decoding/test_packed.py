@@ -1,0 +1,100 @@
+"""Copies of weights in oneDNN's order: they follow the weights, whatever changes these, and go with them."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from ivideogpt_hf import Sampling
+from ivideogpt_hf.decoding import packed, products
+from tests.conftest import build_world, random_frames
+
+if not torch.backends.mkldnn.is_available():
+    pytest.skip("this torch has no oneDNN", allow_module_level=True)
+
+SHAPE = (96, 704)  # so that even distances would miss columns
+
+
+def weights():
+    return nn.Parameter(torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)), requires_grad=False)
+
+
+def assert_follows(weight):
+    x = torch.randn(3, SHAPE[1], generator=torch.Generator().manual_seed(1))
+    computed = products.KERNELS["packed"](x, weight)
+    torch.testing.assert_close(computed, x.to(weight.dtype).float() @ weight.float().t(), rtol=0, atol=0.5)
+
+
+def merge(weight):
+    """As an adapter is merged: past torch's counter of changes."""
+    delta = torch.randn(SHAPE[0], 2) @ torch.randn(2, SHAPE[1])
+    before = weight._version
+    weight.data += 10 * delta
+    assert weight._version == before
+
+
+def clear_head(weight):
+    weight.data[16:32] = 30.0
+
+
+def clear_columns(weight):
+    weight.data[:, 640:] = 30.0
+
+
+def set_one(weight):
+    weight[3, 5] = 1000.0
+
+
+def halve(weight):
+    weight.data = weight.data.bfloat16()
+
+
+@pytest.mark.parametrize("change", [merge, clear_head, clear_columns, set_one, halve])
+def test_the_next_frame_sees_changed_weights(change):
+    weight = weights()
+    assert_follows(weight)
+    change(weight)
+    packed.look_again()
+    assert_follows(weight)
+
+
+def test_weights_are_packed_once():
+    weight = weights()
+    copy = packed.packed(weight)
+    packed.look_again()
+    assert packed.packed(weight) is copy
+
+
+def test_a_copy_goes_with_its_weights():
+    weight = weights()
+    packed.packed(weight)
+    count = len(packed._copies)
+    del weight
+    gc.collect()
+    assert len(packed._copies) == count - 1
+
+
+def test_no_copy_is_kept_of_what_is_new_each_time():
+    head = nn.Parameter(torch.randn(1024, 520), requires_grad=False)
+    assert "packed" in products._candidates(1, head)
+    with torch.inference_mode():
+        assert "packed" not in products._candidates(1, head[8:520])
+    assert "packed" not in products._candidates(1, nn.Parameter(torch.randn(520, 1024).t(), requires_grad=False))
+
+
+def test_each_frame_of_a_world_looks_at_its_weights(monkeypatch):
+    kernel = {True: "packed", False: "rows"}
+    monkeypatch.setattr(products, "fastest_kernel", lambda _num_rows, weight: kernel[products._is_kept(weight)])
+    world, frames = build_world(), random_frames(1, 2)
+
+    def tokens():
+        return world.rollout(frames, num_frames=2, sampling=Sampling(greedy=True), outputs=("tokens",)).tokens
+
+    before = tokens()
+    for layer in world.transformer.model.layers:
+        layer.mlp.down_proj.weight.data *= -3
+    changed = tokens()
+    monkeypatch.undo()
+    assert not changed.equal(before)
+    assert changed.equal(tokens())
