@@ -14,7 +14,7 @@ def test_the_hand_comes_near_both_the_object_and_the_goal():
     simulator.reset(0)
     assert np.linalg.norm(simulator.observation[OBJECT] - simulator.observation[GOAL]) > 0.1  # two places, not one
     distances = []
-    for _ in range(100):
+    for _ in range(300):
         action = np.clip(policy(simulator.observation, generator), -1, 1).astype(np.float32)
         simulator.step_repeatedly(action, 2)
         hand = simulator.observation[HAND]

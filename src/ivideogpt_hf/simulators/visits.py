@@ -13,7 +13,9 @@ import numpy as np
 
 # Where Meta-world's observation holds the positions, in metres.
 HAND, OBJECT, GOAL = slice(0, 3), slice(4, 7), slice(-3, None)
-SPREAD = 0.07  # standard deviation of a place from the object or the goal, in metres
+# Standard deviations of a place from the object or the goal, in metres: near it, and as far as one must be to see that
+# a hand before the goal, in the picture, is not at it.
+SPREADS = (0.05, 0.15)
 LOWEST = 0.03  # height of the lowest place above the table, in metres
 FEWEST_STEPS, MOST_STEPS = 6, 16  # number of actions for one place
 GAIN, JITTER = 10.0, 0.2  # action per metre to go, and standard deviation of the noise on it
@@ -37,7 +39,7 @@ class Visits:
         observation = np.asarray(observation)
         if self._steps_left == 0:
             centre = observation[OBJECT if generator.random() < 0.5 else GOAL]
-            self._place = centre + SPREAD * generator.standard_normal(3)
+            self._place = centre + generator.choice(SPREADS) * generator.standard_normal(3)
             self._place[2] = max(self._place[2], LOWEST)
             self._gripper = generator.choice([-1.0, 1.0])
             self._steps_left = int(generator.integers(FEWEST_STEPS, MOST_STEPS))
