@@ -52,6 +52,8 @@ def halve(weight):
 
 @pytest.mark.parametrize("change", [merge, clear_head, clear_columns, set_one, halve])
 def test_the_next_frame_sees_changed_weights(change):
+    if change is halve and not products.has_fast_products(torch.bfloat16):
+        pytest.skip("this processor has no instructions for bfloat16, and the kernel is never taken")
     weight = weights()
     assert_follows(weight)
     change(weight)
