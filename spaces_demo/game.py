@@ -150,13 +150,14 @@ def next_moment(world: World[Any], now: Moment, action: Sequence[float] | None, 
     )
 
 
-def make_room(world: World[Any], game: Game) -> None:
+def make_room(world: World[Any], game: Game) -> bool:
     """Do now what else would make the next frame late: re-anchor the newest moment, if it is at the end of the horizon.
-    A served world does so when it is stepped."""
+    A served world does so when it is stepped. Returns whether there was anything to do."""
     now = game.now
     if not isinstance(now.state, WorldState) or max(now.state.num_frames) < world.spec.max_future_frames:
-        return
+        return False
     game.line[-1] = replace(now, state=to_store(world.make_room(to_step(world, now.state))))
+    return True
 
 
 def rejoin(moment: Moment, sent: Moment, now: Moment) -> Moment:

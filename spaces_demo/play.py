@@ -114,8 +114,8 @@ def make_room(key: str | None) -> None:
     a GPU is given by the call."""
     if spaces is None:
         choice, game = STORE.get(key)
-        games.make_room(WORLDS.get(choice).world, game)
-        STORE.update(key, choice, game)
+        if games.make_room(WORLDS.get(choice).world, game):
+            STORE.update(key, choice, game)
 
 
 def dreamed_actions(key: str | None, seed: int) -> list[list[float] | None]:
