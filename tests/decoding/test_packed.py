@@ -20,10 +20,13 @@ def weights():
     return nn.Parameter(torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)), requires_grad=False)
 
 
-def assert_follows(weight):
+def assert_follows(weight, first=0, stop=None):
+    """The packed kernel multiplies with these rows of the weights as they are now."""
     x = torch.randn(3, SHAPE[1], generator=torch.Generator().manual_seed(1))
-    computed = products.KERNELS["packed"](x, weight)
-    torch.testing.assert_close(computed, x.to(weight.dtype).float() @ weight.float().t(), rtol=0, atol=0.5)
+    part = packed.part_of(weight, first, stop) if stop else weight
+    computed = products.KERNELS["packed"](x, part)
+    expected = x.to(weight.dtype).float() @ weight[first:stop].float().t()
+    torch.testing.assert_close(computed, expected, rtol=0, atol=0.5)
 
 
 def merge(weight):
@@ -50,15 +53,22 @@ def halve(weight):
     weight.data = weight.data.bfloat16()
 
 
-@pytest.mark.parametrize("change", [merge, clear_head, clear_columns, set_one, halve])
-def test_the_next_frame_sees_changed_weights(change):
+def replace(weight):
+    weight.data = -weight.data
+
+
+@pytest.mark.parametrize("rows", [(0, None), (2, 30)])
+@pytest.mark.parametrize("change", [merge, clear_head, clear_columns, set_one, halve, replace])
+def test_the_next_frame_sees_changed_weights(change, rows):
     if change is halve and not products.has_fast_products(torch.bfloat16):
         pytest.skip("this processor has no instructions for bfloat16, and the kernel is never taken")
     weight = weights()
-    assert_follows(weight)
+    with torch.inference_mode():  # as rollouts run
+        assert_follows(weight, *rows)
     change(weight)
     packed.look_again()
-    assert_follows(weight)
+    with torch.inference_mode():
+        assert_follows(weight, *rows)
 
 
 def test_weights_are_packed_once():
@@ -68,13 +78,22 @@ def test_weights_are_packed_once():
     assert packed.packed(weight) is copy
 
 
+def test_a_part_of_weights_stays_the_same_tensor():
+    weight = weights()
+    part = packed.part_of(weight, 8, 40)
+    assert packed.part_of(weight, 8, 40) is part
+    assert packed.part_of(weight, 8, 48) is not part
+    assert part.equal(weight[8:40])
+
+
 def test_a_copy_goes_with_its_weights():
     weight = weights()
     packed.packed(weight)
+    packed.packed(packed.part_of(weight, 8, 40))
     count = len(packed._copies)
     del weight
     gc.collect()
-    assert len(packed._copies) == count - 1
+    assert len(packed._copies) == count - 2
 
 
 def test_no_copy_is_kept_of_what_is_new_each_time():

@@ -291,7 +291,7 @@ def _logits(
     """Logits (rows, ids) of the ids from ``first`` to ``stop``, from (rows, hidden)."""
     head = transformer.lm_head
     if plain.lm_head:
-        return project(hidden, head.weight[first:stop])
+        return project(hidden, head.weight, first, stop)
     return head(as_input_of(head, hidden))[:, first:stop].to(hidden.dtype)
 
 

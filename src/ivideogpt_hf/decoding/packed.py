@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 # The order does not depend on the number of rows, but for one row in float32, for which it is worse.
@@ -44,6 +44,7 @@ class _Packed:
 
 
 _copies: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_parts: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _look = 0
 
 
@@ -61,6 +62,16 @@ def packed(weight: Tensor) -> Tensor:
         _copies[weight] = copy = _Packed(_num_changes(weight), _some(weight), order, _look)
     copy.seen_at = _look
     return copy.weight
+
+
+def part_of(weight: nn.Parameter, first: int, stop: int | None) -> nn.Parameter:
+    """Rows ``first`` to ``stop`` of weights: a view that is the same tensor each time, so that a copy can be kept."""
+    parts = _parts.setdefault(weight, {})
+    now, kept = weight.detach()[first:stop], parts.get((first, stop))
+    # What is kept holds its memory, so that no other weights can have been put there.
+    if kept is None or (kept.data_ptr(), kept.dtype, kept.shape) != (now.data_ptr(), now.dtype, now.shape):
+        kept = parts[first, stop] = nn.Parameter(now, requires_grad=False)
+    return kept
 
 
 def _num_changes(weight: Tensor) -> int:

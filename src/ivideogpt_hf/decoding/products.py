@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..hub.cache import cache_folder
 from ..run_folder import read_object, write_once
-from .packed import packed
+from .packed import packed, part_of
 
 # "usual" in this environment variable leaves the measurement out.
 KERNELS_VARIABLE = "IVIDEOGPT_KERNELS"
@@ -81,13 +81,16 @@ MEASURED = ("rows", "columns", "onednn", "packed")
 MEASURED_WITH_MANY_ROWS = ("rows", "onednn")
 
 
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """Products (m, out) of x (m, in) with weights (out, in), all of one dtype; on a CPU, x and products are float32."""
+def project(x: Tensor, weight: Tensor, first: int = 0, stop: int | None = None) -> Tensor:
+    """Products (m, stop - first) of x (m, in) with rows ``first`` to ``stop`` of weights (out, in), all of one dtype;
+    on a CPU, x and products are float32."""
     if x.device.type != "cpu":
-        return F.linear(x, weight)
-    # What is compiled gets the compiler's own kernels.
-    name = usual_kernel(len(x), weight.dtype) if torch.compiler.is_compiling() else fastest_kernel(len(x), weight)
-    return KERNELS[name](x, weight)
+        return F.linear(x, weight[first:stop])
+    if torch.compiler.is_compiling():  # what is compiled gets the compiler's own kernels
+        return KERNELS[usual_kernel(len(x), weight.dtype)](x, weight[first:stop])
+    if (first, stop) != (0, None):
+        weight = part_of(weight, first, stop) if _is_kept(weight) else weight[first:stop]
+    return KERNELS[fastest_kernel(len(x), weight)](x, weight)
 
 
 def usual_kernel(num_rows: int, dtype: torch.dtype) -> str:

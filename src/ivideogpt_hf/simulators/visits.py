@@ -13,11 +13,15 @@ import numpy as np
 
 # Where Meta-world's observation holds the positions, in metres.
 HAND, OBJECT, GOAL = slice(0, 3), slice(4, 7), slice(-3, None)
-# Standard deviations of a place from the object or the goal, in metres: near it, and as far as one must be to see that
-# a hand before the goal, in the picture, is not at it.
+# Standard deviations of a place from the object or the goal, in metres.
 SPREADS = (0.05, 0.15)
+# Half of the places lie on the camera's line of sight. There the hand covers the object or the goal in the picture,
+# and only its size and the arm tell that it is not there.
+CAMERA_PLACE = np.array([-1.1, -0.4, 0.6])  # of Meta-world's camera "corner", in metres
+NEAREST, FURTHEST = -0.05, 0.3  # from the object or the goal towards the camera, in metres
+BESIDE = 0.02  # standard deviation from the line of sight, in metres
 LOWEST = 0.03  # height of the lowest place above the table, in metres
-FEWEST_STEPS, MOST_STEPS = 6, 16  # number of actions for one place
+FEWEST_STEPS, MOST_STEPS = 10, 25  # number of actions for one place
 GAIN, JITTER = 10.0, 0.2  # action per metre to go, and standard deviation of the noise on it
 
 
@@ -39,7 +43,13 @@ class Visits:
         observation = np.asarray(observation)
         if self._steps_left == 0:
             centre = observation[OBJECT if generator.random() < 0.5 else GOAL]
-            self._place = centre + generator.choice(SPREADS) * generator.standard_normal(3)
+            if generator.random() < 0.5:
+                towards_camera = (CAMERA_PLACE - centre) / np.linalg.norm(CAMERA_PLACE - centre)
+                centre = centre + generator.uniform(NEAREST, FURTHEST) * towards_camera
+                spread = BESIDE
+            else:
+                spread = generator.choice(SPREADS)
+            self._place = centre + spread * generator.standard_normal(3)
             self._place[2] = max(self._place[2], LOWEST)
             self._gripper = generator.choice([-1.0, 1.0])
             self._steps_left = int(generator.integers(FEWEST_STEPS, MOST_STEPS))
