@@ -1,11 +1,14 @@
 """Steps of many clients are taken together, and nobody notices."""
 
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ivideogpt_hf import RemoteWorldModel, RolloutOptions, Sampling
+from ivideogpt_hf.serving import batching
 from ivideogpt_hf.serving.batching import Batcher, OtherJob, OverloadedError, StepJob, StoppingError, TooLongError
 from ivideogpt_hf.world.slices import in_one_slice
 from ivideogpt_hf.world.state import Contexts
@@ -17,13 +20,13 @@ class Held:
     """A batcher whose thread is kept busy until `release`, so that jobs pile up."""
 
     def __init__(self, world, max_waiting=100):
-        self.batches, self._go = [], threading.Event()
+        self.batches, self.go = [], threading.Event()
         self.batcher = Batcher(world, max_waiting, self.batches.append)
-        self.batcher.submit(OtherJob(in_one_slice(self._go.wait)))
+        self.batcher.submit(OtherJob(in_one_slice(self.go.wait)))
         wait_for(lambda: not self.batcher.num_waiting)
 
     def release(self):
-        self._go.set()
+        self.go.set()
         self.batcher.close()
 
 
@@ -71,6 +74,50 @@ def test_branches_of_one_context_go_on_from_joined_steps(world):
             result, wanted = future.result(), expected(world, job(world, ours[i], j.options.sampling.seed))
             assert_same(result, wanted)
             theirs[i], ours[i] = result[1], wanted[1]
+
+
+def after_a_step(world, monkeypatch, num_states, share):
+    """A batcher that waits for this share of a step's time, and states that it just stepped together."""
+    monkeypatch.setattr(batching, "GATHERING", share)
+    held = Held(world)
+    jobs = [job(world, world.reset(random_frames(1, 2, seed=seed)), seed) for seed in range(num_states)]
+    futures = [held.batcher.submit(j) for j in jobs]
+    held.go.set()
+    return held, [future.result(60)[1] for future in futures]
+
+
+def test_whoever_was_stepped_together_is_waited_for(world, monkeypatch):
+    held, states = after_a_step(world, monkeypatch, 2, 1e6)
+    first = held.batcher.submit(job(world, states[0], 5))
+    time.sleep(0.3)
+    assert not first.done()
+    held.batcher.submit(job(world, states[1], 6)).result(60)
+    held.release()
+    assert held.batches == [2, 2]
+
+
+@pytest.mark.parametrize("other", ["nobody else", "a full batch", "another kind", "another call"])
+def test_nobody_is_waited_for(world, monkeypatch, other):
+    """Where that would be in vain, or hold up somebody."""
+    held, states = after_a_step(world, monkeypatch, 1 if other == "nobody else" else 2, 1e6)
+    if other == "a full batch":
+        monkeypatch.setattr(batching, "MAX_BATCH_ROWS", 1)
+    waiting = job(world, states[0], 5)
+    if other == "another kind":
+        waiting.options = replace(waiting.options, outputs=("rewards",))
+    future = held.batcher.submit(waiting)
+    if other == "another call":
+        held.batcher.submit(OtherJob(in_one_slice(lambda: None)))
+    future.result(60)
+    held.release()
+    assert held.batches[1:] == [1]
+
+
+def test_whoever_left_is_waited_for_a_short_time(world, monkeypatch):
+    held, states = after_a_step(world, monkeypatch, 2, 1.0)
+    held.batcher.submit(job(world, states[0], 5)).result(60)
+    held.release()
+    assert held.batches == [2, 1]
 
 
 def test_contexts_are_joined_once_whoever_comes_first(world, monkeypatch):

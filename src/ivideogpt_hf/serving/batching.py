@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +26,9 @@ from .cores import claim_cores
 from .shares import FairShares
 
 MAX_BATCH_ROWS = 64
+# Whoever was in the last two steps is waited for, at most for this share of the time that the last one took. Else, of
+# clients who ask at about the same time, the first one goes alone, and all others wait for it.
+GATHERING = 0.35
 
 
 class OverloadedError(Exception):
@@ -56,7 +61,7 @@ class StepJob:
     client: str = ""
     future: Future = field(default_factory=Future)
 
-    @property
+    @cached_property
     def kind(self) -> RolloutOptions:
         """The options without the seed, which rows must have in common to be stepped together."""
         return replace(self.options, sampling=replace(self.options.sampling, seed=None))
@@ -118,6 +123,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = self._abandoned = self._in_order = False
         self._joiner = Joiner()
+        # Of the last two steps: their kind, and the contexts that took part.
+        self._last_two: deque[tuple[RolloutOptions, set[int]]] = deque(maxlen=2)
+        self._gather_until = 0.0
         has_cores = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(has_cores,), name="batcher", daemon=True)
         self._thread.start()
@@ -169,17 +177,32 @@ class Batcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._begun or self._closed)
+                self._changed.wait_for(self._is_gathered, timeout=self._gather_until - time.perf_counter())
                 if self._abandoned:
                     self._fail_all()
                 jobs = self._take()
                 if not jobs and self._closed and not self._waiting:
                     return
             if jobs and isinstance(jobs[0], StepJob):
+                start = time.perf_counter()
                 # A client that gave up waiting has cancelled its future.
                 self._step([job for job in jobs if job.future.set_running_or_notify_cancel()])
+                end = time.perf_counter()
+                self._last_two.append((jobs[0].kind, {id(job.state.contexts) for job in jobs}))
+                self._gather_until = end + GATHERING * (end - start)
                 self._charge([(job.client, job.num_frames) for job in jobs])
             elif jobs:
                 self._charge([(jobs[0].client, self._advance(jobs[0]))])
+
+    def _is_gathered(self) -> bool:
+        """Whether nobody is waited for: there is something else to do, a batch is full, or all steps of a kind wait."""
+        if self._closed or self._begun or any(isinstance(job, OtherJob) for job in self._waiting):
+            return True
+        if sum(job.state.batch_size for job in self._waiting) >= MAX_BATCH_ROWS:
+            return True
+        counts = Counter(job.kind for job in self._waiting)
+        recent = {kind: set().union(*(took for other, took in self._last_two if other == kind)) for kind in counts}
+        return any(count >= len(recent[kind]) for kind, count in counts.items())
 
     def _take(self) -> list[StepJob | OtherJob]:
         """Take the job whose turn it is from the queue, and all others that can be done together with it."""
