@@ -65,11 +65,11 @@ test-lowest: $(VENV)/lowest.stamp ## run the tests with the lowest versions that
 SIMULATORS := data,metaworld,robodesk,pusht
 ONNX := "onnx>=1.23,<2" "onnxruntime>=1.32,<2" "onnxscript>=0.7,<1"
 PLAYWRIGHT := "playwright>=1.65,<2"
-EXTRAS := simulators quantize onnx openenv demo browser docs
+EXTRAS := simulators quantize onnx openenv ray demo browser docs
 
 .PHONY: extras
 extras: $(VENV)/dev.stamp
-	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS),quantize,openenv,demo,docs]" $(ONNX) $(PLAYWRIGHT)
+	$(BIN)/python -m pip install --quiet --editable ".[$(SIMULATORS),quantize,openenv,ray,demo,docs]" $(ONNX) $(PLAYWRIGHT)
 	@touch $(EXTRAS:%=$(VENV)/%.stamp)
 
 # Those of the supported Pythons that are here. pyenv shows its own by, as an example, PYENV_VERSION=3.11.7:3.12.1:3.13.0.
