@@ -103,15 +103,15 @@ def _run_plain_layer(
 ) -> Tensor:
     """A layer on (at least rows * count, hidden), by its weights."""
     num_rows, padded, projections, mlp = rows * count, len(x), layer.self_attn, layer.mlp
-    normed = _norm(x, layer.input_layernorm)
+    linears = projections.q_proj, projections.k_proj, projections.v_proj
+    normed = _as_multiplied(_norm(x, layer.input_layernorm), *linears)
     query, key, value = (
-        _project(normed, linear)[:num_rows].reshape(rows, count, -1, projections.head_dim)
-        for linear in (projections.q_proj, projections.k_proj, projections.v_proj)
+        _project(normed, linear)[:num_rows].reshape(rows, count, -1, projections.head_dim) for linear in linears
     )
     query, key = _apply_rotary(query, rotary), _apply_rotary(key, rotary)
     attended = attention(index, *(part.transpose(1, 2) for part in (query, key, value)), projections.scaling)
     x = x + _project(_pad(attended.transpose(1, 2).reshape(num_rows, -1), padded), projections.o_proj)
-    normed = _norm(x, layer.post_attention_layernorm)
+    normed = _as_multiplied(_norm(x, layer.post_attention_layernorm), mlp.gate_proj, mlp.up_proj)
     gated = mlp.act_fn(_project(normed, mlp.gate_proj)) * _project(normed, mlp.up_proj)
     return x + _project(gated.contiguous(), mlp.down_proj)
 
@@ -175,6 +175,14 @@ def _call_layer(
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
+
+
+def _as_multiplied(x: Tensor, *linears: nn.Linear) -> Tensor:
+    """What several products take, converted once for all of them, where each would convert it."""
+    weights = [linear.weight for linear in linears]
+    dtypes = {weight.dtype for weight in weights}
+    are_plain = len(dtypes) == 1 and all(type(weight) is nn.Parameter for weight in weights)
+    return x.to(weights[0].dtype) if are_plain and has_fast_products(weights[0].dtype) else x
 
 
 def _project(x: Tensor, linear: nn.Linear) -> Tensor:
