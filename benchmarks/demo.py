@@ -9,6 +9,7 @@ nothing can be batched.
 import argparse
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ PORT = 7899
 URL = f"http://127.0.0.1:{PORT}"
 SPACE = Path(__file__).parents[1] / "spaces_demo"
 PRESSES, HELD_FRAMES = 60, 60
-PAUSE = 0.1  # seconds from a picture to the next key; a person who looks at it takes longer
+# Seconds from a picture to the next key, evenly spread: people take longer, and press out of step with the screen.
+PAUSE = (0.1, 0.15)
 SESSIONS = (1, 8, 32)
 PLAYED = Sampling(seed=0, num_guesses=3)  # as the playground samples
 
@@ -94,10 +96,10 @@ def play(checkpoint):
         page.wait_for_selector(".wm-screen canvas")
         for key in "ad":
             page.evaluate(TAP, key)
-        presses, hasty, backs, rates = [], [], [], []
+        presses, hasty, backs, rates, draw = [], [], [], [], random.Random(0)
         for number in range(2 * PRESSES):
             is_hasty = number >= PRESSES
-            time.sleep(0 if is_hasty else PAUSE)
+            time.sleep(0 if is_hasty else draw.uniform(*PAUSE))
             (hasty if is_hasty else presses).append(page.evaluate(TAP, "adws"[number % 4]))
             if number % 6 == 5:
                 backs.append(page.evaluate(TAP, "Backspace"))
