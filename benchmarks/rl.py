@@ -25,7 +25,7 @@ from writing import write_results
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.rl.imagination.experience import ImaginedPolicy
 from ivideogpt_hf.rl.runs.agent_run import AgentRun
-from ivideogpt_hf.rl.runs.run import AgentRunSettings
+from ivideogpt_hf.rl.runs.entrance import AgentRunSettings
 
 GREEDY = Sampling(greedy=True)
 NO_WORLD = "none"

@@ -34,7 +34,7 @@ _FORKS.set_forkserver_preload(
         "ivideogpt_hf.training.train_vq",
         "ivideogpt_hf.training.train_world_model",
         "ivideogpt_hf.evaluation.evaluate",
-        "ivideogpt_hf.rl.runs.run",  # not there without its packages, which is no error here
+        "ivideogpt_hf.rl.runs.entrance",  # not there without its packages, which is no error here
     ]
 )
 

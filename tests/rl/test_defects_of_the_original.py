@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.rl.runs.agent_run import AgentRun
-from ivideogpt_hf.rl.runs.run import AgentRunSettings
+from ivideogpt_hf.rl.runs.entrance import AgentRunSettings
 from ivideogpt_hf.simulators.push2d import Push2DSimulator
 from tests.conftest import build_world
 from tests.rl.imagining import imagined_only, learnt, make_imagined

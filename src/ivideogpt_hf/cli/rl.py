@@ -180,7 +180,7 @@ def _add_model_options(group: Any) -> None:
 
 
 def _rl(args: argparse.Namespace) -> int | None:
-    from ..rl.runs.run import AgentRunSettings, run_agent
+    from ..rl.runs.entrance import AgentRunSettings, run_agent
     from .arguments import be_quiet
 
     be_quiet()

@@ -29,7 +29,7 @@ from ivideogpt_hf.rl.runs import agent_run
 from ivideogpt_hf.rl.runs import settings as run_settings
 from ivideogpt_hf.rl.runs.agent_run import AgentRun
 from ivideogpt_hf.rl.runs.baselines import DreamingRun
-from ivideogpt_hf.rl.runs.run import AgentRunSettings, run_agent
+from ivideogpt_hf.rl.runs.entrance import AgentRunSettings, run_agent
 from tests.conftest import build_world, hide_package, locked_elsewhere
 from tests.started import Started
 from tests.training.conftest import _fresh_accelerate, assert_same_weights  # noqa: F401 (it is a fixture)

@@ -38,7 +38,7 @@ def run_agent(settings: AgentRunSettings) -> int | None:
 
     Example:
         >>> from pathlib import Path
-        >>> from ivideogpt_hf.rl.runs.run import AgentRunSettings, run_agent
+        >>> from ivideogpt_hf.rl.runs.entrance import AgentRunSettings, run_agent
         >>> settings = AgentRunSettings(
         ...     environment="push2d/goal-shown",
         ...     output=Path("push"),
