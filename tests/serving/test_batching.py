@@ -1,7 +1,9 @@
 """Steps of many clients are taken together, and nobody notices."""
 
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -139,6 +141,23 @@ def test_contexts_are_joined_once_whoever_comes_first(world, monkeypatch):
             states[number] = state
     batcher.close()
     assert copied == ["cat"]
+
+
+@pytest.mark.parametrize("num_gone", [1, 3])
+def test_nothing_is_kept_of_whoever_is_gone(world, num_gone):
+    """Neither a state nor joined contexts."""
+    states = [world.reset(random_frames(1, 2, seed=seed)) for seed in range(3)]
+    kept = [weakref.ref(state.contexts) for state in states]
+    held = Held(world)
+    futures = [held.batcher.submit(job(world, state, seed)) for seed, state in enumerate(states)]
+    held.go.set()
+    for future in futures:
+        future.result(60)
+    kept.append(weakref.ref(held.batcher._joiner._last[1]))
+    del states[:num_gone], futures, future
+    gc.collect()
+    wait_for(lambda: [part() is None for part in kept] == [True] * num_gone + [False] * (3 - num_gone) + [True])
+    held.batcher.close()
 
 
 def test_worlds_that_are_reanchored_keep_to_themselves(world):

@@ -193,6 +193,7 @@ class Batcher:
                 self._charge([(job.client, job.num_frames) for job in jobs])
             elif jobs:
                 self._charge([(jobs[0].client, self._advance(jobs[0]))])
+            del jobs  # else their states would be kept until somebody calls again
 
     def _is_gathered(self) -> bool:
         """Whether nobody is waited for: there is something else to do, a batch is full, or all steps of a kind wait."""
