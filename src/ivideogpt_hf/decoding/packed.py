@@ -3,7 +3,7 @@
 Whoever changes a model's weights need not know of the copies. A weight that has changed since the last prompt or frame
 is packed anew. torch counts changes, but for those that are made by ``.data``, as when adapters are merged, or by fused
 optimizers. So some of the numbers are compared, too: one of each row and of each column at least, since adapters of
-tokens change single rows. Only who writes single numbers past torch's count is not noticed.
+tokens change single rows. Only who writes single numbers past torch's count may not be noticed.
 """
 
 from __future__ import annotations
