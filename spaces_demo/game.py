@@ -152,11 +152,14 @@ def next_moment(world: World[Any], now: Moment, action: Sequence[float] | None, 
 
 def make_room(world: World[Any], game: Game) -> bool:
     """Do now what else would make the next frame late: re-anchor the newest moment, if it is at the end of the horizon.
-    A served world does so when it is stepped. Returns whether there was anything to do."""
+    A served world does so when it is stepped. Returns whether anything was done."""
     now = game.now
     if not isinstance(now.state, WorldState) or max(now.state.num_frames) < world.spec.max_future_frames:
         return False
-    game.line[-1] = replace(now, state=to_store(world.make_room(to_step(world, now.state))))
+    with_room = replace(now, state=to_store(world.make_room(to_step(world, now.state))))
+    if game.now is not now:  # who has the key may have played meanwhile, by a call
+        return False
+    game.line[-1] = with_room
     return True
 
 

@@ -118,6 +118,25 @@ def test_a_world_that_was_cast_gets_other_programs():
     assert frames.program(1, 1, SAMPLING) is not before
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_can_be_compiled(dtype, monkeypatch):
+    """Few rows and many, by the part of the compiler that may refuse; the other part takes long."""
+    of_torch = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: of_torch(function, backend="eager", fullgraph=True, dynamic=False)
+    )
+    plain = build_world(action_dim=3).to(dtype)
+    compiled = WorldModel(plain.vq_model, plain.transformer).compile()
+    for candidates in (1, 16):
+        one, other = (
+            world.rollout(
+                random_frames(1, 2), random_actions(1, candidates, 2, 3), sampling=SAMPLING, outputs=("tokens",)
+            )
+            for world in (plain, compiled)
+        )
+        assert one.tokens.equal(other.tokens)
+
+
 def test_shapes_share_programs():
     """Programs are made without being compiled, which happens when they run."""
     frames = build_world(action_dim=3).compile()._engine.compiled

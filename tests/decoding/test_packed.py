@@ -45,6 +45,14 @@ def clear_columns(weight):
     weight.data[:, 640:] = 30.0
 
 
+def clear_row(weight):
+    weight.data[19] = 30.0
+
+
+def clear_column(weight):
+    weight.data[:, 333] = 30.0
+
+
 def set_one(weight):
     weight[3, 5] = 1000.0
 
@@ -58,7 +66,7 @@ def replace(weight):
 
 
 @pytest.mark.parametrize("rows", [(0, None), (2, 30)])
-@pytest.mark.parametrize("change", [merge, clear_head, clear_columns, set_one, halve, replace])
+@pytest.mark.parametrize("change", [merge, clear_head, clear_columns, clear_row, clear_column, set_one, halve, replace])
 def test_the_next_frame_sees_changed_weights(change, rows):
     if change is halve and not products.has_fast_products(torch.bfloat16):
         pytest.skip("this processor has no instructions for bfloat16, and the kernel is never taken")
@@ -94,6 +102,24 @@ def test_a_copy_goes_with_its_weights():
     del weight
     gc.collect()
     assert len(packed._copies) == count - 2
+
+
+@pytest.mark.parametrize("shape", [(96, 704), (704, 96), (768, 768), (1, 64), (64, 1), (7, 7)])
+def test_a_number_of_each_row_and_column_is_compared(shape):
+    places = packed._places(*shape)
+    assert set((places // shape[1]).tolist()) == set(range(shape[0]))
+    assert set((places % shape[1]).tolist()) == set(range(shape[1]))
+
+
+def test_a_world_that_is_moved_leaves_no_copies():
+    world = build_world()
+    head = world.transformer.lm_head.weight
+    count = len(packed._copies)
+    packed.packed(head)
+    packed.packed(packed.part_of(head, 8, 40))
+    world.to(torch.bfloat16)
+    assert len(packed._copies) == count
+    assert head not in packed._parts
 
 
 def test_no_copy_is_kept_of_what_is_new_each_time():

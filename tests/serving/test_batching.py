@@ -1,7 +1,9 @@
 """Steps of many clients are taken together, and nobody notices."""
 
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -76,19 +78,29 @@ def test_branches_of_one_context_go_on_from_joined_steps(world):
             theirs[i], ours[i] = result[1], wanted[1]
 
 
-def after_a_step(world, monkeypatch, num_states, seconds):
-    """A batcher that waits for so many seconds, and states that it just stepped together."""
+def after_a_step(world, monkeypatch, states, seconds):
+    """A batcher that waits for so many seconds, and what became of states that it just stepped together."""
     monkeypatch.setattr(batching, "GATHERING", 1e9)
     monkeypatch.setattr(batching, "MOST_SECONDS", seconds)
     held = Held(world)
-    jobs = [job(world, world.reset(random_frames(1, 2, seed=seed)), seed) for seed in range(num_states)]
+    jobs = [job(world, state, seed) for seed, state in enumerate(states)]
     futures = [held.batcher.submit(j) for j in jobs]
     held.go.set()
     return held, [future.result(60)[1] for future in futures]
 
 
-def test_whoever_was_stepped_together_is_waited_for(world, monkeypatch):
-    held, states = after_a_step(world, monkeypatch, 2, 300)
+def worlds_of_their_own(world, num_states):
+    return [world.reset(random_frames(1, 2, seed=seed)) for seed in range(num_states)]
+
+
+def branches(world, num_states):
+    root = world.reset(random_frames(1, 2)).fork(num_states)
+    return [root.index([row]) for row in range(num_states)]
+
+
+@pytest.mark.parametrize("make", [worlds_of_their_own, branches])
+def test_whoever_was_stepped_together_is_waited_for(world, monkeypatch, make):
+    held, states = after_a_step(world, monkeypatch, make(world, 2), 300)
     first = held.batcher.submit(job(world, states[0], 5))
     time.sleep(0.3)
     assert not first.done()
@@ -100,7 +112,8 @@ def test_whoever_was_stepped_together_is_waited_for(world, monkeypatch):
 @pytest.mark.parametrize("other", ["nobody else", "a full batch", "another kind", "another call"])
 def test_nobody_is_waited_for(world, monkeypatch, other):
     """Where that would be in vain, or hold up somebody."""
-    held, states = after_a_step(world, monkeypatch, 1 if other == "nobody else" else 2, 300)
+    worlds = worlds_of_their_own(world, 1 if other == "nobody else" else 2)
+    held, states = after_a_step(world, monkeypatch, worlds, 300)
     if other == "a full batch":
         monkeypatch.setattr(batching, "MAX_BATCH_ROWS", 1)
     waiting = job(world, states[0], 5)
@@ -115,7 +128,7 @@ def test_nobody_is_waited_for(world, monkeypatch, other):
 
 
 def test_whoever_left_is_waited_for_a_short_time(world, monkeypatch):
-    held, states = after_a_step(world, monkeypatch, 2, 0.1)
+    held, states = after_a_step(world, monkeypatch, worlds_of_their_own(world, 2), 0.1)
     held.batcher.submit(job(world, states[0], 5)).result(60)
     held.release()
     assert held.batches == [2, 1]
@@ -139,6 +152,23 @@ def test_contexts_are_joined_once_whoever_comes_first(world, monkeypatch):
             states[number] = state
     batcher.close()
     assert copied == ["cat"]
+
+
+@pytest.mark.parametrize("num_gone", [1, 3])
+def test_nothing_is_kept_of_whoever_is_gone(world, num_gone):
+    """Neither a state nor joined contexts."""
+    states = [world.reset(random_frames(1, 2, seed=seed)) for seed in range(3)]
+    kept = [weakref.ref(state.contexts) for state in states]
+    held = Held(world)
+    futures = [held.batcher.submit(job(world, state, seed)) for seed, state in enumerate(states)]
+    held.go.set()
+    for future in futures:
+        future.result(60)
+    kept.append(weakref.ref(held.batcher._joiner._last[1]))
+    del states[:num_gone], futures, future
+    gc.collect()
+    wait_for(lambda: [part() is None for part in kept] == [True] * num_gone + [False] * (3 - num_gone) + [True])
+    held.batcher.close()
 
 
 def test_worlds_that_are_reanchored_keep_to_themselves(world):

@@ -39,6 +39,20 @@ def test_what_is_played_is_what_the_model_predicts(world, game):
         assert_same_frames(moment.frame, expected.frame[0])
 
 
+def test_room_that_is_made_while_somebody_plays_takes_no_frame_away(world, game, monkeypatch):
+    play(world, game, [ACTIONS[0]] * world.spec.max_future_frames)
+    made = world.make_room
+
+    def make_room(state):
+        with pytest.warns(UserWarning, match="re-anchored"):
+            play(world, game, [ACTIONS[1]])
+        return made(state)
+
+    monkeypatch.setattr(world, "make_room", make_room)
+    assert not games.make_room(world, game)
+    assert game.now.action.tolist() == ACTIONS[1]
+
+
 def test_it_begins_with_the_last_real_frame(game):
     assert game.now.frame.equal(random_frames(2)[-1])
     assert len(game.line) == 1

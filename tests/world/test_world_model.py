@@ -193,6 +193,31 @@ def test_room_that_is_made_early_changes_nothing(world):
     assert early.frame.equal(late.frame)
 
 
+UNRESTRICTED = Sampling(seed=0, temperature=5.0, restrict_to_codes=False)
+
+
+@pytest.mark.parametrize("look", ["make_room", "last_frame", "observe", "step"])
+def test_states_of_any_tokens_can_be_looked_at(look):
+    """Whoever looks at a state does not say how its tokens were drawn."""
+    world = build_world()
+    limit = world.spec.max_future_frames
+    state = world.rollout(random_frames(1, 2), num_frames=limit, sampling=UNRESTRICTED, outputs=()).state
+    codes = state.tokens - world.layout.dynamics_offset
+    assert codes.min() < 0 or codes.max() >= world.layout.num_dynamics_codes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(world, look)(state, *((None, random_frames(1)) if look == "observe" else ()))
+
+
+def test_a_row_draws_its_slot_whatever_the_age_of_the_others():
+    world = build_world()
+    old = world.rollout(random_frames(1, 2), num_frames=2, sampling=UNRESTRICTED).state
+    new = world.reset(random_frames(1, 2, seed=1))
+    alone = [world.step(state, sampling=UNRESTRICTED)[0] for state in (old, new)]
+    joined, _ = world.step(type(old).cat([old, new]), sampling=UNRESTRICTED)
+    assert joined.tokens.equal(torch.cat([step.tokens for step in alone]))
+
+
 def test_the_horizon_policy_error_refuses(world):
     limit = world.spec.max_future_frames
     with pytest.raises(ValueError, match=f"{limit + 1} future frames go beyond this model's {limit}"):

@@ -108,7 +108,7 @@ class FrameDecoder:
         sampling: Sampling,
         num_frames_ahead: int | None = None,
         read_reward: bool = False,
-        sample_slot: bool = False,
+        sample_slot: Tensor | None = None,
         draft: Tensor | None = None,
     ) -> DecodedFrame:
         """Decode the next frame of every row.
@@ -121,7 +121,8 @@ class FrameDecoder:
             sampling: distribution to draw from.
             num_frames_ahead: number of frames to make room for, this one included; None: room grows as needed.
             read_reward: whether to read this frame's reward, which takes one more pass.
-            sample_slot: whether to draw the slot's id too, instead of putting the slot there.
+            sample_slot: whether to draw the slot's id too, instead of putting the slot there, (rows,) bool; None: it is
+                put there in all rows.
             draft: tokens (rows, tokens_per_future_frame) int64 of the frame before. `sampling.num_guesses` guesses,
                 these tokens or the draft head's, are tried in each pass, and kept as far as they are what is drawn
                 anyway. None: no guesses.
@@ -132,9 +133,10 @@ class FrameDecoder:
         positions = positions if tail.start is None else positions - tail.start[:, None]
         rotary = rotary_embeddings(self.transformer, positions)
         slot = torch.full_like(last_tokens, self.layout.slot_id)
-        if sample_slot:
+        if sample_slot is not None:
             hidden = self._forward(self._embed(last_tokens[:, None]), tail, storage, 0, rotary)
-            slot, _ = draw(_logits(self.transformer, self.plain, hidden[:, -1]), uniform[:, 0], sampling)
+            drawn, _ = draw(_logits(self.transformer, self.plain, hidden[:, -1]), uniform[:, 0], sampling)
+            slot = torch.where(sample_slot, drawn, slot)
             inputs, first = self._embed(slot[:, None]), 1
         else:
             hidden, first = None, 0

@@ -1,13 +1,15 @@
 """Weights in oneDNN's own order, which it fetches up to twice as fast: a second copy, made when it is first needed.
 
 Whoever changes a model's weights need not know of the copies. A weight that has changed since the last prompt or frame
-is packed anew. torch counts changes, but for those that are made by ``.data``, as when adapters are merged. So some of
-the numbers are compared, too.
+is packed anew. torch counts changes, but for those that are made by ``.data``, as when adapters are merged, or by fused
+optimizers. So some of the numbers are compared, too: one of each row and of each column at least, since adapters of
+tokens change single rows. Only who writes single numbers past torch's count may not be noticed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +19,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 # The order does not depend on the number of rows, but for one row in float32, for which it is worse.
 ROWS_HINT = 8
-NUM_COMPARED = 256  # numbers of each weight, at least
 
 
 @dataclass
@@ -74,6 +75,13 @@ def part_of(weight: nn.Parameter, first: int, stop: int | None) -> nn.Parameter:
     return kept
 
 
+def forget(weights: Iterable[Tensor]) -> None:
+    """Free the copies of weights that go to another device or into another dtype, where they may not be used again."""
+    for weight in weights:
+        for one in (weight, *_parts.pop(weight, {}).values()):
+            _copies.pop(one, None)
+
+
 def _num_changes(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
@@ -84,8 +92,9 @@ def _some(weight: Tensor) -> Tensor:
 
 @cache
 def _places(num_rows: int, num_columns: int) -> Tensor:
-    """Places of the numbers that are compared: evenly spread, and in all parts of the rows and of the columns."""
-    distance = max(1, num_rows * num_columns // NUM_COMPARED)
+    """Places of the numbers that are compared, evenly spread: no further apart than a row is long, so that each row has
+    one, and as many as there are columns, which they come to in turn."""
+    distance = min(num_rows, num_columns)
     while math.gcd(distance, num_columns) > 1:
         distance -= 1
     return torch.arange(0, num_rows * num_columns, distance, device="cpu")

@@ -100,12 +100,21 @@ def usual_kernel(num_rows: int, dtype: torch.dtype) -> str:
     return "rows" if num_rows < FEW_ROWS or has_fast_products(dtype) else "converted"
 
 
-@cache
+def _has_fast_products(name: str) -> bool:
+    ask = getattr(torch.ops.mkldnn, name, None)  # a torch without oneDNN does not have it
+    return ask is not None and bool(ask())
+
+
+# Asked once and for all: a program that is compiled cannot ask.
+_FAST_PRODUCTS = {
+    torch.bfloat16: _has_fast_products("_is_mkldnn_bf16_supported"),
+    torch.float16: _has_fast_products("_is_mkldnn_fp16_supported"),
+}
+
+
 def has_fast_products(dtype: torch.dtype) -> bool:
     """Whether this CPU has instructions for products in bfloat16 or float16."""
-    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    ask = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)  # a torch without oneDNN does not have it
-    return ask is not None and bool(ask())
+    return _FAST_PRODUCTS.get(dtype, False)
 
 
 # -- the choice -------------------------------------------------------------------------------------------------------

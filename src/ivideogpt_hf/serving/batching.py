@@ -123,8 +123,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = self._abandoned = self._in_order = False
         self._joiner = Joiner()
-        # Of the last two steps: their kind, and the contexts that took part.
-        self._last_two: deque[tuple[RolloutOptions, set[int]]] = deque(maxlen=2)
+        # Of the last two steps: their kind, and of each context the number of jobs that took part.
+        self._last_two: deque[tuple[RolloutOptions, Counter[int]]] = deque(maxlen=2)
         self._gather_until = 0.0
         has_cores = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(has_cores,), name="batcher", daemon=True)
@@ -188,11 +188,12 @@ class Batcher:
                 # A client that gave up waiting has cancelled its future.
                 self._step([job for job in jobs if job.future.set_running_or_notify_cancel()])
                 end = time.perf_counter()
-                self._last_two.append((jobs[0].kind, {id(job.state.contexts) for job in jobs}))
+                self._last_two.append((jobs[0].kind, Counter(id(job.state.contexts) for job in jobs)))
                 self._gather_until = end + min(GATHERING * (end - start), MOST_SECONDS)
                 self._charge([(job.client, job.num_frames) for job in jobs])
             elif jobs:
                 self._charge([(jobs[0].client, self._advance(jobs[0]))])
+            del jobs  # else their states would be kept until somebody calls again
 
     def _is_gathered(self) -> bool:
         """Whether nobody is waited for: there is something else to do, a batch is full, or all steps of a kind wait."""
@@ -201,8 +202,11 @@ class Batcher:
         if sum(job.state.batch_size for job in self._waiting) >= MAX_BATCH_ROWS:
             return True
         counts = Counter(job.kind for job in self._waiting)
-        recent = {kind: set().union(*(took for other, took in self._last_two if other == kind)) for kind in counts}
-        return any(count >= len(recent[kind]) for kind, count in counts.items())
+        recent: dict[RolloutOptions, Counter[int]] = {kind: Counter() for kind in counts}
+        for kind, took in self._last_two:
+            if kind in recent:
+                recent[kind] |= took  # the larger number of each context
+        return any(count >= recent[kind].total() for kind, count in counts.items())
 
     def _take(self) -> list[StepJob | OtherJob]:
         """Take the job whose turn it is from the queue, and all others that can be done together with it."""

@@ -76,7 +76,7 @@ class Calls:
         yield state.batch_size
         state, frame = advance.state, None
         if "frames" in options.outputs:
-            frame = yield from engine.last_frame(state, options.sampling)
+            frame = yield from engine.last_frame(state)
         return replace(advance.step, frame=frame), state
 
     def observe(self, state: WorldState, action: Tensor | None, frame: Tensor) -> Slices[WorldState]:
@@ -84,18 +84,18 @@ class Calls:
         self.check(state)
         check_actions(action, (state.batch_size,), self._engine.spec)
         check_observed_frame(frame, state.batch_size, self._engine.spec)
-        observed = yield from self._engine.reanchor(state, frame.to(self._engine.device)[:, None], Sampling())
+        observed = yield from self._engine.reanchor(state, frame.to(self._engine.device)[:, None])
         return replace(observed, num_steps=tuple(step + 1 for step in state.num_steps))
 
     def make_room(self, state: WorldState) -> Slices[WorldState]:
         """See `WorldModel.make_room`."""
         self.check(state)
-        return (yield from self._engine.make_room(state, Sampling()))
+        return (yield from self._engine.make_room(state))
 
     def last_frame(self, state: WorldState) -> Slices[Tensor]:
         """See `WorldModel.last_frame`."""
         self.check(state)
-        return (yield from self._engine.last_frame(state, Sampling()))
+        return (yield from self._engine.last_frame(state))
 
     def rollout(
         self,

@@ -142,11 +142,10 @@ class RolloutEngine:
         zeros = (0,) * num_rows
         return WorldState(contexts, tuple(range(num_rows)), tokens, Tail(), zeros, zeros, zeros)
 
-    def decode(self, state: WorldState, tokens: Tensor, sampling: Sampling) -> Slices[Tensor]:
+    def decode(self, state: WorldState, tokens: Tensor) -> Slices[Tensor]:
         """Decode tokens (B, T, tokens_per_future_frame) of a state's rows to (B, T, 3, H, W) uint8, in chunks."""
-        codes = tokens - self.layout.dynamics_offset
-        if not sampling.restrict_to_codes:
-            codes = codes.clamp(0, self.layout.num_dynamics_codes - 1)
+        # Whoever looks at a state need not know whether its tokens were drawn from codes alone.
+        codes = (tokens - self.layout.dynamics_offset).clamp(0, self.layout.num_dynamics_codes - 1)
         bring(self.vq_model)
         state = state.grouped()
         codes = codes.unflatten(0, (len(state.contexts), -1)).flatten(1, 2)
@@ -195,11 +194,13 @@ class RolloutEngine:
             actions = self.processor.normalize_actions(actions.to(device))
         uniform = uniforms(seeds, streams, first, layout.block_length)
         read_reward = read_reward and self.spec.has_reward
-        # The original forces the slot only where it carries an action, and for the first frame.
-        sample_slot = not (sampling.restrict_to_codes or self.spec.action_dim or 0 in state.num_frames)
+        # The original forces the slot only where it carries an action, and for the first frame of each row.
+        sample_slot = None
+        if not (sampling.restrict_to_codes or self.spec.action_dim) and any(state.num_frames):
+            sample_slot = torch.tensor([count > 0 for count in state.num_frames], device=device)
         prefix = state.contexts.prefix
         plain = PlainParts.of(self.transformer)
-        if self.compiled is not None and plain.can_compile and not (sample_slot or sampling.num_guesses):
+        if self.compiled is not None and plain.can_compile and sample_slot is None and not sampling.num_guesses:
             program = self.compiled.program(len(state.contexts), rows_per_prefix, sampling)
             decoded = program.decode(prefix, state.tail, last_tokens, actions, uniform, read_reward)
         else:
@@ -248,10 +249,10 @@ class RolloutEngine:
         record = RolloutRecord(with_reward="rewards" in options.outputs and self.spec.has_reward)
         limit, decode_steps = self.spec.max_future_frames, options.steps_to_decode(num_frames)
         one_by_one = callable(actions) or on_step is not None
-        frame: Requested = (yield from self.last_frame(state, options.sampling)) if callable(actions) else None
+        frame: Requested = (yield from self.last_frame(state)) if callable(actions) else None
         for i in range(num_frames):
             if max(state.num_frames) >= limit:
-                yield from self._decode_pending(record, state, options.sampling)
+                yield from self._decode_pending(record, state)
                 record.reanchored_at.append(i)
             if callable(actions):
                 reward = record.steps[-1].reward if record.steps else None
@@ -280,7 +281,7 @@ class RolloutEngine:
                 record.pending.append(advance.step.tokens)
                 record.decoded_steps.append(i)
             if one_by_one:
-                frame = yield from self._decode_step(record, state, options.sampling, callable(actions))
+                frame = yield from self._decode_step(record, state, callable(actions))
                 step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
                 with as_outside():
                     stops = on_step is not None and on_step(i, step)
@@ -289,25 +290,23 @@ class RolloutEngine:
                 if stops:
                     break
             yield state.batch_size
-        yield from self._decode_pending(record, state, options.sampling)
+        yield from self._decode_pending(record, state)
         return record.as_rollout(state, clock.current())
 
-    def _decode_pending(self, record: RolloutRecord, state: WorldState, sampling: Sampling) -> Slices[None]:
+    def _decode_pending(self, record: RolloutRecord, state: WorldState) -> Slices[None]:
         """Decode the steps that are still to be decoded; they continue the state's contexts."""
         if record.pending:
-            record.frames.append((yield from self.decode(state, torch.stack(record.pending, dim=1), sampling)))
+            record.frames.append((yield from self.decode(state, torch.stack(record.pending, dim=1))))
             record.pending.clear()
 
-    def _decode_step(
-        self, record: RolloutRecord, state: WorldState, sampling: Sampling, is_seen: bool
-    ) -> Slices[Tensor | None]:
+    def _decode_step(self, record: RolloutRecord, state: WorldState, is_seen: bool) -> Slices[Tensor | None]:
         """The frame (B, 3, H, W) uint8 of the step just taken; None if nobody wants it."""
         if record.pending:
-            yield from self._decode_pending(record, state, sampling)
+            yield from self._decode_pending(record, state)
             return record.frames[-1][:, -1]
         if not is_seen:
             return None
-        return (yield from self.last_frame(state, sampling))
+        return (yield from self.last_frame(state))
 
     # -- horizon ------------------------------------------------------------------------------------------------------
 
@@ -334,15 +333,15 @@ class RolloutEngine:
             f"horizon_policy='error' refuses that",
             stacklevel=_stacklevel_of_caller(),
         )
-        return (yield from self.make_room(state, options.sampling))
+        return (yield from self.make_room(state))
 
-    def make_room(self, state: WorldState, sampling: Sampling) -> Slices[WorldState]:
+    def make_room(self, state: WorldState) -> Slices[WorldState]:
         """Re-anchor the rows that can take no more frame; the same state where there are none."""
         limit = self.spec.max_future_frames
         full = [row for row, count in enumerate(state.num_frames) if count >= limit]
         if not full:
             return state
-        reanchored = yield from self.reanchor(state.index(full), None, sampling)
+        reanchored = yield from self.reanchor(state.index(full), None)
         others = [row for row in range(state.batch_size) if row not in set(full)]
         if not others:
             return reanchored
@@ -350,13 +349,13 @@ class RolloutEngine:
         joined = WorldState.cat([state.index(others), reanchored])
         return joined.index([order.index(row) for row in range(state.batch_size)])
 
-    def reanchor(self, state: WorldState, new_frames: Tensor | None, sampling: Sampling) -> Slices[WorldState]:
+    def reanchor(self, state: WorldState, new_frames: Tensor | None) -> Slices[WorldState]:
         """Make the last known frames, followed by (B, n, 3, H, W) uint8 new ones, the context."""
         num_new = 0 if new_frames is None else new_frames.shape[1]
         num_known = self.spec.num_real_context_frames - num_new
         parts = [] if new_frames is None else [new_frames]
         if num_known:
-            parts.insert(0, (yield from self.last_frames(state, num_known, sampling)))
+            parts.insert(0, (yield from self.last_frames(state, num_known)))
         if self.spec.goal_conditioned:
             of_row = torch.tensor(state.context_of_row, device=self.device)
             parts.insert(0, state.contexts.frames[of_row, :1])
@@ -369,23 +368,23 @@ class RolloutEngine:
             num_frames=(0,) * state.batch_size,
         )
 
-    def last_frames(self, state: WorldState, num_frames: int, sampling: Sampling) -> Slices[Tensor]:
+    def last_frames(self, state: WorldState, num_frames: int) -> Slices[Tensor]:
         """The last frames of each row, (B, num_frames, 3, H, W) uint8: predicted ones, before them real ones."""
         of_row = torch.tensor(state.context_of_row, device=self.device)
         real = state.contexts.frames[of_row, self.spec.num_goal_frames :]
         num_predicted = min(num_frames, max(state.num_frames))
         if not num_predicted:
             return real[:, -num_frames:]
-        predicted = yield from self.decode(state, state.tokens[:, -num_predicted:], sampling)
+        predicted = yield from self.decode(state, state.tokens[:, -num_predicted:])
         rows = [
             torch.cat([real[row], predicted[row, num_predicted - min(count, num_predicted) :]])[-num_frames:]
             for row, count in enumerate(state.num_frames)
         ]
         return torch.stack(rows)
 
-    def last_frame(self, state: WorldState, sampling: Sampling) -> Slices[Tensor]:
+    def last_frame(self, state: WorldState) -> Slices[Tensor]:
         """The last frame (B, 3, H, W) uint8 of each row."""
-        return (yield from self.last_frames(state, 1, sampling))[:, 0]
+        return (yield from self.last_frames(state, 1))[:, 0]
 
 
 def _stacklevel_of_caller() -> int:

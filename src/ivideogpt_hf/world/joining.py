@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import is_not
 
 from .state import Contexts, WorldState
 
 
 class Joiner:
     """Joins states for one step. Contexts that were joined last are used again, where the same owners come in the same
-    order."""
+    order. They are kept for as long as all of the owners' are."""
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[Contexts, ...], Contexts] | None = None
+        self._last: tuple[list[weakref.ref[Contexts]], Contexts] | None = None
 
     def join(self, states: Sequence[WorldState]) -> WorldState:
         """All rows of the states, in their order; contexts that states share are joined once."""
@@ -28,10 +28,17 @@ class Joiner:
         return WorldState.cat([_on_joined(state, contexts, starts[id(state.contexts)]) for state in states])
 
     def _joined(self, parts: tuple[Contexts, ...]) -> Contexts:
-        # It holds on to the parts, so that their identity means something.
-        if self._last is None or len(self._last[0]) != len(parts) or any(map(is_not, self._last[0], parts)):
-            self._last = parts, Contexts.cat(parts)
-        return self._last[1]
+        last = self._last  # which another thread may forget
+        if last is not None and [id(part()) for part in last[0]] == [id(part) for part in parts]:
+            return last[1]
+        joined = Contexts.cat(parts)
+        self._last = [weakref.ref(part, self._forget) for part in parts], joined
+        return joined
+
+    def _forget(self, gone: weakref.ref[Contexts]) -> None:
+        last = self._last
+        if last is not None and any(part is gone for part in last[0]):
+            self._last = None
 
 
 def _on_joined(state: WorldState, contexts: Contexts, start: int) -> WorldState:

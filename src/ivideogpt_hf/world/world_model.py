@@ -18,6 +18,7 @@ from ..cards.model_card import CardText, valid_card
 from ..checkpoints.layout import DEFAULT_FOLDER
 from ..checkpoints.loading import DeviceMap, LoadingOptions, choose_dtype, fetch, is_goal_conditioned, load_parts
 from ..checkpoints.saving import save_parts
+from ..decoding import packed
 from ..decoding.compiled import CompiledFrames
 from ..decoding.layers import convolution_dtype
 from ..decoding.sampling import Sampling
@@ -572,4 +573,5 @@ class WorldModel:
 
 
 def _move(network: PreTrainedModel, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    packed.forget(network.parameters())
     network.to(device=device, dtype=dtype)  # type: ignore[call-arg]  # transformers' wrapper of it loses its self
