@@ -397,6 +397,21 @@ def unseen_tasks_experiment():
     first, second, world = (settings(f"unseen_tasks/{n}")["num_updates"] for n in ("3_vq_l1", "4_vq", "6_world"))
     yield f"has {first:,} and {second:,} updates in its two stages"
     yield f"has {world:,} updates in one stage"
+    content = results("unseen_tasks_evaluation")
+    yield made_by(content)
+    tasks = content["rewards"]["correlation_per_task"]
+    yield f"{content['num_clips']} held-out clips of the {NUMBERS[len(tasks)]} tasks"
+    means = [content["mean"][of] for of in ("model", "repeat the last frame")]
+    wrong = content["wrong_over_right_actions_on_moving_clips"]["model, actions of another clip"]
+    yield row(
+        *(f"{mean['psnr']:.1f} dB" for mean in means),
+        *(f"{mean['lpips']:.3f}" for mean in means),
+        f"x {wrong:.2f}",
+        f"{content['rewards']['correlation']:.2f}",
+    )
+    weak = sorted(task.replace(" ", "-") for task, correlation in tasks.items() if correlation < 0.8)
+    yield f"rewards of {NUMBERS[len(weak)]} of the {NUMBERS[len(tasks)]} tasks correlate"
+    yield f"by less than 0.8: {' and '.join(weak)}. A task has {NUMBERS[content['num_clips'] // len(tasks)]} clips."
 
 
 # -- benchmarks/README.md ---------------------------------------------------------------------------------------------
