@@ -258,9 +258,20 @@ def agents_in_plate_slide():
 
 def agents_in_button_press():
     """What the page says of button-press in sentences."""
-    (alone,) = (g for g in compare_runs(recorded_agents("button_press"))["groups"] if g["name"].startswith("DrQ-v2"))
-    yield f"The mean curve of DrQ-v2 reaches 80 % after {round(alone['steps_to_80'], -2):,.0f} real steps,"
-    yield f"its success at the end is {alone['success_at_end']['value']:.2f}."
+    groups = {group["name"]: group for group in compare_runs(recorded_agents("button_press"))["groups"]}
+    clone = groups["cloning 5 demonstrations"]
+    agents = [groups[f"{name}, 5 demonstrations"] for name in ("with the embedded world model", "DrQ-v2")]
+    model, alone = agents
+    steps = [f"{round(agent['steps_to_80'], -2):,.0f}" for agent in agents]
+    areas = [f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]" for area in (a["area"] for a in agents)]
+    ends = [f"{agent['success_at_end']['value']:.2f}" for agent in agents]
+    minutes = [f"{agent['seconds'] / 60:.0f}" for agent in agents]
+    yield f"reaches 80 % after {steps[0]} real steps with the world model, and after {steps[1]} without it."
+    apart = "do not overlap" if model["area"]["low"] > alone["area"]["high"] else "overlap"
+    yield f"The areas under the curves are {areas[0]} and {areas[1]}; their intervals {apart}."
+    yield f"At the end, success is {ends[0]} and {ends[1]}."
+    yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
+    yield f"A run takes {minutes[0]} minutes with the world model and {minutes[1]} without it,"
     yield made_by(results("agents_button_press"))
 
 
