@@ -80,8 +80,8 @@ def test_branches_of_one_context_go_on_from_joined_steps(world):
 
 def after_a_step(world, monkeypatch, states, seconds):
     """A batcher that waits for so many seconds, and what became of states that it just stepped together."""
-    monkeypatch.setattr(batching, "GATHERING", 1e9)
-    monkeypatch.setattr(batching, "MOST_SECONDS", seconds)
+    monkeypatch.setattr(batching, "GATHERING_SHARE", 1e9)
+    monkeypatch.setattr(batching, "GATHERING_SECONDS", seconds)
     held = Held(world)
     jobs = [job(world, state, seed) for seed, state in enumerate(states)]
     futures = [held.batcher.submit(j) for j in jobs]

@@ -28,7 +28,7 @@ from .shares import FairShares
 MAX_BATCH_ROWS = 64
 # Whoever was in the last two steps is waited for, at most for this share of the time that the last one took, and for so
 # many seconds. Else, of clients who ask at about the same time, the first one goes alone, and all others wait for it.
-GATHERING, MOST_SECONDS = 0.35, 0.2
+GATHERING_SHARE, GATHERING_SECONDS = 0.35, 0.2
 
 
 class OverloadedError(Exception):
@@ -189,7 +189,7 @@ class Batcher:
                 self._step([job for job in jobs if job.future.set_running_or_notify_cancel()])
                 end = time.perf_counter()
                 self._last_two.append((jobs[0].kind, Counter(id(job.state.contexts) for job in jobs)))
-                self._gather_until = end + min(GATHERING * (end - start), MOST_SECONDS)
+                self._gather_until = end + min(GATHERING_SHARE * (end - start), GATHERING_SECONDS)
                 self._charge([(job.client, job.num_frames) for job in jobs])
             elif jobs:
                 self._charge([(jobs[0].client, self._advance(jobs[0]))])
