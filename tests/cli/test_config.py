@@ -178,6 +178,7 @@ def test_a_mistake_of_the_command_line_is_not_blamed_on_the_file(read, words, ca
         (["--nun_clips=3"], "ivideogpt measure has no option --nun_clips; did you mean --num-clips?"),
         (["--nun-clips", "3"], "ivideogpt measure has no option --nun-clips; did you mean --num-clips?"),
         (["--xyzzy"], "ivideogpt measure has no option --xyzzy; `ivideogpt measure --help` lists all options"),
+        (["--data", "c"], "data is given by its place, without a name: `ivideogpt measure CHECKPOINT DATA`"),
     ],
 )
 def test_an_unknown_option_is_told_with_the_one_that_was_meant(words, message, capsys):

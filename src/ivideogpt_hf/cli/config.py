@@ -104,7 +104,12 @@ def _refuse_rest(command: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     from ..settings import unknown_option
 
     options = [option for action in command._actions for option in action.option_strings]
+    positionals = [action.dest for action in command._actions if not action.option_strings]
     for word in rest:
+        name = word.partition("=")[0].lstrip("-").replace("-", "_")
+        if word.startswith("--") and name in positionals:  # as the key of a file is called
+            order = " ".join(positional.upper() for positional in positionals)
+            command.error(f"{name} is given by its place, without a name: `{command.prog} {order}`")
         if word.startswith("-"):
             command.error(unknown_option(command.prog, word, options))
     if rest:
