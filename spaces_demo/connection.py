@@ -40,8 +40,9 @@ from starlette.websockets import WebSocket
 from store import EXPIRES_SECONDS
 
 from ivideogpt_hf.cli.threads import count_cores
-from ivideogpt_hf.serving.access import ANY, LOOPBACK_NAMES, Access, AccessRules
+from ivideogpt_hf.serving.access import ANY, Access, AccessRules
 from ivideogpt_hf.serving.cores import claim_cores
+from ivideogpt_hf.serving.defaults import LOOPBACK_NAMES
 from ivideogpt_hf.serving.limits import TRY_LATER, BodyLimits, ByteBudget, LimitBody
 from ivideogpt_hf.serving.streams import answer_messages
 

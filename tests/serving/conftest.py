@@ -19,9 +19,9 @@ import uvicorn
 
 from ivideogpt_hf.serving.access import AccessRules
 from ivideogpt_hf.serving.connections import connection_options
+from ivideogpt_hf.serving.defaults import ServerLimits
 from ivideogpt_hf.serving.saved_sessions import open_saved
 from ivideogpt_hf.serving.server import create_app
-from ivideogpt_hf.serving.service import ServerLimits
 from ivideogpt_hf.serving.stopping import StoppingServer
 from tests.conftest import free_port
 

@@ -13,8 +13,8 @@ pytest.importorskip("gymnasium")
 
 import gymnasium
 
-from ivideogpt_hf import Sampling, WorldModelEnv, environment, serving
-from ivideogpt_hf.serving import env_hub
+from ivideogpt_hf import Sampling, WorldModelEnv, environment
+from ivideogpt_hf.serving import defaults, env_hub
 from tests.conftest import build_world, free_port, random_frames
 from tests.hub.fake_hub import FakeHub
 from tests.serving.conftest import serving as serve
@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_is_told_with_the_command_that_starts_one():
 
 
 def test_a_token_is_shown(server):
-    assert env_hub.TOKEN_VARIABLE == serving.TOKEN_VARIABLE
+    assert env_hub.TOKEN_VARIABLE == defaults.TOKEN_VARIABLE
     with pytest.raises(OSError, match=r"answers 401: .*a token is needed"):
         env_hub.ServedWorlds(server, 1)
 

@@ -25,10 +25,10 @@ from ivideogpt_hf.serving import fleet as fleets
 from ivideogpt_hf.serving.access import AccessRules
 from ivideogpt_hf.serving.client import LostSessionError
 from ivideogpt_hf.serving.connections import connection_options
+from ivideogpt_hf.serving.defaults import ServerLimits
 from ivideogpt_hf.serving.fleet import Fleet
 from ivideogpt_hf.serving.proxy import create_proxy
 from ivideogpt_hf.serving.replica import Replica, Served
-from ivideogpt_hf.serving.service import ServerLimits
 from ivideogpt_hf.serving.stopping import StoppingServer
 from tests.conftest import free_port, random_actions, random_frames
 from tests.serving.conftest import wait_for
@@ -58,7 +58,7 @@ from pathlib import Path
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.run_folder import write_text
 from ivideogpt_hf.serving.replica import Replica, Served
-from ivideogpt_hf.serving.service import ServerLimits
+from ivideogpt_hf.serving.defaults import ServerLimits
 folder = Path({folder!r})
 load = lambda: Served(WorldModel.from_pretrained(folder / "model"), "tiny", None)
 replica = Replica(load, ServerLimits(), folder / "state", {token!r}, num_threads=1, save_seconds=0.05)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require_packages
-from ..serving import CALL_SECONDS, TOKEN_VARIABLE
+from ..serving.defaults import LOOPBACK_NAMES, TOKEN_VARIABLE, ServerLimits
 from .arguments import CHECKPOINT_HELP, DEFAULT, checkpoint_folder, load_world
 from .ray_cluster import LOCAL, connected
 
@@ -24,10 +24,19 @@ if TYPE_CHECKING:
     from ..serving.access import AccessRules
     from ..serving.fleet import Fleet
     from ..serving.replica import Served
-    from ..serving.service import ServerLimits
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ACCESS = ("allowed_hosts", "allowed_origins", "open_docs")
+# Fields of `ServerLimits` that are options.
+LIMITS = {
+    "max_sessions": "sessions at a time",
+    "max_states": "states that a session may hold",
+    "max_waiting": "calls that may wait",
+    "max_state_bytes": "memory of the states of all sessions together",
+    "max_frame_bytes": "memory of decoded frames together",
+    "max_request_bytes": "memory of requests together",
+    "expires_after": "seconds without calls after which a session ends",
+    "max_call_seconds": "seconds of the model's time for one call",
+}
 
 
 def add_serving_commands(
@@ -50,12 +59,7 @@ def add_serving_commands(
     play.add_argument(
         "checkpoint", nargs="?", help=f"{CHECKPOINT_HELP}. Or the address of a served world (default: default)"
     )
-    play.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, for this machine only)",
-    )
-    play.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    _add_address(play, 7860)
     play.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
     play.set_defaults(run=_play)
 
@@ -68,12 +72,7 @@ def add_serving_commands(
         "are being answered may end. With --state-dir, the next server goes on with the sessions.",
     )
     serve.add_argument("checkpoint", nargs="?", help=f"{CHECKPOINT_HELP} (default: default)")
-    serve.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, for this machine only)",
-    )
-    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    _add_address(serve, 8000)
     serve.add_argument(
         "--serving-token", help=f"token that clients must show (default: the environment variable {TOKEN_VARIABLE})"
     )
@@ -97,31 +96,7 @@ def add_serving_commands(
     serve.add_argument("--open-docs", action="store_true", help="show /docs and /metrics to callers without the token")
     serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="serve https, with this certificate (PEM)")
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
-    serve.add_argument("--max-sessions", type=int, default=64, help="sessions at a time (default: %(default)s)")
-    serve.add_argument(
-        "--max-states", type=int, default=64, help="states that a session may hold (default: %(default)s)"
-    )
-    serve.add_argument("--max-waiting", type=int, default=256, help="calls that may wait (default: %(default)s)")
-    for name, default, noun in (
-        ("state", "4 GiB", "the states of all sessions"),
-        ("frame", "1 GiB", "decoded frames"),
-        ("request", "128 MiB", "requests"),
-    ):
-        serve.add_argument(
-            f"--max-{name}-bytes", type=int, metavar="N", help=f"memory of {noun} together (default: {default})"
-        )
-    serve.add_argument(
-        "--expires-after",
-        type=float,
-        default=600.0,
-        help="seconds without calls after which a session ends (default: 600)",
-    )
-    serve.add_argument(
-        "--max-call-seconds",
-        type=float,
-        default=CALL_SECONDS,
-        help="seconds of the model's time for one call (default: %(default)g)",
-    )
+    _add_limits(serve)
     serve.add_argument(
         "--stop-after",
         type=int,
@@ -144,9 +119,31 @@ def add_serving_commands(
     serve.set_defaults(run=_serve)
 
 
+def _add_address(parser: argparse.ArgumentParser, port: int) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=port, help="port to listen on (default: %(default)s)")
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    for name, noun in LIMITS.items():
+        default = getattr(ServerLimits, name)
+        shown = f"{default:g}"
+        if name.endswith("_bytes"):
+            shown = f"{default >> 30} GiB" if default >= 2**30 else f"{default >> 20} MiB"
+        serve.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            metavar="N",
+            help=f"{noun} (default: {shown})",
+        )
+
+
 def _serve(args: argparse.Namespace) -> None:
     token = args.serving_token or os.environ.get(TOKEN_VARIABLE)
-    if args.host not in LOOPBACK and token is None and not args.open:
+    if args.host not in LOOPBACK_NAMES and token is None and not args.open:
         raise ValueError(
             f"anybody who reaches {args.host} could use the model: pass --serving-token, or --open to allow that"
         )
@@ -154,17 +151,8 @@ def _serve(args: argparse.Namespace) -> None:
     tls = _tls_options(args)
     require_packages("fastapi", "fastapi_offline", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     from ..serving.access import AccessRules
-    from ..serving.service import ServerLimits
 
-    memory = {name: getattr(args, name) for name in ("max_state_bytes", "max_frame_bytes", "max_request_bytes")}
-    limits = ServerLimits(
-        args.max_sessions,
-        args.max_states,
-        args.expires_after,
-        args.max_waiting,
-        **{name: value for name, value in memory.items() if value is not None},
-        max_call_seconds=args.max_call_seconds,
-    )
+    limits = ServerLimits(**{name: getattr(args, name) for name in LIMITS})
     access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
     serve = _serve_here if args.replicas is None else _serve_by_replicas
     serve(args, access, limits, tls)

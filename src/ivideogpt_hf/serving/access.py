@@ -22,7 +22,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+from .defaults import LOOPBACK_NAMES
+
 POLICY_VIOLATION = 1008  # a WebSocket's code
 CALLS = "/v1/"
 DOCUMENTS = ("/docs", "/openapi.json", "/metrics")

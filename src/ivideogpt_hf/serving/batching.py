@@ -21,8 +21,8 @@ from ..world.results import Step
 from ..world.slices import Slices
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
-from . import CALL_SECONDS
 from .cores import claim_cores
+from .defaults import CALL_SECONDS
 from .shares import FairShares
 
 MAX_BATCH_ROWS = 64

@@ -19,7 +19,7 @@ from ..world.checks import check_actions, check_frames, check_observed_frame, ch
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine
 from ..world.results import Observation, Requested, Rollout, Step
-from . import CALL_SECONDS, TOKEN_VARIABLE
+from .defaults import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
 LOST = "the state was lost, since the server was restarted or its session expired: reset the world again"

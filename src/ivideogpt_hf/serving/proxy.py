@@ -16,11 +16,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from .access import AccessRules
+from .defaults import ServerLimits
 from .fleet import CONNECT_SECONDS, SEPARATOR, Fleet, LostReplicaError, Member
 from .limits import RETRY
 from .prometheus import ServerMetrics, merged
 from .server import add_limits
-from .service import ServerLimits
 from .streams import SERVICE_RESTART
 
 SESSIONS = "/v1/sessions"

@@ -19,9 +19,10 @@ from ..world.world_model import WorldModel
 from .access import AccessRules
 from .connections import connection_options
 from .cores import call_aside
+from .defaults import ServerLimits
 from .saved_sessions import open_saved
 from .server import create_app
-from .service import ServerLimits, Service
+from .service import Service
 from .stopping import StoppingServer
 
 LOGGER = logging.getLogger("uvicorn.error")

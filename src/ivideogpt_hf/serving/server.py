@@ -22,10 +22,11 @@ from ..world.world_model import WorldModel
 from . import messages
 from .access import Access, AccessRules
 from .batching import OverloadedError, StoppingError, TooLongError
+from .defaults import ServerLimits
 from .disconnects import CancelWhenGone
 from .limits import RETRY, BodyLimits, ByteBudget, LimitBody, NoRoomError
 from .prometheus import ServerMetrics
-from .service import ServerLimits, Service
+from .service import Service
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
 from .streams import answer_messages
 

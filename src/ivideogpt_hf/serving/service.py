@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from ..world.options import RolloutOptions
 from ..world.slices import Slices, in_one_slice
 from ..world.state import WorldState
 from ..world.world_model import WorldModel
-from . import CALL_SECONDS, messages
+from . import messages
 from .batching import MAX_BATCH_ROWS, Batcher, OtherJob, StepJob, StoppingError
+from .defaults import ServerLimits
 from .limits import ByteBudget
 from .prometheus import ServerMetrics
 from .sessions import Sessions
@@ -24,35 +24,6 @@ from .state_room import StateRoom
 
 POLL_SECONDS = 0.02
 ABANDON_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class ServerLimits:
-    """Limits of a server.
-
-    Args:
-        max_sessions: number of sessions at a time.
-        max_states: number of states of a session.
-        expires_after: seconds without a call after which a session is forgotten.
-        max_waiting: number of calls that may wait for the model; more get status 429.
-        max_bytes: largest size of a request.
-        max_request_bytes: largest size of all requests together that are being read or answered.
-        max_frame_bytes: largest size of all decoded frames together, of calls and of answers.
-        max_state_bytes: largest size of the states of all sessions together; what they share counts once.
-        request_seconds: number of seconds in which a request must arrive.
-        max_call_seconds: number of seconds of the model's time that one call may take.
-    """
-
-    max_sessions: int = 64
-    max_states: int = 64
-    expires_after: float = 600.0
-    max_waiting: int = 256
-    max_bytes: int = 32 * 2**20
-    max_request_bytes: int = 128 * 2**20
-    max_frame_bytes: int = 2**30
-    max_state_bytes: int = 4 * 2**30
-    request_seconds: float = 30.0
-    max_call_seconds: float = CALL_SECONDS
 
 
 class Service:
