@@ -44,7 +44,7 @@ from ivideogpt_hf.serving.access import ANY, Access, AccessRules
 from ivideogpt_hf.serving.cores import claim_cores
 from ivideogpt_hf.serving.defaults import LOOPBACK_NAMES
 from ivideogpt_hf.serving.limits import TRY_LATER, BodyLimits, ByteBudget, LimitBody
-from ivideogpt_hf.serving.streams import answer_messages
+from ivideogpt_hf.serving.websockets import answer_messages
 
 PATH = "/play"
 MAX_CONNECTIONS = 64

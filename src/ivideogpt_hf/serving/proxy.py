@@ -21,7 +21,7 @@ from .fleet import CONNECT_SECONDS, SEPARATOR, Fleet, LostReplicaError, Member
 from .limits import RETRY
 from .prometheus import ServerMetrics, merged
 from .server import add_limits
-from .streams import SERVICE_RESTART
+from .websockets import SERVICE_RESTART
 
 SESSIONS = "/v1/sessions"
 METHODS = ["GET", "POST", "DELETE"]

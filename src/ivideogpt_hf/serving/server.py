@@ -28,7 +28,7 @@ from .limits import RETRY, BodyLimits, ByteBudget, LimitBody, NoRoomError
 from .prometheus import ServerMetrics
 from .service import Service
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
-from .streams import answer_messages
+from .websockets import answer_messages
 
 TITLE = "iVideoGPT world model"
 SWEEP_SECONDS = 5.0
