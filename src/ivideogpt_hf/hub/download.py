@@ -75,7 +75,7 @@ def find_file(name: str | os.PathLike[str]) -> Path:
         return Path(hf_hub_download(f"{owner}/{repository}", path))
 
 
-def list_files(repo_id: str, kind: str, *, token: str | bool | None = None) -> list[str]:
+def list_files(repo_id: str, kind: str) -> list[str]:
     """Paths of all files in a repository.
 
     Raises:
@@ -84,7 +84,7 @@ def list_files(repo_id: str, kind: str, *, token: str | bool | None = None) -> l
     from huggingface_hub import HfApi
 
     with hub_errors(repo_id, NOUNS[kind]):
-        return HfApi(token=token).list_repo_files(repo_id, repo_type=kind)
+        return HfApi().list_repo_files(repo_id, repo_type=kind)
 
 
 def find_addresses(repo_id: str, pattern: str) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import NOUNS, hub_errors
 
@@ -115,35 +115,24 @@ def push_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
     *,
-    commit_message: str,
-    commit_description: str | None = None,
     private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
     token: str | bool | None = None,
-    keep_card: bool = False,
-    tags_of_kept_card: Sequence[str] = (),
-    allow_patterns: Patterns = None,
-    ignore_patterns: Patterns = None,
-    delete_patterns: Patterns = None,
+    **options: Any,
 ) -> str:
-    """Upload a checkpoint as one commit. The repository is created if there is none. See `upload_folder`."""
+    """Upload a checkpoint as one commit. The repository is created if there is none.
+
+    Args:
+        folder: folder to upload.
+        repo_id: id of the repository.
+        private: whether a new repository is private.
+        token: token for the Hub; None: the one that the user is logged in with.
+        options: other arguments of `upload_folder`, whose result is returned.
+
+    Raises:
+        OSError: see `upload_folder`.
+    """
     repo_id, _ = create_repository(repo_id, "model", private=private, token=token)
-    return upload_folder(
-        folder,
-        repo_id,
-        "model",
-        commit_message=commit_message,
-        commit_description=commit_description,
-        revision=revision,
-        create_pr=create_pr,
-        token=token,
-        keep_card=keep_card,
-        tags_of_kept_card=tags_of_kept_card,
-        allow_patterns=allow_patterns,
-        ignore_patterns=ignore_patterns,
-        delete_patterns=delete_patterns,
-    )
+    return upload_folder(folder, repo_id, "model", token=token, **options)
 
 
 def _as_list(patterns: Patterns) -> list[str] | None:

@@ -150,14 +150,12 @@ def resample_frames(times: np.ndarray, fps: float) -> np.ndarray:
     return np.searchsorted(times, wanted + half, side="right") - 1
 
 
-def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.ndarray]:
+def iterate_video(file: Any, name: str) -> Iterator[np.ndarray]:
     """Decode a video frame by frame, in the order in which it is shown.
 
     Args:
         file: path or binary file.
         name: name of the file in errors.
-        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded, if the
-            file has an index of key frames (mp4, mov, mkv, webm).
 
     Yields:
         A frame (H, W, 3) uint8.
@@ -166,7 +164,7 @@ def iterate_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[np.nd
         OSError: if the file cannot be decoded, holds no frames, or fewer than it states.
         ValueError: if it holds several videos, or says something of its picture that cannot be obeyed.
     """
-    return (frame for frame, _ in iterate_timed_video(file, name, start=start))
+    return (frame for frame, _ in iterate_timed_video(file, name))
 
 
 def read_frames_at(file: Any, name: str, times: Sequence[float], *, tolerance: float) -> Iterator[np.ndarray]:
@@ -213,6 +211,12 @@ def read_frames_at(file: Any, name: str, times: Sequence[float], *, tolerance: f
 
 def iterate_timed_video(file: Any, name: str, *, start: float = 0.0) -> Iterator[tuple[np.ndarray, float | None]]:
     """Decode a video as `iterate_video` does, with the time of each frame.
+
+    Args:
+        file: path or binary file.
+        name: name of the file in errors.
+        start: time of the first frame, in seconds of the file's clock. What comes long before it is not decoded, if the
+            file has an index of key frames (mp4, mov, mkv, webm).
 
     Yields:
         A frame (H, W, 3) uint8, and its time in seconds of the file's clock, or None if the file has none.
