@@ -8,52 +8,24 @@ nothing can be batched.
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from served import PORT, URL, quantile, resident, running, serving, step_in_a_session, step_in_sessions
 from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, Sampling, WorldModel, read_video
 
-PORT = 7899
-URL = f"http://127.0.0.1:{PORT}"
 SPACE = Path(__file__).parents[1] / "spaces_demo"
 PRESSES, HELD_FRAMES = 60, 60
 # Seconds from a picture to the next key, evenly spread: people take longer, and press out of step with the screen.
 PAUSE = (0.1, 0.15)
 SESSIONS = (1, 8, 32)
 PLAYED = Sampling(seed=0, num_guesses=3)  # as the playground samples
-
-
-def quantile(values, share):
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-@contextmanager
-def running(*command):
-    """A server in a process of its own; its process id."""
-    quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, *command], env=os.environ | quiet, stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(URL if "app.py" in command[0] else f"{URL}/health")
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 # A key is pressed and let go at once; the milliseconds until the counter of frames has changed and is painted.
@@ -90,7 +62,7 @@ def play(checkpoint):
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     app = [str(SPACE / "app.py"), "--port", str(PORT), *checkpoint]
-    with running(*app), sync_playwright() as playwright:
+    with running(*app, address=URL), sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
         page.goto(URL)
         page.wait_for_selector(".wm-screen canvas")
@@ -133,51 +105,6 @@ def model_ms(world, frames):
     return shares
 
 
-def drive(seed, num_steps, frames, outputs, latencies, results, ready):
-    """One session, which takes its steps when all are ready."""
-    with RemoteWorldModel(URL) as world:
-        state = world.reset(frames)
-        ready.wait()
-        generator = torch.Generator().manual_seed(seed)
-        tokens = []
-        for _ in range(num_steps):
-            action = 2 * torch.rand(1, world.spec.action_dim, generator=generator) - 1
-            start = time.perf_counter()
-            step, state = world.step(state, action, sampling=Sampling(seed=seed), outputs=outputs)
-            latencies.append(time.perf_counter() - start)
-            tokens.append(step.tokens)
-        results[seed] = torch.cat(tokens)
-
-
-def serve(sessions, num_steps, frames, outputs):
-    """Steps per second and latency of so many sessions at once, and their tokens."""
-    latencies, results, ready = [], {}, threading.Barrier(sessions + 1)
-    threads = [
-        threading.Thread(target=drive, args=(seed, num_steps, frames, outputs, latencies, results, ready))
-        for seed in range(sessions)
-    ]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    start = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    taken = time.perf_counter() - start
-    row = {
-        "outputs": ", ".join(outputs),
-        "sessions": sessions,
-        "steps_per_second": sessions * num_steps / taken,
-        "p50_ms": 1e3 * quantile(latencies, 0.5),
-        "p95_ms": 1e3 * quantile(latencies, 0.95),
-    }
-    return row, results
-
-
-def resident(pid):
-    """Megabytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="that is played and served (default: the embedded one)")
@@ -190,19 +117,19 @@ def main():
     frames = world.processor.resize_frames(read_video(EXAMPLE_EPISODE)[:2])[None]
     result = play(checkpoint) | {"model_ms": model_ms(world, frames)}
     print(json.dumps(result), flush=True)
-    with running("-m", "ivideogpt_hf.cli", "serve", *checkpoint, "--port", str(PORT), "--max-sessions", "64") as pid:
+    with serving(*checkpoint, "--max-sessions", "64") as pid:
         rows = []
         for outputs in (("frames", "rewards"), ("rewards",)):
             own = []
             for sessions in SESSIONS:
-                row, results = serve(sessions, args.steps, frames, outputs)
+                row, tokens_of = step_in_sessions(sessions, args.steps, frames, outputs)
                 own.append(row | {"times_one_by_one": row["steps_per_second"] / (own or [row])[0]["steps_per_second"]})
                 print(json.dumps(own[-1]), flush=True)
             rows += own
         differ = []
-        for seed, tokens in results.items():  # nobody got anybody else's
+        for seed, tokens in tokens_of.items():  # nobody got anybody else's
             alone = {}
-            drive(seed, args.steps, frames, outputs, [], alone, threading.Barrier(1))
+            step_in_a_session(seed, args.steps, frames, outputs, [], alone, threading.Barrier(1))
             if not alone[seed].equal(tokens):
                 differ.append(seed)
         # Kernels round differently for other numbers of rows, so that a draw between two tokens may fall to the other

@@ -13,18 +13,16 @@ import json
 import os
 import platform
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
-import demo
 import httpx
 import torch
+from served import HEALTH, URL, serving, step_in_sessions, wait_for
 from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, RemoteWorldModel, Sampling, WorldModel, read_video
@@ -32,35 +30,13 @@ from ivideogpt_hf.serving.client import LostSessionError
 
 REPLICAS, THREADS = 2, "1"
 OUTPUTS = ("rewards",)
-START_SECONDS = 600
 RETRY_SECONDS = 0.5
-
-
-@contextmanager
-def running(*options):
-    """A server; its process id."""
-    command = [sys.executable, "-m", "ivideogpt_hf.cli", "serve", "--port", str(demo.PORT), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": THREADS})
-    try:
-        wait_for(lambda: replicas() is not None)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit("the server does not start")
-        time.sleep(0.2)
 
 
 def replicas():
     """What the server says of its replicas; an empty list where it has none, None where it does not answer."""
     with suppress(httpx.HTTPError):
-        answer = httpx.get(f"{demo.URL}/health")
+        answer = httpx.get(HEALTH)
         return answer.json().get("replicas", []) if answer.is_success else None
 
 
@@ -80,7 +56,7 @@ def actors_of(process):
 
 def live(seed, num_steps, frames, wanted, counts):
     """Steps of one session, over what a kill interrupts."""
-    client, done = RemoteWorldModel(demo.URL), 0
+    client, done = RemoteWorldModel(URL), 0
     while done < num_steps:
         try:
             if done == 0:
@@ -134,7 +110,7 @@ def sizes(world, frames):
     state = world.reset(frames)
     context = state.num_bytes
     per_position = state.contexts.prefix.nbytes // state.contexts.prefix.shape[-2]
-    with RemoteWorldModel(demo.URL) as client:
+    with RemoteWorldModel(URL) as client:
         number = client.reset(frames).number
         asked = {"state": number, "actions": actions_of(0, 1, world.spec)[0].tolist()}
         sent = {
@@ -166,9 +142,9 @@ def main():
                 ("one process", []),
                 ("two replicas", ["--replicas", str(REPLICAS), "--state-dir", f"{folder}/{number}"]),
             ):
-                with running(*options) as process:
-                    demo.serve(args.sessions, 1, frames, OUTPUTS)  # warms up
-                    row, tokens = demo.serve(args.sessions, args.steps, frames, OUTPUTS)
+                with serving(*options, OMP_NUM_THREADS=THREADS) as process:
+                    step_in_sessions(args.sessions, 1, frames, OUTPUTS)  # warms up
+                    row, tokens = step_in_sessions(args.sessions, args.steps, frames, OUTPUTS)
                     rows[name].append(row | {"load_average": os.getloadavg()[0]})
                     print(json.dumps({name: row}), flush=True)
                     if not number and not options:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from demo import PORT, URL, running, serve
+from served import URL, serving, step_in_sessions
 from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, WorldModel, read_video
@@ -57,13 +57,13 @@ def main():
     world = WorldModel.default()
     frames = world.spec.resize_frames(read_video(EXAMPLE_EPISODE)[: world.spec.num_context_frames])[None]
     alone, beside = [], []
-    with running("-m", "ivideogpt_hf.cli", "serve", "--port", str(PORT)):
-        serve(args.sessions, 1, frames, OUTPUTS)  # warms up
+    with serving():
+        step_in_sessions(args.sessions, 1, frames, OUTPUTS)  # warms up
         for _ in range(args.rounds):
-            row, expected = serve(args.sessions, args.steps, frames, OUTPUTS)
+            row, expected = step_in_sessions(args.sessions, args.steps, frames, OUTPUTS)
             alone.append(row)
             with hog():
-                row, tokens = serve(args.sessions, args.steps, frames, OUTPUTS)
+                row, tokens = step_in_sessions(args.sessions, args.steps, frames, OUTPUTS)
             beside.append(row)
             print(json.dumps({"alone": alone[-1], "beside rollouts": beside[-1]}), flush=True)
             if any(not tokens[seed].equal(expected[seed]) for seed in expected):

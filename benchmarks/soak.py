@@ -34,7 +34,7 @@ from statistics import median
 
 import httpx
 import torch
-from demo import resident
+from served import resident
 from writing import write_results
 
 from ivideogpt_hf import EXAMPLE_EPISODE, Sampling, WorldModel, read_video

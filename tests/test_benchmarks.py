@@ -25,7 +25,7 @@ NEEDS = {
     "replicas": "httpx",
     "gpu": "accelerate",
 }
-PROGRAMS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"timing", "writing"})
+PROGRAMS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"served", "timing", "writing"})
 
 
 @pytest.fixture
