@@ -24,7 +24,7 @@ def checkpoint_arguments() -> list[argparse.ArgumentParser]:
     source.add_argument("--revision", help="branch, tag or commit of a Hub checkpoint")
     source.add_argument("--token", help="Hub token for a private or gated checkpoint")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    device.add_argument("--device", default="cpu", help="such as cpu or cuda (default: %(default)s)")
     device.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     return [source, device]
 

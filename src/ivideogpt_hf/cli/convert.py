@@ -20,7 +20,9 @@ def add_convert_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     )
     convert.add_argument("source", help="folder or Hub id, in either layout")
     convert.add_argument("output", help="folder to write")
-    convert.add_argument("--to", choices=("ours", "released"), default="ours", help="layout to write (default: ours)")
+    convert.add_argument(
+        "--to", choices=("ours", "released"), default="ours", help="layout to write (default: %(default)s)"
+    )
     convert.add_argument("--goal-conditioned", action="store_true", help="the first context frame is the goal")
     convert.add_argument("--remote-code", action="store_true", help="add the code, for trust_remote_code=True")
     convert.set_defaults(run=_convert)

@@ -40,7 +40,10 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     shards.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
     shards.add_argument(
-        "--test-fraction", type=float, default=0.05, help="share of episodes held out as split test (default: 0.05)"
+        "--test-fraction",
+        type=float,
+        default=0.05,
+        help="share of episodes held out as split test (default: %(default)g)",
     )
 
     convert = commands.add_parser(
@@ -72,7 +75,7 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
     )
     convert.add_argument(
-        "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: 0.01)"
+        "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: %(default)g)"
     )
     convert.add_argument(
         "--max-bytes",
@@ -107,23 +110,27 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     collect.add_argument("environment", help="such as push2d, metaworld/plate-slide or Pendulum-v1")
     collect.add_argument("output", help="folder to write")
-    collect.add_argument("--num-episodes", type=int, default=100, help="number of episodes (default: 100)")
-    collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: 101)")
+    collect.add_argument("--num-episodes", type=int, default=100, help="number of episodes (default: %(default)s)")
+    collect.add_argument("--num-frames", type=int, default=101, help="frames of an episode (default: %(default)s)")
     collect.add_argument(
         "--policy",
         default="scripted",
-        help="scripted, random, or package.module:name of a function or class (default: scripted)",
+        help="scripted, random, or package.module:name of a function or class (default: %(default)s)",
     )
     collect.add_argument(
         "--noise",
         type=float,
         default=0.0,
-        help="standard deviation of noise on actions, in half ranges (default: 0)",
+        help="standard deviation of noise on actions, in half ranges (default: %(default)g)",
     )
-    collect.add_argument("--noise-fraction", type=float, default=0.0, help="share of episodes with noise (default: 0)")
-    collect.add_argument("--size", type=int, default=64, help="side of the frames in pixels (default: 64)")
-    collect.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action (default: 1)")
-    collect.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: 0)")
+    collect.add_argument(
+        "--noise-fraction", type=float, default=0.0, help="share of episodes with noise (default: %(default)g)"
+    )
+    collect.add_argument("--size", type=int, default=64, help="side of the frames in pixels (default: %(default)s)")
+    collect.add_argument(
+        "--action-repeat", type=int, default=1, help="simulator steps per action (default: %(default)s)"
+    )
+    collect.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     collect.set_defaults(run=_collect)
     _add_show(commands, common)
 
@@ -138,13 +145,13 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     show.add_argument("source", help="what convert-data takes; with --clips a converted data set or a mixture's yaml")
     show.add_argument("--output", default="outputs/show.png", help="png, jpg, gif or mp4 (default: %(default)s)")
-    show.add_argument("--fps", type=float, default=10, help="frames per second of a gif or mp4 (default: 10)")
+    show.add_argument("--fps", type=float, default=10, help="frames per second of a gif or mp4 (default: %(default)s)")
     show.add_argument("--episodes", type=int, nargs="+", default=[0], help="which episodes, from 0 (default: 0)")
     _add_reading(show)
     show.add_argument("--clips", type=int, metavar="N", help="show N training clips instead of episodes")
     clips = show.add_argument_group("with --clips")
-    clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: 16)")
-    clips.add_argument("--num-context-frames", type=int, default=2, help="context frames (default: 2)")
+    clips.add_argument("--num-frames", type=int, default=16, help="frames of a clip (default: %(default)s)")
+    clips.add_argument("--num-context-frames", type=int, default=2, help="context frames (default: %(default)s)")
     clips.add_argument(
         "--horizon",
         type=int,
@@ -156,8 +163,8 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     clips.add_argument("--size", type=_size, metavar="HxW", help="resize to this (default: as stored)")
     clips.add_argument("--augmentation", choices=("none", "weak", "strong"), default="none", help="default: none")
     clips.add_argument("--standardize", action="store_true", help="standardize actions, for a single data set")
-    clips.add_argument("--seed", type=int, default=0, help="seed of the clips (default: 0)")
-    clips.add_argument("--epoch", type=int, default=0, help="number of the epoch (default: 0)")
+    clips.add_argument("--seed", type=int, default=0, help="seed of the clips (default: %(default)s)")
+    clips.add_argument("--epoch", type=int, default=0, help="number of the epoch (default: %(default)s)")
     clips.add_argument("--root", help="folder of the mixture's data sets (default: that of its yaml)")
     show.set_defaults(run=_show)
 

@@ -54,7 +54,7 @@ def add_evaluation_commands(
     evaluate.add_argument("--num-context-frames", type=int, help="number of context frames (custom: default 2)")
     evaluate.add_argument("--num-future-frames", type=int, help="number of predicted frames (custom: default 10)")
     evaluate.add_argument("--temperature", type=float, help="temperature of the samples (custom: default 1)")
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
     evaluate.add_argument("--lpips-weights", help="safetensors file, or owner/name/file on the Hub; 'none' skips LPIPS")
     evaluate.add_argument(
         "--features",

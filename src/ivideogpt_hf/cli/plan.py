@@ -65,13 +65,15 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "--frames",
         choices=("all", "last"),
         default="last",
-        help="predicted frames that are compared with the goal (default: last)",
+        help="predicted frames that are compared with the goal (default: %(default)s)",
     )
-    plan.add_argument("--temperature", type=float, default=1.0, help="temperature of the predictions (default: 1)")
+    plan.add_argument(
+        "--temperature", type=float, default=1.0, help="temperature of the predictions (default: %(default)g)"
+    )
     plan.add_argument("--lpips-weights", help="for --objective lpips: safetensors file, or owner/name/file on the Hub")
     search = plan.add_argument_group("planner")
     search.add_argument(
-        "--planner", choices=tuple(PLANNERS), default="icem", help="vp2: that benchmark's MPPI (default: icem)"
+        "--planner", choices=tuple(PLANNERS), default="icem", help="vp2: that benchmark's MPPI (default: %(default)s)"
     )
     search.add_argument(
         "--num-candidates", type=int, default=32, help="candidates per iteration (default: %(default)s)"
@@ -85,7 +87,9 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
         "--std", type=float, nargs="+", help="standard deviation of the noise, per action dimension or one for all"
     )
     search.add_argument("--gamma", type=float, help="inverse temperature of mppi")
-    search.add_argument("--replan-every", type=int, default=1, help="actions of a plan to execute (default: 1)")
+    search.add_argument(
+        "--replan-every", type=int, default=1, help="actions of a plan to execute (default: %(default)s)"
+    )
     search.add_argument("--first-action-zero", action="store_true", help="take an action of zeros first, as VP2 does")
     search.add_argument("--chunk-size", type=int, help="candidates to roll out at a time (default: all)")
     plan.set_defaults(run=_plan)

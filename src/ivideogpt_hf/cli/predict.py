@@ -32,7 +32,10 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     add_alignment(predict)
     predict.add_argument("--goal", help="image file with the goal, for a goal-conditioned checkpoint")
     predict.add_argument(
-        "--start", type=int, default=0, help="number of the video's frame with which the context begins (default: 0)"
+        "--start",
+        type=int,
+        default=0,
+        help="number of the video's frame with which the context begins (default: %(default)s)",
     )
     predict.add_argument(
         "--num-frames",
@@ -40,17 +43,21 @@ def add_predict_command(commands: Any, parents: list[argparse.ArgumentParser]) -
         help="frames to predict (default: as many as follow in the video, but no more than the checkpoint predicts "
         "from one context)",
     )
-    predict.add_argument("--num-samples", type=int, default=1, help="different futures to predict (default: 1)")
-    predict.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
+    predict.add_argument(
+        "--num-samples", type=int, default=1, help="different futures to predict (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same video (default: %(default)s)"
+    )
     predict.add_argument(
         "--temperature",
         type=float,
         default=1.0,
-        help="temperature of the samples (default: 1); below 1, they are nearer to the likeliest future",
+        help="temperature of the samples (default: %(default)g); below 1, they are nearer to the likeliest future",
     )
     predict.add_argument("--greedy", action="store_true", help="take the likeliest tokens instead of sampling")
     predict.add_argument("--output", default="outputs/prediction.gif", help="mp4 or gif (default: %(default)s)")
-    predict.add_argument("--fps", type=float, default=10, help="frames per second of the output (default: 10)")
+    predict.add_argument("--fps", type=float, default=10, help="frames per second of the output (default: %(default)s)")
     predict.set_defaults(run=_predict)
 
 
