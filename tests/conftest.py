@@ -34,22 +34,30 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the same for processes that tests start
 os.environ.setdefault("MUJOCO_GL", "egl")  # `importorskip` imports mujoco before a simulator can choose
 
 SHARED = Path(__file__).parents[2] / "shared"
+VQ_SETTINGS = {
+    "resolution": 16,
+    "block_out_channels": [32, 32],
+    "layers_per_block": 1,
+    "latent_channels": 8,
+    "num_context_codes": 24,
+    "num_dynamics_codes": 40,
+    "max_att_resolution": 8,
+    "patch_size": 4,
+}
+TRANSFORMER_SETTINGS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 160,
+}
 
 
 def build_vq_model(seed: int = 0, **config: Any) -> IVideoGPTVQModel:
-    """A VQ model of 16 x 16 frames: 64 tokens for a context frame, 4 for a future frame."""
-    defaults = {
-        "resolution": 16,
-        "block_out_channels": (32, 32),
-        "layers_per_block": 1,
-        "latent_channels": 8,
-        "num_context_codes": 24,
-        "num_dynamics_codes": 40,
-        "max_att_resolution": 8,
-        "patch_size": 4,
-    }
+    """A VQ model of 16 x 16 frames: 64 tokens for a context frame, 4 for a future frame. Arguments are those of its
+    config, beside `VQ_SETTINGS`."""
     torch.manual_seed(seed)
-    return IVideoGPTVQModel(IVideoGPTVQConfig(**(defaults | config))).eval()
+    return IVideoGPTVQModel(IVideoGPTVQConfig(**(VQ_SETTINGS | config))).eval()
 
 
 def build_transformer(vq_config: IVideoGPTVQConfig, seed: int = 0, **config: Any) -> IVideoGPTForCausalLM:
@@ -57,14 +65,7 @@ def build_transformer(vq_config: IVideoGPTVQConfig, seed: int = 0, **config: Any
 
     Weights are large, so that predictions are far from ties, and actions have an effect.
     """
-    defaults = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 160,
-        "initializer_range": 0.3,
-    }
+    defaults = TRANSFORMER_SETTINGS | {"initializer_range": 0.3}
     torch.manual_seed(seed)
     model = IVideoGPTForCausalLM(IVideoGPTConfig(**(defaults | asdict(vq_config.layout) | config))).eval()
     if model.config.action_dim:

@@ -19,26 +19,9 @@ from safetensors.torch import load_file
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.data.clips.dataset import ClipKey
 from ivideogpt_hf.data.clips.tokens import TokenDataset
-from tests.conftest import build_vq_model
+from tests.conftest import TRANSFORMER_SETTINGS, VQ_SETTINGS, build_vq_model
 from tests.data.files import make_dataset
 
-VQ_SETTINGS = {
-    "resolution": 16,
-    "block_out_channels": [32, 32],
-    "layers_per_block": 1,
-    "latent_channels": 8,
-    "num_context_codes": 24,
-    "num_dynamics_codes": 40,
-    "max_att_resolution": 8,
-    "patch_size": 4,
-}
-TRANSFORMER_SETTINGS = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 160,
-}
 # Six updates on clips of five frames, two of them context, four clips at a time; 18 such batches are an epoch.
 SHORT_RUN = {
     "num_frames": 5,

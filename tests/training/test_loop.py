@@ -19,10 +19,10 @@ from ivideogpt_hf.training.open_data import make_loader, open_clips
 from ivideogpt_hf.training.optimizers import make_scheduler
 from ivideogpt_hf.training.run_checkpoints import checkpoints_in, problem_of
 from ivideogpt_hf.training.train_vq import VQLosses
-from tests.conftest import build_vq_model
+from tests.conftest import TRANSFORMER_SETTINGS, VQ_SETTINGS, build_vq_model
 from tests.data.files import MemoryReader, convert, make_episode
 from tests.started import Started
-from tests.training.conftest import TRANSFORMER_SETTINGS, VQ_SETTINGS, metrics_of, run, weights_of
+from tests.training.conftest import metrics_of, run, weights_of
 
 BOTH = pytest.mark.parametrize("command", ["train-vq", "train"])
 

@@ -11,8 +11,8 @@ from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.training.arguments import VQArguments
 from ivideogpt_hf.training.losses import Discriminator, hinge_loss
 from ivideogpt_hf.training.train_vq import VQLosses
-from tests.conftest import build_vq_model, random_frames
-from tests.training.conftest import VQ_SETTINGS, metrics_of, run
+from tests.conftest import VQ_SETTINGS, build_vq_model, random_frames
+from tests.training.conftest import metrics_of, run
 
 pytest.importorskip("accelerate")
 

@@ -11,7 +11,8 @@ from ivideogpt_hf.cli.main import build_parser, main
 from ivideogpt_hf.training.arguments import parse
 from ivideogpt_hf.training.tokenizing import TOKENIZE_ARGUMENTS
 from ivideogpt_hf.training.train_world_model import WORLD_MODEL_ARGUMENTS
-from tests.training.conftest import TRANSFORMER_SETTINGS, run
+from tests.conftest import TRANSFORMER_SETTINGS
+from tests.training.conftest import run
 
 KINDS = {"train": WORLD_MODEL_ARGUMENTS, "tokenize": TOKENIZE_ARGUMENTS}
 
