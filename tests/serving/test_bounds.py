@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,8 +23,16 @@ from websockets.sync.client import connect
 
 from ivideogpt_hf.media.images import encode_png
 from ivideogpt_hf.serving import messages
-from ivideogpt_hf.serving.connections import ImpatientProtocol, ImpatientWebSocket, connection_options
-from ivideogpt_hf.serving.limits import BodyLimits, ByteBudget, LimitBody, NoRoomError
+from ivideogpt_hf.serving.connections import (
+    ANSWER_SECONDS,
+    HEAD_SECONDS,
+    MAX_CONNECTIONS,
+    ImpatientProtocol,
+    ImpatientWebSocket,
+    connection_options,
+)
+from ivideogpt_hf.serving.defaults import ServerLimits
+from ivideogpt_hf.serving.limits import MAX_SOCKETS, BodyLimits, ByteBudget, LimitBody, NoRoomError
 from ivideogpt_hf.serving.messages import frames_to_text
 from ivideogpt_hf.serving.state_room import StateRoom
 from ivideogpt_hf.world.state import WorldState, num_bytes_of
@@ -32,6 +41,7 @@ from tests.serving.conftest import serving, wait_for
 from tests.serving.test_server import ACTIONS, FRAMES, Client
 
 MEGABYTE = 2**20
+SECURITY = Path(__file__).parents[2] / "SECURITY.md"
 
 
 def chunk(name, data):
@@ -339,3 +349,20 @@ def test_binary_messages_of_a_web_socket_are_read_as_text(server):
     with connect(f"{server.replace('http', 'ws')}/v1/sessions/{session}/stream") as socket:
         socket.send(b'{"call": "show", "state": 9}')
         assert json.loads(socket.recv(timeout=20))["status"] == 404
+
+
+def test_the_table_of_limits_in_security_md_is_that_of_the_code():
+    limits = ServerLimits()
+    rows = [line.split(" | ") for line in SECURITY.read_text(encoding="utf-8").splitlines()]
+    (_, *cells) = (row[1] for row in rows if len(row) == 3)  # the first one is the heading
+    assert cells == [
+        f"{limits.max_bytes >> 20} MiB, and as many values of JSON as the largest call has",
+        f"{limits.max_request_bytes >> 20} MiB, `--max-request-bytes`",
+        f"{limits.max_frame_bytes >> 30} GiB, `--max-frame-bytes`",
+        f"{limits.max_state_bytes >> 30} GiB, `--max-state-bytes`",
+        f"{limits.max_frame_bytes >> 30} GiB, `--max-frame-bytes`",
+        f"{limits.max_sessions}, {limits.max_states}, {limits.max_waiting}",
+        f"{MAX_CONNECTIONS}, {MAX_SOCKETS}",
+        f"{limits.request_seconds:g} s, its head {HEAD_SECONDS:g} s",
+        f"{ANSWER_SECONDS:g} s",
+    ]
