@@ -214,6 +214,7 @@ bench: $(VENV)/browser.stamp $(VENV)/quantize.stamp ## run the benchmarks; leave
 	$(BIN)/python benchmarks/imports.py --output benchmarks/results/imports.json
 	$(BIN)/python benchmarks/rollout.py --output benchmarks/results/rollout.json
 	$(BIN)/python benchmarks/options.py --output benchmarks/results/options.json
+	$(BIN)/python benchmarks/decoding.py --output benchmarks/results/decoding.json
 	$(BIN)/python benchmarks/data.py --output benchmarks/results/data.json
 	$(BIN)/python benchmarks/training.py --output benchmarks/results/training.json
 	$(BIN)/python benchmarks/training.py --dtype bfloat16 --output benchmarks/results/training_bfloat16.json
