@@ -307,6 +307,18 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
         pass
 
 
+def in_four_processes(target, folder):
+    """Run a function of a folder and a barrier in four processes at once; their exit codes."""
+    forks = multiprocessing.get_context("fork")
+    barrier = forks.Barrier(4)
+    processes = [forks.Process(target=target, args=(folder, barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
 def _count_in(folder, barrier):
     barrier.wait()
     done = 0
@@ -323,13 +335,7 @@ def _count_in(folder, barrier):
 
 
 def test_never_two_at_once_though_the_lock_file_comes_and_goes(tmp_path):
-    forks = multiprocessing.get_context("fork")
-    barrier = forks.Barrier(4)
-    processes = [forks.Process(target=_count_in, args=(tmp_path, barrier)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
+    in_four_processes(_count_in, tmp_path)
     assert (tmp_path / "count").read_text() == "100"
 
 
@@ -362,11 +368,4 @@ def _lock_again_and_again(folder, barrier):
 
 
 def test_a_folder_that_comes_and_goes_can_be_locked(tmp_path):
-    forks = multiprocessing.get_context("fork")
-    barrier = forks.Barrier(4)
-    processes = [forks.Process(target=_lock_again_and_again, args=(tmp_path / "new", barrier)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert in_four_processes(_lock_again_and_again, tmp_path / "new") == [0] * 4

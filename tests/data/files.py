@@ -120,9 +120,7 @@ def change_one_pixel(folder: Path, lengths: list[int], **settings: object) -> Pa
     return convert(MemoryReader(episodes), folder, **settings)
 
 
-def write_lerobot(
-    folder: Path, lengths: list[int], fps: int = 10, size: tuple[int, int] = (48, 64)
-) -> list[np.ndarray]:
+def write_lerobot(folder: Path, lengths: list[int]) -> list[np.ndarray]:
     """A LeRobot v3.0 data set with one mp4 for all episodes ("front"), one image camera ("wrist"), actions and rewards.
 
     Written as the format's description says: the lerobot package cannot be installed beside this package's versions of
@@ -134,7 +132,7 @@ def write_lerobot(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    total = sum(lengths)
+    total, fps, size = sum(lengths), 10, (48, 64)
     write_mp4(folder / "videos/observation.images.front/chunk-000/file-000.mp4", total, size, fps)
     actions = [make_actions(length, 2, seed=i) for i, length in enumerate(lengths)]
     wrist = [make_frames(length, 8, seed=i) for i, length in enumerate(lengths)]

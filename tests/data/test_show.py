@@ -26,11 +26,11 @@ def folder(tmp_path_factory):
     return str(make_dataset(tmp_path_factory.mktemp("data") / "arm", [12, 9, 20]))
 
 
-def tiles(picture, row=0, row_height=None):
-    """The frames in a row of a picture, at their own size."""
-    top = row * (row_height or 0) + TITLE_PIXELS
+def tiles(picture):
+    """The frames of the first strip of a picture, at their own size."""
+    strip = picture[TITLE_PIXELS : TITLE_PIXELS + TILE_PIXELS : SCALE]
     lefts = range(0, picture.shape[1], TILE_PIXELS + 2)
-    return np.stack([picture[top : top + TILE_PIXELS : SCALE, left : left + TILE_PIXELS : SCALE] for left in lefts])
+    return np.stack([strip[:, left : left + TILE_PIXELS : SCALE] for left in lefts])
 
 
 def test_a_contact_sheet_shows_the_clip_as_the_model_sees_it(folder, tmp_path):

@@ -70,9 +70,9 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert not different
 
 
-def all_tokens(folder: Path, split: str = "train") -> list[list[int]]:
-    """Of every clip that ``tokenize`` wrote."""
-    dataset = TokenDataset(folder, split)
+def all_tokens(folder: Path) -> list[list[int]]:
+    """Of every training clip that ``tokenize`` wrote."""
+    dataset = TokenDataset(folder, "train")
     return [dataset[ClipKey(0, 0, index)]["tokens"].tolist() for index in range(len(dataset))]
 
 

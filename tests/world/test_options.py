@@ -29,5 +29,8 @@ def test_steps_to_decode(decode_steps, steps):
 def test_what_is_unknown_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RolloutOptions(**options)
+
+
+def test_a_step_beyond_the_rollout_is_refused():
     with pytest.raises(ValueError, match=r"steps of 0 \.\.\. 2"):
         RolloutOptions(decode_steps=(3,)).steps_to_decode(3)

@@ -45,8 +45,8 @@ def write_later(path, *args, time=2 * OLD, **options):
     os.utime(path, ns=(time, time))
 
 
-def make_source(folder, lengths=(5,) * 6):
-    return age(write_npz_folder(folder, list(lengths)))
+def make_source(folder):
+    return age(write_npz_folder(folder, [5] * 6))
 
 
 def open_conversion(source, output, *, update=False, **settings):
