@@ -26,29 +26,40 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         commands: subparsers of the command line.
         common: parent parser of all commands.
     """
-    shards = argparse.ArgumentParser(add_help=False)
-    shards.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
-    shards.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
-    shards.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    shards.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    shards.add_argument(
+    writing = _writing_options()
+    _add_convert(commands, [common, writing])
+    _add_collect(commands, [common, writing])
+    _add_show(commands, common)
+
+
+def _writing_options() -> argparse.ArgumentParser:
+    """Parent parser of the commands that write a data set."""
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
+    writing.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
+    writing.add_argument("--private", action="store_true", help="with --push: make a new repository private")
+    writing.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    writing.add_argument(
         "--shard",
         type=parse_shard,
         default=(0, 1),
         metavar="I/N",
         help="do only part I (from 0) of N, for a job array of a cluster",
     )
-    shards.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
-    shards.add_argument(
+    writing.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
+    writing.add_argument(
         "--test-fraction",
         type=float,
         default=0.05,
         help="share of episodes held out as split test (default: %(default)g)",
     )
+    return writing
 
+
+def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     convert = commands.add_parser(
         "convert-data",
-        parents=[common, shards],
+        parents=parents,
         help="make a data set of any video, with or without actions",
         description="Make a Hugging Face data set of episodes from npz, HDF5, LeRobot v3.0, TFRecord (RLDS), or "
         "folders of videos or images. After a kill, the same command goes on where it stopped. Where the source has "
@@ -100,9 +111,11 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     convert.set_defaults(run=_convert)
 
+
+def _add_collect(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     collect = commands.add_parser(
         "collect",
-        parents=[common, shards],
+        parents=parents,
         help="make a data set of episodes from a simulated environment",
         description="Make a data set of simulated episodes. The environment is push2d, metaworld/<task>, "
         "robodesk/<task>, pusht, or any Gymnasium environment that renders and has continuous actions. `ivideogpt list "
@@ -132,7 +145,6 @@ def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     collect.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     collect.set_defaults(run=_collect)
-    _add_show(commands, common)
 
 
 def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -49,6 +49,11 @@ def add_serving_commands(
         common: parent parser of all commands.
         checkpoint: parent parsers of commands that load a checkpoint.
     """
+    _add_play(commands, common)
+    _add_serve(commands, [common, *checkpoint])
+
+
+def _add_play(commands: Any, common: argparse.ArgumentParser) -> None:
     play = commands.add_parser(
         "play",
         parents=[common],
@@ -63,9 +68,11 @@ def add_serving_commands(
     play.add_argument("--mcp", action="store_true", help="serve tools of the Model Context Protocol as well")
     play.set_defaults(run=_play)
 
+
+def _add_serve(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     serve = commands.add_parser(
         "serve",
-        parents=[common, *checkpoint],
+        parents=parents,
         help="serve a checkpoint to many clients",
         description="Serve a checkpoint over HTTP and WebSocket to many clients. Their steps are batched on one model. "
         "`ivideogpt_hf.RemoteWorldModel(url)` is the client, and /docs describes the calls. After SIGTERM, calls that "
