@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require_packages
-from ..serving.defaults import LOOPBACK_NAMES, TOKEN_VARIABLE, ServerLimits
+from ..serving.defaults import LOOPBACK_NAMES, STOP_SECONDS, TOKEN_VARIABLE, ServerLimits
 from .arguments import CHECKPOINT_HELP, DEFAULT, checkpoint_folder, load_world
 from .ray_cluster import LOCAL, connected
 
@@ -107,7 +107,7 @@ def _add_serve(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     serve.add_argument(
         "--stop-after",
         type=int,
-        default=60,
+        default=STOP_SECONDS,
         help="seconds after SIGTERM when calls are given up, and the sessions are saved (default: %(default)s)",
     )
     serve.add_argument("--state-dir", type=Path, help="folder that keeps the sessions between two runs of the server")

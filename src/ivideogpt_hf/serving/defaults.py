@@ -10,6 +10,8 @@ TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 # Seconds that a client waits for an answer, and that a server's model may spend on one call.
 CALL_SECONDS = 300.0
+# Seconds that calls have to end in when a server stops.
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..world.world_model import WorldModel
 from .access import AccessRules
 from .connections import connection_options
 from .cores import call_aside
-from .defaults import ServerLimits
+from .defaults import STOP_SECONDS, ServerLimits
 from .saved_sessions import open_saved
 from .server import create_app
 from .service import Service
@@ -64,7 +64,7 @@ class Replica:
         folder: Path,
         token: str,
         *,
-        seconds_to_stop: int = 60,
+        seconds_to_stop: int = STOP_SECONDS,
         num_threads: int | None = None,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
