@@ -55,6 +55,13 @@ IMAGINED = {
     "model_batch_size": 2,
 }
 
+NEW_WORLD = """
+vq_config: {resolution: 32, block_out_channels: [32, 32], layers_per_block: 1, latent_channels: 8, patch_size: 8,
+  num_context_codes: 24, num_dynamics_codes: 40, max_att_resolution: 8}
+transformer_config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 4,
+  max_position_embeddings: 600}
+"""
+
 
 def small_world(**options):
     """Of 32 x 32 frames, the smallest that the agent's convolutions take."""
@@ -170,6 +177,23 @@ def test_runs_of_seeds_are_compared(tmp_path):
         start({}, tmp_path / str(seed), seed=seed, num_steps=12)
     comparison = compare_runs([read_run(tmp_path / str(seed)) for seed in (0, 1)])
     assert len(comparison["groups"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["new", "grown"])
+def test_runs_whose_new_weights_follow_from_the_seed_are_one_group(kind, tmp_path):
+    """New weights differ from seed to seed, and say nothing of how a run was made."""
+    world = tmp_path / "world"
+    if kind == "new":
+        world = tmp_path / "new.yaml"
+        world.write_text(NEW_WORLD)
+    else:
+        small_world(predict_reward=False).save_pretrained(world)
+    folders = [tmp_path / str(seed) for seed in (0, 1)]
+    options = {"num_steps": 4, "evaluate_every": 4, "videos": False, "world_model": str(world), "warmup_vq_updates": 2}
+    for seed, folder in enumerate(folders):
+        start(IMAGINED | options, folder, seed=seed)
+    (group,) = compare_runs([read_run(folder) for folder in folders])["groups"]
+    assert group["seeds"] == [0, 1]
 
 
 def test_the_last_evaluation_is_at_the_last_step(tmp_path):
@@ -534,12 +558,7 @@ def test_an_agent_without_its_package_is_refused(monkeypatch, tmp_path, capsys):
 
 def test_new_networks_need_updates_of_the_vq_model(tmp_path, capsys):
     file = tmp_path / "new.yaml"
-    file.write_text(
-        "vq_config: {resolution: 32, block_out_channels: [32, 32], layers_per_block: 1, latent_channels: 8,"
-        " patch_size: 8, num_context_codes: 24, num_dynamics_codes: 40, max_att_resolution: 8}\n"
-        "transformer_config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 4,"
-        " max_position_embeddings: 600}\n"
-    )
+    file.write_text(NEW_WORLD)
     argv = ["push2d/goal-shown", "--world-model", str(file), "--horizon", "3", "--output", str(tmp_path / "out")]
     assert "give warmup_vq_updates" in fails(capsys, *argv)
     options = {"world_model": str(file), "warmup_vq_updates": 2, "num_steps": 12}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...checkpoints.loading import settings_hash, weights_hash
 from ...extras import require_packages
 from ...models.processing_ivideogpt import IVideoGPTVideoProcessor
 from ...settings import fill, read_yaml
@@ -52,9 +53,12 @@ class StartingWorld:
         world: the world model, in float32 on the CPU.
         is_new: whether its networks are new, so that its VQ model must be trained before its transformer.
         grown: names of the parts that the checkpoint lacked, which begin untrained.
+        hashes: what it was made of, as hashes: the weights of a checkpoint, or the configs of new networks. New weights
+            are no part of it, since they follow from the seed: runs that differ in nothing else have the same hashes.
     """
 
     world: WorldModel
+    hashes: tuple[str, str]
     is_new: bool = False
     grown: tuple[str, ...] = ()
 
@@ -86,15 +90,18 @@ def open_world(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if Path(name).suffix in YAML_SUFFIXES:
-            return StartingWorld(_new_world(Path(name), low, high, num_future_frames), is_new=True)
+            new = _new_world(Path(name), low, high, num_future_frames)
+            hashes = (settings_hash(new.vq_model.config), settings_hash(new.transformer.config))
+            return StartingWorld(new, hashes, is_new=True)
         world = WorldModel.from_pretrained(name, revision=revision, token=token)
         if world.spec.goal_conditioned:
             raise ValueError(f"{name} is goal-conditioned, which an agent's world cannot be; take another checkpoint")
         missing = {"actions": not world.spec.action_dim, "rewards": not world.spec.has_reward}
         grown = tuple(part for part, is_missing in missing.items() if is_missing)
-        return StartingWorld(
-            _grow(world, os.fspath(name), low, high, num_future_frames) if grown else world, grown=grown
-        )
+        hashes = (weights_hash(world.vq_model), weights_hash(world.transformer))
+        if grown:
+            world = _grow(world, os.fspath(name), low, high, num_future_frames)
+        return StartingWorld(world, hashes, grown=grown)
 
 
 def _new_world(file: Path, low: np.ndarray, high: np.ndarray, num_future_frames: int) -> WorldModel:

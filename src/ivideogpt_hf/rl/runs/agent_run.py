@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped] # it has none
 
-from ...checkpoints.loading import weights_hash
 from ...extras import require_packages
 from ...provenance import describe_command, describe_versions
 from ...run_folder import PARTIAL, RUN_FILE, claim, lock, naming, recover_folder, replace_folder
@@ -286,8 +285,7 @@ class AgentRun:
     def _claim(self) -> None:
         record = self.settings.record()
         if self.start is not None:
-            world = self.start.world
-            record["world_model_hashes"] = [weights_hash(world.vq_model), weights_hash(world.transformer)]
+            record["world_model_hashes"] = self.start.hashes
         record |= {
             "command": describe_command(),
             "versions": describe_versions("stable-baselines3", "gymnasium"),
