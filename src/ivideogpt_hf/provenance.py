@@ -10,10 +10,22 @@ from pathlib import Path
 
 PACKAGES = ("ivideogpt-hf", "torch", "transformers", "diffusers", "datasets", "safetensors")
 
+# The option whose value is a secret. The command line takes its beginnings, too.
+TOKEN_OPTION, HIDDEN = "--token", "HIDDEN"
+
 
 def describe_command() -> str:
-    """The command line that runs."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line that runs, without the token in it: it is kept, and published."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    for index, word in enumerate(words):
+        option, is_joined, _ = word.partition("=")
+        if len(option) <= len("--") or not TOKEN_OPTION.startswith(option):
+            continue
+        if is_joined:
+            words[index] = f"{option}={HIDDEN}"
+        elif index + 1 < len(words):
+            words[index + 1] = HIDDEN
+    return shlex.join(words)
 
 
 def describe_date() -> str:
