@@ -233,6 +233,16 @@ def test_the_same_seed_gives_the_same_agent():
     assert is_same(weights(one.policy), two.policy)
 
 
+def test_a_seed_that_is_set_later_is_that_of_everything(tmp_path):
+    """Of the draws from the buffer, too, which has no seed of its own here."""
+    make_agent(seed=None).save(tmp_path / "agent.zip")
+    agents = [DrQv2.load(tmp_path / "agent.zip", env=SquareEnv(), device="cpu") for _ in range(2)]
+    for agent in agents:
+        agent.set_random_seed(5)
+        agent.learn(40)
+    assert is_same(weights(agents[0].policy), agents[1].policy)
+
+
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
 def test_a_loaded_agent_goes_on_as_the_other_would(mixed_precision, tmp_path):
     """The same actions, and after the next updates the same weights."""
@@ -259,6 +269,18 @@ def test_a_loaded_agent_acts_without_an_environment(tmp_path):
     loaded = DrQv2.load(tmp_path / "agent.zip", device="cpu")
     assert loaded.action_std == agent.action_std
     assert np.array_equal(loaded.predict(observations())[0], agent.predict(observations())[0])
+
+
+def test_an_agent_of_a_gpu_is_loaded_without_one(tmp_path):
+    """A CUDA generator's state has 16 bytes, a CPU's 5,056."""
+    agent = make_agent().learn(25)
+    agent.generators.state_dict = lambda: dict.fromkeys(("acting", "training"), torch.zeros(16, dtype=torch.uint8))
+    agent.save(tmp_path / "agent.zip")
+    loaded = DrQv2.load(tmp_path / "agent.zip", env=SquareEnv(), device="cpu")
+    expected, found = (one.predict(observations(), deterministic=True)[0] for one in (agent, loaded))
+    assert np.array_equal(expected, found)
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 30
 
 
 def test_a_loaded_agent_may_have_other_settings(tmp_path):

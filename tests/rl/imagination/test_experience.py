@@ -324,3 +324,16 @@ def test_a_callback_that_loads_the_state_of_another_imagines_the_same(tmp_path):
     assert torch.equal(one.rollout.frames, two.rollout.frames)
     assert torch.equal(one.lengths, two.lengths)
     assert imagined.num_imagined == other.num_imagined
+
+
+def test_what_a_gpu_began_goes_on_without_one():
+    """A CUDA generator's state has 16 bytes, a CPU's 5,056. The draws are then those of the seed."""
+    agent, imagined = learnt(imagined=make_imagined())
+    state = imagined.state_dict() | {"generator": torch.zeros(16, dtype=torch.uint8)}
+    rounds = []
+    for _ in range(2):
+        other = ImaginedExperience(imagined.learner, imagined.schedule)
+        other.init_callback(agent)
+        other.load_state_dict(state)
+        rounds.append(other.imagine())
+    assert torch.equal(rounds[0].rollout.actions, rounds[1].rollout.actions)

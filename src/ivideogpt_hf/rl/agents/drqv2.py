@@ -32,6 +32,16 @@ from stable_baselines3.common.utils import polyak_update  # noqa: E402
 AGENT_FILE = "agent.zip"
 
 
+def set_generator_state(generator: torch.Generator, state: Tensor) -> None:
+    """Let a generator go on from a state.
+
+    States of a CPU and of a GPU have nothing in common. A generator stays as it is where the state is that of another
+    kind of device, so that what was trained on a GPU can be loaded without one.
+    """
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state.cpu())
+
+
 class Generators:
     """The random numbers of an agent: those of its actions, and those of its updates."""
 
@@ -49,9 +59,10 @@ class Generators:
         return {"acting": self.acting.get_state(), "training": self.training.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor], strict: bool = True) -> None:
-        """Take over the states of generators on the same kind of device."""
-        self.acting.set_state(state["acting"].cpu())
-        self.training.set_state(state["training"].cpu())
+        """Take over the states of other generators, if these were on the same kind of device; see
+        `set_generator_state`."""
+        set_generator_state(self.acting, state["acting"])
+        set_generator_state(self.training, state["training"])
 
 
 class DrQv2(OffPolicyAlgorithm):
@@ -211,10 +222,12 @@ class DrQv2(OffPolicyAlgorithm):
         self._follow_schedule()
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed the environment, torch, numpy, and the agent's own generators."""
+        """Seed the environment, torch, numpy, the agent's own generators, and the draws of its buffer."""
         super().set_random_seed(seed)
         if hasattr(self, "generators"):  # not yet while the networks are made
             self._seed_generators(seed)
+            if isinstance(self.replay_buffer, MixedReplayBuffer):
+                self.replay_buffer.rng = np.random.default_rng(seed)
 
     def _seed_generators(self, seed: int | None) -> None:
         self.generators = Generators(self.device, seed)

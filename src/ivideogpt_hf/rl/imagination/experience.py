@@ -17,7 +17,7 @@ from ...decoding.sampling import Sampling
 from ...extras import require_packages
 from ...world.results import Observation, Rollout
 from ...world.world_model import WorldModel
-from ..agents.drqv2 import DrQv2
+from ..agents.drqv2 import DrQv2, set_generator_state
 from ..replay.buffer import MixedReplayBuffer, Starts
 from ..replay.checks import NUM_CHANNELS
 from .learner import WorldModelLearner
@@ -425,11 +425,13 @@ class ImaginedExperience(BaseCallback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where another callback with the same arguments stood, for an agent on the same kind of device."""
+        """Stand where another callback with the same arguments stood. Actions in imagination have the same random
+        numbers if the agent is on the same kind of device."""
         self.num_imagined, self._is_warm = state["num_imagined"], state["is_warm"]
         self._last_step = state["last_step"]
         self._rng.bit_generator.state = state["rng"]
-        self._generator = torch.Generator(self.model.device) if hasattr(self, "model") else self._generator
-        self._generator.set_state(state["generator"].cpu())
+        if hasattr(self, "model"):
+            self._generator = torch.Generator(self.model.device).manual_seed(self._generator_seed)
+        set_generator_state(self._generator, state["generator"])
         self._recent = deque(state["recent"].tolist(), maxlen=NUM_RECENT)
         self._copied_updates = (-1, -1)
