@@ -254,6 +254,8 @@ print(many.step(many.action_space.sample())[0].shape, one.step(one.action_space.
         ({"sampling": Sampling(seed=1)}, "pass it to reset"),
         ({"render_mode": "human"}, "render_mode must be"),
         ({"action_low": None}, "does not know the bounds"),
+        ({"action_low": [-1.0] * 5}, "each one number or "),
+        ({"action_low": 3.0}, "action_low must not exceed action_high"),
     ],
 )
 def test_what_does_not_fit_is_refused(world, options, message):

@@ -387,7 +387,12 @@ def _action_space(
     high = spec.action_high if high is None else high
     if low is None or high is None:
         raise ValueError("the checkpoint does not know the bounds of its actions: pass action_low and action_high")
-    lowest, highest = (np.broadcast_to(np.asarray(bound, np.float32), (spec.action_dim,)) for bound in (low, high))
+    bounds = [np.asarray(bound, np.float32) for bound in (low, high)]
+    if any(bound.shape not in ((), (1,), (spec.action_dim,)) for bound in bounds) or not (bounds[0] <= bounds[1]).all():
+        raise ValueError(
+            f"action_low must not exceed action_high, each one number or {spec.action_dim}, got {low} and {high}"
+        )
+    lowest, highest = (np.broadcast_to(bound, (spec.action_dim,)) for bound in bounds)
     return Box(lowest, highest, dtype=np.float32)
 
 

@@ -54,3 +54,11 @@ def test_attributes_are_shared(environment):
         environment.set_attr("horizon", 4)
     with pytest.raises(NotImplementedError, match="no methods of their own"):
         environment.env_method("reset")
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_other_autoreset_modes_are_refused(mode):
+    world = build_world(action_dim=2, predict_reward=True)
+    worlds = WorldModelVectorEnv(world, random_frames(3, 2), 2, horizon=3, autoreset_mode=mode, **BOUNDS)
+    with pytest.raises(ValueError, match=f"with autoreset_mode 'SameStep', got '{mode}'"):
+        ImaginedWorlds(worlds)

@@ -12,6 +12,7 @@ from ...extras import require_packages
 
 require_packages("stable_baselines3", purpose="reinforcement learning")
 
+from gymnasium.vector import AutoresetMode  # noqa: E402
 from stable_baselines3.common.vec_env import VecEnv  # noqa: E402
 
 
@@ -20,6 +21,9 @@ class ImaginedWorlds(VecEnv):
 
     Args:
         worlds: imagined worlds with the autoreset mode "SameStep".
+
+    Raises:
+        ValueError: if the worlds have another autoreset mode.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -32,6 +36,11 @@ class ImaginedWorlds(VecEnv):
     """
 
     def __init__(self, worlds: WorldModelVectorEnv) -> None:
+        if worlds.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                f"worlds must begin episodes anew in the step that ends them, as stable-baselines3 expects: make them "
+                f"with autoreset_mode {AutoresetMode.SAME_STEP.value!r}, got {worlds.autoreset_mode.value!r}"
+            )
         self.worlds = worlds
         self._actions: np.ndarray | None = None
         super().__init__(worlds.num_envs, worlds.single_observation_space, worlds.single_action_space)
