@@ -174,6 +174,11 @@ class AgentRun:
                 f"episodes have {settings.max_steps + 1} frames, and the world model is trained on clips of "
                 f"{num_frames}: lower the horizon, or raise max_steps"
             )
+        if not settings.demos and schedule.first_step + 1 < num_frames:
+            raise ValueError(
+                f"the world model is first trained after {schedule.first_step} steps, on clips of {num_frames} frames, "
+                f"which are not there yet: raise first_step to {num_frames - 1}, lower the horizon, or give demos"
+            )
         self.start = start
 
     start: StartingWorld | None = None

@@ -171,18 +171,25 @@ class AgentRunSettings:
         for name, minimum in fewest.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
-        if self.gradient_steps is not None and self.gradient_steps < 1:
-            raise ValueError(f"gradient_steps must be at least 1, got {self.gradient_steps}")
+        for name in ("gradient_steps", "batch_size", "frame_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.real_ratio is not None and not 0 <= self.real_ratio <= 1:
             raise ValueError(
                 f"real_ratio is the share of real transitions in a batch, in [0, 1]; got {self.real_ratio}"
             )
         self._refuse(*UNUSED.get(self.agent, ()), why=f"the agent {self.agent!r} has no use for it")
         if self.uses_world:
-            self.schedule()
+            horizon = self.schedule().horizon
             self.learner_settings()
+            if self.max_imagined < horizon:
+                raise ValueError(
+                    f"max_imagined must be at least the {horizon} steps of a rollout, got {self.max_imagined}"
+                )
             return
-        names = ("real_ratio", *SCHEDULE_SETTINGS, "model_batch_size", "model_learning_rate", "data", "lpips_weights")
+        names = ("real_ratio", *SCHEDULE_SETTINGS, "model_batch_size", "model_learning_rate", "data", "data_root")
+        names = (*names, "lpips_weights", "max_imagined_age", "truncate_quantile")
         self._refuse(*names, why="only for runs with a world model; name one")
 
     def _refuse(self, *names: str, why: str) -> None:
