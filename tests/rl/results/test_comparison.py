@@ -51,6 +51,14 @@ def test_a_single_seed_is_told_and_has_no_interval(write):
     assert comparison["notes"] == ["push2d: plain has one seed, and no interval"]
 
 
+def test_the_steps_of_an_agent_that_only_imagines_are_not_called_real(write):
+    comparison = compared(write([0.0, 0.6], label="dreams", agent="ppo"), write([0.0, 0.6], label="acts"))
+    assert "push2d: the steps of dreams are imagined ones, it took no real step" in comparison["notes"]
+    rows = [line.split("|") for line in comparison_as_text(comparison).splitlines() if line.startswith("| ")]
+    steps = [row[5].strip() for row in rows]
+    assert steps == ["real steps to 50%", "1833 imagined", "1833"]
+
+
 # -- what is written --------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from .statistics import DIGITS, NUM_RESAMPLES, bootstrap_intervals, interquartil
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "table.md"
 THRESHOLDS = (0.5, 0.8)
+# Agents that take no real step, so that the steps of their runs are imagined ones.
+DREAMING = ("ppo",)
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
     Returns:
         "groups": for each group its environment, name, settings, seeds and folders; "success_at_end" and "area", each
         with "value", "low" and "high"; "steps_to_50" and "steps_to_80" of the curve, None where it never gets there;
+        these and those of the curve are real steps, but imagined ones of the agent "ppo", which "notes" tell;
         "imagined_steps" and "seconds", means over the runs; and the "curve".
         "all_environments": the first two scores of all groups with the same name and settings in several environments,
         each environment a stratum. Bounds are None for a single run. "num_last" and "num_resamples" tell how these were
@@ -41,6 +44,11 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
         f"{group.runs[0].environment}: {group.name} has one seed, and no interval"
         for group in groups
         if len(group.runs) == 1
+    ]
+    notes += [
+        f"{group.runs[0].environment}: the steps of {group.name} are imagined ones, it took no real step"
+        for group in groups
+        if group.runs[0].settings["agent"] in DREAMING
     ]
     environments = list(dict.fromkeys(group.runs[0].environment for group in groups))
     if len(environments) > 1:
@@ -116,7 +124,10 @@ def comparison_as_text(comparison: dict[str, Any]) -> str:
         row |= {"success at the end": _cell(group["success_at_end"]), "area under the curve": _cell(group["area"])}
         for level in THRESHOLDS:
             steps = group[f"steps_to_{round(100 * level)}"]
-            row[f"real steps to {level:.0%}"] = "never" if steps is None else round(steps)
+            reached: int | str = "never" if steps is None else round(steps)
+            if steps is not None and _dreams(group):
+                reached = f"{reached} imagined"
+            row[f"real steps to {level:.0%}"] = reached
         rows.append(row | {"imagined steps": round(group["imagined_steps"]), "minutes": f"{group['seconds'] / 60:.1f}"})
     parts = [as_markdown(rows)]
     if comparison["all_environments"]:
@@ -146,8 +157,13 @@ def _cell(score: dict[str, Any]) -> str:
     return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
+def _dreams(group: dict[str, Any]) -> bool:
+    """Whether the steps of a group are imagined ones."""
+    return group["settings"]["agent"] in DREAMING
+
+
 def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
-    """Draw success against real steps as png, with a panel for each environment and a line for each group."""
+    """Draw success against steps as png, with a panel for each environment and a line for each group."""
     from matplotlib.figure import Figure
 
     environments = list(dict.fromkeys(group["environment"] for group in comparison["groups"]))
@@ -162,7 +178,9 @@ def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
     lines: dict[str, Any] = {}
     for environment, axis in axes.items():
         axis.set_title(environment, parse_math=False)
-        axis.set(xlabel="real steps", ylabel="success", ylim=(-0.02, 1.02))
+        kinds = {_dreams(group) for group in comparison["groups"] if group["environment"] == environment}
+        steps = {(False,): "real steps", (True,): "imagined steps"}.get(tuple(kinds), "steps, real or imagined")
+        axis.set(xlabel=steps, ylabel="success", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
         handles, labels = axis.get_legend_handles_labels()
         lines |= dict(zip(labels, handles, strict=True))
