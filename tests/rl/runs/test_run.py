@@ -273,6 +273,22 @@ def test_real_ratio_0_is_learning_from_imagination_alone(checkpoint, tmp_path, m
     assert all(ratio == 0 and num_imagined for ratio, num_imagined in batches)
 
 
+def test_what_is_imagined_alone_must_last_until_the_next_round(checkpoint, tmp_path, monkeypatch):
+    """Else the agent would learn from real steps in between."""
+    options = {"world_model": checkpoint, "real_ratio": 0.0, "transformer_every": 3, "imagine_every": 10}
+    with pytest.raises(ValueError, match="raise max_imagined_age to 4"):
+        start(IMAGINED | options, tmp_path / "run", max_imagined_age=3)
+    counts, sample = [], agent_run.MixedReplayBuffer.sample
+
+    def watch(self, *args, **others):
+        counts.append(self.num_imagined)
+        return sample(self, *args, **others)
+
+    monkeypatch.setattr(agent_run.MixedReplayBuffer, "sample", watch)
+    start(IMAGINED | options, tmp_path / "run", max_imagined_age=4, num_steps=40, gradient_steps=1, videos=False)
+    assert min(counts) > 0
+
+
 # -- cloning ----------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from ...run_folder import PARTIAL, RUN_FILE, claim, lock, naming, recover_folder
 from ..environments.demonstrations import Demonstrations, demonstrate
 from ..environments.evaluation import evaluate_policy, write_beside_imagined
 from ..environments.simulator import SimulatorEnv
-from ..imagination.experience import ImaginedExperience
+from ..imagination.experience import ImaginationSchedule, ImaginedExperience
 from ..imagination.learner import WorldModelLearner
 from ..imagination.worlds import StartingWorld, check_world, open_world
 from ..replay.buffer import MixedReplayBuffer
@@ -106,12 +106,7 @@ class AgentRun:
         self.learner = self._make_learner()
         self.imagined = self._make_imagined()
         if self.imagined is not None and settings.real_ratio == 0:
-            first, begins = self.imagined.schedule.first_step, self.agent.learning_starts
-            if first > begins:
-                raise ValueError(
-                    f"real_ratio is 0, and the agent learns from step {begins} on, when nothing is imagined until step "
-                    f"{first}: raise learning_starts, or lower first_step"
-                )
+            self._check_imagination_alone(self.imagined.schedule)
         self._evaluated_step = -1
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._saved = time.perf_counter()
@@ -216,6 +211,24 @@ class AgentRun:
             buffer=buffer,
             **settings.agent_settings(),
         )
+
+    def _check_imagination_alone(self, schedule: ImaginationSchedule) -> None:
+        """Check that there is always something imagined to learn from: a batch without it would be real."""
+        first, begins, age = schedule.first_step, self.agent.learning_starts, self.settings.max_imagined_age
+        if first > begins:
+            raise ValueError(
+                f"real_ratio is 0, and the agent learns from step {begins} on, when nothing is imagined until step "
+                f"{first}: raise learning_starts, or lower first_step"
+            )
+        rounds, updates = schedule.imagine_every, schedule.transformer_every
+        if age is None or updates is None:
+            return
+        most = max((step + rounds - 1) // updates - step // updates for step in range(0, rounds * updates, rounds))
+        if age <= most:
+            raise ValueError(
+                f"real_ratio is 0, and what is imagined expires after {age} updates of the world model, of which there "
+                f"are up to {most} until the next round: raise max_imagined_age to {most + 1}, or leave it out"
+            )
 
     def _make_learner(self) -> WorldModelLearner | None:
         settings = self.settings
