@@ -639,6 +639,14 @@ def test_another_number_of_environments_is_refused():
         make_buffer().add(stacks, stacks, np.zeros((2, 2)), np.ones(2), np.array([False] * 2), [{}, {}])
 
 
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_rewards_that_are_not_finite_are_refused(reward):
+    """Else the first update makes every weight of the agent NaN, and the next action is what fails."""
+    stack = np.zeros((1, 9, 2, 2), np.uint8)
+    with pytest.raises(ValueError, match=f"rewards must be finite, got {reward}"):
+        make_buffer().add(stack, stack, np.zeros((1, 2)), np.array([reward]), np.array([False]), [{}])
+
+
 def test_actions_in_environment_units_are_refused_by_add():
     stack = np.zeros((1, 9, 2, 2), np.uint8)
     with pytest.raises(ValueError, match="add takes actions that are scaled"):

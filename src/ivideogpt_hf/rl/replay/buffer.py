@@ -231,7 +231,8 @@ class MixedReplayBuffer(ReplayBuffer):
             infos: infos of each environment; "TimeLimit.truncated" says that a done episode did not terminate.
 
         Raises:
-            ValueError: if observations are not uint8 stacks of frames, or next_obs is not obs moved on by a frame.
+            ValueError: if observations are not uint8 stacks of frames, next_obs is not obs moved on by a frame, or a
+                reward is not finite.
         """
         obs, next_obs = self._check_observations(obs), self._check_observations(next_obs)
         if not len(obs) == len(next_obs) == len(infos) == self.n_envs:
@@ -239,6 +240,7 @@ class MixedReplayBuffer(ReplayBuffer):
         actions = np.asarray(action, np.float32).reshape(self.n_envs, self.action_dim)
         check_scaled_actions(actions)
         actions = actions.clip(-1, 1)
+        rewards = check_rewards(reward, (self.n_envs,))
         for env, info in enumerate(infos):
             after = next_obs[env]
             if done[env] and info.get("terminal_observation") is not None:
@@ -252,7 +254,7 @@ class MixedReplayBuffer(ReplayBuffer):
             if slot == NONE or self._real.serials[slot] != serial or not self._goes_on(slot, obs[env]):
                 slot = self._real.begin(obs[env])
             terminated = bool(done[env]) and not info.get("TimeLimit.truncated", False)
-            slot = self._real.append(slot, actions[env], float(reward[env]), after[-1], terminated=terminated)
+            slot = self._real.append(slot, actions[env], float(rewards[env]), after[-1], terminated=terminated)
             self._newest[env] = (NONE, NONE) if done[env] else (slot, int(self._real.serials[slot]))
         self._count()
 

@@ -112,8 +112,11 @@ def check_rewards(rewards: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.nd
         ValueError: if they are not.
     """
     values = as_array(rewards)
-    if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"rewards must be finite and of shape {shape}, got {values.shape}")
+    if values.shape != shape:
+        raise ValueError(f"rewards must be of shape {shape}, got {values.shape}")
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        raise ValueError(f"rewards must be finite, got {values[~is_finite][0]}")
     return values
 
 
