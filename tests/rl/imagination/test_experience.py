@@ -193,6 +193,18 @@ def test_rollouts_use_the_weights_of_the_last_update(dtype):
         assert torch.equal(one, other.to(one.dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_imagined_rewards_are_read_in_float32(dtype):
+    """B13 of the original: in bfloat16, a reward of 20 is off by a hundredth."""
+    _, imagined = learnt(imagined=make_imagined(dtype=dtype))
+    head, trained = (world.transformer.reward_linear for world in (imagined._world(), imagined.learner.world))
+    assert torch.equal(head.weight, trained.weight)
+    seen = []
+    head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    imagined.imagine()
+    assert set(seen) == {torch.float32}
+
+
 # -- when -------------------------------------------------------------------------------------------------------------
 
 

@@ -214,7 +214,8 @@ class ImaginedExperience(BaseCallback):
         truncate_quantile: share of frames, in (0, 1), at which rollouts are cut: a rollout ends before the first frame
             whose log-probability lies below this quantile of the frames that were imagined last; None: rollouts are
             kept whole.
-        dtype: precision of the rollouts. "bfloat16" takes a copy of the networks.
+        dtype: precision of the rollouts. "bfloat16" takes a copy of the networks, whose reward head stays in
+            float32.
         verbose: 1 shows a bar during the first updates, which take a while; 0 shows none.
 
     Attributes:
@@ -405,7 +406,9 @@ class ImaginedExperience(BaseCallback):
         if self._copy is None:
             networks = (copy.deepcopy(learner.world.vq_model), copy.deepcopy(learner.world.transformer))
             self._copy = WorldModel(*networks, learner.world.processor).to(dtype=torch.bfloat16)
-        elif updates != self._copied_updates:
+            # Else a reward of 20 would be off by a hundredth.
+            self._copy.transformer.reward_linear.float()
+        if updates != self._copied_updates:
             self._copy.vq_model.load_state_dict(learner.world.vq_model.state_dict())
             self._copy.transformer.load_state_dict(learner.world.transformer.state_dict())
         self._copied_updates = updates
