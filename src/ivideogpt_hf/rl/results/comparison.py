@@ -179,8 +179,8 @@ def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
     for environment, axis in axes.items():
         axis.set_title(environment, parse_math=False)
         kinds = {_dreams(group) for group in comparison["groups"] if group["environment"] == environment}
-        steps = {(False,): "real steps", (True,): "imagined steps"}.get(tuple(kinds), "steps, real or imagined")
-        axis.set(xlabel=steps, ylabel="success", ylim=(-0.02, 1.02))
+        steps = ("imagined" if kinds.pop() else "real") if len(kinds) == 1 else "real or imagined"
+        axis.set(xlabel=f"{steps} steps", ylabel="success", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
         handles, labels = axis.get_legend_handles_labels()
         lines |= dict(zip(labels, handles, strict=True))

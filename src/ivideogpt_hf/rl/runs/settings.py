@@ -188,8 +188,8 @@ class AgentRunSettings:
                     f"max_imagined must be at least the {horizon} steps of a rollout, got {self.max_imagined}"
                 )
             return
-        names = ("real_ratio", *SCHEDULE_SETTINGS, "model_batch_size", "model_learning_rate", "data", "data_root")
-        names = (*names, "lpips_weights", "max_imagined_age", "truncate_quantile")
+        names = ["real_ratio", *SCHEDULE_SETTINGS, "model_batch_size", "model_learning_rate", "data", "data_root"]
+        names += ["lpips_weights", "max_imagined_age", "truncate_quantile"]
         self._refuse(*names, why="only for runs with a world model; name one")
 
     def _refuse(self, *names: str, why: str) -> None:
