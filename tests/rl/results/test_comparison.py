@@ -109,6 +109,16 @@ def test_the_table_of_all_environments_follows(write):
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
+def test_an_agent_that_only_imagines_may_be_evaluated_at_other_steps(write):
+    comparison = compared(write([0.1, 0.2]), write([0.1, 0.2], steps=[1280, 2000], agent="ppo"))
+    assert [group["curve"]["steps"] for group in comparison["groups"]] == [[1000, 2000], [1280, 2000]]
+
+
+def test_an_agent_that_only_imagines_is_evaluated_in_as_many_episodes(write):
+    with pytest.raises(ValueError, match=r"at 2 steps from 1000 to 2000 in 10 episodes, and .* in 20 episodes"):
+        compared(write([0.1, 0.2]), write([0.1, 0.2], agent="ppo", num_episodes=20))
+
+
 def test_there_must_be_runs():
     with pytest.raises(ValueError, match="nothing to compare"):
         group_runs([])

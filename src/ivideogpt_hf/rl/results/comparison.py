@@ -13,13 +13,11 @@ from ...evaluation.rendering import CURVES_FILE
 from ...evaluation.tables import as_markdown
 from ...extras import require_packages
 from ...run_folder import write_aside, write_json, write_text
-from .finished_runs import NUM_LAST, Group, Run, group_runs, read_run
+from .finished_runs import DREAMING, NUM_LAST, Group, Run, group_runs, read_run
 from .statistics import DIGITS, NUM_RESAMPLES, bootstrap_intervals, interquartile_mean, steps_to_reach
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "table.md"
 THRESHOLDS = (0.5, 0.8)
-# Agents that take no real step, so that the steps of their runs are imagined ones.
-DREAMING = ("ppo",)
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
     notes += [
         f"{group.runs[0].environment}: the steps of {group.name} are imagined ones, it took no real step"
         for group in groups
-        if group.runs[0].settings["agent"] in DREAMING
+        if group.runs[0].dreams
     ]
     environments = list(dict.fromkeys(group.runs[0].environment for group in groups))
     if len(environments) > 1:

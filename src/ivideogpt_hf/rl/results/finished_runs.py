@@ -55,6 +55,8 @@ MEASURES = {
 }
 # What a run's record holds beside its settings: two runs of one group may differ in it.
 NOT_SETTINGS = {"seed", "command", "versions"}
+# Agents that take no real step: all steps of their runs are imagined.
+DREAMING = ("ppo",)
 NUM_LAST = 3  # number of evaluations that "success at the end" is the mean of
 
 
@@ -65,7 +67,7 @@ class Run:
     Attributes:
         folder: folder of the run.
         settings: content of its run.json.
-        steps: numbers (E,) int64 of real agent steps before each evaluation, ascending.
+        steps: numbers (E,) int64 of real agent steps before each evaluation, ascending; of imagined ones, if `dreams`.
         success: success rates (E,) float64 of the evaluations, in [0, 1].
         num_episodes: number of episodes of an evaluation.
         imagined_steps: number of imagined steps at the end.
@@ -84,6 +86,11 @@ class Run:
     def environment(self) -> str:
         """The name of the real environment."""
         return str(self.settings["environment"])
+
+    @property
+    def dreams(self) -> bool:
+        """Whether the agent took no real step."""
+        return self.settings["agent"] in DREAMING
 
     @property
     def method(self) -> dict[str, Any]:
@@ -205,18 +212,21 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
     Raises:
         ValueError: without runs, if two runs of a group have the same seed, or if runs in the same environment were
-            evaluated at different steps or in different numbers of episodes.
+            evaluated at different steps or in different numbers of episodes. Real and imagined steps are not compared.
     """
     if not runs:
         raise ValueError("there is nothing to compare: name at least one folder of a run")
-    by_environment: dict[str, Run] = {}
+    first_runs: dict[str, Run] = {}
+    first_by_kind: dict[tuple[str, bool], Run] = {}
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        first = by_environment.setdefault(run.environment, run)
-        if not np.array_equal(run.steps, first.steps) or run.num_episodes != first.num_episodes:
+        first = first_runs.setdefault(run.environment, run)
+        alike = first_by_kind.setdefault((run.environment, run.dreams), run)
+        other = alike if run.num_episodes == first.num_episodes else first
+        if run.num_episodes != other.num_episodes or not np.array_equal(run.steps, alike.steps):
             raise ValueError(
-                f"{first.folder} and {run.folder} were evaluated differently, and cannot be compared: "
-                f"{_grid(first)}, and {_grid(run)}"
+                f"{other.folder} and {run.folder} were evaluated differently, and cannot be compared: "
+                f"{_grid(other)}, and {_grid(run)}"
             )
         members = by_settings.setdefault(json.dumps(run.method, sort_keys=True), [])
         for other in members:
