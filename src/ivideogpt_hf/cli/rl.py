@@ -50,18 +50,21 @@ def add_rl_command(commands: Any, parents: list[argparse.ArgumentParser]) -> Non
     rl.add_argument(
         "--preset", choices=PRESETS, default="cpu", help="sizes of the agent, and schedule (default: %(default)s)"
     )
-    rl.add_argument("--demos", type=int, default=0, help="demonstrations of the scripted expert (default: 0)")
+    rl.add_argument("--demos", type=int, default=0, help="demonstrations of the scripted expert (default: %(default)s)")
     rl.add_argument("--num-steps", type=int, default=10_000, help="real steps of the agent (default: %(default)s)")
-    rl.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
+    rl.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
     rl.add_argument("--label", help="name of the run's group in rl-compare (default: made of the settings)")
-    rl.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    rl.add_argument("--device", default="cpu", help="such as cpu or cuda (default: %(default)s)")
     _add_environment_options(rl.add_argument_group("environment and evaluation"))
     _add_agent_options(rl.add_argument_group("agent"))
     _add_imagination_options(rl.add_argument_group("imagination"))
     _add_model_options(rl.add_argument_group("training of the world model"))
     run = rl.add_argument_group("run")
     run.add_argument(
-        "--save-minutes", type=float, default=5.0, help="minutes from one saved state to the next (default: 5)"
+        "--save-minutes",
+        type=float,
+        default=5.0,
+        help="minutes from one saved state to the next (default: %(default)g)",
     )
     run.add_argument(
         "--tracker",
@@ -110,18 +113,23 @@ def _publish(args: argparse.Namespace) -> None:
 
 def _add_environment_options(group: Any) -> None:
     group.add_argument("--frame-size", type=int, help="side of frames in pixels (default: the world model's, or 64)")
-    group.add_argument("--num-stack", type=int, default=3, help="frames that the agent sees (default: 3)")
-    group.add_argument("--action-repeat", type=int, default=2, help="simulator steps per action (default: 2)")
-    group.add_argument("--max-steps", type=int, default=100, help="actions of an episode (default: 100)")
+    group.add_argument("--num-stack", type=int, default=3, help="frames that the agent sees (default: %(default)s)")
+    group.add_argument("--action-repeat", type=int, default=2, help="simulator steps per action (default: %(default)s)")
+    group.add_argument("--max-steps", type=int, default=100, help="actions of an episode (default: %(default)s)")
     group.add_argument(
-        "--success-bonus", type=float, default=10.0, help="reward of a step in which the task is solved (default: 10)"
+        "--success-bonus",
+        type=float,
+        default=10.0,
+        help="reward of a step in which the task is solved (default: %(default)g)",
     )
-    group.add_argument("--evaluate-every", type=int, default=500, help="steps between evaluations (default: 500)")
+    group.add_argument(
+        "--evaluate-every", type=int, default=500, help="steps between evaluations (default: %(default)s)"
+    )
     group.add_argument(
         "--num-evaluation-episodes",
         type=int,
         default=10,
-        help="always the same episodes (default: 10)",
+        help="always the same episodes (default: %(default)s)",
     )
 
 
@@ -130,7 +138,9 @@ def _add_agent_options(group: Any) -> None:
     group.add_argument("--batch-size", type=int, help="transitions of an update (64 | 256)")
     group.add_argument("--gradient-steps", type=int, help="updates after each step (1, 3 with a model | 2)")
     group.add_argument("--learning-rate", type=float, help="learning rate (2e-4 | 1e-4)")
-    group.add_argument("--clone-updates", type=int, default=2000, help="updates of --agent clone (default: 2000)")
+    group.add_argument(
+        "--clone-updates", type=int, default=2000, help="updates of --agent clone (default: %(default)s)"
+    )
 
 
 def _add_imagination_options(group: Any) -> None:
@@ -143,7 +153,9 @@ def _add_imagination_options(group: Any) -> None:
     group.add_argument("--imagine-every", type=int, help="steps from one round of rollouts to the next (100 | 100)")
     group.add_argument("--num-starts", type=int, help="rollouts of a round (32 | 32)")
     group.add_argument("--horizon", type=int, help="steps of a rollout (10 | 10)")
-    group.add_argument("--max-imagined", type=int, default=20_000, help="imagined steps that are kept (default: 20000)")
+    group.add_argument(
+        "--max-imagined", type=int, default=20_000, help="imagined steps that are kept (default: %(default)s)"
+    )
     group.add_argument(
         "--max-imagined-age", type=int, help="updates of the model until a rollout expires (default: never)"
     )
@@ -156,7 +168,7 @@ def _add_imagination_options(group: Any) -> None:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="precision of rollouts (default: float32)",
+        help="precision of rollouts (default: %(default)s)",
     )
 
 
@@ -168,7 +180,10 @@ def _add_model_options(group: Any) -> None:
     group.add_argument("--model-batch-size", type=int, help="clips of an update (4 | 16)")
     group.add_argument("--model-learning-rate", type=float, help="learning rate of both (6e-4, VQ model 1e-4 | 1e-4)")
     group.add_argument(
-        "--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the model's updates (default: no)"
+        "--mixed-precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="precision of the model's updates (default: %(default)s)",
     )
     group.add_argument(
         "--lpips-weights",
