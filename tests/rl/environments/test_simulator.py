@@ -225,6 +225,7 @@ def test_the_outermost_actions_of_an_algorithm_are_taken(scripted):
     [
         ({"purpose": "play"}, "purpose must be one of 'training', 'evaluation', 'demonstration', got 'play'"),
         ({"num_stack": 0}, "num_stack must be at least 1, got 0"),
+        ({"num_stack": 6}, r"frame_size must be at least 3 \* num_stack = 18, got 16: raise it, or lower num_stack"),
         ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
         ({"max_steps": -1}, "max_steps must be at least 1, got -1"),
         ({"success_bonus": float("nan")}, "success_bonus must be finite, got nan"),

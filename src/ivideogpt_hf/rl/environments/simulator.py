@@ -128,6 +128,11 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
+        if height < 3 * num_stack:  # stable-baselines3 takes the smallest of the three sizes for that of the channels
+            raise ValueError(
+                f"frame_size must be at least 3 * num_stack = {3 * num_stack}, got {height}: raise it, or lower "
+                "num_stack"
+            )
         if not np.isfinite(success_bonus):
             raise ValueError(f"success_bonus must be finite, got {success_bonus}")
         self.environment, self.purpose, self.num_stack = environment, purpose, num_stack
