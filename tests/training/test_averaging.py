@@ -1,8 +1,13 @@
 """Averaged weights: what is validated and saved, while the last weights train on."""
 
-import pytest
-from safetensors.torch import load_file
+from types import SimpleNamespace
 
+import pytest
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+from torch import nn
+
+from ivideogpt_hf.training.averaging import AveragedWeights
 from tests.training.conftest import metrics_of, run
 
 DECAY = 0.8
@@ -45,6 +50,19 @@ def test_the_average_is_what_is_validated(vq_config, tmp_path):
         output = trained(vq_config, tmp_path / name, "--validate_every", 1, *options)
         losses.append([e["validation/loss"] for e in metrics_of(output) if "validation/loss" in e][-1])
     assert losses[0] != losses[1]
+
+
+def test_the_average_of_a_resumed_run_is_where_the_weights_are():
+    """Accelerate reads it into the CPU's memory. Without a GPU, "meta" is another device."""
+    registered = []
+    processes = SimpleNamespace(distributed_type=DistributedType.NO, register_for_checkpointing=registered.append)
+    AveragedWeights(processes, nn.Linear(2, 2), DECAY)
+    average = AveragedWeights(processes, nn.Linear(2, 2, device="meta"), DECAY)
+    saved, resumed = registered
+    resumed.load_state_dict(saved.state_dict())
+    average.on_start(None)
+    average.on_update(None, {})
+    assert {str(values.device) for values in resumed.shadow_params} == {"meta"}
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])

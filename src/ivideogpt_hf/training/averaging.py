@@ -36,6 +36,10 @@ class AveragedWeights(Callback):
         self._average = EMAModel(self._parameters, decay=decay, foreach=True)
         accelerator.register_for_checkpointing(self._average)
 
+    def on_start(self, loop: Loop) -> None:
+        # Accelerate reads the average of a run that goes on into the CPU's memory.
+        self._average.to(self._parameters[0].device)
+
     def on_update(self, loop: Loop, metrics: dict[str, Tensor]) -> None:
         self._average.step(self._parameters)
 
