@@ -141,12 +141,16 @@ def test_colored_noise_has_unit_variance_and_its_spectrum(horizon, exponent):
     [
         (CEM, {"low": [1.0, -2.0]}, r"low must be below high in every dimension; it is not in \[0\]"),
         (CEM, {"low": [0.0]}, "as many values as an action"),
+        (CEM, {"high": [1.0, float("inf")]}, "low and high must be finite"),
         (CEM, {"horizon": 0}, "horizon must be at least 1"),
         (CEM, {"num_elites": 1}, "num_elites must be from 2"),
         (CEM, {"momentum": 1.0}, "momentum must be"),
         (CEM, {"executes": "worst"}, "executes must be"),
         (CEM, {"std": [0.1]}, "std must be one value or 2"),
+        (ICEM, {"kept_fraction": 5.0}, r"kept_fraction must be in \[0, 1\]"),
+        (ICEM, {"decay": 0.0}, "decay must be at least 1"),
         (MPPI, {"gamma": 0.0}, "gamma must be positive"),
+        (MPPI, {"gamma": float("inf")}, "gamma must be positive and finite"),
         (MPPI, {"noise_filter": 1.0}, "noise_filter must be"),
     ],
 )

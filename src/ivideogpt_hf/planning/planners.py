@@ -5,6 +5,7 @@ Each planner solves B problems at once, each with N candidates of H actions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -94,6 +95,10 @@ class Planner:
         if dimensions:
             raise ValueError(
                 f"low must be below high in every dimension; it is not in {dimensions}: got {self.low} and {self.high}"
+            )
+        if not all(math.isfinite(bound) for bound in (*self.low, *self.high)):
+            raise ValueError(
+                f"low and high must be finite, as candidates are drawn between them, got {self.low} and {self.high}"
             )
         for name in ("horizon", "num_candidates", "num_iterations"):
             if getattr(self, name) < 1:
@@ -325,6 +330,13 @@ class ICEM(CEM):
     kept_fraction: float = 0.3
     decay: float = 1.25
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.kept_fraction <= 1:
+            raise ValueError(f"kept_fraction must be in [0, 1], got {self.kept_fraction}")
+        if not self.decay >= 1:
+            raise ValueError(f"decay must be at least 1, with which all iterations are alike, got {self.decay}")
+
     def _draw(self, search: _Search, iteration: int, num_carried: int) -> Tensor:
         num_candidates = max(2 * self.num_elites, int(self.num_candidates / self.decay**iteration))
         noise = self._noise(search, max(1, num_candidates - num_carried))
@@ -368,8 +380,8 @@ class MPPI(Planner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.gamma > 0:
-            raise ValueError(f"gamma must be positive, got {self.gamma}")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma must be positive and finite, got {self.gamma}")
         if not 0 <= self.noise_filter < 1:
             raise ValueError(f"noise_filter must be in [0, 1), got {self.noise_filter}")
 
