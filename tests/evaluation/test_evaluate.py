@@ -4,26 +4,29 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.evaluation.held_out import HeldOutClips
-from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, SHUFFLED, WITH_CONTEXT, ZERO
+from ivideogpt_hf.evaluation.measures import PREDICTED_ONLY, RECONSTRUCTION, SHUFFLED, WITH_CONTEXT, ZERO, predict_clip
 from ivideogpt_hf.evaluation.protocols import PROTOCOLS
 from ivideogpt_hf.extras import how_to_install
 from ivideogpt_hf.metrics import REPEAT
 from ivideogpt_hf.metrics.frames import psnr, squared_error
 from ivideogpt_hf.metrics.lpips import LPIPS
 from tests.conftest import build_world, hide_package
-from tests.data.files import change_one_pixel, make_dataset
+from tests.data.files import MemoryReader, change_one_pixel, convert, make_dataset, make_episode
 
 pytest.importorskip("skimage")
 pytest.importorskip("datasets")
 PROTOCOL = PROTOCOLS["custom"].changed(num_clips=5, num_future_frames=4, num_samples=4)
+FEW = ("--num-clips", "3", "--num-future-frames", "4", "--num-samples", "1")
 COUNTS = ("--num-clips", "5", "--num-future-frames", "4", "--num-samples", "4")
 
 
@@ -54,7 +57,7 @@ def lpips_weights(tmp_path_factory):
 def evaluate(checkpoint, data, lpips_weights):
     """Runs the command into a folder; its exit code."""
 
-    def run(output, *more, protocol=COUNTS, source=checkpoint):
+    def run(output, *more, protocol=COUNTS, source=checkpoint, data=data):
         argv = ["evaluate", source, data, "--output", output, "--lpips-weights", lpips_weights, *protocol, *more]
         return main([str(argument) for argument in argv])
 
@@ -97,6 +100,46 @@ def test_everything_is_measured(finished):
     assert 0 < results["tokens"]["usage"] <= 1
     assert results["data"][0]["fingerprint"]
     assert len(results["gates"]) == 4
+
+
+def test_of_two_clips_each_is_predicted_with_the_others_actions(evaluate, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(world, clip, other_actions, protocol, seed):
+        seen.append((clip.actions, other_actions))
+        return predict_clip(world, clip, other_actions, protocol, seed)
+
+    monkeypatch.setattr("ivideogpt_hf.evaluation.evaluate.predict_clip", spy)
+    assert evaluate(tmp_path / "run", "--num-clips", "2", "--lpips-weights", "none") == 0
+    (first, others_of_first), (second, others_of_second) = seen
+    assert not first.equal(second)
+    assert others_of_first.equal(second)
+    assert others_of_second.equal(first)
+
+
+@pytest.fixture
+def mixture(data, tmp_path):
+    """Writes a mixture of the data and of another data set, whose episodes have no rewards; its file."""
+
+    def write(width):
+        episodes = [replace(make_episode(index, 9, width), rewards=None) for index in range(4)]
+        other = convert(MemoryReader(episodes), tmp_path / "other", test_fraction=0.5)
+        file = tmp_path / "mixture.yaml"
+        file.write_text(yaml.safe_dump({"sources": [{"path": str(data)}, {"path": str(other)}]}))
+        return file
+
+    return write
+
+
+def test_rewards_are_measured_in_the_data_sets_that_have_them(evaluate, mixture, tmp_path):
+    assert evaluate(tmp_path / "run", "--lpips-weights", "none", data=mixture(width=3), protocol=FEW) == 0
+    assert results_of(tmp_path / "run")["rewards"]["mean_absolute_error"] > 0
+
+
+def test_actions_of_every_data_set_are_checked_before_the_first_clip(evaluate, mixture, tmp_path, capsys):
+    assert evaluate(tmp_path / "run", "--lpips-weights", "none", data=mixture(width=None), protocol=FEW) == 2
+    assert "other has no actions, but the checkpoint takes actions of width 3" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_there_is_a_report_to_look_at(finished):

@@ -95,6 +95,12 @@ def test_rewards_correlate_per_task_where_they_vary():
     assert quality["mean_absolute_error"] == pytest.approx((1 + 2 + 3 + 1 + 1 + 1) / 6, abs=1e-4)
 
 
+def test_a_reward_that_is_always_the_same_does_not_pass_for_one_that_varies():
+    rising = {"rewards/true": np.array([0.0, 1, 2]), "task": np.array("reach")}
+    constant = reward_quality([rising | {"rewards/predicted": np.ones((2, 3))}])
+    assert constant["correlation_per_task"] == {"reach": 0.0}
+
+
 @pytest.mark.parametrize(("lpips", "ratio", "correlation"), [(0.1, 2.0, 0.9), (0.3, 2.0, 0.9), (0.1, 1.1, 0.9)])
 def test_gates_are_as_they_are_written(lpips, ratio, correlation):
     summary = {

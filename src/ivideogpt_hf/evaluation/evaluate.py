@@ -74,7 +74,7 @@ class Evaluation:
         (self.output / CLIPS).mkdir(exist_ok=True)
 
     def _check_fit(self) -> None:
-        spec, protocol, clip = self.world.spec, self.clips.protocol, self.clips[0]
+        spec, protocol = self.world.spec, self.clips.protocol
         if protocol.num_context_frames != spec.num_context_frames:
             raise ValueError(
                 f"protocol {protocol.name} has {protocol.num_context_frames} context frames, but the checkpoint takes "
@@ -83,9 +83,13 @@ class Evaluation:
         if (protocol.uses_actions is False and spec.action_dim) or (protocol.uses_actions and not spec.action_dim):
             kind = "takes actions" if spec.action_dim else "is action-free"
             raise ValueError(f"the checkpoint {kind}, unlike those that protocol {protocol.name} is for")
-        if spec.action_dim and (clip.actions is None or clip.actions.shape[1] != spec.action_dim):
-            width = "no actions" if clip.actions is None else f"actions that are {clip.actions.shape[1]} wide"
-            raise ValueError(f"{clip.source} has {width}, but the checkpoint takes actions of width {spec.action_dim}")
+        for index in range(min(len(self.clips.datasets), len(self.clips))):  # the data sets take turns
+            clip = self.clips[index]
+            if spec.action_dim and (clip.actions is None or clip.actions.shape[1] != spec.action_dim):
+                width = "no actions" if clip.actions is None else f"actions that are {clip.actions.shape[1]} wide"
+                raise ValueError(
+                    f"{clip.source} has {width}, but the checkpoint takes actions of width {spec.action_dim}"
+                )
 
     def _file(self, index: int) -> Path:
         return self.output / CLIPS / f"{index:05d}.npz"
@@ -118,7 +122,8 @@ class Evaluation:
     def _measure(self, index: int) -> None:
         clip = self.clips[index]
         # The actions come from a clip that is half of the clips away: neighbours may be of the same scene.
-        other_actions = self.clips[(index + len(self.clips) // 2 + 1) % len(self.clips)].actions
+        distance = (len(self.clips) // 2 + 1) % len(self.clips) or 1  # of two clips, each has the other one's
+        other_actions = self.clips[(index + distance) % len(self.clips)].actions
         if not self.world.spec.action_dim:
             other_actions = None
         prediction = predict_clip(self.world, clip, other_actions, self.clips.protocol, self.seed + index)

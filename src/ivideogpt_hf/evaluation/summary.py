@@ -51,8 +51,9 @@ def summarize_clips(clips: Sequence[Measures], features: tuple[str, bool] | None
         summary["frechet"] = {features[0]: frechet_distances(clips, standardised=features[1])}
     if SHUFFLED in methods:
         summary["wrong_over_right_actions_on_moving_clips"] = action_following(clips, moving)
-    if "rewards/true" in clips[0]:
-        summary["rewards"] = reward_quality(clips)
+    rewarded = [clip for clip in clips if "rewards/true" in clip]  # data sets of a mixture may have none
+    if rewarded:
+        summary["rewards"] = reward_quality(rewarded)
     return summary
 
 
@@ -159,7 +160,7 @@ def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
 
     Returns:
         "mean_absolute_error", "correlation" with the true reward, and "correlation_per_task". A correlation is None
-        where the true reward does not vary.
+        where the true reward does not vary, and 0 where it does, but the predicted one is always the same.
     """
     true = [clip["rewards/true"].astype(np.float64) for clip in clips]
     predicted = [clip["rewards/predicted"].mean(0, dtype=np.float64) for clip in clips]
@@ -167,8 +168,10 @@ def reward_quality(clips: Sequence[Measures]) -> dict[str, Any]:
 
     def correlation(rows: np.ndarray) -> float | None:
         pair = [np.concatenate([values[i] for i in np.flatnonzero(rows)]) for values in (true, predicted)]
-        if pair[0].std() <= MIN_REWARD_STD or pair[1].std() == 0:
+        if pair[0].std() <= MIN_REWARD_STD:
             return None
+        if np.ptp(pair[1]) == 0:
+            return 0.0
         return round(float(np.corrcoef(*pair)[0, 1]), 3)
 
     return {
