@@ -109,6 +109,16 @@ def test_a_goal_conditioned_model_sees_its_goal():
         PlannerPolicy(world, PLANNER, RewardSum())
 
 
+def test_a_goal_is_given_as_observations_are():
+    world = build_world(action_dim=3, predict_reward=True, goal_conditioned=True)
+    goal, frame = random_frames(1, seed=7, size=32), random_frames(1)
+    expected = PlannerPolicy(world, PLANNER, RewardSum(), goal=world.spec.resize_frames(goal)).select_action(frame)
+    for given in (goal, goal.float() / 255):
+        assert PlannerPolicy(world, PLANNER, RewardSum(), goal=given).select_action(frame).equal(expected)
+    with pytest.raises(ValueError, match="2 frames, but 1 goal images"):
+        PlannerPolicy(world, PLANNER, RewardSum(), goal=goal).select_action(random_frames(2))
+
+
 @pytest.mark.parametrize(
     ("observation", "message"),
     [

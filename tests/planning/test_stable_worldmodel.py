@@ -13,7 +13,7 @@ from ivideogpt_hf import Sampling
 from ivideogpt_hf.planning.costs import RolloutCost
 from ivideogpt_hf.planning.objectives import ActionPenalty, PixelError, RewardSum, WeightedSum
 from ivideogpt_hf.planning.stable_worldmodel import CostableWorldModel
-from tests.conftest import random_actions, random_frames
+from tests.conftest import build_world, random_actions, random_frames
 
 SAMPLING = Sampling(seed=0, common_random_numbers=True)
 B, S, H = 2, 5, 3
@@ -38,6 +38,14 @@ def test_a_single_frame_is_repeated_and_another_objective_taken(world):
     costs = costable.criterion(info_of(frames, random_frames(B)), actions)
     expected = RolloutCost(world, world.reset(frames.repeat(1, 2, 1, 1, 1)), RewardSum(), sampling=SAMPLING)(actions)
     torch.testing.assert_close(costs, expected)
+
+
+def test_the_context_of_a_goal_conditioned_model_begins_with_the_goal():
+    world = build_world(action_dim=3, goal_conditioned=True)
+    frames, goal, actions = random_frames(B, 2), random_frames(B, seed=4), random_actions(B, S, H, 3)
+    costs = CostableWorldModel(world, sampling=SAMPLING).get_cost(info_of(frames, goal), actions)
+    state = world.reset(torch.stack([goal, frames[:, -1]], dim=1))
+    torch.testing.assert_close(costs, RolloutCost(world, state, PixelError(goal), sampling=SAMPLING)(actions))
 
 
 def test_an_observation_is_coded_once_for_all_iterations(world):

@@ -6,7 +6,7 @@ import torch
 
 from ivideogpt_hf import Sampling
 from ivideogpt_hf.planning.vp2 import VP2Predictor
-from tests.conftest import assert_same_frames, random_actions, random_frames
+from tests.conftest import assert_same_frames, build_world, random_actions, random_frames
 
 GREEDY = Sampling(greedy=True)
 
@@ -62,3 +62,5 @@ def test_what_is_refused(world, free_world):
         VP2Predictor(world)(batch | {"video": batch["video"] + 0.5})
     with pytest.raises(ValueError, match="action-free"):
         VP2Predictor(free_world)
+    with pytest.raises(ValueError, match="VP2 gives predictors no goal"):
+        VP2Predictor(build_world(action_dim=3, goal_conditioned=True))

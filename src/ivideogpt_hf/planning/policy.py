@@ -49,7 +49,7 @@ class PlannerPolicy(nn.Module):
         replan_every: number of a plan's actions that are executed.
         first_action_zero: whether to execute zeros first, to see how the world goes on, as VP2 does (Tian et al.,
             2023).
-        goal: goal images (B, 3, H, W) uint8, the first context frame of a goal-conditioned model.
+        goal: goal images (B, 3, H, W), as observations are given, the first context frame of a goal-conditioned model.
         num_futures, chunk_size: see `RolloutCost`.
         temperature: temperature of the predictions; below 1, they are nearer to the most likely future.
         proposals: source of further candidates for each plan, which take the place of as many random ones; None: none.
@@ -95,7 +95,8 @@ class PlannerPolicy(nn.Module):
             needs = "needs a goal" if world.spec.goal_conditioned else "takes no goal"
             raise ValueError(f"the model {needs} in its context")
         self.world, self.objective = world, objective
-        self.goal, self.num_futures, self.chunk_size, self.seed = goal, num_futures, chunk_size, seed
+        self.goal = None if goal is None else self._as_frame(goal)
+        self.num_futures, self.chunk_size, self.seed = num_futures, chunk_size, seed
         self.proposals = proposals
         self.sampling = Sampling(temperature=temperature, common_random_numbers=True)
         self._replanner = Replanner(
@@ -150,6 +151,8 @@ class PlannerPolicy(nn.Module):
         frame = self._as_frame(observation)
         if self._frames and len(frame) != len(self._frames[-1]):
             raise ValueError(f"{len(frame)} frames after {len(self._frames[-1])}: call reset before another batch")
+        if self.goal is not None and len(frame) != len(self.goal):
+            raise ValueError(f"{len(frame)} frames, but {len(self.goal)} goal images: give a goal for each frame")
         self._frames.extend([frame] * (1 if self._frames else self._num_kept))
 
     def _as_frame(self, observation: Any) -> Tensor:

@@ -48,22 +48,24 @@ class CostableWorldModel:
 
         Args:
             info_dict: images "pixels" and "goal", each (B, S, T, 3, H, W), uint8 or float in [0, 1], the same for all
-                S. The last frames are used. The first is repeated where there are too few for the context.
+                S. The last frames are used. The first is repeated where there are too few for the context. The context
+                of a goal-conditioned model begins with the last goal.
             action_candidates: candidates (B, S, H, A) in environment units.
 
         Raises:
             ValueError: if an image is missing or out of range, or sizes do not fit.
         """
         frames, goal = (self._images(info_dict, name) for name in ("pixels", "goal"))
-        cost = RolloutCost(self.world, self._state(frames), self.make_objective(goal[:, -1]), **self.options)
+        cost = RolloutCost(self.world, self._state(frames, goal), self.make_objective(goal[:, -1]), **self.options)
         return cost(action_candidates).to(action_candidates)
 
     criterion = get_cost
 
-    def _state(self, frames: Tensor) -> State:
-        length = self.world.spec.num_context_frames
+    def _state(self, frames: Tensor, goal: Tensor) -> State:
+        length = self.world.spec.num_real_context_frames
         missing = max(0, length - frames.shape[1])
-        context = torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -length:]], dim=1)
+        goals = goal[:, goal.shape[1] - self.world.spec.num_goal_frames :]  # the last one, where the model sees it
+        context = torch.cat([goals, frames[:, :1].expand(-1, missing, -1, -1, -1), frames[:, -length:]], dim=1)
         if self._last_context is None or not self._last_context[0].equal(context):
             self._last_context = context, self.world.reset(context)
         return self._last_context[1]

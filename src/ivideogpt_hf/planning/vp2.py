@@ -25,7 +25,7 @@ class VP2Predictor:
         chunk_size: number of candidates that are rolled out at a time; None: all.
 
     Raises:
-        ValueError: if the model is action-free.
+        ValueError: if the model is action-free, or goal-conditioned.
 
     Example:
         >>> import numpy as np
@@ -43,6 +43,8 @@ class VP2Predictor:
     def __init__(self, world: World[Any], sampling: Sampling | None = None, chunk_size: int | None = None) -> None:
         if not world.spec.action_dim:
             raise ValueError("VP2 plans with actions, and this model is action-free")
+        if world.spec.goal_conditioned:  # its first context frame would be taken for the goal
+            raise ValueError("VP2 gives predictors no goal, and this model is goal-conditioned: take PlannerPolicy")
         self.world, self.sampling, self.chunk_size = world, sampling, chunk_size
 
     @property
