@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ivideogpt_hf.cli import main
 from ivideogpt_hf.extras import how_to_install
+from ivideogpt_hf.metrics.lpips import LPIPS
 from ivideogpt_hf.planning.controllers import ModelController, ShuffledController, SimulatorController
 from ivideogpt_hf.planning.objectives import PixelError, RewardSum
 from ivideogpt_hf.planning.planners import CEM
-from ivideogpt_hf.planning.tasks import make_task
+from ivideogpt_hf.planning.tasks import PlanningTask, make_task
 from ivideogpt_hf.planning.trials import Trial, Trials, summarize_trials
 from tests.conftest import build_world, hide_package, locked_elsewhere
 
@@ -107,6 +109,7 @@ def test_success_has_wilsons_interval_and_is_compared_with_the_simulator():
         (("--horizon", "0"), "horizon must be at least 1"),
         (("--planner", "mppi", "--num-elites", "2"), "does not take all of"),
         (("--planner", "vp2"), "--planner vp2 needs --std with a value per action dimension"),
+        (("--planner", "vp2", "--std", "0.1", "0.2", "0.3"), "--std with a value per action dimension"),
         (("--std", "0.1", "0.2", "0.3"), "std must be one value or 2"),
         (("--num-instances", "0"), "must be at least 1"),
         (("--replan-every", "5"), "replan_every must be from 1 to the horizon 2"),
@@ -169,6 +172,31 @@ def test_rewards_need_a_reward_head(tmp_path, capsys):
 def test_other_trials_are_not_mixed_in(finished, checkpoint, capsys):
     assert plan(checkpoint, finished, "--objective", "rewards") == 2
     assert "they differ in objective" in capsys.readouterr().err
+
+
+def test_vp2s_planner_is_refused_where_actions_are_other_numbers(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PlanningTask, "bounds", ([0.0, 0.0], [512.0, 512.0]))  # those of Push-T
+    words = ["plan", "push2d", "--checkpoint", checkpoint, "--output", str(tmp_path / "out"), "--planner", "vp2"]
+    assert main([*words, "--std", "9", "9"]) == 2
+    assert "acts between -1 and 1, as in VP2's environments" in capsys.readouterr().err
+
+
+def test_trials_in_another_precision_are_not_mixed_in(tmp_path, capsys):
+    world = build_world(action_dim=2, predict_reward=True).to(torch.float16)
+    world.save_pretrained(tmp_path / "world")
+    for options, code in (((), 0), (("--dtype", "float16"), 2)):
+        assert plan(str(tmp_path / "world"), tmp_path / "out", "--controllers", "random", *options) == code
+    assert "they differ in dtype" in capsys.readouterr().err
+
+
+def test_trials_with_another_lpips_are_not_mixed_in(checkpoint, tmp_path, capsys):
+    for seed, code in ((0, 0), (1, 2)):
+        torch.manual_seed(seed)
+        file = tmp_path / f"{seed}.safetensors"
+        save_file(LPIPS().state_dict(), file)
+        options = ("--objective", "lpips", "--lpips-weights", str(file), "--controllers", "random")
+        assert plan(checkpoint, tmp_path / "out", *options) == code
+    assert "they differ in lpips" in capsys.readouterr().err
 
 
 def test_a_single_instance_is_one(checkpoint, tmp_path, capsys):

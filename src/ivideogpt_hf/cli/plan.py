@@ -120,7 +120,8 @@ def _plan(args: argparse.Namespace) -> None:
     task.reset(seeds[0])
     objective = args.objective or ("rewards" if task.goal is None else "pixels")
     planner = _planner(args, low, high)
-    controllers = _controllers(args, world, planner, _make_objective(args, objective, task, world))
+    make_objective, networks = _make_objective(args, objective, task, world)
+    controllers = _controllers(args, world, planner, make_objective)
     settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
         "checkpoint": args.checkpoint,
@@ -129,8 +130,12 @@ def _plan(args: argparse.Namespace) -> None:
         "planner": type(planner).__name__,
         "planner_settings": vars(planner),
         "objective": objective,
+        **networks,
         **settings,
     }
+    dtype = str(world.transformer.dtype).removeprefix("torch.")
+    if dtype != "float32":  # weights that are stored in it are the same ones in both
+        description["dtype"] = dtype
     results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
     task.close()
     print(trials_as_text(results))
@@ -196,8 +201,13 @@ def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> P
     if args.std is not None:
         settings["std"] = args.std[0] if len(args.std) == 1 else args.std
     if args.planner == "vp2":
-        if set(settings) != {"std"} or not isinstance(settings["std"], list):
+        if set(settings) != {"std"} or not isinstance(settings["std"], list) or len(settings["std"]) != len(low):
             raise ValueError("--planner vp2 needs --std with a value per action dimension, and takes nothing else")
+        if {*low} != {-1.0} or {*high} != {1.0}:
+            raise ValueError(
+                f"--planner vp2 acts between -1 and 1, as in VP2's environments, and not between {low} and {high}: "
+                f"take --planner mppi"
+            )
         return MPPI.vp2(settings["std"], args.num_candidates, args.horizon)
     if args.planner in ("cem", "icem"):
         settings = {"num_elites": max(2, args.num_candidates // 10), "num_iterations": 2} | settings
@@ -208,21 +218,25 @@ def _planner(args: argparse.Namespace, low: list[float], high: list[float]) -> P
         raise ValueError(f"--planner {args.planner} does not take all of --{', --'.join(settings)}: {error}") from error
 
 
-def _make_objective(args: argparse.Namespace, name: str, task: PlanningTask, world: WorldModel) -> MakeObjective:
+def _make_objective(
+    args: argparse.Namespace, name: str, task: PlanningTask, world: WorldModel
+) -> tuple[MakeObjective, dict[str, str]]:
+    """What makes the objective of an instance, and hashes of the networks in it."""
     from ..planning.objectives import PerceptualError, PixelError, RewardSum
 
     if name == "rewards":
         if not world.spec.has_reward:
             raise ValueError("the checkpoint has no reward head: take --objective pixels in a task with a goal")
-        return lambda goal: RewardSum()
+        return lambda goal: RewardSum(), {}
     if task.goal is None:
         raise ValueError(f"{task.name} has no goal image: take --objective rewards")
     if name == "pixels":
-        return lambda goal: PixelError(goal[None], args.frames, "sum")
+        return lambda goal: PixelError(goal[None], args.frames, "sum"), {}
+    from ..checkpoints.loading import weights_hash
     from ..metrics.lpips import LPIPS
 
     lpips = LPIPS.from_weights(args.lpips_weights).to(world.device)
-    return lambda goal: PerceptualError(goal[None], lpips, args.frames)
+    return lambda goal: PerceptualError(goal[None], lpips, args.frames), {"lpips": weights_hash(lpips)}
 
 
 def _controllers(
