@@ -38,7 +38,7 @@ def test_a_target_is_shared_by_its_two_neighbours():
     torch.testing.assert_close(two_hot_loss(logits, torch.tensor([1.25]), RANGE), expected)
 
 
-@pytest.mark.parametrize("target", [-2.001, 2.001])
+@pytest.mark.parametrize("target", [-2.001, 2.001, float("nan")])
 def test_a_target_outside_the_range_is_refused(target):
     with pytest.raises(ValueError, match="reward_range"):
         two_hot_loss(torch.zeros(1, 5), torch.tensor([target]), RANGE)

@@ -32,10 +32,10 @@ def two_hot_loss(logits: Tensor, targets: Tensor, reward_range: Sequence[float])
         reward_range: centres of the first bin and of the last.
 
     Raises:
-        ValueError: if a target lies outside the range.
+        ValueError: if a target lies outside the range, or is NaN.
     """
     low, high = reward_range
-    if targets.numel() and (targets.min() < low or targets.max() > high):
+    if targets.numel() and not (targets.min() >= low and targets.max() <= high):  # NaN is in no order
         raise ValueError(
             f"targets of the reward head reach from {targets.min().item():.4g} to {targets.max().item():.4g}, outside "
             f"reward_range {tuple(reward_range)}: make it wider, or use reward_transform 'symlog'"
