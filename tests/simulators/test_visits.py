@@ -45,3 +45,9 @@ def test_the_camera_is_where_pictures_are_taken_from():
     simulator.reset(0)
     np.testing.assert_allclose(simulator._environment.model.camera(CAMERA).pos, CAMERA_PLACE)
     simulator.close()
+
+
+@pytest.mark.parametrize("observation", [np.zeros(12), {"image": np.zeros(3)}])
+def test_other_environments_are_refused(observation):
+    with pytest.raises(ValueError, match="visits read places from Meta-world's observations"):
+        Visits()(observation, np.random.default_rng(0))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+OBSERVATION_SHAPE = (39,)
 # Where Meta-world's observation holds the positions, in metres.
 HAND, OBJECT, GOAL = slice(0, 3), slice(4, 7), slice(-3, None)
 # Standard deviations of a place from the object or the goal, in metres.
@@ -39,8 +40,17 @@ class Visits:
         self._steps_left = 0
 
     def __call__(self, observation: Any, generator: np.random.Generator) -> np.ndarray:
-        """The next action (4,), not clipped, after an observation (39,) of Meta-world."""
+        """The next action (4,), not clipped, after an observation (39,) of Meta-world.
+
+        Raises:
+            ValueError: if the observation is that of another environment.
+        """
         observation = np.asarray(observation)
+        if observation.shape != OBSERVATION_SHAPE:
+            raise ValueError(
+                f"visits read places from Meta-world's observations, of shape {OBSERVATION_SHAPE}, got "
+                f"{observation.shape}: take another policy in other environments"
+            )
         if self._steps_left == 0:
             centre = observation[OBJECT if generator.random() < 0.5 else GOAL]
             if generator.random() < 0.5:
