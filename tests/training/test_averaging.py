@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import nn
 
 from ivideogpt_hf.training.averaging import AveragedWeights
+from ivideogpt_hf.training.run_checkpoints import _seal
 from tests.training.conftest import metrics_of, run
 
 DECAY = 0.8
@@ -63,6 +65,21 @@ def test_the_average_of_a_resumed_run_is_where_the_weights_are():
     average.on_start(None)
     average.on_update(None, {})
     assert {str(values.device) for values in resumed.shadow_params} == {"meta"}
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("it was executed",)
+
+
+def test_an_average_that_holds_code_is_refused(vq_config, tmp_path, capsys):
+    options = ("--average_decay", DECAY)
+    (checkpoint,) = trained(vq_config, tmp_path / "out", *options, "--num_updates", 1).glob("checkpoints/update-*")
+    torch.save(Evil(), checkpoint / "custom_checkpoint_0.pkl")
+    (checkpoint / "manifest.json").unlink()
+    _seal(checkpoint)
+    assert run("train-vq", vq_config, *options, "--output_dir", tmp_path / "out", "--resume", "latest") == 2
+    assert "custom_checkpoint_0.pkl cannot be read as tensors and plain values" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])

@@ -21,6 +21,7 @@ logger = get_logger(__name__)
 
 PREFIX = "update-"
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+CUSTOM_STATE_NAME = "custom_checkpoint"  # of Accelerate's files
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -143,15 +144,26 @@ def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
         checkpoint: folder of the checkpoint.
 
     Raises:
-        OSError: if the random state of this process cannot be read.
+        OSError: if the random state of this process, or an average of the weights, cannot be read.
         ValueError: if the checkpoint is of another model.
     """
+    _check_averages(checkpoint)
     try:
         accelerator.load_state(str(checkpoint))
     except RuntimeError as error:
         raise ValueError(f"the checkpoint {checkpoint} is of another model: {error}") from error
     _check_random_state(checkpoint / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
     return read_state(checkpoint)
+
+
+def _check_averages(checkpoint: Path) -> None:
+    """Accelerate reads objects that were registered with it by all of pickle, which runs what a file says. So they are
+    read before, and refused if they hold anything else than tensors and plain values."""
+    for file in checkpoint.glob(f"{CUSTOM_STATE_NAME}_*.pkl"):
+        try:
+            load_pickle(file, map_location="cpu")
+        except Exception as error:  # as for the random state
+            raise OSError(f"{file} cannot be read as tensors and plain values, and nothing else is: {error}") from error
 
 
 def _check_random_state(file: Path) -> None:
