@@ -61,7 +61,8 @@ class LoadingOptions:
     """How the networks of a checkpoint are loaded.
 
     Args:
-        dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32.
+        dtype: dtype of the weights, or its name; "auto": that which the config states, or else that in which they are
+            stored; None: float32.
         device_map: placement of both networks, as transformers takes it; None: the CPU. "auto", and a dict that names
             "disk", need Accelerate.
         offload_folder: folder for weights that are offloaded to disk, which gets a folder for each network.

@@ -145,8 +145,8 @@ class WorldModel:
             force_download: whether to download again what was downloaded before.
             subfolder: folder of the checkpoint within the folder or repository.
             variant: variant of the weight files, as "fp16" in ``model.fp16.safetensors``; None: no variant.
-            dtype: dtype of the weights, or its name; "auto": that in which they are stored; None: float32. See `to` for
-                the VQ model's on a CPU.
+            dtype: dtype of the weights, or its name; "auto": that which the config states, or else that in which they
+                are stored; None: float32. See `to` for the VQ model's on a CPU.
             torch_dtype: the older name of `dtype`; None: `dtype` holds.
             device_map: placement of both networks, as transformers takes it, such as ``"cuda"``, or ``{"": "disk"}``
                 to bring weights when they are needed; None: the CPU. Rollouts take one device. "auto" and "disk" need
