@@ -68,6 +68,11 @@ def test_classifiers_and_values_are_gains(rollout, actions):
     torch.testing.assert_close(TerminalValue(brightness, 0.5)(rollout, actions), -expected[:, :, -1] / 2**H)
 
 
+def test_a_sum_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="give at least one pair"):
+        WeightedSum([])
+
+
 def test_penalties_and_sums(rollout, actions):
     penalty, doubt = ActionPenalty()(rollout, actions), Uncertainty()(rollout, actions)
     torch.testing.assert_close(penalty, actions.square().flatten(2).sum(2))

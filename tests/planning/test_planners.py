@@ -147,6 +147,7 @@ def test_colored_noise_has_unit_variance_and_its_spectrum(horizon, exponent):
         (CEM, {"momentum": 1.0}, "momentum must be"),
         (CEM, {"executes": "worst"}, "executes must be"),
         (CEM, {"std": [0.1]}, "std must be one value or 2"),
+        (ICEM, {"keep_best": False}, "iCEM carries the best candidates over in any case"),
         (ICEM, {"kept_fraction": 5.0}, r"kept_fraction must be in \[0, 1\]"),
         (ICEM, {"decay": 0.0}, "decay must be at least 1"),
         (MPPI, {"gamma": 0.0}, "gamma must be positive"),

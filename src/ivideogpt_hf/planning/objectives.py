@@ -331,7 +331,10 @@ class WeightedSum:
     """Several objectives at once.
 
     Args:
-        terms: pairs (weight, objective).
+        terms: pairs (weight, objective), at least one.
+
+    Raises:
+        ValueError: without terms.
 
     Example:
         >>> import torch
@@ -348,6 +351,10 @@ class WeightedSum:
     """
 
     terms: Sequence[tuple[float, Objective]]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("there is nothing to sum: give at least one pair of a weight and an objective")
 
     @property
     def outputs(self) -> frozenset[str]:

@@ -332,6 +332,8 @@ class ICEM(CEM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.keep_best:
+            raise ValueError("iCEM carries the best candidates over in any case: take CEM for keep_best=False")
         if not 0 <= self.kept_fraction <= 1:
             raise ValueError(f"kept_fraction must be in [0, 1], got {self.kept_fraction}")
         if not self.decay >= 1:

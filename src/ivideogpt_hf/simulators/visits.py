@@ -22,7 +22,7 @@ CAMERA_PLACE = np.array([-1.1, -0.4, 0.6])  # of Meta-world's camera "corner", i
 NEAREST, FURTHEST = -0.05, 0.3  # from the object or the goal towards the camera, in metres
 BESIDE = 0.02  # standard deviation from the line of sight, in metres
 LOWEST = 0.03  # height of the lowest place above the table, in metres
-FEWEST_STEPS, MOST_STEPS = 10, 25  # number of actions for one place
+FEWEST_STEPS, MOST_STEPS = 10, 24  # number of actions for one place
 GAIN, JITTER = 10.0, 0.2  # action per metre to go, and standard deviation of the noise on it
 
 
@@ -62,7 +62,7 @@ class Visits:
             self._place = centre + spread * generator.standard_normal(3)
             self._place[2] = max(self._place[2], LOWEST)
             self._gripper = generator.choice([-1.0, 1.0])
-            self._steps_left = int(generator.integers(FEWEST_STEPS, MOST_STEPS))
+            self._steps_left = int(generator.integers(FEWEST_STEPS, MOST_STEPS, endpoint=True))
         self._steps_left -= 1
         towards = np.clip(GAIN * (self._place - observation[HAND]), -1, 1)
         return np.append(towards, self._gripper) + JITTER * generator.standard_normal(4)
