@@ -87,6 +87,11 @@ def test_wrong_actions_are_compared_in_moving_clips_only():
     assert action_following(clips, np.array([False, True])) == {SHUFFLED: 3.0, ZERO: 1.5}
 
 
+def test_without_an_error_no_ratio_is_told():
+    clips = [{f"{name}/mse": np.zeros((1, 2)) for name in (MODEL, SHUFFLED, ZERO)}]
+    assert action_following(clips, np.array([True])) == {}
+
+
 def test_rewards_correlate_per_task_where_they_vary():
     rising = {"rewards/true": np.array([0.0, 1, 2]), "rewards/predicted": np.array([[1.0, 3, 5], [1, 3, 5]])}
     still = {"rewards/true": np.zeros(3), "rewards/predicted": np.ones((2, 3))}

@@ -146,12 +146,17 @@ def token_use(clips: Sequence[Measures], num_codes: int) -> dict[str, float]:
 
 
 def action_following(clips: Sequence[Measures], moving: np.ndarray) -> dict[str, float]:
-    """Squared error under other actions, divided by that under the clip's own actions, in moving clips."""
+    """Squared error under other actions, divided by that under the clip's own actions, in moving clips.
+
+    It is empty where the model makes no error at all.
+    """
     moving_only = [clips[i] for i in np.flatnonzero(moving)]
     errors = {
         name: np.mean([clip[f"{name}/mse"].mean(dtype=float) for clip in moving_only])
         for name in (MODEL, SHUFFLED, ZERO)
     }
+    if errors[MODEL] == 0:
+        return {}
     return {name: round(float(errors[name] / errors[MODEL]), 3) for name in (SHUFFLED, ZERO)}
 
 
@@ -192,7 +197,7 @@ def gates(summary: Mapping[str, Any]) -> dict[str, bool]:
         )
     difference = summary["mean"][MODEL]["psnr"] - summary["mean"][REPEAT]["psnr"]
     result["mean PSNR above repeating the last frame"] = difference > 0
-    if "wrong_over_right_actions_on_moving_clips" in summary:
+    if summary.get("wrong_over_right_actions_on_moving_clips"):
         ratio = summary["wrong_over_right_actions_on_moving_clips"][SHUFFLED]
         result["error with another clip's actions at least 1.3 times that with right ones, on moving clips"] = (
             ratio >= 1.3
