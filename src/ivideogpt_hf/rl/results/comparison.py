@@ -13,7 +13,7 @@ from ...evaluation.rendering import CURVES_FILE
 from ...evaluation.tables import as_markdown
 from ...extras import require_packages
 from ...run_folder import write_aside, write_json, write_text
-from .finished_runs import DREAMING, NUM_LAST, Group, Run, group_runs, read_run
+from .finished_runs import NUM_LAST, PPO_NAME, Group, Run, group_runs, read_run
 from .statistics import DIGITS, NUM_RESAMPLES, bootstrap_intervals, interquartile_mean, steps_to_reach
 
 COMPARISON_FILE, TABLE_FILE = "comparison.json", "table.md"
@@ -157,7 +157,7 @@ def _cell(score: dict[str, Any]) -> str:
 
 def _dreams(group: dict[str, Any]) -> bool:
     """Whether the steps of a group are imagined ones."""
-    return group["settings"]["agent"] in DREAMING
+    return group["settings"]["agent"] == PPO_NAME
 
 
 def draw_comparison(comparison: dict[str, Any], path: Path) -> None:

@@ -55,8 +55,7 @@ MEASURES = {
 }
 # What a run's record holds beside its settings: two runs of one group may differ in it.
 NOT_SETTINGS = {"seed", "command", "versions"}
-# Agents that take no real step: all steps of their runs are imagined.
-DREAMING = ("ppo",)
+PPO_NAME = "ppo"  # name of the agent that takes no real step: all steps of its runs are imagined
 NUM_LAST = 3  # number of evaluations that "success at the end" is the mean of
 
 
@@ -90,7 +89,7 @@ class Run:
     @property
     def dreams(self) -> bool:
         """Whether the agent took no real step."""
-        return self.settings["agent"] in DREAMING
+        return self.settings["agent"] == PPO_NAME
 
     @property
     def method(self) -> dict[str, Any]:
@@ -220,14 +219,17 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     first_by_kind: dict[tuple[str, bool], Run] = {}
     by_settings: dict[str, list[Run]] = {}
     for run in runs:
-        first = first_runs.setdefault(run.environment, run)
-        alike = first_by_kind.setdefault((run.environment, run.dreams), run)
-        other = alike if run.num_episodes == first.num_episodes else first
-        if run.num_episodes != other.num_episodes or not np.array_equal(run.steps, alike.steps):
-            raise ValueError(
-                f"{other.folder} and {run.folder} were evaluated differently, and cannot be compared: "
-                f"{_grid(other)}, and {_grid(run)}"
-            )
+        any_kind = first_runs.setdefault(run.environment, run)
+        same_kind = first_by_kind.setdefault((run.environment, run.dreams), run)
+        for first, is_alike in (
+            (any_kind, run.num_episodes == any_kind.num_episodes),
+            (same_kind, np.array_equal(run.steps, same_kind.steps)),
+        ):
+            if not is_alike:
+                raise ValueError(
+                    f"{first.folder} and {run.folder} were evaluated differently, and cannot be compared: "
+                    f"{_grid(first)}, and {_grid(run)}"
+                )
         members = by_settings.setdefault(json.dumps(run.method, sort_keys=True), [])
         for other in members:
             if other.settings["seed"] == run.settings["seed"]:

@@ -7,9 +7,10 @@ from ...extras import require_packages
 require_packages("stable_baselines3", "accelerate", purpose="reinforcement learning")
 
 from ...planning.trials import require_trial_packages  # noqa: E402
+from ..results.finished_runs import PPO_NAME  # noqa: E402
 from .agent_run import AgentRun  # noqa: E402
 from .baselines import CloneRun, DreamingRun  # noqa: E402
-from .settings import CLONE, PPO_NAME, AgentRunSettings  # noqa: E402
+from .settings import CLONE, AgentRunSettings  # noqa: E402
 
 __all__ = ["AgentRunSettings", "run_agent"]
 

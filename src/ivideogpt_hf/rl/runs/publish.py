@@ -18,9 +18,9 @@ from ...hub.upload import push_folder, validate_card
 from ...publish import Publication
 from ...run_folder import RUN_FILE
 from ..results.comparison import compare_runs, draw_comparison
-from ..results.finished_runs import EVALUATIONS_FILE, Run, read_evaluations, read_run
+from ..results.finished_runs import EVALUATIONS_FILE, PPO_NAME, Run, read_evaluations, read_run
 from .agent_run import AGENT_FILE, VIDEO_FOLDER
-from .settings import CLONE, NO_WORLD, PPO_NAME
+from .settings import CLONE, NO_WORLD
 
 VIDEO_FILE = "episode.gif"
 CLASSES = {
@@ -168,7 +168,7 @@ def _describe(run: Run) -> str:
     demos = f" {settings['demos']} demonstrations were its beginning." if settings["demos"] else ""
     if settings["agent"] == CLONE:
         return f"It imitates {settings['demos']} demonstrations, and took no step of its own."
-    if settings["agent"] == PPO_NAME:
+    if run.dreams:
         return f"All of its {steps} steps were imagined by the world model {settings['world_model']}.{demos}"
     if settings["world_model"] == NO_WORLD:
         return f"It learnt from {steps} real steps, without a world model.{demos}"

@@ -11,10 +11,10 @@ from ..agents.by_name import OFF_POLICY, check_agent
 from ..agents.presets import preset
 from ..imagination.experience import ImaginationSchedule, RolloutDtype, schedule_preset
 from ..imagination.learner import LearnerSettings, MixedPrecision
+from ..results.finished_runs import PPO_NAME
 
 NO_WORLD = "none"
-# Agents that do not learn from steps of their own in the environment.
-CLONE, PPO_NAME = "clone", "ppo"
+CLONE = "clone"  # name of the agent that takes no step of its own
 AGENTS = (*OFF_POLICY, CLONE, PPO_NAME)
 TRACKERS = ("none", "trackio", "tensorboard", "wandb")
 # Settings that change what a run writes beside its results, or how fast.
