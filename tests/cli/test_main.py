@@ -272,5 +272,5 @@ def test_objectives_of_the_command_line_can_be_made(tmp_path):
     torch.manual_seed(0)
     save_file(LPIPS().state_dict(), tmp_path / "lpips.safetensors")
     args = plan_arguments("--lpips-weights", str(tmp_path / "lpips.safetensors"))
-    made = {type(plan._make_objective(args, name, task, world)(task.goal)) for name in plan.OBJECTIVES}
+    made = {type(plan._make_objective(args, name, task, world)[0](task.goal)) for name in plan.OBJECTIVES}
     assert made == {RewardSum, PixelError, PerceptualError}
