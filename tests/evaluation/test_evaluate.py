@@ -42,15 +42,19 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def lpips_weights(tmp_path_factory):
+def write_lpips_weights(folder, seed):
     """Of a network with random weights: what is tested here is not LPIPS."""
     from safetensors.torch import save_file
 
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("lpips") / "weights.safetensors"
+    torch.manual_seed(seed)
+    file = folder / "weights.safetensors"
     save_file({name: value.abs() if "lin" in name else value for name, value in LPIPS().state_dict().items()}, file)
     return file
+
+
+@pytest.fixture(scope="module")
+def lpips_weights(tmp_path_factory):
+    return write_lpips_weights(tmp_path_factory.mktemp("lpips"), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +257,25 @@ def test_samples_of_a_low_temperature_are_alike(evaluate, finished, tmp_path):
         return results["best_of_samples"][PREDICTED_ONLY]["psnr"]["value"] - results["mean"]["model"]["psnr"]
 
     assert abs(gain(tmp_path / "run")) < 1e-3 < gain(finished)
+
+
+@pytest.fixture(scope="module")
+def other_lpips(evaluate, tmp_path_factory):
+    """The folder of an evaluation that is the same but for the weights of LPIPS."""
+    folder = tmp_path_factory.mktemp("runs") / "other"
+    weights = write_lpips_weights(tmp_path_factory.mktemp("lpips"), seed=1)
+    assert evaluate(folder, "--lpips-weights", weights) == 0
+    return folder
+
+
+def test_an_evaluation_does_not_go_on_with_other_weights_of_lpips(other_lpips, evaluate, capsys):
+    assert evaluate(other_lpips) == 2
+    assert "another evaluation" in capsys.readouterr().err
+
+
+def test_runs_with_other_weights_of_lpips_are_not_compared(finished, other_lpips, capsys):
+    assert main(["compare", str(finished), str(other_lpips)]) == 2
+    assert "different weights of LPIPS" in capsys.readouterr().err
 
 
 def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, capsys):

@@ -128,7 +128,7 @@ def _networks(args: argparse.Namespace, device: torch.device) -> Networks:
         lpips = LPIPS.from_weights(args.lpips_weights).to(device)
     except OSError as error:
         raise OSError(f"{error}. Use --lpips-weights {WITHOUT} to measure without LPIPS") from error
-    return Networks(lambda frames, truth: lpips(frames.to(device), truth.to(device)), features)
+    return Networks(lpips, features)
 
 
 def _features(name: str | None, device: torch.device) -> VideoFeatures | None:

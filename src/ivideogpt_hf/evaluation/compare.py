@@ -63,7 +63,7 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
         published: rows with "name" and some of "fvd", "psnr", "ssim" and "lpips". They count context frames.
 
     Raises:
-        ValueError: without runs, or if they were not measured on the same clips.
+        ValueError: without runs, or if they were not measured on the same clips and with the same weights of LPIPS.
     """
     if not runs:
         raise ValueError("there is nothing to compare: name at least one folder of an evaluation")
@@ -75,6 +75,12 @@ def comparison(runs: Sequence[Mapping[str, Any]], published: Sequence[Mapping[st
                     f"{first['checkpoint']} and {run['checkpoint']} were measured with different {key}: "
                     f"{_difference(first[key], run[key])}"
                 )
+        weights = (first.get("lpips"), run.get("lpips"))
+        if None not in weights and weights[0] != weights[1]:
+            raise ValueError(
+                f"{first['checkpoint']} and {run['checkpoint']} were measured with different weights of LPIPS: "
+                f"evaluate one of them anew with the other's --lpips-weights"
+            )
     repeated = {metric: first["mean"][REPEAT][metric] for metric in _shown(first)}
     rows = [{"name": REPEAT, "clips x samples": f"{first['num_clips']} x 1", "counted": PREDICTED_ONLY} | repeated]
     for run in runs:

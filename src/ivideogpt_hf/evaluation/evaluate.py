@@ -67,7 +67,7 @@ class Evaluation:
             "data": [source for dataset in clips.datasets for source in dataset.describe()],
             "contents": {name: digest for dataset in clips.datasets for name, digest in dataset.contents().items()},
             "frechet_features": features,
-            **({} if networks.lpips else {"lpips": "not measured"}),
+            "lpips": None if networks.lpips is None else weights_hash(networks.lpips),
             "seed": seed,
         }
         self.identity = claim(self.output, RUN_FILE, identity, noun="evaluation")

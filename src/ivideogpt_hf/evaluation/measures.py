@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..decoding.sampling import Sampling
 from ..media.pixels import clamp_to_uint8
 from ..metrics import REPEAT
 from ..metrics.frames import lpips, psnr, squared_error, ssim
+from ..metrics.lpips import LPIPS
 from ..spec import split_clip
 from ..world.world_model import WorldModel
 from .features import VideoFeatures
@@ -32,11 +32,11 @@ class Networks:
     """Networks that compare frames.
 
     Attributes:
-        lpips: function from two batches of frames (M, 3, H, W) in [0, 1] to distances (M,); None: without LPIPS.
+        lpips: LPIPS with its weights, on any device; None: without LPIPS.
         features: features of whole videos, for a Frechet distance; None: no such distance.
     """
 
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    lpips: LPIPS | None = None
     features: VideoFeatures | None = None
 
 
@@ -151,4 +151,7 @@ def _frame_metrics(predicted: Tensor, truth: Tensor, networks: Networks) -> dict
         "psnr": psnr(predicted, truth),
         "ssim": ssim(predicted, truth),
     }
-    return values if networks.lpips is None else values | {"lpips": lpips(predicted, truth, networks.lpips)}
+    if networks.lpips is None:
+        return values
+    device = next(networks.lpips.parameters()).device
+    return values | {"lpips": lpips(predicted.to(device), truth.to(device), networks.lpips)}
