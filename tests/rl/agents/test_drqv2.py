@@ -263,6 +263,14 @@ def test_a_loaded_agent_goes_on_as_the_other_would(mixed_precision, tmp_path):
     assert all(agent.logger.name_to_value[name] == loaded.logger.name_to_value[name] for name in names)
 
 
+def test_a_seed_at_loading_is_that_of_the_actions_from_then_on(tmp_path):
+    make_agent().learn(40).save(tmp_path / "agent.zip")
+    agents = [DrQv2.load(tmp_path / "agent.zip", device="cpu", seed=seed) for seed in (5, 5, 6)]
+    first, same, other = (agent.predict(observations())[0] for agent in agents)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
 def test_a_loaded_agent_acts_without_an_environment(tmp_path):
     agent = make_agent().learn(40)
     agent.save(tmp_path / "agent.zip")

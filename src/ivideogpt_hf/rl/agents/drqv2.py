@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -407,6 +408,23 @@ class DrQv2(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer", "generators"], []
+
+    @classmethod
+    def load(cls, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> Self:
+        """Load an agent that `save` wrote. Its actions and updates go on with the random numbers of the file.
+
+        Args:
+            path: file.
+            args: as for stable-baselines3.
+            kwargs: as for stable-baselines3. ``seed`` begins other random numbers.
+
+        Raises:
+            OSError: if there is no such file.
+        """
+        agent = super().load(path, *args, **kwargs)
+        if kwargs.get("seed") is not None:  # the file's generators were set after the seed
+            agent.set_random_seed(kwargs["seed"])
+        return agent
 
     def push_to_hub(
         self,
