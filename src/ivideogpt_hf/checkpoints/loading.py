@@ -340,6 +340,18 @@ def settings_of(part: PreTrainedConfig | IVideoGPTVideoProcessor) -> dict[str, A
     return {name: value for name, value in values.items() if name not in LOADING_KEYS}
 
 
+def checkpoint_identity(
+    vq_model: PreTrainedModel, transformer: PreTrainedModel, processor: IVideoGPTVideoProcessor
+) -> dict[str, Any]:
+    """What results of a checkpoint are recognised by: hashes of its weights and settings, and the transformer's dtype.
+    Weights that are stored in half precision have one hash in all of them."""
+    return {
+        "weights": [weights_hash(vq_model), weights_hash(transformer)],
+        "settings": settings_hash(vq_model.config, transformer.config, processor),
+        "dtype": str(transformer.dtype).removeprefix("torch."),
+    }
+
+
 def settings_hash(*parts: PreTrainedConfig | IVideoGPTVideoProcessor) -> str:
     """A hash of what configs and processors say of a checkpoint, which does not depend on versions of packages.
 

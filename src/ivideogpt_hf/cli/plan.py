@@ -97,7 +97,7 @@ def add_plan_command(commands: Any, common: argparse.ArgumentParser, checkpoint:
 
 def _plan(args: argparse.Namespace) -> None:
     from ..cards.text import counted
-    from ..checkpoints.loading import settings_hash, weights_hash
+    from ..checkpoints.loading import checkpoint_identity
     from ..planning.tasks import make_task
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
 
@@ -125,16 +125,13 @@ def _plan(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
         "checkpoint": args.checkpoint,
-        "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
-        "settings": settings_hash(world.vq_model.config, world.transformer.config, world.processor),
+        **checkpoint_identity(world.vq_model, world.transformer, world.processor),
         "planner": type(planner).__name__,
         "planner_settings": vars(planner),
         "objective": objective,
         **networks,
         **settings,
     }
-    if args.dtype == "float16":  # embedded weights are stored in it: their hash is the same in float32
-        description["dtype"] = args.dtype
     results = Trials(task, controllers, seeds, args.num_steps, args.output, description).run()
     task.close()
     print(trials_as_text(results))

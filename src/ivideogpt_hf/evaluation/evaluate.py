@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import settings_hash, weights_hash
+from ..checkpoints.loading import checkpoint_identity, weights_hash
 from ..extras import require_packages
 from ..media.video import side_by_side, write_video
 from ..provenance import describe_command, describe_date, describe_versions
@@ -60,9 +60,7 @@ class Evaluation:
         features = None if networks.features is None else networks.features.name
         identity = {
             "checkpoint": name,
-            "weights": [weights_hash(world.vq_model), weights_hash(world.transformer)],
-            "settings": settings_hash(world.vq_model.config, world.transformer.config, world.processor),
-            "dtype": str(world.transformer.dtype).removeprefix("torch."),
+            **checkpoint_identity(world.vq_model, world.transformer, world.processor),
             "protocol": asdict(clips.protocol),
             "data": [source for dataset in clips.datasets for source in dataset.describe()],
             "contents": {name: digest for dataset in clips.datasets for name, digest in dataset.contents().items()},
