@@ -5,8 +5,7 @@ import re
 
 from ivideogpt_hf import WorldModel
 from ivideogpt_hf.checkpoints.layout import DEFAULT_FOLDER
-from scripts.site_pages.results import planned_tasks
-from tests.figures.embedded_model import tasks_that_work, weak_rewards
+from tests.figures.embedded_model import weak_rewards
 from tests.figures.sources import (
     NUMBERS,
     ROOT,
@@ -51,12 +50,10 @@ def recipes():
 
 def default_experiment():
     content = metrics()
-    constant, *others = last_updates(content, "transformer")
-    of_stage = settings("default/6_world_constant")["num_updates"]
-    yield f"has seen {constant:,} of the {of_stage:,} updates of its first stage"
-    yield f"Then it had {others[0]:,} and {others[1]:,} updates"
+    constant, *falling, with_visits, last = last_updates(content, "transformer")
+    yield f"{constant:,} updates of the first stage, and {falling[0]:,} and {falling[1]:,} in the manner of the second."
+    yield f"Then it had {with_visits:,} more of the first stage with a part of the visits, and {last:,} of the second"
     clips = settings("default/5_tokens")["clips_per_pass"]
-    yield f"on a part of the {clips:,} clips"
     yield f"tokens of {clips:,} clips"
     runs = collected("default")
     tasks = {run["environment"] for run in runs}
@@ -71,7 +68,6 @@ def default_experiment():
         f"than 0.8."
     )
     yield f"planning in {NUMBERS[len(settings('default/9_plan'))]} of the tasks"
-    yield f"Planning works in {NUMBERS[len(tasks_that_work())]} of the {NUMBERS[len(planned_tasks())]} tasks."
 
 
 def push2d_experiment():
@@ -86,6 +82,23 @@ def push2d_experiment():
     yield f"{world['num_updates']:,} updates of {world['batch_size']} clips"
 
 
+def with_interval(rate):
+    return f"{rate['success_rate']:.2f} ({rate['low']:.2f}–{rate['high']:.2f})"  # noqa: RUF001
+
+
+def seeds(name):
+    """Rows of what came out with several training seeds."""
+    content = results(f"{name}_seeds")
+    for seed, of in content["seeds"].items():
+        cells = [seed.removeprefix("seed_")]
+        if "evaluation" in of:
+            evaluation = of["evaluation"]
+            wrong = evaluation["wrong_over_right_actions_on_moving_clips"]["model, actions of another clip"]
+            cells += [f"{evaluation['mean']['model']['psnr']:.1f} dB", f"x {wrong:.1f}"]
+        yield row(*cells, *(with_interval(rate) for rate in of["controllers"].values()))
+    yield made_by(content)
+
+
 def push2d_measured():
     """How well the embedded model predicts, and how well one plans in it."""
     evaluation, plan = results("push2d_evaluation"), results("push2d_plan")
@@ -95,10 +108,7 @@ def push2d_measured():
     assert all(evaluation["gates"].values())
     yield row(*(f"{value:.1f} dB" for value in psnr), f"x {wrong:.1f}", "kept")
     of = plan["controllers"]
-    rates = {
-        name: f"{one['success_rate']:.2f} ({one['low']:.2f}–{one['high']:.2f})"  # noqa: RUF001
-        for name, one in of.items()
-    }
+    rates = {name: with_interval(one) for name, one in of.items()}
     model = rates["model"].replace(" (", "** (")
     task = f"goal image, {plan['num_instances']} instances of {plan['num_steps']} actions"
     yield row(task, rates["random"], rates["zero"], rates["shuffled"], f"**{model}", rates["simulator"])
@@ -117,6 +127,12 @@ def sizes_of_data(name, of="of"):
     runs = collected(name)
     (length,) = {run["num_frames"] for run in runs}
     return f"{sum(run['num_episodes'] for run in runs):,} episodes {of} {length} frames"
+
+
+def handle_press_experiment():
+    yield sizes_of_data("handle_press")
+    world = settings("handle_press/4_world")
+    yield f"{world['num_updates']:,} updates of {NUMBERS[world['batch_size']]} clips"
 
 
 def pusht_experiment():
@@ -161,6 +177,7 @@ EXPERIMENTS = {
     "configs": (recipes,),
     "default": (default_experiment,),
     "push2d": (push2d_experiment, push2d_measured),
+    "handle_press": (handle_press_experiment,),
     "pusht": (pusht_experiment,),
     "robodesk": (robodesk_experiment,),
     "unseen_tasks": (unseen_tasks_experiment,),
