@@ -136,7 +136,8 @@ class RolloutEngine:
 
     def start(self, frames: Tensor) -> Slices[WorldState]:
         """The state of B worlds that begin with context frames (B, C, 3, H, W) uint8."""
-        contexts = yield from self.encode(frames.to(self.device))
+        # A copy, since a state keeps its frames, and callers write their next ones into the same memory.
+        contexts = yield from self.encode(frames.to(self.device, copy=True))
         num_rows = len(frames)
         tokens = torch.empty(num_rows, 0, self.layout.tokens_per_future_frame, dtype=torch.int64, device=self.device)
         zeros = (0,) * num_rows
