@@ -266,6 +266,12 @@ def test_imagine_with_a_policy_equals_a_rollout_of_its_actions(world):
     assert seen[2].reward.equal(dream.rewards[:, 1])
 
 
+def test_actions_are_kept_of_a_policy_that_returns_the_same_tensor_each_time(world):
+    actions = torch.zeros(1, 3)
+    dream = world.imagine(world.reset(random_frames(1, 2)), lambda seen: actions.fill_(seen.step), 3, sampling=GREEDY)
+    assert dream.actions[0, :, 0].tolist() == [0, 1, 2]
+
+
 def test_imagine_with_an_action_tensor(world):
     state, actions = world.reset(random_frames(2, 2)), random_actions(2, 3, 3)
     dream = world.imagine(state, actions, 3, sampling=GREEDY)

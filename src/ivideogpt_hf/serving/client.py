@@ -291,7 +291,7 @@ class RemoteWorldModel:
             frame = step.frame
             steps.append(step if i in decode_steps else replace(step, frame=None))
             if action is not None:
-                actions_taken.append(action.float())
+                actions_taken.append(action.float().clone())  # a policy may return the same tensor each time
             if on_step is not None and on_step(i, steps[-1]):
                 break
         decoded = [number for number, step in enumerate(steps) if step.frame is not None]

@@ -260,7 +260,7 @@ class RolloutEngine:
                 with as_outside():
                     action = actions(Observation(frame, reward, i, state))
                 if action is not None:  # as it is in an action-free model
-                    record.actions.append(action)
+                    record.actions.append(action.clone())  # a policy may return the same tensor each time
             elif actions is not None:
                 record.actions.append(actions[:, i])
             state = yield from self.with_room(state, options)
