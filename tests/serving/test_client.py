@@ -36,6 +36,15 @@ def test_rollouts_are_the_same(remote, world, shape):
     assert theirs.decoded_steps == ours.decoded_steps
 
 
+def test_numbers_may_be_those_of_numpy(remote, world):
+    arguments = {"num_samples": np.int64(2), "decode_steps": np.array([1])}
+    sampling = Sampling(np.float32(0.5), np.int64(20), seed=np.int64(5))
+    args = (random_frames(1, 2), random_actions(1, 3, 3))
+    ours, theirs = (w.rollout(*args, sampling=sampling, **arguments) for w in (world, remote))
+    assert theirs.tokens.equal(ours.tokens)
+    assert theirs.decoded_steps == ours.decoded_steps == (1,)
+
+
 def test_steps_branches_and_observations_are_the_same(remote, world):
     results = []
     for w in (world, remote):

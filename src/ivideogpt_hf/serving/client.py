@@ -226,11 +226,11 @@ class RemoteWorldModel:
             "rollout",
             state=self._number_of(state),
             actions=None if actions is None else actions.float().tolist(),
-            num_frames=num_frames,
-            num_samples=num_samples,
+            num_frames=futures.num_frames if actions is None else None,
+            num_samples=None if num_samples is None else futures.num_candidates,
             sampling=_as_message(options.sampling),
             outputs=sorted(options.outputs),
-            decode_steps=decode_steps if isinstance(decode_steps, str) else list(decode_steps),
+            decode_steps=options.decode_steps,
             horizon_policy=horizon_policy,
         )
         shape, leading = answer["shape"], answer["shape"][:-1]
@@ -390,6 +390,4 @@ def _as_message(sampling: Sampling) -> dict[str, Any]:
     refused = [name for name, value in not_served.items() if fields.pop(name) != value]
     if refused:
         raise ValueError(f"a served world model takes no {', '.join(refused)}")
-    if not isinstance(fields["seed"], (int, type(None))):
-        fields["seed"] = list(fields["seed"])
     return fields
