@@ -188,6 +188,21 @@ def test_a_watched_rollout_is_the_same(remote, world, seed):
     assert stopped.tokens.equal(expected.tokens[:, :, :1])
 
 
+@pytest.mark.parametrize("acts", ["actions", "policy"])
+def test_the_last_frame_is_that_of_the_step_where_the_watcher_ends(remote, world, acts):
+    frames, actions = random_frames(1, 2), random_actions(1, 4, 3)
+    given = actions if acts == "actions" else lambda seen: actions[:, seen.step]
+    settings = {"sampling": Sampling(seed=0), "decode_steps": "last", "on_step": lambda index, step: index == 1}
+    ours, theirs = (w.rollout(frames, given, num_frames=4, **settings) for w in (world, remote))
+    assert theirs.decoded_steps == ours.decoded_steps == (1,)
+    assert_same_frames(theirs.frames, ours.frames)
+
+
+def test_a_watcher_answers_for_all_rows(remote):
+    with pytest.raises(ValueError, match="on_step must return one flag for all rows"):
+        remote.rollout(random_frames(2, 2), random_actions(2, 2, 3), on_step=lambda index, step: step.reward > 0)
+
+
 def test_plans_are_the_same(remote, world):
     planner = CEM(low=[-1.0] * 3, high=[1.0] * 3, horizon=3, num_candidates=12, num_iterations=2, num_elites=4)
     policies = [PlannerPolicy(w, planner, RewardSum(), seed=7) for w in (world, remote)]

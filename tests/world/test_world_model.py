@@ -403,6 +403,13 @@ def test_a_rollout_ends_where_its_watcher_says(world):
     assert rollout.state.num_frames == (2,) * 4
 
 
+def test_the_last_frame_is_that_of_the_step_where_the_watcher_ends(world):
+    args, settings = (random_frames(2, 2), random_actions(2, 4, 3)), {"sampling": GREEDY, "decode_steps": "last"}
+    rollout = world.rollout(*args, **settings, on_step=lambda index, step: index == 1)
+    assert rollout.decoded_steps == (1,)
+    assert_same_frames(rollout.frames, world.rollout(args[0], args[1][:, :2], **settings).frames)
+
+
 def test_a_policy_may_act_in_many_candidates(world):
     def policy(seen):
         return seen.frame.float().mean(dim=(2, 3)) / 255

@@ -17,7 +17,7 @@ from ..extras import require_packages
 from ..spec import WorldModelSpec
 from ..world.checks import check_actions, check_frames, check_observed_frame, check_reward_head, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
-from ..world.protocol import OnStep, Policy, imagine
+from ..world.protocol import OnStep, Policy, imagine, is_end
 from ..world.results import Observation, Requested, Rollout, Step
 from .defaults import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
@@ -292,8 +292,10 @@ class RemoteWorldModel:
             steps.append(step if i in decode_steps else replace(step, frame=None))
             if action is not None:
                 actions_taken.append(action.float().clone())  # a policy may return the same tensor each time
-            if on_step is not None and on_step(i, steps[-1]):
+            if on_step is not None and is_end(on_step(i, steps[-1])):
                 break
+        if options.shows_last and steps[-1].frame is None:  # it ended early
+            steps[-1] = replace(steps[-1], frame=self.last_frame(state) if frame is None else frame)
         decoded = [number for number, step in enumerate(steps) if step.frame is not None]
         rollout = Rollout.of_steps(
             steps,

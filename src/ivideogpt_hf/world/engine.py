@@ -30,7 +30,7 @@ from . import clock
 from .checks import check_calls
 from .clock import measure
 from .options import RolloutOptions
-from .protocol import OnStep, Policy
+from .protocol import OnStep, Policy, is_end
 from .record import Advance, RolloutRecord
 from .results import Observation, Requested, Rollout, Step
 from .slices import Slices
@@ -285,12 +285,14 @@ class RolloutEngine:
                 frame = yield from self._decode_step(record, state, callable(actions))
                 step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
                 with as_outside():
-                    stops = on_step is not None and on_step(i, step)
-                if getattr(stops, "shape", ()) != ():
-                    raise ValueError(f"on_step must return one flag for all rows, got {stops!r}")
+                    stops = on_step is not None and is_end(on_step(i, step))
                 if stops:
                     break
             yield state.batch_size
+        last = len(record.steps) - 1  # it may have ended early
+        if options.shows_last and last not in record.decoded_steps:
+            record.pending.append(record.steps[last].tokens)
+            record.decoded_steps.append(last)
         yield from self._decode_pending(record, state)
         return record.as_rollout(state, clock.current())
 

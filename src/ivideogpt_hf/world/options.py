@@ -57,6 +57,11 @@ class RolloutOptions:
         if not isinstance(steps, str):
             object.__setattr__(self, "decode_steps", tuple(map(int, steps)))
 
+    @property
+    def shows_last(self) -> bool:
+        """Whether the last step is decoded, whichever it is."""
+        return "frames" in self.outputs and self.decode_steps == "last"
+
     def steps_to_decode(self, num_frames: int) -> tuple[int, ...]:
         """The numbers of the steps whose frames are decoded, in rising order; none unless "frames" are asked for.
 
