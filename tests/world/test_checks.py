@@ -38,6 +38,7 @@ def test_bad_frames(world, frames, message):
         (torch.zeros(1, 3, 3), r"must have shape \(2, 3, 3\), got \(1, 3, 3\)"),
         (torch.zeros(2, 3), r"\(B, T, A\) or \(B, N, T, A\)"),
         (torch.zeros(2, 0, 3), "there are 0 actions"),
+        (torch.zeros(2, 0, 3, 3), r"need a candidate for each context, N >= 1, got \(2, 0, 3, 3\)"),
         (torch.full((2, 3, 3), NAN), "NaN or infinite values, first at index"),
         (torch.full((2, 3, 3), float("inf")), "NaN or infinite values"),
         ([[0.0]], "must be a tensor"),
