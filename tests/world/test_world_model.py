@@ -326,6 +326,12 @@ def test_who_converts_or_generates_reads_what_does_it_here(world, name, hint):
         getattr(world, name)
 
 
+@pytest.mark.parametrize("part", ["vq_model", "transformer", "processor"])
+def test_a_part_is_replaced_in_a_new_world_model_only(world, part):
+    with pytest.raises(AttributeError, match=r"cannot be replaced: make a new one of all three parts, WorldModel\("):
+        setattr(world, part, getattr(world, part))
+
+
 def test_a_compiled_network_is_refused_with_the_call_that_compiles(world):
     for vq_model, transformer in (
         (torch.compile(world.vq_model), world.transformer),
