@@ -115,6 +115,9 @@ def test_the_session_ends_with_the_client(world):
             "takes no restrict_to_codes",
         ),
         (lambda r: r.reset(random_frames(1, 2)).index([1]), "rows must be a non-empty choice"),
+        (lambda r: r.reset(random_frames(2, 2)).index([False, True]), "rows must be whole numbers"),
+        (lambda r: r.reset(random_frames(2, 2)).index(torch.tensor([False, True])), "rows must be whole numbers"),
+        (lambda r: r.reset(random_frames(1, 2)).fork(2.0), "num_branches must be a whole number"),
     ],
 )
 def test_bad_input_raises_as_it_does_here(remote, call, message):

@@ -159,8 +159,8 @@ def test_bad_sampling(options, message):
         Sampling(**options)
 
 
-@pytest.mark.parametrize("rows", [torch.tensor([True, False]), [True, False], [1.5]])
-def test_a_mask_is_no_choice_of_rows(world, rows):
+@pytest.mark.parametrize("rows", [torch.tensor([True, False]), [True, False], [1.5], torch.tensor(1), 1])
+def test_a_mask_or_a_number_is_no_choice_of_rows(world, rows):
     with pytest.raises(ValueError, match="rows must be whole numbers"):
         world.reset(random_frames(2, 2)).index(rows)
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decoding.sampling import Sampling
+from ..decoding.sampling import Sampling, check_count
 from ..extras import require_packages
 from ..spec import WorldModelSpec
 from ..world.checks import check_actions, check_frames, check_observed_frame, check_reward_head, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
 from ..world.protocol import OnStep, Policy, imagine, is_end
 from ..world.results import Observation, Requested, Rollout, Step
+from ..world.state import whole_rows
 from .defaults import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
@@ -59,12 +60,11 @@ class RemoteState:
 
     def fork(self, num_branches: int) -> RemoteState:
         """See `WorldState.fork`."""
-        return self.world._state_call("fork", self, num_branches=num_branches)
+        return self.world._state_call("fork", self, num_branches=check_count(num_branches, "num_branches"))
 
     def index(self, rows: Sequence[int] | Tensor) -> RemoteState:
         """See `WorldState.index`."""
-        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
-        return self.world._state_call("index", self, rows=rows)
+        return self.world._state_call("index", self, rows=whole_rows(rows))
 
     @staticmethod
     def cat(states: Sequence[RemoteState]) -> RemoteState:
