@@ -1,6 +1,8 @@
 """The client does what a world model does: same arguments, same results, same errors."""
 
 import gc
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -128,6 +130,25 @@ def test_bad_input_raises_as_it_does_here(remote, call, message):
 def test_a_server_that_is_not_there_is_an_error():
     with pytest.raises(OSError, match="cannot be reached"):
         RemoteWorldModel("http://127.0.0.1:9", timeout=2)
+
+
+@pytest.mark.parametrize("content", [b"<html></html>", b"[]", b"{}", b'{"checkpoint": "x", "num_starts": 0}'])
+def test_a_server_of_something_else_is_an_error(content):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(OSError, match="is the address right"):
+            RemoteWorldModel(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
 
 
 def test_a_token_is_asked_for(world, monkeypatch):

@@ -312,12 +312,15 @@ class RemoteWorldModel:
     def _served(self) -> tuple[str, WorldModelSpec]:
         """The checkpoint's name, and the spec."""
         fields = self._request("GET", "/v1/spec")
-        name = fields.pop("checkpoint")
-        del fields["num_starts"]
         tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+            if name not in ("checkpoint", "num_starts")
         }
-        return name, WorldModelSpec(**tuples)
+        try:
+            return fields["checkpoint"], WorldModelSpec(**tuples)
+        except (KeyError, TypeError) as error:  # fields that are missing, or that no world has
+            raise self._no_server() from error
 
     def _check_checkpoint(self) -> None:
         checkpoint, spec = self._served()
@@ -363,18 +366,28 @@ class RemoteWorldModel:
             response = self._http.request(method, path, json=content)
         except self._errors as error:
             raise ConnectionError(f"the server {self._http.base_url} cannot be reached: {error}") from error
-        if response.is_success:
-            return response.json() if response.content else {}
         try:
-            answer = response.json()
+            answer = response.json() if response.content else {}
+        except ValueError:  # it is no JSON
+            answer = None
+        if response.is_success:
+            if not isinstance(answer, dict):
+                raise self._no_server()
+            return answer
+        detail, is_lost = response.text, False
+        if isinstance(answer, dict) and "detail" in answer:
             detail, is_lost = answer["detail"], answer.get("lost", False)
-        except (ValueError, KeyError):
-            detail, is_lost = response.text, False
         if response.status_code in (400, 422):
             raise ValueError(f"the server refuses: {detail}")
         if is_lost:
             raise LostSessionError(LOST)
         raise OSError(f"the server answers {response.status_code}: {detail}")
+
+    def _no_server(self) -> OSError:
+        return OSError(
+            f"what answers at {self._http.base_url} is no world that `ivideogpt serve` of this version serves: is the "
+            f"address right?"
+        )
 
 
 def _for_all_steps(sampling: Sampling, num_candidates: int) -> Sampling:
