@@ -87,7 +87,8 @@ def rollout(
 
     Args:
         scene: number of the scene, from 0.
-        actions: one row of numbers per step, within the checkpoint's bounds; at most 64.
+        actions: one row of numbers per step, within the checkpoint's bounds; at most 64. The rows are empty if it takes
+            none.
         temperature: temperature of the sampling; 0 takes the likeliest tokens.
         seed: seed of the sampling; the same seed gives the same video.
         checkpoint: Hub id, "default" or "push2d", of those that this page plays.

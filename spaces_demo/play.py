@@ -5,6 +5,7 @@ On a Space with ZeroGPU, functions under `gpu` run in another process. What they
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ DREAM_FRAMES, FUTURE_FRAMES, FUTURE_COLUMNS = 15, 10, 3
 TEMPERATURE = Sampling.temperature
 WORLDS = Worlds(LoadingRules.from_environment())
 STORE = Store()
+ADDING = threading.Lock()  # held while a moment is added to a game
 
 
 def gpu(function: Any) -> Any:
@@ -92,12 +94,18 @@ def play_action(
         expected: moment that is taken if it is what follows, and ignored if it is not; None: there is none.
     """
     choice, game = STORE.get(key)
-    games.check_room(game)
-    if expected is not None and expected.is_what_follows(game.now, action, sampling):
-        moment = expected.moment
-    else:
-        moment = _follow(choice, game.now, action, sampling)
-    game.line.append(moment)
+    while True:
+        games.check_room(game)
+        line, now = game.line, game.now
+        if expected is not None and expected.is_what_follows(now, action, sampling):
+            moment = expected.moment
+        else:
+            moment = _follow(choice, now, action, sampling)
+        with ADDING:
+            # Who has the key too may have played meanwhile, by a call: then this action follows on that.
+            if game.line is line and game.now is now:
+                line.append(moment)
+                break
     STORE.update(key, choice, game)
     return game
 
@@ -158,12 +166,19 @@ def _futures(choice: Choice, game: Game, count: int, sampling: Sampling, seed: i
 def predict(
     choice: Choice, scene: Tensor, actions: list[list[float]], sampling: Sampling
 ) -> tuple[Tensor, list[float] | None]:
-    """Frames (T, 3, H, W) uint8 and rewards that follow a start (T, 3, H, W) by actions."""
+    """Frames (T, 3, H, W) uint8 and rewards that follow a start (T, 3, H, W) by actions, which are empty rows where the
+    model takes none."""
     world = WORLDS.get(choice).world
     try:
         rows = torch.tensor(actions, dtype=torch.float32)[None].to(world.device)
     except (TypeError, ValueError) as error:
         raise ValueError(f"actions must be rows of numbers, all of one length: {error}") from error
-    predicted = world.rollout(context_of(world, scene)[None], rows, sampling=sampling)
+    takes_none = not world.spec.action_dim and not rows.numel()
+    predicted = world.rollout(
+        context_of(world, scene)[None],
+        None if takes_none else rows,
+        num_frames=len(actions),
+        sampling=sampling,
+    )
     rewards = None if predicted.rewards is None else predicted.rewards[0].tolist()
     return predicted.frames[0].cpu(), rewards

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 
+from ivideogpt_hf.models import portable_pipeline
+from tests.conftest import random_actions, random_frames
 from tests.test_registration import run
 
 PROGRAM = """
@@ -68,6 +71,16 @@ def test_the_same_frames_with_the_package_and_without(folders, tmp_path):
         "offloading of whole networks: the package ivideogpt_hf does it",
     ]
     assert all(message in line for message, line in zip(messages, refused, strict=True))
+
+
+def test_without_a_generator_the_seed_is_drawn_from_torchs_own(world):
+    pipe = portable_pipeline.IVideoGPTPipeline(world.vq_model, world.transformer, world.processor)
+    outcomes = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        frames = pipe(random_frames(2), random_actions(2, 3), output_type="pt").frames
+        outcomes.append((frames.tolist(), torch.rand(2).tolist()))  # and the caller's next numbers
+    assert outcomes[0] == outcomes[1]
 
 
 def test_without_package_and_code_it_says_what_to_do(folders, tmp_path):

@@ -138,6 +138,14 @@ def test_every_clip_may_have_its_seed(free_pipeline, free_world):
     assert_same_frames(output.frames, expected.frames)
 
 
+def test_a_seed_may_be_a_number_of_numpy(free_pipeline):
+    videos = [
+        free_pipeline(random_frames(2), num_frames=1, sampling=Sampling(seed=seed), output_type="pt").frames
+        for seed in (np.int64(3), 3)
+    ]
+    assert videos[0].equal(videos[1])
+
+
 @pytest.mark.parametrize("stacked", [True, False])
 def test_every_clip_has_its_goal(stacked):
     pipeline, goals, clips = (

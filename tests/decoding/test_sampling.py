@@ -1,3 +1,7 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
 import torch
 
 from ivideogpt_hf import Sampling
@@ -56,6 +60,12 @@ def test_the_smallest_temperature_draws_the_likeliest_id():
     ids, log_prob = draw(logits, torch.rand(50), Sampling(temperature=MIN_TEMPERATURE, top_k=None))
     assert ids.equal(logits.argmax(-1))
     assert log_prob.isfinite().all()
+
+
+def test_numbers_of_other_kinds_become_those_of_python():
+    sampling = Sampling(np.float32(0.5), np.int64(7), seed=np.uint8(3), greedy=np.bool_(1))
+    assert json.dumps(asdict(sampling)) == json.dumps(asdict(Sampling(0.5, 7, seed=3, greedy=True)))
+    assert hash(Sampling(seed=np.arange(2).tolist())) == hash(Sampling(seed=(0, 1)))
 
 
 def test_any_integer_is_a_seed():

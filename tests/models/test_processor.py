@@ -7,6 +7,7 @@ import torch
 from ivideogpt_hf import IVideoGPTVideoProcessor, Sampling, WorldModel
 from tests.conftest import build_world, random_frames
 
+NAN = float("nan")
 STATISTICS = {"action_mean": [1.0, -1.0], "action_std": [2.0, 0.5], "action_low": [-1.0, -3.0], "action_high": [3, 1]}
 
 
@@ -72,6 +73,14 @@ def test_settings_of_a_call_are_honoured_or_refused():
         processor(frames, do_normalize=True, image_mean=0.5, image_std=0.5)
 
 
+@pytest.mark.parametrize("size", [16, 32])
+def test_frames_in_other_units_are_refused(size):
+    frames = random_frames(2, size=size) / 255
+    for call in (build_processor(), build_processor().resize_frames):
+        with pytest.raises(ValueError, match=r"must be uint8 with values 0 \.\.\. 255, got torch.float32"):
+            call(frames)
+
+
 def test_actions_are_normalised_by_mean_and_deviation():
     actions = torch.tensor([[3.0, -1.0], [1.0, 0.0]])
     assert build_processor(**STATISTICS).normalize_actions(actions).tolist() == [[1.0, 0.0], [0.0, 2.0]]
@@ -99,7 +108,10 @@ def test_auto_video_processor_finds_it(tmp_path):
         ({"action_mean": [0.0]}, "must be given together"),
         ({"action_low": [0.0]}, "must be given together"),
         ({"action_mean": [0.0], "action_std": [0.0]}, "action_std must be positive"),
+        ({"action_mean": [0.0, 0.0], "action_std": [1.0, NAN]}, "action_std must be positive"),
+        ({"action_mean": [0.0, NAN], "action_std": [1.0, 1.0]}, "action_mean must be finite"),
         ({"action_low": [1.0], "action_high": [1.0]}, "action_low must be below action_high"),
+        ({"action_low": [0.0], "action_high": [NAN]}, "action_low must be below action_high"),
         ({"action_low": [0.0], "action_high": [1.0], "action_names": ["x", "y"]}, "must have one width"),
         ({"reward_transform": "log"}, "reward_transform must be"),
     ],

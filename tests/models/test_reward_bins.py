@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -68,7 +70,11 @@ def test_rollouts_give_the_rewards_of_the_whole_sequence(compiled):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"num_reward_bins": 0}, "num_reward_bins"), ({"reward_range": (1.0, 1.0)}, "reward_range")],
+    [
+        ({"num_reward_bins": 0}, "num_reward_bins"),
+        ({"reward_range": (1.0, 1.0)}, "reward_range"),
+        ({"reward_range": (0.0, math.inf)}, "both finite"),
+    ],
 )
 def test_a_config_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -269,6 +269,7 @@ def test_actions_that_do_not_fit_are_refused(action_dim, actions, message):
         ({"vocab_size": 100}, "does not fit the layout"),
         ({"max_position_embeddings": 130}, "leaves no room"),
         ({"action_dim": -1}, "action_dim must be"),
+        ({"num_trained_frames": 0}, "num_trained_frames must be at least 1, or None"),
         ({"reconstruct_actions": True}, "needs action_dim"),
         ({"goal_conditioned": True, "num_context_frames": 1}, "num_context_frames >= 2"),
     ],

@@ -220,6 +220,26 @@ def test_config_that_does_not_divide_is_refused(config, message):
         build_vq_model(**config)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.tokenize(torch.zeros(0, 4, 3, 16, 16)), "frames must hold at least one clip"),
+        (lambda model: model(torch.zeros(1, 2, 3, 16, 16), torch.zeros(1, 0, 3, 16, 16)), "future_frames must hold"),
+        (lambda model: model.detokenize(torch.zeros(0, 129, dtype=torch.int64)), "there are no context tokens"),
+        (
+            lambda model: model.decode_future(
+                model.encode_context(torch.zeros(1, 2, 3, 16, 16)).decoder_memory,
+                torch.zeros(1, 0, 4, dtype=torch.int64),
+            ),
+            "there are no dynamics tokens",
+        ),
+    ],
+)
+def test_nothing_is_neither_coded_nor_decoded(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(build_vq_model())
+
+
 @pytest.mark.parametrize("book", ["quantize", "dynamics_quantize"])
 def test_codes_are_searched_for_in_what_the_embedding_gives(book):
     """Otherwise the codes of a codebook that was changed (a hook, an adapter) are those of another one."""

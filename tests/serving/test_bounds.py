@@ -344,6 +344,18 @@ def test_a_web_socket_never_sends_what_is_no_json():
             assert "not finite" in json.loads(socket.recv(timeout=20))["error"]
 
 
+def test_an_answer_that_no_json_holds_is_an_error_of_the_server():
+    world = build_world(action_dim=3, predict_reward=True)
+    torch.nn.init.constant_(world.transformer.reward_linear.bias, float("nan"))
+    with serving(world) as (url, service):
+        session = httpx.post(f"{url}/v1/sessions").json()["session"]
+        state = httpx.post(f"{url}/v1/sessions/{session}/reset", json={"frames": FRAMES}).json()["state"]
+        for call, actions in (("step", [[0.0] * 3]), ("rollout", [[[0.0] * 3]])):
+            answer = httpx.post(f"{url}/v1/sessions/{session}/{call}", json={"state": state, "actions": actions})
+            assert (answer.status_code, "not finite" in answer.json()["detail"]) == (500, True)
+        assert service.sessions.num_states == 1  # none is kept that the client has no number of
+
+
 def test_binary_messages_of_a_web_socket_are_read_as_text(server):
     session = httpx.post(f"{server}/v1/sessions").json()["session"]
     with connect(f"{server.replace('http', 'ws')}/v1/sessions/{session}/stream") as socket:

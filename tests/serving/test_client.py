@@ -1,6 +1,8 @@
 """The client does what a world model does: same arguments, same results, same errors."""
 
 import gc
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -34,6 +36,15 @@ def test_rollouts_are_the_same(remote, world, shape):
     torch.testing.assert_close(theirs.rewards, ours.rewards)
     torch.testing.assert_close(theirs.log_probs, ours.log_probs)
     assert theirs.decoded_steps == ours.decoded_steps
+
+
+def test_numbers_may_be_those_of_numpy(remote, world):
+    arguments = {"num_samples": np.int64(2), "decode_steps": np.array([1])}
+    sampling = Sampling(np.float32(0.5), np.int64(20), seed=np.int64(5))
+    args = (random_frames(1, 2), random_actions(1, 3, 3))
+    ours, theirs = (w.rollout(*args, sampling=sampling, **arguments) for w in (world, remote))
+    assert theirs.tokens.equal(ours.tokens)
+    assert theirs.decoded_steps == ours.decoded_steps == (1,)
 
 
 def test_steps_branches_and_observations_are_the_same(remote, world):
@@ -106,6 +117,9 @@ def test_the_session_ends_with_the_client(world):
             "takes no restrict_to_codes",
         ),
         (lambda r: r.reset(random_frames(1, 2)).index([1]), "rows must be a non-empty choice"),
+        (lambda r: r.reset(random_frames(2, 2)).index([False, True]), "rows must be whole numbers"),
+        (lambda r: r.reset(random_frames(2, 2)).index(torch.tensor([False, True])), "rows must be whole numbers"),
+        (lambda r: r.reset(random_frames(1, 2)).fork(2.0), "num_branches must be a whole number"),
     ],
 )
 def test_bad_input_raises_as_it_does_here(remote, call, message):
@@ -116,6 +130,25 @@ def test_bad_input_raises_as_it_does_here(remote, call, message):
 def test_a_server_that_is_not_there_is_an_error():
     with pytest.raises(OSError, match="cannot be reached"):
         RemoteWorldModel("http://127.0.0.1:9", timeout=2)
+
+
+@pytest.mark.parametrize("content", [b"<html></html>", b"[]", b"{}", b'{"checkpoint": "x", "num_starts": 0}'])
+def test_a_server_of_something_else_is_an_error(content):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(OSError, match="is the address right"):
+            RemoteWorldModel(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
 
 
 def test_a_token_is_asked_for(world, monkeypatch):
@@ -146,6 +179,12 @@ def assert_same_rollout(rollout, expected):
 
 
 @pytest.mark.filterwarnings("ignore:a rollout passed")
+def test_actions_are_kept_of_a_policy_that_returns_the_same_tensor_each_time(remote):
+    actions = torch.zeros(1, 3)
+    dream = remote.imagine(remote.reset(random_frames(1, 2)), lambda seen: actions.fill_(seen.step), 3)
+    assert dream.actions[0, :, 0].tolist() == [0, 1, 2]
+
+
 def test_a_policy_imagines_the_same(remote, world):
     """Beyond the horizon as well; the policy looks at frames and rewards."""
 
@@ -171,6 +210,21 @@ def test_a_watched_rollout_is_the_same(remote, world, seed):
     assert [step.frame is None for step in steps] == [False, True, False, True]
     stopped = remote.rollout(frames, actions, on_step=lambda index, step: True, **options)
     assert stopped.tokens.equal(expected.tokens[:, :, :1])
+
+
+@pytest.mark.parametrize("acts", ["actions", "policy"])
+def test_the_last_frame_is_that_of_the_step_where_the_watcher_ends(remote, world, acts):
+    frames, actions = random_frames(1, 2), random_actions(1, 4, 3)
+    given = actions if acts == "actions" else lambda seen: actions[:, seen.step]
+    settings = {"sampling": Sampling(seed=0), "decode_steps": "last", "on_step": lambda index, step: index == 1}
+    ours, theirs = (w.rollout(frames, given, num_frames=4, **settings) for w in (world, remote))
+    assert theirs.decoded_steps == ours.decoded_steps == (1,)
+    assert_same_frames(theirs.frames, ours.frames)
+
+
+def test_a_watcher_answers_for_all_rows(remote):
+    with pytest.raises(ValueError, match="on_step must return one flag for all rows"):
+        remote.rollout(random_frames(2, 2), random_actions(2, 2, 3), on_step=lambda index, step: step.reward > 0)
 
 
 def test_plans_are_the_same(remote, world):

@@ -125,6 +125,7 @@ def big_image():
         ("rollout", {"num_frames": 3}, 400, "actions of width 3 are missing"),
         ("fork", {"num_branches": 0}, 422, "greater than or equal to 1"),
         ("index", {"rows": [7]}, 400, "rows must be"),
+        ("index", {"rows": [True]}, 422, "valid integer"),
         ("observe", {"frames": ["no base64!"]}, 400, "base64"),
         ("observe", {"frames": [big_image()]}, 400, ""),
         ("reset", {"frames": [FRAMES[0][:1]]}, 400, "needs 2 context frames"),

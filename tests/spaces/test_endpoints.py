@@ -1,17 +1,20 @@
 """Calls without a page: whatever is given, a caller is told what is wrong with it."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("gradio")
 import gradio as gr
 
+from tests.conftest import random_frames
 from tests.spaces import conftest  # noqa: F401 (finds the Space's modules)
 
 import endpoints  # isort: skip
+import game as games  # isort: skip
 import play  # isort: skip
-from worlds import LoadingRules, Worlds  # isort: skip
+from worlds import Choice, LoadingRules, Played, Worlds  # isort: skip
 
 ACTION = [0.0, 1.0, 0.0, 0.0]
 HUGE = 10**400
@@ -62,6 +65,31 @@ def test_callers_are_told_what_is_wrong(key, name, arguments, reason):
     given = [key if value is None and i == 0 and name == "step" else value for i, value in enumerate(arguments)]
     with pytest.raises(gr.Error, match=reason):
         getattr(endpoints, name)(*given)
+
+
+def test_an_action_follows_what_another_call_played_meanwhile(key, monkeypatch):
+    others, follow, sampling = [[0.0, -1.0, 0.0, 0.0]], play._follow, play.sampling_of(0, 0)
+
+    def follow_slowly(choice, now, action, sampling):
+        moment = follow(choice, now, action, sampling)
+        if others:
+            play.play_action(key, others.pop(), sampling)
+        return moment
+
+    monkeypatch.setattr(play, "_follow", follow_slowly)
+    line = play.play_action(key, ACTION, sampling).line
+    choice, played = endpoints.choose("default")
+    game = play.new_game(choice, played.scenes[0])[1]
+    for action in ([0.0, -1.0, 0.0, 0.0], ACTION):
+        games.step(played.world, game, action, sampling)
+    assert [moment.frame.tolist() for moment in line] == [moment.frame.tolist() for moment in game.line]
+
+
+def test_a_checkpoint_without_actions_is_rolled_out_by_empty_rows(free_world, monkeypatch):
+    played = Played(free_world, [random_frames(2)], has_own_scenes=True)
+    monkeypatch.setattr(play, "WORLDS", SimpleNamespace(get=lambda choice: played))
+    frames, rewards = play.predict(Choice("free", "folder"), played.scenes[0], [[], []], play.sampling_of(1.0, 0))
+    assert (frames.shape, rewards) == ((2, 3, 16, 16), None)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan"), None, "x"])

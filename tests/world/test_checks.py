@@ -38,6 +38,7 @@ def test_bad_frames(world, frames, message):
         (torch.zeros(1, 3, 3), r"must have shape \(2, 3, 3\), got \(1, 3, 3\)"),
         (torch.zeros(2, 3), r"\(B, T, A\) or \(B, N, T, A\)"),
         (torch.zeros(2, 0, 3), "there are 0 actions"),
+        (torch.zeros(2, 0, 3, 3), r"need a candidate for each context, N >= 1, got \(2, 0, 3, 3\)"),
         (torch.full((2, 3, 3), NAN), "NaN or infinite values, first at index"),
         (torch.full((2, 3, 3), float("inf")), "NaN or infinite values"),
         ([[0.0]], "must be a tensor"),
@@ -158,8 +159,8 @@ def test_bad_sampling(options, message):
         Sampling(**options)
 
 
-@pytest.mark.parametrize("rows", [torch.tensor([True, False]), [True, False], [1.5]])
-def test_a_mask_is_no_choice_of_rows(world, rows):
+@pytest.mark.parametrize("rows", [torch.tensor([True, False]), [True, False], [1.5], torch.tensor(1), 1])
+def test_a_mask_or_a_number_is_no_choice_of_rows(world, rows):
     with pytest.raises(ValueError, match="rows must be whole numbers"):
         world.reset(random_frames(2, 2)).index(rows)
 

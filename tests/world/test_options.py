@@ -1,5 +1,6 @@
 """Options of rollouts are checked where they come in."""
 
+import numpy as np
 import pytest
 
 from ivideogpt_hf import RolloutOptions, Sampling
@@ -11,7 +12,10 @@ def test_options_are_values():
     )
 
 
-@pytest.mark.parametrize(("decode_steps", "steps"), [("all", (0, 1, 2)), ("last", (2,)), ([2, 0, 2], (0, 2)), ((), ())])
+@pytest.mark.parametrize(
+    ("decode_steps", "steps"),
+    [("all", (0, 1, 2)), ("last", (2,)), ([2, 0, 2], (0, 2)), ((), ()), (np.array([1]), (1,))],
+)
 def test_steps_to_decode(decode_steps, steps):
     assert RolloutOptions(decode_steps=decode_steps).steps_to_decode(3) == steps
     assert RolloutOptions(outputs=("rewards",), decode_steps=decode_steps).steps_to_decode(3) == ()
@@ -22,7 +26,10 @@ def test_steps_to_decode(decode_steps, steps):
     [
         ({"outputs": ("frame",)}, "outputs must be"),
         ({"outputs": "frames"}, "outputs must be"),
+        ({"outputs": (name for name in ("frames",))}, "outputs must be"),
         ({"decode_steps": "first"}, "decode_steps must be"),
+        ({"decode_steps": [True, False]}, "decode_steps must be"),
+        ({"decode_steps": iter([0, 1])}, "decode_steps must be"),
         ({"horizon_policy": "wrap"}, "horizon_policy must be"),
     ],
 )

@@ -28,6 +28,13 @@ def test_stepping_leaves_the_old_state_valid(world):
     torch.testing.assert_close(first.reward, again.reward)
 
 
+def test_a_state_keeps_its_frames_when_the_caller_writes_over_them(world):
+    frames = random_frames(1, 2)
+    state = world.reset(frames)
+    frames.zero_()  # such as a buffer that the next observation goes to
+    assert world.last_frame(state).equal(random_frames(1, 2)[:, -1])
+
+
 def test_fork_does_not_copy_the_prefix(world):
     state = world.reset(random_frames(2, 2))
     branches = state.fork(64)

@@ -266,6 +266,12 @@ def test_imagine_with_a_policy_equals_a_rollout_of_its_actions(world):
     assert seen[2].reward.equal(dream.rewards[:, 1])
 
 
+def test_actions_are_kept_of_a_policy_that_returns_the_same_tensor_each_time(world):
+    actions = torch.zeros(1, 3)
+    dream = world.imagine(world.reset(random_frames(1, 2)), lambda seen: actions.fill_(seen.step), 3, sampling=GREEDY)
+    assert dream.actions[0, :, 0].tolist() == [0, 1, 2]
+
+
 def test_imagine_with_an_action_tensor(world):
     state, actions = world.reset(random_frames(2, 2)), random_actions(2, 3, 3)
     dream = world.imagine(state, actions, 3, sampling=GREEDY)
@@ -318,6 +324,12 @@ def test_parts_that_do_not_fit_are_refused(world):
 def test_who_converts_or_generates_reads_what_does_it_here(world, name, hint):
     with pytest.raises(AttributeError, match=f"has no {name!r}: .*{hint}"):
         getattr(world, name)
+
+
+@pytest.mark.parametrize("part", ["vq_model", "transformer", "processor"])
+def test_a_part_is_replaced_in_a_new_world_model_only(world, part):
+    with pytest.raises(AttributeError, match=r"cannot be replaced: make a new one of all three parts, WorldModel\("):
+        setattr(world, part, getattr(world, part))
 
 
 def test_a_compiled_network_is_refused_with_the_call_that_compiles(world):
@@ -395,6 +407,13 @@ def test_a_rollout_ends_where_its_watcher_says(world):
     assert rollout.actions.equal(actions[:, :, :2])
     assert rollout.decoded_steps == (0, 1)
     assert rollout.state.num_frames == (2,) * 4
+
+
+def test_the_last_frame_is_that_of_the_step_where_the_watcher_ends(world):
+    args, settings = (random_frames(2, 2), random_actions(2, 4, 3)), {"sampling": GREEDY, "decode_steps": "last"}
+    rollout = world.rollout(*args, **settings, on_step=lambda index, step: index == 1)
+    assert rollout.decoded_steps == (1,)
+    assert_same_frames(rollout.frames, world.rollout(args[0], args[1][:, :2], **settings).frames)
 
 
 def test_a_policy_may_act_in_many_candidates(world):

@@ -64,14 +64,20 @@ class Sampling:
                 f"temperature must be at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use greedy=True for the "
                 f"mode"
             )
+        # Python's own numbers, which can be written as JSON and hashed, whatever numbers were given, such as numpy's.
+        plain: dict[str, Any] = {"temperature": float(self.temperature)}
         if self.top_k is not None:
-            check_count(self.top_k, "top_k")
-        check_count(self.num_guesses, "num_guesses", 0)
+            plain["top_k"] = check_count(self.top_k, "top_k")
+        plain["num_guesses"] = check_count(self.num_guesses, "num_guesses", 0)
         for name in ("greedy", "restrict_to_codes", "common_random_numbers"):
-            _check_flag(getattr(self, name), name)
+            plain[name] = _check_flag(getattr(self, name), name)
         seeds = self.seed if isinstance(self.seed, Sequence) else [self.seed]
-        if self.seed is not None and not all(isinstance(seed, Integral) for seed in seeds):
-            raise ValueError(f"seed must be a whole number, or a list with one for each row, got {self.seed!r}")
+        if self.seed is not None:
+            if not all(isinstance(seed, Integral) for seed in seeds):
+                raise ValueError(f"seed must be a whole number, or a list with one for each row, got {self.seed!r}")
+            plain["seed"] = int(self.seed) if isinstance(self.seed, Integral) else tuple(map(int, seeds))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def row_seeds(self, num_rows: int, device: torch.device) -> Tensor:
         """Seeds (num_rows,) int64; draws one for all rows from torch's default generator if there is none.
@@ -101,10 +107,11 @@ def check_count(value: Any, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
-def _check_flag(value: Any, name: str) -> None:
+def _check_flag(value: Any, name: str) -> bool:
     is_scalar = getattr(value, "shape", None) == () and str(value.dtype).endswith("bool")
     if not isinstance(value, bool) and not is_scalar:
         raise ValueError(f"{name} must be True or False, for all rows, got {value!r}")
+    return bool(value)
 
 
 def _as_signed(seed: int) -> int:

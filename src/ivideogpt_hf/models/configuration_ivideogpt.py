@@ -1,5 +1,6 @@
 """Configuration of the transformer. Reads the config files of the released checkpoints as they are."""
 
+import math
 import os
 from dataclasses import asdict, fields
 from typing import Any
@@ -105,8 +106,10 @@ class IVideoGPTConfig(PushesWithCard, LlamaConfig):  # type: ignore[misc]  # the
         if self.num_reward_bins < 1:
             raise ValueError(f"num_reward_bins must be 1 (one number) or more, got {self.num_reward_bins}")
         self.reward_range = tuple(self.reward_range)  # it is a list in a file
-        if len(self.reward_range) != 2 or not self.reward_range[0] < self.reward_range[1]:
-            raise ValueError(f"reward_range must be (low, high) with low < high, got {self.reward_range}")
+        if len(self.reward_range) != 2 or not -math.inf < self.reward_range[0] < self.reward_range[1] < math.inf:
+            raise ValueError(f"reward_range must be (low, high) with low < high, both finite, got {self.reward_range}")
+        if self.num_trained_frames is not None and self.num_trained_frames < 1:
+            raise ValueError(f"num_trained_frames must be at least 1, or None, got {self.num_trained_frames}")
         if self.reconstruct_actions and not self.action_dim:
             raise ValueError("reconstruct_actions needs action_dim > 0")
         if self.draft_head and self.tokens_per_future_frame < 2:

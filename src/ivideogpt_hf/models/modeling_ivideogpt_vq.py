@@ -283,7 +283,7 @@ class IVideoGPTVQModel(PushesWithCard, LoadsSafetensors, PreTrainedModel):  # ty
 
         Args:
             memory: keys and values of B contexts, from `VQContext.encoder_memory`.
-            future_frames: future frames (B, T, 3, H, W) float in [0, 1], any number of them, in any order.
+            future_frames: future frames (B, T, 3, H, W) float in [0, 1], one or more, in any order.
 
         Returns:
             Codes (B, T, tokens_per_future_frame) int64 in [0, num_dynamics_codes).
@@ -457,6 +457,8 @@ class IVideoGPTVQModel(PushesWithCard, LoadsSafetensors, PreTrainedModel):  # ty
                 f"{name} must have shape (B, T, {channels}, {height}, {width}), got {tuple(frames.shape)}; "
                 f"IVideoGPTVideoProcessor resizes video to what the model takes"
             )
+        if 0 in frames.shape[:2]:
+            raise ValueError(f"{name} must hold at least one clip of one frame, got shape {tuple(frames.shape)}")
         if not frames.is_floating_point():
             raise ValueError(f"{name} must be float in [0, 1], got {frames.dtype}; divide uint8 frames by 255")
 
@@ -478,7 +480,9 @@ def _encoder_memory(context: VQContext) -> tuple[ContextMemory, ...]:
 def _check_codes(codes: Tensor, first: int, num_codes: int, name: str) -> None:
     if torch.compiler.is_exporting():
         return  # a program that is being written has no values yet, and cannot raise by them
-    if codes.numel() and (codes.min() < first or codes.max() >= first + num_codes):
+    if not codes.numel():
+        raise ValueError(f"there are no {name} tokens: at least one clip of one frame is decoded")
+    if codes.min() < first or codes.max() >= first + num_codes:
         raise ValueError(
             f"{name} tokens must be in [{first}, {first + num_codes}), "
             f"got values from {codes.min().item()} to {codes.max().item()}"

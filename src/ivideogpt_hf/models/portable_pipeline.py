@@ -128,7 +128,7 @@ class IVideoGPTPipeline(DiffusionPipeline):
             actions: actions (T, A) in environment units for an action-conditioned checkpoint. The first leads from the
                 last context frame to the first predicted one.
             num_frames: number T of frames to predict; with actions, as many as these.
-            generator: generator that draws the seed; None: every call differs.
+            generator: generator that draws the seed; None: torch's default one, so that every call differs.
             temperature: temperature of the distribution that tokens are drawn from.
             top_k: number of the most probable tokens that are drawn from; 1: always the most probable one.
             output_type: "pil", "np" or "pt", see `PortablePipelineOutput`.
@@ -153,7 +153,8 @@ class IVideoGPTPipeline(DiffusionPipeline):
         inputs = {"input_ids": torch.nn.functional.pad(prompt, (0, 1), value=layout.slot_id)}
         if rows is not None:
             inputs["actions"] = self.processor.normalize_actions(rows.to(prompt.device))[None]
-        seed = torch.seed() if generator is None else int(torch.randint(2**62, (1,), generator=generator))
+        device = "cpu" if generator is None else generator.device
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
         with torch.random.fork_rng():  # `generate` takes no generator
             torch.manual_seed(seed)
             tokens = self.transformer.generate(

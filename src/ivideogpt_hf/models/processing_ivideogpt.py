@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .pushing import PushesWithCard
-from .resizing import resize_frames
+from .resizing import check_levels, resize_frames
 
 RewardTransform = Literal["identity", "symlog"]
 EMBODIMENT_SETTINGS = ("action_mean", "action_std", "action_low", "action_high", "action_names")
@@ -116,10 +117,12 @@ class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):  # type: igno
             raise ValueError("action_mean and action_std must be given together")
         if (self.action_low is None) != (self.action_high is None):
             raise ValueError("action_low and action_high must be given together")
-        if self.action_std is not None and min(self.action_std) <= 0:
-            raise ValueError(f"action_std must be positive, got {list(self.action_std)}")
+        if self.action_std is not None and not all(0 < std < math.inf for std in self.action_std):
+            raise ValueError(f"action_std must be positive, and finite, got {list(self.action_std)}")
+        if self.action_mean is not None and not all(map(math.isfinite, self.action_mean)):
+            raise ValueError(f"action_mean must be finite, got {list(self.action_mean)}")
         bounds = zip(self.action_low or (), self.action_high or (), strict=True)
-        if any(low >= high for low, high in bounds):
+        if any(not low < high for low, high in bounds):  # NaN is in no order
             raise ValueError(f"action_low must be below action_high, got {self.action_low} and {self.action_high}")
         self._check_widths()
         if self.reward_transform not in ("identity", "symlog"):
@@ -174,7 +177,11 @@ class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):  # type: igno
         return None
 
     def resize_frames(self, frames: Tensor) -> Tensor:
-        """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing."""
+        """Crop and resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing.
+
+        Raises:
+            ValueError: if the frames are not uint8.
+        """
         return resize_frames(frames, self.frame_size, crop_to_aspect=self.crop_to_aspect)
 
     def _preprocess(  # type: ignore[override]  # it is called by name, with these and more
@@ -195,6 +202,9 @@ class IVideoGPTVideoProcessor(PushesWithCard, BaseVideoProcessor):  # type: igno
             raise ValueError(
                 "do_normalize and do_center_crop are not supported; pixels are in [0, 1], crop_to_aspect crops"
             )
+        if do_rescale:
+            for video in videos:
+                check_levels(video)
         if do_resize:
             frame_size = (size["height"], size["width"])
             videos = [resize_frames(video, frame_size, crop_to_aspect=self.crop_to_aspect) for video in videos]

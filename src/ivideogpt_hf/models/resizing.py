@@ -9,7 +9,11 @@ def resize_frames(frames: Tensor, frame_size: tuple[int, int], *, crop_to_aspect
     """Resize uint8 frames (..., 3, h, w) to uint8 (..., 3, H, W), bilinear with antialiasing.
 
     With ``crop_to_aspect`` the largest centred window of the target's aspect ratio is cut first.
+
+    Raises:
+        ValueError: if the frames are not uint8.
     """
+    check_levels(frames)
     if crop_to_aspect:
         frames = _crop_to_aspect(frames, frame_size)
     if frames.shape[-2:] == frame_size:
@@ -17,6 +21,19 @@ def resize_frames(frames: Tensor, frame_size: tuple[int, int], *, crop_to_aspect
     flat = frames.flatten(0, -4).float() if frames.ndim > 3 else frames[None].float()
     resized = F.interpolate(flat, size=frame_size, mode="bilinear", antialias=True, align_corners=False)
     return resized.round().clamp(0, 255).to(torch.uint8).view(*frames.shape[:-2], *frame_size)
+
+
+def check_levels(frames: Tensor) -> None:
+    """Check that frames are uint8. Those in [0, 1] would be rounded to black.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if frames.dtype != torch.uint8:
+        raise ValueError(
+            f"frames must be uint8 with values 0 ... 255, got {frames.dtype}; the pipeline of the package ivideogpt_hf "
+            f"takes arrays in [0, 1] too"
+        )
 
 
 def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
@@ -28,4 +45,4 @@ def _crop_to_aspect(frames: Tensor, frame_size: tuple[int, int]) -> Tensor:
     return frames[..., top : top + crop_height, left : left + crop_width]
 
 
-__all__ = ["resize_frames"]
+__all__ = ["check_levels", "resize_frames"]

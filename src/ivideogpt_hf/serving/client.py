@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decoding.sampling import Sampling
+from ..decoding.sampling import Sampling, check_count
 from ..extras import require_packages
 from ..spec import WorldModelSpec
 from ..world.checks import check_actions, check_frames, check_observed_frame, check_reward_head, resolve_futures
 from ..world.options import STEP_OUTPUTS, DecodeSteps, HorizonPolicy, RolloutOptions, check_outputs
-from ..world.protocol import OnStep, Policy, imagine
+from ..world.protocol import OnStep, Policy, imagine, is_end
 from ..world.results import Observation, Requested, Rollout, Step
+from ..world.state import whole_rows
 from .defaults import CALL_SECONDS, TOKEN_VARIABLE
 from .messages import frames_to_text, text_to_frames
 
@@ -59,12 +60,11 @@ class RemoteState:
 
     def fork(self, num_branches: int) -> RemoteState:
         """See `WorldState.fork`."""
-        return self.world._state_call("fork", self, num_branches=num_branches)
+        return self.world._state_call("fork", self, num_branches=check_count(num_branches, "num_branches"))
 
     def index(self, rows: Sequence[int] | Tensor) -> RemoteState:
         """See `WorldState.index`."""
-        rows = rows.tolist() if isinstance(rows, Tensor) else [int(row) for row in rows]
-        return self.world._state_call("index", self, rows=rows)
+        return self.world._state_call("index", self, rows=whole_rows(rows))
 
     @staticmethod
     def cat(states: Sequence[RemoteState]) -> RemoteState:
@@ -226,11 +226,11 @@ class RemoteWorldModel:
             "rollout",
             state=self._number_of(state),
             actions=None if actions is None else actions.float().tolist(),
-            num_frames=num_frames,
-            num_samples=num_samples,
+            num_frames=futures.num_frames if actions is None else None,
+            num_samples=None if num_samples is None else futures.num_candidates,
             sampling=_as_message(options.sampling),
             outputs=sorted(options.outputs),
-            decode_steps=decode_steps if isinstance(decode_steps, str) else list(decode_steps),
+            decode_steps=options.decode_steps,
             horizon_policy=horizon_policy,
         )
         shape, leading = answer["shape"], answer["shape"][:-1]
@@ -291,9 +291,11 @@ class RemoteWorldModel:
             frame = step.frame
             steps.append(step if i in decode_steps else replace(step, frame=None))
             if action is not None:
-                actions_taken.append(action.float())
-            if on_step is not None and on_step(i, steps[-1]):
+                actions_taken.append(action.float().clone())  # a policy may return the same tensor each time
+            if on_step is not None and is_end(on_step(i, steps[-1])):
                 break
+        if options.shows_last and steps[-1].frame is None:  # it ended early
+            steps[-1] = replace(steps[-1], frame=self.last_frame(state) if frame is None else frame)
         decoded = [number for number, step in enumerate(steps) if step.frame is not None]
         rollout = Rollout.of_steps(
             steps,
@@ -310,12 +312,15 @@ class RemoteWorldModel:
     def _served(self) -> tuple[str, WorldModelSpec]:
         """The checkpoint's name, and the spec."""
         fields = self._request("GET", "/v1/spec")
-        name = fields.pop("checkpoint")
-        del fields["num_starts"]
         tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+            if name not in ("checkpoint", "num_starts")
         }
-        return name, WorldModelSpec(**tuples)
+        try:
+            return fields["checkpoint"], WorldModelSpec(**tuples)
+        except (KeyError, TypeError) as error:  # fields that are missing, or that no world has
+            raise self._no_server() from error
 
     def _check_checkpoint(self) -> None:
         checkpoint, spec = self._served()
@@ -361,18 +366,28 @@ class RemoteWorldModel:
             response = self._http.request(method, path, json=content)
         except self._errors as error:
             raise ConnectionError(f"the server {self._http.base_url} cannot be reached: {error}") from error
-        if response.is_success:
-            return response.json() if response.content else {}
         try:
-            answer = response.json()
+            answer = response.json() if response.content else {}
+        except ValueError:  # it is no JSON
+            answer = None
+        if response.is_success:
+            if not isinstance(answer, dict):
+                raise self._no_server()
+            return answer
+        detail, is_lost = response.text, False
+        if isinstance(answer, dict) and "detail" in answer:
             detail, is_lost = answer["detail"], answer.get("lost", False)
-        except (ValueError, KeyError):
-            detail, is_lost = response.text, False
         if response.status_code in (400, 422):
             raise ValueError(f"the server refuses: {detail}")
         if is_lost:
             raise LostSessionError(LOST)
         raise OSError(f"the server answers {response.status_code}: {detail}")
+
+    def _no_server(self) -> OSError:
+        return OSError(
+            f"what answers at {self._http.base_url} is no world that `ivideogpt serve` of this version serves: is the "
+            f"address right?"
+        )
 
 
 def _for_all_steps(sampling: Sampling, num_candidates: int) -> Sampling:
@@ -390,6 +405,4 @@ def _as_message(sampling: Sampling) -> dict[str, Any]:
     refused = [name for name, value in not_served.items() if fields.pop(name) != value]
     if refused:
         raise ValueError(f"a served world model takes no {', '.join(refused)}")
-    if not isinstance(fields["seed"], (int, type(None))):
-        fields["seed"] = list(fields["seed"])
     return fields

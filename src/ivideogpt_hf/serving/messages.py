@@ -108,7 +108,8 @@ class IndexCall(Message):
 
     call: Literal["index"] = "index"
     state: int
-    rows: Annotated[list[int], Field(min_length=1, max_length=MAX_ROWS)]
+    # Strictly, since a mask of true and false would be taken for rows 1 and 0.
+    rows: Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1, max_length=MAX_ROWS)]
 
 
 class CatCall(Message):

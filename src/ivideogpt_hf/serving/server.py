@@ -26,7 +26,7 @@ from .defaults import ServerLimits
 from .disconnects import CancelWhenGone
 from .limits import RETRY, BodyLimits, ByteBudget, LimitBody, NoRoomError
 from .prometheus import ServerMetrics
-from .service import Service
+from .service import NotFiniteError, Service
 from .sessions import NoSessionError, NoStateError, Sessions, TooManyError
 from .websockets import answer_messages
 
@@ -221,6 +221,7 @@ _RESPONSES = {
         408: "The request did not arrive in time.",
         413: "The request is too large, or takes too much of the model's time.",
         429: "Too many sessions, states or waiting calls; try later.",
+        500: "The model predicts numbers that are not finite.",
         503: "The memory for requests, frames or states is in use, or the server stops; try later.",
     }.items()
 }
@@ -233,6 +234,7 @@ _STATUS: dict[type[Exception], int] = {
     NoRoomError: 503,
     TooLongError: 413,
     StoppingError: 503,
+    NotFiniteError: 500,
     ValueError: 400,
     OSError: 400,
     IndexError: 400,

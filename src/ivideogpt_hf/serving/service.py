@@ -26,6 +26,10 @@ POLL_SECONDS = 0.02
 ABANDON_SECONDS = 5.0
 
 
+class NotFiniteError(Exception):
+    """The model's answer holds a number that JSON has no word for, as weights make it that are not finite."""
+
+
 class Service:
     """Answers calls; knows nothing of HTTP.
 
@@ -67,6 +71,7 @@ class Service:
             NoRoomError: if frames or states leave no room for those of the call.
             TooLongError: if the call took too much of the model's time.
             StoppingError: if the server stops.
+            NotFiniteError: if the answer holds a number that is not finite.
             ValueError, IndexError: if the call does not fit the model.
         """
         self.check_running()
@@ -176,15 +181,16 @@ class Service:
         else:
             job = StepJob(state, actions, options, session)
             step, after = await asyncio.wrap_future(self.batcher.submit(job))
+        rewards, log_probs = None if step.reward is None else _numbers(step.reward), _numbers(step.log_prob)
         number = self.sessions.put(session, after, replacing=call.state if call.replace else None)
         return messages.StepAnswer(
             state=number,
             num_rows=after.batch_size,
             num_frames=list(after.num_frames),
             frames=await self._encode(step.frame, call.frame_format),
-            rewards=None if step.reward is None else step.reward.tolist(),
+            rewards=rewards,
             tokens=step.tokens.tolist() if "tokens" in call.outputs else None,
-            log_probs=step.log_prob.tolist(),
+            log_probs=log_probs,
         )
 
     async def _rollout(self, session: str, call: messages.RolloutCall) -> messages.RolloutAnswer:
@@ -207,9 +213,9 @@ class Service:
             shape=list(rollout.log_probs.shape),
             frames=await self._encode(frames),
             decoded_steps=list(rollout.decoded_steps),
-            rewards=None if rollout.rewards is None else rollout.rewards.flatten().tolist(),
+            rewards=None if rollout.rewards is None else _numbers(rollout.rewards),
             tokens=None if rollout.tokens is None else rollout.tokens.flatten(0, -2).tolist(),
-            log_probs=rollout.log_probs.flatten().tolist(),
+            log_probs=_numbers(rollout.log_probs),
             reanchored_at=list(rollout.reanchored_at),
         )
 
@@ -247,6 +253,18 @@ class Service:
         state, frames = self.sessions.get(session, call.state), await self._decode(call.frames)
         actions = torch.zeros(state.batch_size, self.world.spec.action_dim) if self.world.spec.action_dim else None
         return self._state_answer(session, await self._run(session, self.world.calls.observe(state, actions, frames)))
+
+
+def _numbers(values: Tensor) -> list[float]:
+    """The values of an answer, flat.
+
+    Raises:
+        NotFiniteError: if one is not finite.
+    """
+    if not torch.isfinite(values).all():
+        raise NotFiniteError("the model's answer holds a number that is not finite: its weights may not be either")
+    numbers: list[float] = values.flatten().tolist()
+    return numbers
 
 
 def _tensor(values: list[Any]) -> Tensor:

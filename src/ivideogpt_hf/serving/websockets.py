@@ -39,7 +39,7 @@ async def answer_messages(
                 if isinstance(answered, bytes):
                     await socket.send_bytes(answered)
                 else:
-                    await socket.send_text(_as_json(answered))
+                    await socket.send_text(json.dumps(answered, allow_nan=False))
             finally:
                 answering.cancel()
         if not reader.done():
@@ -50,13 +50,6 @@ async def answer_messages(
         reader.cancel()
         with suppress(asyncio.CancelledError):
             await reader
-
-
-def _as_json(answer: dict[str, Any]) -> str:
-    try:
-        return json.dumps(answer, allow_nan=False)
-    except ValueError:  # as weights make it that are not finite; no client would read it
-        return json.dumps({"error": "the model's answer holds a number that is not finite", "status": 500})
 
 
 async def _read(socket: WebSocket, messages: asyncio.Queue[str | bytes]) -> None:

@@ -306,6 +306,10 @@ def resolve_futures(
         raise ValueError(f"actions must be a tensor of shape (B, T, A) or (B, N, T, A), got {got}")
     if actions.ndim == 4 and num_samples is not None:
         raise ValueError("actions of shape (B, N, T, A) already say how many candidates there are; drop num_samples")
+    if actions.ndim == 4 and not actions.shape[1]:
+        raise ValueError(
+            f"actions of shape (B, N, T, A) need a candidate for each context, N >= 1, got {tuple(actions.shape)}"
+        )
     length = actions.shape[-2]
     if length < 1 or num_frames not in (None, length):
         raise ValueError(f"num_frames is {num_frames}, but there are {length} actions; each leads to one frame")

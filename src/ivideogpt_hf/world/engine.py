@@ -30,7 +30,7 @@ from . import clock
 from .checks import check_calls
 from .clock import measure
 from .options import RolloutOptions
-from .protocol import OnStep, Policy
+from .protocol import OnStep, Policy, is_end
 from .record import Advance, RolloutRecord
 from .results import Observation, Requested, Rollout, Step
 from .slices import Slices
@@ -136,7 +136,8 @@ class RolloutEngine:
 
     def start(self, frames: Tensor) -> Slices[WorldState]:
         """The state of B worlds that begin with context frames (B, C, 3, H, W) uint8."""
-        contexts = yield from self.encode(frames.to(self.device))
+        # A copy, since a state keeps its frames, and callers write their next ones into the same memory.
+        contexts = yield from self.encode(frames.to(self.device, copy=True))
         num_rows = len(frames)
         tokens = torch.empty(num_rows, 0, self.layout.tokens_per_future_frame, dtype=torch.int64, device=self.device)
         zeros = (0,) * num_rows
@@ -259,7 +260,7 @@ class RolloutEngine:
                 with as_outside():
                     action = actions(Observation(frame, reward, i, state))
                 if action is not None:  # as it is in an action-free model
-                    record.actions.append(action)
+                    record.actions.append(action.clone())  # a policy may return the same tensor each time
             elif actions is not None:
                 record.actions.append(actions[:, i])
             state = yield from self.with_room(state, options)
@@ -284,12 +285,14 @@ class RolloutEngine:
                 frame = yield from self._decode_step(record, state, callable(actions))
                 step = replace(record.steps[-1], frame=frame if i in decode_steps else None)
                 with as_outside():
-                    stops = on_step is not None and on_step(i, step)
-                if getattr(stops, "shape", ()) != ():
-                    raise ValueError(f"on_step must return one flag for all rows, got {stops!r}")
+                    stops = on_step is not None and is_end(on_step(i, step))
                 if stops:
                     break
             yield state.batch_size
+        last = len(record.steps) - 1  # it may have ended early
+        if options.shows_last and last not in record.decoded_steps:
+            record.pending.append(record.steps[last].tokens)
+            record.decoded_steps.append(last)
         yield from self._decode_pending(record, state)
         return record.as_rollout(state, clock.current())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal, get_args
@@ -46,9 +46,21 @@ class RolloutOptions:
         if self.horizon_policy not in get_args(HorizonPolicy):
             raise ValueError(f"horizon_policy must be 'reanchor' or 'error', got {self.horizon_policy!r}")
         steps = self.decode_steps
-        known = steps in ("all", "last") if isinstance(steps, str) else isinstance(steps, Iterable)
-        if not known or not (isinstance(steps, str) or all(isinstance(step, Integral) for step in steps)):
+        if isinstance(steps, str):
+            known = steps in ("all", "last")
+        else:  # a mask is none, and what can be gone through only once is not either
+            known = isinstance(steps, Collection) and all(
+                isinstance(step, Integral) and not isinstance(step, bool) for step in steps
+            )
+        if not known:
             raise ValueError(f"decode_steps must be 'all', 'last' or whole numbers of steps, got {steps!r}")
+        if not isinstance(steps, str):
+            object.__setattr__(self, "decode_steps", tuple(map(int, steps)))
+
+    @property
+    def shows_last(self) -> bool:
+        """Whether the last step is decoded, whichever it is."""
+        return "frames" in self.outputs and self.decode_steps == "last"
 
     def steps_to_decode(self, num_frames: int) -> tuple[int, ...]:
         """The numbers of the steps whose frames are decoded, in rising order; none unless "frames" are asked for.
@@ -75,7 +87,7 @@ def check_outputs(
     Raises:
         ValueError: if a name is unknown.
     """
-    is_collection = isinstance(outputs, Iterable) and not isinstance(outputs, str)
+    is_collection = isinstance(outputs, Collection) and not isinstance(outputs, str)
     unknown = [name for name in outputs if name not in allowed] if is_collection else [outputs]
     if unknown:
         raise ValueError(f"outputs must be a sequence of names of {allowed}, got {unknown}")

@@ -7,7 +7,7 @@ and go back to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ from .state import State
 Policy = Callable[[Observation], Tensor]
 # Called after each step with its number, from 0, and what it brought; True ends the rollout there.
 OnStep = Callable[[int, Step], bool | None]
+
+
+def is_end(returned: Any) -> bool:
+    """Whether a rollout ends by what its ``on_step`` returned.
+
+    Raises:
+        ValueError: if that is a flag for each row.
+    """
+    if getattr(returned, "shape", ()) != ():
+        raise ValueError(f"on_step must return one flag for all rows, got {returned!r}")
+    return bool(returned)
 
 
 StateT = TypeVar("StateT", bound=State)

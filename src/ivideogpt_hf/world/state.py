@@ -80,6 +80,19 @@ class Contexts:
         )
 
 
+def whole_rows(rows: Sequence[int] | Tensor) -> list[int]:
+    """Numbers of rows, in a list.
+
+    Raises:
+        ValueError: if they are no whole numbers, as in a mask, or one number that is in no list.
+    """
+    listed = rows.tolist() if isinstance(rows, Tensor) else rows
+    listed = list(listed) if isinstance(listed, Iterable) else [None]
+    if any(isinstance(row, bool) or not isinstance(row, Integral) for row in listed):
+        raise ValueError(f"rows must be whole numbers in a list (of a mask, mask.nonzero()[:, 0]), got {rows!r}")
+    return list(map(int, listed))
+
+
 class State(Protocol):
     """What planners, environments and players need of the state of a world; to them it is opaque otherwise.
 
@@ -207,12 +220,10 @@ class WorldState:
             IndexError: if a row does not exist.
             ValueError: if a row is no whole number, as in a mask.
         """
-        rows = rows.tolist() if isinstance(rows, Tensor) else list(rows)
-        if any(isinstance(row, bool) or not isinstance(row, Integral) for row in rows):
-            raise ValueError(f"rows must be whole numbers (of a mask, mask.nonzero()[:, 0]), got {rows}")
+        rows = whole_rows(rows)
         if not rows or any(not -self.batch_size <= row < self.batch_size for row in rows):
             raise IndexError(f"rows must be a non-empty choice of 0 ... {self.batch_size - 1}, got {rows}")
-        rows = [int(row) % self.batch_size for row in rows]
+        rows = [row % self.batch_size for row in rows]
         selected = self.index_rows(rows)
         numbers = list(dict.fromkeys(selected.context_of_row))  # of the contexts that are used
         if len(numbers) == len(self.contexts):

@@ -40,6 +40,8 @@ from .results import Rollout, Step
 from .slices import at_once
 from .state import WorldState
 
+PARTS = ("vq_model", "transformer", "processor")
+
 
 class WorldModel:
     """An iVideoGPT checkpoint as an interactive world (Wu et al., 2024).
@@ -83,11 +85,9 @@ class WorldModel:
     ) -> None:
         check_networks(vq_model, transformer)
         height, width = vq_model.config.frame_size
-        self.vq_model = vq_model
-        self.transformer = transformer
-        self.processor = processor or IVideoGPTVideoProcessor(size={"height": height, "width": width})
-        check_parts(self.vq_model.config, self.transformer.config, self.processor)
-        self._engine = RolloutEngine(self.vq_model, self.transformer, self.processor)
+        processor = processor or IVideoGPTVideoProcessor(size={"height": height, "width": width})
+        check_parts(vq_model.config, transformer.config, processor)
+        self._engine = RolloutEngine(vq_model, transformer, processor)
         self.calls = Calls(self._engine)
 
     def __repr__(self) -> str:
@@ -108,6 +108,17 @@ class WorldModel:
             elif hasattr(PreTrainedModel, name) or name in ("config", "training"):
                 hint = ": it is no module, but holds two, world.vq_model and world.transformer, which have that"
             raise AttributeError(f"a {type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse another part: what was checked of the parts together, and compiled, would be of the old one."""
+            if name in PARTS:
+                raise AttributeError(
+                    f"the {name} of a {type(self).__name__} cannot be replaced: make a new one of all three parts, "
+                    f"{type(self).__name__}({', '.join(PARTS)})",
+                    name=name,
+                    obj=self,
+                )
+            super().__setattr__(name, value)
 
     # -- loading, saving, moving --------------------------------------------------------------------------------------
 
@@ -388,6 +399,21 @@ class WorldModel:
         return self
 
     # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def vq_model(self) -> IVideoGPTVQModel:
+        """Network that codes and decodes frames."""
+        return self._engine.vq_model
+
+    @property
+    def transformer(self) -> IVideoGPTForCausalLM:
+        """Network that predicts the tokens of future frames."""
+        return self._engine.transformer
+
+    @property
+    def processor(self) -> IVideoGPTVideoProcessor:
+        """Frame size, action statistics and reward units."""
+        return self._engine.processor
 
     @property
     def layout(self) -> TokenLayout:
