@@ -178,13 +178,13 @@ def assert_same_rollout(rollout, expected):
     assert rollout.decoded_steps == expected.decoded_steps
 
 
-@pytest.mark.filterwarnings("ignore:a rollout passed")
 def test_actions_are_kept_of_a_policy_that_returns_the_same_tensor_each_time(remote):
     actions = torch.zeros(1, 3)
     dream = remote.imagine(remote.reset(random_frames(1, 2)), lambda seen: actions.fill_(seen.step), 3)
     assert dream.actions[0, :, 0].tolist() == [0, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:a rollout passed")
 def test_a_policy_imagines_the_same(remote, world):
     """Beyond the horizon as well; the policy looks at frames and rewards."""
 
