@@ -189,6 +189,14 @@ def test_truncation_is_at_the_horizon_and_termination_by_the_rule(make):
     assert [step[3].item() for step in results] == [False] * 5 + [False]
 
 
+def test_starts_stay_as_they_were_given(world):
+    frames = random_frames(2, 2)
+    environment = WorldModelVectorEnv(world, frames, **BOUNDS)
+    frames.zero_()
+    observations, _ = environment.reset(seed=0, options={"start": [0, 1]})
+    assert (observations == random_frames(2, 2)[:, -1].numpy()).all()
+
+
 def test_an_observation_stacks_the_last_frames(make):
     environment = make(1, frame_stack=4)
     first, _ = environment.reset(seed=0, options={"start": [3]})
@@ -250,6 +258,9 @@ print(many.step(many.action_space.sample())[0].shape, one.step(one.action_space.
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"horizon": 3, "max_episode_steps": 4}, "are two names of one number"),
         ({"frame_stack": 0}, "frame_stack must be at least 1"),
+        ({"frame_stack": 1.5}, "frame_stack must be a whole number"),
+        ({"horizon": float("nan")}, "horizon must be a whole number"),
+        ({"num_envs": 2.0}, "num_envs must be a whole number"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"sampling": Sampling(seed=1)}, "pass it to reset"),
         ({"render_mode": "human"}, "render_mode must be"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checkpoints.layout import EPISODE_FILE
 from .checkpoints.loading import fetch
-from .decoding.sampling import Sampling
+from .decoding.sampling import Sampling, check_count
 from .extras import require_packages
 from .spec import WorldModelSpec
 from .world.checks import check_frames
@@ -112,12 +112,11 @@ class WorldModelVectorEnv(VectorEnv):
             start_frames = read_starts(folder, spec.num_context_frames)
         if start_frames is None:
             raise ValueError(f"start_frames are missing: no {EPISODE_FILE} came with the world model")
-        self.start_frames = _checked_starts(torch.as_tensor(start_frames).cpu(), spec)
-        self.num_envs = len(self.start_frames) if num_envs is None else num_envs
-        self.horizon, self.frame_stack = _horizon(horizon, max_episode_steps), frame_stack
-        for name in ("num_envs", "horizon", "frame_stack"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        # A copy, since the caller may write other frames into the same memory.
+        self.start_frames = _checked_starts(torch.as_tensor(start_frames).clone().cpu(), spec)
+        self.num_envs = check_count(len(self.start_frames) if num_envs is None else num_envs, "num_envs")
+        self.horizon = check_count(_horizon(horizon, max_episode_steps), "horizon")
+        self.frame_stack = check_count(frame_stack, "frame_stack")
         if reward is None and not spec.has_reward:
             raise ValueError("the model has no reward head: pass reward, a function of a Step")
         self.sampling = sampling or Sampling()
