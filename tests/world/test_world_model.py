@@ -272,6 +272,19 @@ def test_actions_are_kept_of_a_policy_that_returns_the_same_tensor_each_time(wor
     assert dream.actions[0, :, 0].tolist() == [0, 1, 2]
 
 
+def test_what_is_predicted_may_be_changed_and_learnt_from(world):
+    """Tensors that were made in inference mode refuse both."""
+    state, actions = world.reset(random_frames(2, 2)), random_actions(2, 3, 3)
+    step, after = world.step(state, actions[:, 0])
+    rollout = world.rollout(state, actions)
+    weight = torch.ones((), requires_grad=True)
+    for reward in (step.reward, rollout.rewards):
+        (reward * weight).sum().backward()
+    for frame in (step.frame, rollout.frames, world.last_frame(after)):
+        frame.zero_()
+    assert world.last_frame(after).any()
+
+
 def test_imagine_with_an_action_tensor(world):
     state, actions = world.reset(random_frames(2, 2)), random_actions(2, 3, 3)
     dream = world.imagine(state, actions, 3, sampling=GREEDY)

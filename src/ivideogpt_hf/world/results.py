@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -186,3 +186,15 @@ class Rollout:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **tensors)
+
+
+ResultT = TypeVar("ResultT", Step, Rollout)
+
+
+def with_ordinary_tensors(result: ResultT) -> ResultT:
+    """The same with tensors that may be changed in place, and take part in a loss.
+
+    Tensors that were made in inference mode may not, and their copies outside it may.
+    """
+    tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
+    return replace(result, **{name: value.clone() for name, value in tensors.items() if value.is_inference()})

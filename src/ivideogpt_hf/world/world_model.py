@@ -36,7 +36,7 @@ from .engine import RolloutEngine
 from .foreign import LOADING, MODULE_HINTS, refuse_foreign, refuse_mixins
 from .options import DecodeSteps, HorizonPolicy, check_outputs
 from .protocol import OnStep, Policy, imagine
-from .results import Rollout, Step
+from .results import Rollout, Step, with_ordinary_tensors
 from .slices import at_once
 from .state import WorldState
 
@@ -467,9 +467,10 @@ class WorldModel:
             ValueError: if an argument does not fit the model, or the horizon ends and the policy is "error".
         """
         with self._engine.inference():
-            return at_once(
+            step, after = at_once(
                 self.calls.step(state, action, sampling=sampling, outputs=outputs, horizon_policy=horizon_policy)
             )
+        return with_ordinary_tensors(step), after
 
     def observe(self, state: WorldState, action: Tensor | None, frame: Tensor) -> WorldState:
         """Re-anchor every world on what really happened.
@@ -519,7 +520,8 @@ class WorldModel:
             ValueError: if the state is of another model.
         """
         with self._engine.inference():
-            return at_once(self.calls.last_frame(state))
+            frame = at_once(self.calls.last_frame(state))
+        return frame.clone()  # the state keeps its own
 
     # -- rolling out --------------------------------------------------------------------------------------------------
 
@@ -570,7 +572,7 @@ class WorldModel:
         """
         clock = Clock(self.device) if "statistics" in check_outputs(outputs) else None
         with running(clock), self._engine.inference() as as_outside:
-            return at_once(
+            rollout = at_once(
                 self.calls.rollout(
                     frames,
                     actions,
@@ -584,6 +586,7 @@ class WorldModel:
                     as_outside=as_outside,
                 )
             )
+        return with_ordinary_tensors(rollout)
 
     def imagine(
         self,
