@@ -260,12 +260,19 @@ def _of(stated: int | None) -> str:
 # -- which stream, which frames ---------------------------------------------------------------------------------------
 
 
+def path_for_ffmpeg(path: str | os.PathLike[str]) -> str:
+    """A path as ffmpeg takes it. Of a relative one such as "12:30.mp4", it would take "12" for a protocol."""
+    return os.path.abspath(path)
+
+
 def _open(file: Any, name: str) -> Any:
     """A container at its beginning, however far a binary file was read before."""
     import av
 
     if hasattr(file, "seek"):
         file.seek(0)
+    else:
+        file = path_for_ffmpeg(file)
     options = {
         "format_whitelist": ",".join((*CONTAINERS, *PICTURE_CONTAINERS)),
         "protocol_whitelist": "file",
