@@ -155,6 +155,21 @@ def test_what_is_no_table_of_actions_is_refused(source, message):
         read_actions(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.tensor([[2**24 + 1]]), "float32 cannot hold exactly"),
+        (torch.tensor([[1 + 2j]]), "must hold a table of numbers"),
+        (torch.tensor([[True]]), "must hold a table of numbers"),
+    ],
+    ids=["large integer", "complex", "bool"],
+)
+def test_tensors_are_refused_as_arrays_are(source, message):
+    for actions in (source, source.numpy()):
+        with pytest.raises(ValueError, match=message):
+            read_actions(actions)
+
+
 def test_action_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_actions(tmp_path / "none.csv")
