@@ -173,6 +173,12 @@ def test_a_missing_checkpoint_is_one_line(capsys):
     assert "it is no Hub id of the form 'owner/name'" in fails(capsys, "info", "/no/such/checkpoint")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cpu:x"])
+def test_a_device_that_torch_does_not_have(checkpoint, capsys, device):
+    message = f"--device {device} is no device that torch has here; give cpu or cuda"
+    assert message in fails(capsys, "info", checkpoint, "--device", device)
+
+
 def test_a_device_that_is_not_there(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "torch sees no CUDA device" in fails(capsys, "info", checkpoint, "--device", "cuda")
