@@ -114,8 +114,16 @@ class Episode:
                 raise ValueError(
                     f"frames of camera {camera!r} must be RGB, uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}"
                 )
-        if self.actions is not None and self.actions.ndim == 2 and self.actions.shape[1] > MAX_COLUMNS:
-            raise ValueError(f"actions have {self.actions.shape[1]} columns; at most {MAX_COLUMNS} are read")
+        if self.num_frames == 1 and (self.actions is not None or self.rewards is not None):
+            raise ValueError(
+                "it has a single frame, so that there is no step for its actions or rewards, and no clip: leave it "
+                "out, as skip_bad, --skip-bad, does"
+            )
+        if self.actions is not None and self.actions.ndim == 2:
+            if not self.actions.shape[1]:
+                raise ValueError("actions have no columns: leave them out of the source where there are none")
+            if self.actions.shape[1] > MAX_COLUMNS:
+                raise ValueError(f"actions have {self.actions.shape[1]} columns; at most {MAX_COLUMNS} are read")
         self._check_rows("actions", self.actions, 2)
         self._check_rows("rewards", self.rewards, 1)
         for name in ("action_names", "action_low", "action_high"):

@@ -68,7 +68,8 @@ class EpisodeStore(ABC):
         scalar = self._column(episode, "actions")
         if not scalar.is_valid:
             return None
-        return _numbers(scalar.values.flatten()).reshape(len(scalar.values), -1)
+        num_rows = len(scalar.values)  # none in an episode of a single frame: then nothing tells their width
+        return _numbers(scalar.values.flatten()).reshape(num_rows, -1 if num_rows else 0)
 
     def rewards(self, episode: int) -> np.ndarray | None:
         """(T - 1,) float32; None where the episode has no rewards."""
