@@ -1,6 +1,7 @@
 """From a reader to Parquet: what goes in comes out, and nothing half-written is ever seen."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -287,6 +288,29 @@ def test_skipped_episodes_are_listed_and_the_rest_is_kept(tmp_path, capsys):
     assert main([*arguments, "--skip-bad", "--max-skipped", "0.2"]) == 0
     assert "skipped: episode 'episode_3.npz'" in capsys.readouterr().out
     assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 9
+
+
+def not_utf_8(path):
+    """The path with a name that is not UTF-8 in place of its own."""
+    other = path.with_name(os.fsdecode(b"\xff") + path.suffix)
+    try:
+        return path.rename(other)
+    except OSError:
+        pytest.skip("this file system refuses such names")
+
+
+def test_a_remark_on_a_file_whose_name_is_not_utf_8_is_written(tmp_path):
+    write_mp4(tmp_path / "in/a.mp4", 3)
+    (tmp_path / "in/b.gif").write_bytes(b"")
+    not_utf_8(tmp_path / "in/b.gif")
+    assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
+    assert "not read as clips: \\udcff.gif" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_source_whose_name_is_not_utf_8_is_converted(tmp_path):
+    source = not_utf_8(write_npz_folder(tmp_path / "in", [5]))
+    out = convert(open_episodes(source), tmp_path / "out")
+    assert datasets.load_dataset(str(out), split="train")[0]["source"] == "\\udcff"
 
 
 def test_too_many_skipped_episodes_fail(tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...cards.text import counted
+from ...media.files import readable
 from ...run_folder import write_json
 from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
@@ -49,7 +50,7 @@ def write_dataset_report(
     """
     files = sorted((output / DATA).glob("*.parquet"))
     report = summarize_episodes(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
-    report["notes"] = [*notes, *report["notes"]]
+    report["notes"] = [readable(note) for note in (*notes, *report["notes"])]
     report["source"] = source
     write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)

@@ -19,7 +19,7 @@ import numpy as np
 from ...media.action_files import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
 from ...media.decoded_bytes import decoded_within
-from ...media.files import all_files, is_hidden, natural_sort, visible_files
+from ...media.files import all_files, is_hidden, natural_sort, readable, visible_files
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, step_rows
 from ..fitting import Size
@@ -75,9 +75,9 @@ class EpisodeReader(ABC):
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
         # Names that are not UTF-8 can be neither stored nor printed. Reading such an episode says so.
-        self._bad_names = {i: name for i, name in enumerate(self.episode_ids) if not _is_utf8(name)}
+        self._bad_names = {i: name for i, name in enumerate(self.episode_ids) if readable(name) != name}
         for index, name in self._bad_names.items():
-            self.episode_ids[index] = name.encode(errors="backslashreplace").decode()
+            self.episode_ids[index] = readable(name)
 
     @classmethod
     @abstractmethod
@@ -275,17 +275,13 @@ class EpisodeReader(ABC):
         return Episode(
             frames=plain,
             episode_id=self.episode_ids[index],
-            source=self.source_name,
+            source=readable(self.source_name),
             actions=actions,
             rewards=rewards,
             notes=notes,
             source_sizes={camera: clip.source_size for camera, clip in videos.items()},
             **values,
         )
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name
 
 
 class FileReader(EpisodeReader):
