@@ -290,6 +290,16 @@ def test_skipped_episodes_are_listed_and_the_rest_is_kept(tmp_path, capsys):
     assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 9
 
 
+def test_what_is_published_does_not_say_where_the_source_lay(tmp_path):
+    source = str(write_half_bad(tmp_path / "in"))
+    arguments = ["convert-data", source, str(tmp_path / "out"), "--test-fraction", "0", "--num-workers", "1"]
+    assert main([*arguments, "--skip-bad", "--max-skipped", "0.2"]) == 0
+    for name in ("README.md", "report.json"):
+        content = (tmp_path / "out" / name).read_text()
+        assert str(tmp_path) not in content
+        assert "in/episode_3.npz cannot be read" in content
+
+
 def not_utf_8(path):
     """The path with a name that is not UTF-8 in place of its own."""
     other = path.with_name(os.fsdecode(b"\xff") + path.suffix)

@@ -147,7 +147,8 @@ def write_shard(
             except EpisodeError as error:
                 if not skip_bad:
                     raise
-                statistics.skip(reader.episode_ids[index], str(error))
+                # The card shows it, and goes to the Hub.
+                statistics.skip(reader.episode_ids[index], reader.without_place(str(error)))
             yield
         source.check_unchanged({file for index in shard.indices for file in reader.files_of(index)})
     if not statistics.num_episodes:

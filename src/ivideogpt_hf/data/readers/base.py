@@ -114,6 +114,10 @@ class EpisodeReader(ABC):
         """The name of the data set: that of its folder or file."""
         return self.path.resolve().stem if self.path.is_file() else self.path.resolve().name
 
+    def without_place(self, text: str) -> str:
+        """A text about the source as others may read it: the source has its name, but not where it lies."""
+        return readable(text.replace(str(self.path), Path(self.path).resolve().name))
+
     def __len__(self) -> int:
         return len(self.episode_ids)
 
