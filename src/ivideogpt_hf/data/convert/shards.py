@@ -46,7 +46,8 @@ class ConversionSettings:
     Attributes:
         test_fraction: share of the episodes held out as split "test". A hash of an episode's id decides, so that it
             stays in its split when other episodes come or go.
-        num_shards: number of Parquet files; None chooses by the number of episodes.
+        num_shards: number of Parquet files, which the splits share as they share the episodes, up to rounding, with one
+            at least for each; None chooses by the number of episodes.
         skip_bad: whether to leave out episodes that cannot be read, and list them, instead of stopping at the first.
         max_skipped: share of the episodes that may be left out so.
         hash_source: whether the source's files are known by their content, as copies of them are, in place of their
