@@ -274,6 +274,13 @@ def test_an_episode_of_a_single_frame_that_others_wrote_gives_no_clip(tmp_path, 
     assert dataset[0]["episode"] == 1
 
 
+@pytest.mark.parametrize("mean", [np.nan, np.inf])
+def test_means_that_are_no_numbers_are_refused(folder, mean):
+    source = Source(folder, action_normalization={"mean": [mean, 0.0, 0.0], "std": [1.0] * 3})
+    with pytest.raises(ValueError, match="needs 3 finite means and positive stds"):
+        SegmentDataset(source, SegmentSpec(4), actions=True)
+
+
 def test_a_folder_that_is_no_data_set(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):
         SegmentDataset(str(tmp_path), SegmentSpec(4))
