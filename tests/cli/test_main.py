@@ -84,6 +84,17 @@ def test_convert_there_and_back(original_world, tmp_path):
     assert config["action_dim"] == 3
 
 
+@pytest.mark.parametrize("layout", ["ours", "released"])
+def test_convert_takes_along_what_lies_beside_the_parts(original_world, tmp_path, layout):
+    source, output = tmp_path / "saved", tmp_path / "out"
+    original_world.save_pretrained(source)
+    contents = {"metrics.json": b'{"commands": []}', "training.json": b'{"origins": []}', "episode.npz": b"frames"}
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+    assert main(["convert", str(source), str(output), "--to", layout]) == 0
+    assert {name: (output / name).read_bytes() for name in contents} == contents
+
+
 def test_convert_onto_itself_is_refused(checkpoint, capsys):
     assert "the same folder" in fails(capsys, "convert", checkpoint, checkpoint)
 
