@@ -250,6 +250,15 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         )
 
 
+def check_same_cameras(cameras: Sequence[str], before: Sequence[str], name: str) -> None:
+    """Raise ValueError unless a file of a data set has the cameras of the files before it."""
+    if set(cameras) != set(before):
+        raise ValueError(
+            f"{name} has the cameras {sorted(cameras)}, files before it have {sorted(before)}: they are of several "
+            f"data sets"
+        )
+
+
 def check_version(version: int, name: str) -> None:
     """Raise ValueError unless a data set has the schema's version."""
     if version != SCHEMA_VERSION:

@@ -281,6 +281,18 @@ def test_means_that_are_no_numbers_are_refused(folder, mean):
         SegmentDataset(source, SegmentSpec(4), actions=True)
 
 
+def test_streamed_files_of_several_data_sets_are_refused(tmp_path):
+    import pyarrow.parquet as pq
+
+    folder = make_dataset(tmp_path / "data", [5, 6], num_shards=2)
+    file = folder / "data/train-00001-of-00002.parquet"
+    table = pq.read_table(file)
+    names = [name.replace("frames.image", "frames.wrist") for name in table.column_names]
+    pq.write_table(table.rename_columns(names), file)
+    with pytest.raises(ValueError, match=r"00001-of-00002\.parquet has the cameras \['wrist'\], files before it have"):
+        SegmentDataset(str(folder), SegmentSpec(4), streaming=True)
+
+
 def test_a_folder_that_is_no_data_set(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):
         SegmentDataset(str(tmp_path), SegmentSpec(4))
