@@ -262,7 +262,7 @@ def _of(stated: int | None) -> str:
 
 def path_for_ffmpeg(path: str | os.PathLike[str]) -> str:
     """A path as ffmpeg takes it. Of a relative one such as "12:30.mp4", it would take "12" for a protocol."""
-    return os.path.abspath(path)
+    return os.path.join(os.curdir, path)
 
 
 def _open(file: Any, name: str) -> Any:

@@ -300,6 +300,18 @@ def test_what_is_published_does_not_say_where_the_source_lay(tmp_path):
         assert "in/episode_3.npz cannot be read" in content
 
 
+@pytest.mark.parametrize("kind", ["relative", "link"])
+def test_no_name_of_the_place_is_published(tmp_path, monkeypatch, kind):
+    """However the source was named, and whichever name the library that read it tells."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "in/a.npz", 5)
+    reader = open_episodes({"relative": "in", "link": tmp_path / "link"}[kind])
+    text = f"{tmp_path / 'in'}/a.npz and {reader.path}/a.npz are corrupt"
+    assert reader.without_place(text) == "in/a.npz and in/a.npz are corrupt"
+
+
 def not_utf_8(path):
     """The path with a name that is not UTF-8 in place of its own."""
     other = path.with_name(os.fsdecode(b"\xff") + path.suffix)

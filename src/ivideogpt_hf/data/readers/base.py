@@ -116,7 +116,11 @@ class EpisodeReader(ABC):
 
     def without_place(self, text: str) -> str:
         """A text about the source as others may read it: the source has its name, but not where it lies."""
-        return readable(text.replace(str(self.path), Path(self.path).resolve().name))
+        place = Path(self.path)
+        for path in map(str, (place.resolve(), place.absolute(), place)):
+            if "/" in path or "\\" in path:  # a bare name may be a word of the text, and tells no place
+                text = text.replace(path, place.resolve().name)
+        return readable(text)
 
     def __len__(self) -> int:
         return len(self.episode_ids)
