@@ -59,6 +59,14 @@ def test_a_single_frame_has_no_action(tmp_path):
         open_episodes(tmp_path)[0]
 
 
+def test_integers_that_float32_does_not_hold_are_refused(tmp_path):
+    actions = np.zeros((5, 2), np.int64)
+    actions[3, 1] = 2**24 + 1
+    path = write_npz(tmp_path / "e.npz", 5, action=actions)
+    with pytest.raises(EpisodeError, match="the integer 16777217 in row 3, column 1, which float32 cannot hold"):
+        open_episodes(path)[0]
+
+
 def test_actions_of_no_width_are_refused(tmp_path):
     path = write_npz(tmp_path / "e.npz", 5, action=make_actions(5, 0))
     with pytest.raises(EpisodeError, match="actions have no columns: leave them out"):

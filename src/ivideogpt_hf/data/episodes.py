@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
+from ..media.action_files import check_exact
 from ..media.action_tables import MAX_COLUMNS
 from ..media.alignment import ActionAlignment
 from ..media.images import decode_images, encode_png, images_to_store
@@ -175,7 +176,7 @@ def step_rows(rows: Any, num_frames: int, name: str, alignment: ActionAlignment 
             it; of "before", the first one, since no frame precedes it.
 
     Raises:
-        ValueError: unless there are T or T - 1 rows of numbers.
+        ValueError: unless there are T or T - 1 rows of numbers, and float32 holds the integers among them.
     """
     try:
         numbers = np.asarray(rows)
@@ -187,7 +188,9 @@ def step_rows(rows: Any, num_frames: int, name: str, alignment: ActionAlignment 
         raise ValueError(f"{name} are not a table of numbers: {error}") from error
     if len(numbers) not in (num_frames, num_frames - 1):
         raise ValueError(f"{num_frames} frames do not match {len(numbers)} {name}; allowed are as many, or one fewer")
-    numbers = numbers.astype(np.float32)
+    with np.errstate(over="ignore"):  # an episode refuses what is infinite
+        values, numbers = numbers, numbers.astype(np.float32)
+    check_exact(values, numbers, name)
     if len(numbers) < num_frames:
         return numbers
     return numbers[1:] if alignment == "before" else numbers[:-1]
