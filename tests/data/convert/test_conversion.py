@@ -156,6 +156,15 @@ def test_the_report_says_what_is_there(tmp_path, capsys):
     assert (tmp_path / "out/contact_sheet.png").stat().st_size > 1000
 
 
+def test_the_report_shows_small_numbers(tmp_path):
+    actions = np.zeros((12, 1), np.float32)
+    actions[::2] = 2e-8
+    write_npz(tmp_path / "in/a.npz", 12, action=actions, reward=actions[:, 0])
+    main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"])
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["actions"][0]["max"] == report["rewards"]["max"] == pytest.approx(2e-8)
+
+
 def test_the_report_of_a_single_episode_is_of_one(tmp_path, capsys):
     write_npz(tmp_path / "in/episode_0.npz", 12)
     assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
