@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from .cards.facts import facts_of
 from .cards.model_card import CardText, leaderboard_results, render_card
-from .checkpoints.layout import EPISODE_FILE, METRICS_FILE, TRAINING_FILE, read_metrics
+from .checkpoints.layout import EPISODE_FILE, copy_companions, read_metrics
 from .checkpoints.loading import fetch
 from .checkpoints.origins import read_training
 from .decoding.sampling import Sampling
@@ -71,9 +71,7 @@ def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None 
     with tempfile.TemporaryDirectory() as name:
         stage = Path(name)
         world.save_pretrained(stage, remote_code=True)
-        for file in (METRICS_FILE, TRAINING_FILE, EPISODE_FILE):
-            if (folder / file).is_file():
-                shutil.copy(folder / file, stage / file)
+        copy_companions(folder, stage)
         if preview is not None:
             preview_name = PREVIEW_FILE if Path(preview).suffix == ".gif" else f"preview{Path(preview).suffix}"
             shutil.copy(preview, stage / preview_name)

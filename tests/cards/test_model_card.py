@@ -27,6 +27,7 @@ METRICS = {
         "mean": {"model": {"psnr": 28.5, "lpips": 0.0123, "mse": 0.1}, "repeat the last frame": {"psnr": 25.0}},
     },
 }
+PUBLISHED = {"dataset": {"name": "arm", "id": "u/arm"}, "source": "a paper", "rows": [{"name": "ours", "psnr": 20}]}
 TEXT = CardText(title="A model", license="mit", datasets=[{"name": "arm", "id": "u/arm"}])
 
 
@@ -174,14 +175,28 @@ def test_there_is_a_card_for_every_embedded_and_released_checkpoint():
         ({"licence_note": "Both."}, "unknown key 'licence_note'; did you mean 'license_note'"),
         ({"datasets": "arm"}, "datasets must be a list, each entry a mapping to text, not the text 'arm'"),
         ({"title": 3}, "title must be text, not 3"),
+        ({"datasets": [{"id": "u/arm"}]}, "entry 1 of datasets needs a name, it has id"),
+        ({"published": {"source": "paper"}}, "published lacks the key 'dataset'"),
+        ({"published": PUBLISHED | {"dataset": {"name": "arm"}}}, "id on the Hub; it lacks 'id'"),
+        ({"published": PUBLISHED | {"rows": []}}, "rows are empty"),
+        ({"published": PUBLISHED | {"rows": [{"psnr": 20}]}}, "row 1 needs a name"),
+        ({"published": PUBLISHED | {"rows": [{"name": "ours", "psnr": "20"}]}}, "psnr must be a number, not the text"),
+        ({"published": PUBLISHED | {"rows": [{"name": "ours", "psnrs": 20}]}}, "key 'psnrs'; did you mean 'psnr'"),
     ],
 )
 def test_a_card_file_that_is_wrong_is_refused(tmp_path, change, message):
     content = yaml.safe_load((CARDS / "default.yaml").read_text()) | change
     file = Path(tmp_path / "card.yaml")
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         CardText.read(file)
+    assert str(file) in str(error.value)
+
+
+def test_published_results_without_a_protocol_are_shown_alone(world):
+    content = card_of(world, CardText("A", published=PUBLISHED)).content
+    assert "## Results\n\n| metric | ours | \n" in content
+    assert "None" not in content
 
 
 def test_british_keys_of_older_cards_are_read(tmp_path):

@@ -84,6 +84,17 @@ def test_convert_there_and_back(original_world, tmp_path):
     assert config["action_dim"] == 3
 
 
+@pytest.mark.parametrize("layout", ["ours", "released"])
+def test_convert_takes_along_what_lies_beside_the_parts(original_world, tmp_path, layout):
+    source, output = tmp_path / "saved", tmp_path / "out"
+    original_world.save_pretrained(source)
+    contents = {"metrics.json": b'{"commands": []}', "training.json": b'{"origins": []}', "episode.npz": b"frames"}
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+    assert main(["convert", str(source), str(output), "--to", layout]) == 0
+    assert {name: (output / name).read_bytes() for name in contents} == contents
+
+
 def test_convert_onto_itself_is_refused(checkpoint, capsys):
     assert "the same folder" in fails(capsys, "convert", checkpoint, checkpoint)
 
@@ -171,6 +182,12 @@ def test_an_empty_argument_is_not_the_current_folder(argv, name, capsys):
 
 def test_a_missing_checkpoint_is_one_line(capsys):
     assert "it is no Hub id of the form 'owner/name'" in fails(capsys, "info", "/no/such/checkpoint")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x"])
+def test_a_device_that_torch_does_not_have(checkpoint, capsys, device):
+    message = f"--device {device} is no device that torch has here; give cpu or cuda"
+    assert message in fails(capsys, "info", checkpoint, "--device", device)
 
 
 def test_a_device_that_is_not_there(checkpoint, capsys, monkeypatch):

@@ -53,6 +53,26 @@ def test_a_row_after_the_last_frame_is_dropped(tmp_path, num_rows):
     assert (episode.actions == actions[:4]).all()
 
 
+def test_a_single_frame_has_no_action(tmp_path):
+    write_npz_folder(tmp_path, [1, 5])
+    with pytest.raises(EpisodeError, match=r"'episode_0\.npz'.*a single frame.* leave it out, as skip_bad"):
+        open_episodes(tmp_path)[0]
+
+
+def test_integers_that_float32_does_not_hold_are_refused(tmp_path):
+    actions = np.zeros((5, 2), np.int64)
+    actions[3, 1] = 2**24 + 1
+    path = write_npz(tmp_path / "e.npz", 5, action=actions)
+    with pytest.raises(EpisodeError, match="the integer 16777217 in row 3, column 1, which float32 cannot hold"):
+        open_episodes(path)[0]
+
+
+def test_actions_of_no_width_are_refused(tmp_path):
+    path = write_npz(tmp_path / "e.npz", 5, action=make_actions(5, 0))
+    with pytest.raises(EpisodeError, match="actions have no columns: leave them out"):
+        open_episodes(path)[0]
+
+
 def test_the_original_table_has_the_papers_strides():
     table = original_datasets()
     assert table["strides"]["asu_table_top_converted_externally_to_rlds"] == 12.5

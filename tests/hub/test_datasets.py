@@ -39,6 +39,8 @@ scene("bad card", lambda: main(
 scene("convert and push", lambda: main(
     ["convert-data", "NPZ", "OUT", "--card", "OUT.yaml", "--push", "tester/pushed", "--private", "--test-fraction",
     "0.3", "--num-workers", "1"]))
+Path("OUT/.lock").write_text("process 7 on a-machine")  # a kill leaves such files
+Path("OUT/report.json.7-ab.partial").write_text("{")
 scene("push again", lambda: main(
     ["convert-data", "NPZ", "OUT", "--push", "tester/pushed", "--test-fraction", "0.3", "--num-workers", "1"]))
 scene("push to another user", lambda: push_dataset(Path("OUT"), "somebody/pushed"))
@@ -127,6 +129,12 @@ def test_what_is_pushed_is_data_card_and_pictures(results, hub):
     assert {"README.md", "report.json", "contact_sheet.png"} <= names
     assert not any(name.startswith(".conversion") for name in names)
     assert repo.private
+
+
+def test_what_a_kill_left_is_not_pushed(results, hub):
+    repo = hub.repos["datasets/tester/pushed"]
+    names = [name for files in repo.commits.values() for name in files]
+    assert not [name for name in names if name == ".lock" or name.endswith(".partial")]
 
 
 def test_plain_load_dataset_finds_the_splits(results):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -154,6 +155,21 @@ def test_what_is_no_table_of_actions_is_refused(source, message):
         read_actions(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.tensor([[2**24 + 1]]), "float32 cannot hold exactly"),
+        (torch.tensor([[1 + 2j]]), "must hold a table of numbers"),
+        (torch.tensor([[True]]), "must hold a table of numbers"),
+    ],
+    ids=["large integer", "complex", "bool"],
+)
+def test_tensors_are_refused_as_arrays_are(source, message):
+    for actions in (source, source.numpy()):
+        with pytest.raises(ValueError, match=message):
+            read_actions(actions)
+
+
 def test_action_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_actions(tmp_path / "none.csv")
@@ -217,6 +233,17 @@ def test_frames_without_a_row_of_their_own_are_refused(tmp_path, frames, message
     table = table_of(tmp_path, "frame,x\n" + "".join(f"{frame},1\n" for frame in frames))
     with pytest.raises(ValueError, match=message):
         table.in_order(5, "a.mp4")
+
+
+def test_a_frame_far_behind_the_others_costs_no_memory(tmp_path):
+    table = table_of(tmp_path, "frame,x\n0,1.5\n1000000,2.5\n")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"no row for frame 1, 2, 3, 4, 5, \.\.\. of clip"):
+            table.of_frames(range(1_000_001), "clip")
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_column_of_frames_binds_the_rows_to_the_future(tmp_path):

@@ -27,6 +27,22 @@ def test_pillow_reads_our_png(image):
     assert (np.asarray(Image.open(io.BytesIO(encode_png(image)))) == image).all()
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((4, 4, 3), 0.5, np.float32),
+        np.full((4, 4, 3), 300),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=["float", "int64", "RGBA", "grey", "empty"],
+)
+def test_what_is_no_rgb_image_is_not_encoded(image):
+    with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, 3\)"):
+        encode_png(image)
+
+
 def test_our_decoder_takes_our_files_and_no_others():
     frames = make_frames(2)
     assert (_decode_our_png([encode_png(frame) for frame in frames]) == frames).all()

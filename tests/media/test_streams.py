@@ -291,6 +291,14 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, name):
         assert re.search(r"about \d+ frames are missing", str(error.value))
 
 
+def test_a_duration_that_is_no_time_states_nothing(tmp_path):
+    path = write_lossless(tmp_path / "a.mkv", make_frames(4, 16))
+    content = path.read_bytes()
+    assert content.count(b"00:00:00.") == 1
+    path.write_bytes(content.replace(b"00:00:00.", b"a moment."))
+    assert np.array_equal(read(path), make_frames(4, 16))
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv"])
 def test_a_frame_that_is_lost_in_the_middle_is_told(tmp_path, name):
     """And no frame is decoded that was not asked for: the damage is not noticed before."""

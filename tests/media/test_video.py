@@ -29,6 +29,14 @@ def test_mp4_round_trip(tmp_path, height):
     assert (read[:, :, :height].int() - frames.int()).abs().float().mean() < 4
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    write_video(smooth_frames(), f"12:30{suffix}")
+    assert (tmp_path / f"12:30{suffix}").is_file()
+    assert read_video(f"12:30{suffix}").shape == (5, 3, 32, 48)
+
+
 def test_gif_round_trip_of_few_colours(tmp_path):
     frames = (random_frames(4, size=16) // 128) * 255
     assert read_video(write_video(frames, tmp_path / "clip.gif")).equal(frames)
@@ -72,7 +80,7 @@ def test_a_gif_of_an_earlier_version_is_read_as_it_is_stored(tmp_path):
     assert len(read_video(tmp_path / "clip.gif")) == 3
 
 
-@pytest.mark.parametrize("fps", [0.5, 10, 29.97, 30000 / 1001, 240])
+@pytest.mark.parametrize("fps", [0.5, 10, 29.97, 30000 / 1001, 240, np.float32(12.5), np.int64(10)])
 def test_a_rate_of_an_mp4_is_kept(tmp_path, fps):
     path = write_video(smooth_frames(), tmp_path / "clip.mp4", fps=fps)
     assert describe_video(path, "clip.mp4").rate == pytest.approx(fps, rel=1e-9)

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..extras import how_to_install
 from ..hub.upload import add_tags, validate_card
 from ..metrics import FVD, REPEAT
-from ..settings import as_yaml
+from ..settings import as_yaml, check_keys, fill
 from ..spec import WorldModelSpec
 from .facts import Facts
 from .text import CARDS, TAGS, UNKNOWN_LICENSE, counted, read_card_text
@@ -28,6 +28,39 @@ PAPER = "arxiv:2405.15223"
 METRICS = {"fvd": "FVD", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (VGG)"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
 NAMES_SHOWN = 3  # names of data sets that results are of; of more, the number
+
+
+@dataclass(frozen=True)
+class Published:
+    """Results from elsewhere, as a card's yaml file has them.
+
+    Attributes:
+        dataset: data set of the measurement, with "name" and "id" on the Hub.
+        source: publication.
+        rows: name and metrics of each row; the first row is the model's.
+
+    Raises:
+        ValueError: if a name is missing, or a metric is unknown or no number.
+    """
+
+    dataset: dict[str, str]
+    source: str
+    rows: list[dict[str, str | float]]
+
+    def __post_init__(self) -> None:
+        lacking = [key for key in ("name", "id") if key not in self.dataset]
+        if lacking:
+            raise ValueError(f"published: dataset needs a name, and the id on the Hub; it lacks {lacking[0]!r}")
+        if not self.rows:
+            raise ValueError("published: rows are empty; give a row with the model's results, or leave published out")
+        for number, row in enumerate(self.rows, start=1):
+            place = f"published: row {number}"
+            check_keys(row, ["name", *METRICS], place)
+            if not isinstance(row.get("name"), str):
+                raise ValueError(f"{place} needs a name, which stands above its results")
+            texts = [key for key in METRICS if isinstance(row.get(key), str)]
+            if texts:
+                raise ValueError(f"{place}: {texts[0]} must be a number, not the text {row[texts[0]]!r}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +77,10 @@ class CardText:
         limits: limits of this model, besides those of all such models.
         base_model: Hub id of the checkpoint that it was fine-tuned from.
         protocol: protocol by which the published results were measured.
-        published: results from elsewhere: "dataset" with "name" and "id", "source", and "rows" of a name and metrics.
+        published: results from elsewhere, with the keys of `Published`; empty: none.
+
+    Raises:
+        ValueError: if a data set has no name, or `Published` refuses the results.
     """
 
     title: str
@@ -57,6 +93,13 @@ class CardText:
     base_model: str | None = None
     protocol: str | None = None
     published: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, source in enumerate(self.datasets, start=1):
+            if "name" not in source:
+                raise ValueError(f"entry {number} of datasets needs a name, it has {', '.join(source) or 'no keys'}")
+        if self.published:
+            fill(Published, self.published, "published")
 
     @classmethod
     def read(cls, file: Path) -> CardText:

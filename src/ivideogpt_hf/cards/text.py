@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..run_folder import naming
 from ..settings import fill, packaged_folder, read_yaml
 
 Text = TypeVar("Text")
@@ -40,7 +41,9 @@ def read_card_text(kind: type[Text], file: Path) -> Text:
         FileNotFoundError: if there is no such file.
         ValueError: if a key is missing, unknown or of the wrong kind.
     """
-    return fill(kind, _with_hub_spelling(read_yaml(file)), str(file))
+    content = _with_hub_spelling(read_yaml(file))
+    with naming(file):
+        return fill(kind, content, str(file))
 
 
 def _with_hub_spelling(content: Any) -> Any:

@@ -11,8 +11,8 @@ released one has the VQ model in diffusers' files, and an action-conditioned tra
     transformer/config.json, model.safetensors      transformer/config.json, model.safetensors
     processor/video_preprocessor_config.json        -
     */ivideogpt_part.py                             -
-    metrics.json, episode.npz (optional)            metrics.json, episode.npz (optional)
-    training.json (optional)                        -
+    metrics.json, training.json (optional)          metrics.json, training.json (optional)
+    episode.npz (optional)                          episode.npz (optional)
 
 The Python files are what model_index.json names, for diffusers. Nothing here runs them. With its models' code, a
 checkpoint has further ones at the root and in each folder.
@@ -23,6 +23,7 @@ This module loads no network, so that importing it costs next to nothing.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ EPISODE_FILE = "episode.npz"
 METRICS_FILE = "metrics.json"
 # Arguments, data and versions of the training that wrote the checkpoint.
 TRAINING_FILE = "training.json"
+COMPANIONS = (METRICS_FILE, TRAINING_FILE, EPISODE_FILE)
 # Files that are downloaded from a repository: configs and safetensors, never a pickle.
 DOWNLOADED = (
     INDEX_FILE,
@@ -99,6 +101,13 @@ def config_file(folder: PathOrRepo, part: str) -> Path:
     if not file.is_file():
         raise OSError(f"{folder} is no iVideoGPT checkpoint: {part}/{CONFIG_FILE} is missing")
     return file
+
+
+def copy_companions(folder: PathOrRepo, target: PathOrRepo) -> None:
+    """Copy what a checkpoint's folder holds beside its parts: results, the record of the training, and the episode."""
+    for name in COMPANIONS:
+        if (Path(folder) / name).is_file():
+            shutil.copyfile(Path(folder) / name, Path(target) / name)
 
 
 def read_metrics(folder: PathOrRepo) -> dict[str, Any]:

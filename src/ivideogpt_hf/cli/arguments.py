@@ -100,6 +100,10 @@ def load_world(args: argparse.Namespace) -> WorldModel:
         raise ValueError(f"--device {device} was asked for, but torch sees no CUDA device; use --device cpu")
     if device == "cuda":  # a launcher gives each of its processes a rank
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what it lacks
+        raise ValueError(f"--device {device} is no device that torch has here; give cpu or cuda") from error
     embedded = embedded_checkpoint(args)
     if embedded is not None:
         world = WorldModel.from_pretrained(embedded.folder)

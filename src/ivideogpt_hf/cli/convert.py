@@ -29,6 +29,8 @@ def add_convert_command(commands: Any, parents: list[argparse.ArgumentParser]) -
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from ..checkpoints.layout import copy_companions
+    from ..checkpoints.loading import fetch
     from ..checkpoints.released import save_released
     from ..world.world_model import WorldModel
 
@@ -45,4 +47,5 @@ def _convert(args: argparse.Namespace) -> None:
         save_released(args.output, (world.vq_model, world.transformer, world.processor))
     else:
         world.save_pretrained(args.output, remote_code=args.remote_code)
+    copy_companions(fetch(args.source, revision=args.revision, token=args.token), args.output)
     print(f"{args.output}: written in {'the released' if args.to == 'released' else 'our'} layout")

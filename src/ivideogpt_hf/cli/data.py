@@ -46,7 +46,11 @@ def _writing_options() -> argparse.ArgumentParser:
         metavar="I/N",
         help="do only part I (from 0) of N, for a job array of a cluster",
     )
-    writing.add_argument("--num-shards", type=int, help="Parquet files to write (default: by the number of episodes)")
+    writing.add_argument(
+        "--num-shards",
+        type=int,
+        help="Parquet files to write, shared by the splits as the episodes are (default: by the number of episodes)",
+    )
     writing.add_argument(
         "--test-fraction",
         type=float,

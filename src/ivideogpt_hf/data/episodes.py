@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require_packages
+from ..media.action_files import check_exact
 from ..media.action_tables import MAX_COLUMNS
 from ..media.alignment import ActionAlignment
 from ..media.images import decode_images, encode_png, images_to_store
@@ -114,8 +115,16 @@ class Episode:
                 raise ValueError(
                     f"frames of camera {camera!r} must be RGB, uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}"
                 )
-        if self.actions is not None and self.actions.ndim == 2 and self.actions.shape[1] > MAX_COLUMNS:
-            raise ValueError(f"actions have {self.actions.shape[1]} columns; at most {MAX_COLUMNS} are read")
+        if self.num_frames == 1 and (self.actions is not None or self.rewards is not None):
+            raise ValueError(
+                "it has a single frame, so that there is no step for its actions or rewards, and no clip: leave it "
+                "out, as skip_bad, --skip-bad, does"
+            )
+        if self.actions is not None and self.actions.ndim == 2:
+            if not self.actions.shape[1]:
+                raise ValueError("actions have no columns: leave them out of the source where there are none")
+            if self.actions.shape[1] > MAX_COLUMNS:
+                raise ValueError(f"actions have {self.actions.shape[1]} columns; at most {MAX_COLUMNS} are read")
         self._check_rows("actions", self.actions, 2)
         self._check_rows("rewards", self.rewards, 1)
         for name in ("action_names", "action_low", "action_high"):
@@ -167,7 +176,7 @@ def step_rows(rows: Any, num_frames: int, name: str, alignment: ActionAlignment 
             it; of "before", the first one, since no frame precedes it.
 
     Raises:
-        ValueError: unless there are T or T - 1 rows of numbers.
+        ValueError: unless there are T or T - 1 rows of numbers, and float32 holds the integers among them.
     """
     try:
         numbers = np.asarray(rows)
@@ -179,7 +188,9 @@ def step_rows(rows: Any, num_frames: int, name: str, alignment: ActionAlignment 
         raise ValueError(f"{name} are not a table of numbers: {error}") from error
     if len(numbers) not in (num_frames, num_frames - 1):
         raise ValueError(f"{num_frames} frames do not match {len(numbers)} {name}; allowed are as many, or one fewer")
-    numbers = numbers.astype(np.float32)
+    with np.errstate(over="ignore"):  # an episode refuses what is infinite
+        values, numbers = numbers, numbers.astype(np.float32)
+    check_exact(values, numbers, name)
     if len(numbers) < num_frames:
         return numbers
     return numbers[1:] if alignment == "before" else numbers[:-1]
@@ -239,6 +250,15 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         raise ValueError(
             f"{name} is not a data set of episodes in this package's schema, it lacks {lacks}; "
             f"`ivideogpt convert-data` makes one from it"
+        )
+
+
+def check_same_cameras(cameras: Sequence[str], before: Sequence[str], name: str) -> None:
+    """Raise ValueError unless a file of a data set has the cameras of the files before it."""
+    if set(cameras) != set(before):
+        raise ValueError(
+            f"{name} has the cameras {sorted(cameras)}, files before it have {sorted(before)}: they are of several "
+            f"data sets"
         )
 
 

@@ -99,15 +99,27 @@ def check_actions(values: np.ndarray, name: str) -> np.ndarray:
             f"{name} contain NaN or infinite values, first in row {row}, column {column}: {values[row, column]} "
             f"(rows count from 0; numbers are stored as float32)"
         )
-    if values.dtype.kind in "iu":
-        inexact = np.argwhere((np.abs(values.astype(np.float64)) > MAX_EXACT_INTEGER) & (actions != values))
-        if len(inexact):
-            row, column = inexact[0]
-            raise ValueError(
-                f"{name} hold the integer {values[row, column]} in row {row}, column {column}, which float32 cannot "
-                f"hold exactly; scale such numbers"
-            )
+    check_exact(values, actions, name)
     return actions
+
+
+def check_exact(values: np.ndarray, numbers: np.ndarray, name: str) -> None:
+    """Raise ValueError if an integer is another number as float32.
+
+    Args:
+        values: rows of one number or several.
+        numbers: the same as float32.
+        name: name of the rows, for errors.
+    """
+    if values.dtype.kind not in "iu":
+        return
+    inexact = np.argwhere((np.abs(values.astype(np.float64)) > MAX_EXACT_INTEGER) & (numbers != values))
+    if len(inexact):
+        place = ", ".join(f"{axis} {index}" for axis, index in zip(("row", "column"), inexact[0], strict=False))
+        raise ValueError(
+            f"{name} hold the integer {values[tuple(inexact[0])]} in {place}, which float32 cannot hold exactly; scale "
+            f"such numbers"
+        )
 
 
 def flagged_alignment(is_first: np.ndarray | None, actions: np.ndarray) -> ActionAlignment | None:

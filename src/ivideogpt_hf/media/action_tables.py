@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from .alignment import ActionAlignment
 from .files import VIDEO_SUFFIXES
 
 CLIP_COLUMN, FRAME_COLUMN = "clip", "frame"
+NAMES_SHOWN = 5  # of clips and frames, in messages
 MAX_COLUMNS = 10_000  # of the actions of any source; a robot has tens
 
 
@@ -94,7 +96,7 @@ class ActionTable:
 
     def some_clips(self) -> str:
         """The first clips that are named, for messages."""
-        return ", ".join(self.clip_names[:5]) + (", ..." if len(self.clip_names) > 5 else "")
+        return ", ".join(self.clip_names[:NAMES_SHOWN]) + (", ..." if len(self.clip_names) > NAMES_SHOWN else "")
 
     def in_order(self, num_frames: int, clip: str) -> np.ndarray:
         """The actions (N or N - 1, A) of a clip of N frames, in the order of its frames.
@@ -137,9 +139,11 @@ class ActionTable:
         return np.argsort(np.asarray(self.frames))
 
     def _check_present(self, frames: range, clip: str) -> None:
-        missing = sorted(set(frames) - set(np.asarray(self.frames).tolist()))
+        present = set(np.asarray(self.frames).tolist())
+        # Not all of them: a row of frame 999999999 would make a list of a billion.
+        missing = list(islice((frame for frame in frames if frame not in present), NAMES_SHOWN + 1))
         if missing:
-            listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            listed = ", ".join(map(str, missing[:NAMES_SHOWN])) + (", ..." if len(missing) > NAMES_SHOWN else "")
             raise ValueError(f"{self.path} has no row for frame {listed} of {clip}; frames are counted from 0")
 
 

@@ -58,7 +58,8 @@ def read_actions(source: Any) -> Tensor:
             return torch.from_numpy(table.actions[1:] if table.alignment == "before" else table.actions)
         return torch.from_numpy(table.of_frames(range(table.frames.min(), table.frames.max() + 1), "the clip"))
     if isinstance(source, Tensor):
-        source = source.detach().cpu().float().numpy()
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()  # numpy has no bfloat16
     try:
         actions = np.array(source)
     except (TypeError, ValueError, OverflowError) as error:

@@ -61,6 +61,11 @@ def visible_files(folder: Path) -> Iterator[Path]:
     return (file for file in all_files(folder) if not is_hidden(file, folder))
 
 
+def readable(text: str) -> str:
+    """A text about files as it can be stored and printed: bytes of names that are not UTF-8 are escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
     """The paths in an order in which episode_2 comes before episode_10."""
     return sorted(paths, key=lambda path: natural_key(str(path)))

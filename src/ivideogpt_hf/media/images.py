@@ -30,7 +30,13 @@ COMPRESSION_LEVEL = 3
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode an image (H, W, 3) uint8 as PNG."""
+    """Encode an image (H, W, 3) uint8 as PNG.
+
+    Raises:
+        ValueError: if shape or dtype are others.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS or not image.size:
+        raise ValueError(f"an image must be uint8 of shape (H, W, 3), got {image.dtype} {tuple(image.shape)}")
     height, width, channels = image.shape
     rows = np.empty((height, 1 + width * channels), dtype=np.uint8)
     rows[:, 0] = UP

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import heapq
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +38,8 @@ CONTAINERS = (
 # fmt: on
 PICTURE_KINDS = ("png", "jpeg", "bmp", "webp", "tiff", "j2k", "ppm", "pgm")
 PICTURE_CONTAINERS = (*ANIMATIONS, *(f"{kind}{PICTURES}" for kind in PICTURE_KINDS))
+# The tag DURATION as muxers write it. Anybody may write other text there, which states nothing.
+STATED_DURATION = re.compile(r"([0-9]{1,6}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]*)?)")
 HIDDEN_FRAMES = ("vp8", "libvpx")  # decoders whose packets may hold a frame that is never shown
 
 
@@ -256,12 +260,19 @@ def _of(stated: int | None) -> str:
 # -- which stream, which frames ---------------------------------------------------------------------------------------
 
 
+def path_for_ffmpeg(path: str | os.PathLike[str]) -> str:
+    """A path as ffmpeg takes it. Of a relative one such as "12:30.mp4", it would take "12" for a protocol."""
+    return os.path.join(os.curdir, path)
+
+
 def _open(file: Any, name: str) -> Any:
     """A container at its beginning, however far a binary file was read before."""
     import av
 
     if hasattr(file, "seek"):
         file.seek(0)
+    else:
+        file = path_for_ffmpeg(file)
     options = {
         "format_whitelist": ",".join((*CONTAINERS, *PICTURE_CONTAINERS)),
         "protocol_whitelist": "file",
@@ -340,10 +351,10 @@ def _stated_end(container: Any, stream: Any) -> float | None:
     """The end of a Matroska video in seconds; None if the file does not state it, and for other containers."""
     if "matroska" not in container.format.name:
         return None
-    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), None)
-    if text is not None:
-        hours, minutes, seconds = text.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), "")
+    stated = STATED_DURATION.fullmatch(text)
+    if stated:
+        return 3600 * int(stated[1]) + 60 * int(stated[2]) + float(stated[3])
     # The duration of the whole file may be that of another stream.
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 

@@ -21,7 +21,7 @@ from .decoded_bytes import DecodedBytes, decoded_within
 from .files import list_images
 from .pictures import iterate_pictures, open_picture, read_picture, rgb_pixels
 from .pixels import MAX_PIXEL, pixels_to_uint8
-from .streams import describe_video, iterate_video
+from .streams import describe_video, iterate_video, path_for_ffmpeg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -347,8 +347,8 @@ def _write_mp4(images: np.ndarray, path: Path, fps: float) -> None:
 
     height, width = images.shape[1:3]
     images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(str(path), "w") as container:
-        rate = Fraction(fps).limit_denominator(100_000)  # 30000 / 1001 comes back from its float
+    with av.open(path_for_ffmpeg(path), "w") as container:
+        rate = Fraction(float(fps)).limit_denominator(100_000)  # 30000 / 1001 comes back from its float
         stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"

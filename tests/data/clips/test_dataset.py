@@ -258,6 +258,41 @@ def test_other_schemas_are_refused(tmp_path, change, reason, streaming):
         SegmentDataset(str(folder), SegmentSpec(4), streaming=streaming)
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["arrow", "streaming"])
+def test_an_episode_of_a_single_frame_that_others_wrote_gives_no_clip(tmp_path, streaming):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = make_dataset(tmp_path / "data", [5, 8])
+    file = next((folder / "data").glob("*.parquet"))
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[0] |= {"num_frames": 1, "actions": [], "rewards": [], "frames.image": rows[0]["frames.image"][:1]}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    dataset = SegmentDataset(str(folder), SegmentSpec(8), actions=True, rewards=True, streaming=streaming)
+    assert [clip["num_windows"] for clip in dataset.describe()] == [1]
+    assert dataset[0]["episode"] == 1
+
+
+@pytest.mark.parametrize("mean", [np.nan, np.inf])
+def test_means_that_are_no_numbers_are_refused(folder, mean):
+    source = Source(folder, action_normalization={"mean": [mean, 0.0, 0.0], "std": [1.0] * 3})
+    with pytest.raises(ValueError, match="needs 3 finite means and positive stds"):
+        SegmentDataset(source, SegmentSpec(4), actions=True)
+
+
+def test_streamed_files_of_several_data_sets_are_refused(tmp_path):
+    import pyarrow.parquet as pq
+
+    folder = make_dataset(tmp_path / "data", [5, 6], num_shards=2)
+    file = folder / "data/train-00001-of-00002.parquet"
+    table = pq.read_table(file)
+    names = [name.replace("frames.image", "frames.wrist") for name in table.column_names]
+    pq.write_table(table.rename_columns(names), file)
+    with pytest.raises(ValueError, match=r"00001-of-00002\.parquet has the cameras \['wrist'\], files before it have"):
+        SegmentDataset(str(folder), SegmentSpec(4), streaming=True)
+
+
 def test_a_folder_that_is_no_data_set(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):
         SegmentDataset(str(tmp_path), SegmentSpec(4))

@@ -128,7 +128,7 @@ def test_streaming_sees_nearly_all_of_a_large_source():
 
 
 def test_streaming_needs_a_file_for_each_rank():
-    with pytest.raises(ValueError, match="--num-shards 4"):
+    with pytest.raises(ValueError, match="split has 3; convert the data with more --num-shards: the splits share them"):
         locate_all([streamed(3)], rank=0, world_size=4, batch_size=1)
 
 

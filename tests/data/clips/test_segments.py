@@ -106,6 +106,7 @@ def test_the_last_action_repeats_with_the_last_frame():
         {"num_frames": 2, "num_context_frames": 2},
         {"num_frames": 8, "horizon": 7},
         {"horizon": 20, "goal_conditioned": True},
+        {"num_context_frames": 1, "goal_conditioned": True},
         {"starts": "last"},
         {"short_episodes": "repeat"},
     ],

@@ -128,6 +128,7 @@ def assert_same_episode_size(episode, size):
     [
         ({"policy": "clever"}, "'random', 'scripted', 'python'"),
         ({"policy": "tests.data.nothing:here"}, "cannot be imported"),
+        ({"policy": "math:pi"}, "no function or class, it is a float"),
         ({"policy": PYTHON_POLICY, "noise": 0.5}, "share of the episodes"),
         ({"noise": 0.5, "noise_fraction": 0.5}, "random policy takes no noise"),
         ({"policy": PYTHON_POLICY, "noise": 0.5, "noise_fraction": 2.0}, r"\[0, 1\]"),

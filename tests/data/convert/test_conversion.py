@@ -1,6 +1,7 @@
 """From a reader to Parquet: what goes in comes out, and nothing half-written is ever seen."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -155,6 +156,15 @@ def test_the_report_says_what_is_there(tmp_path, capsys):
     assert (tmp_path / "out/contact_sheet.png").stat().st_size > 1000
 
 
+def test_the_report_shows_small_numbers(tmp_path):
+    actions = np.zeros((12, 1), np.float32)
+    actions[::2] = 2e-8
+    write_npz(tmp_path / "in/a.npz", 12, action=actions, reward=actions[:, 0])
+    main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"])
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["actions"][0]["max"] == report["rewards"]["max"] == pytest.approx(2e-8)
+
+
 def test_the_report_of_a_single_episode_is_of_one(tmp_path, capsys):
     write_npz(tmp_path / "in/episode_0.npz", 12)
     assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
@@ -287,6 +297,51 @@ def test_skipped_episodes_are_listed_and_the_rest_is_kept(tmp_path, capsys):
     assert main([*arguments, "--skip-bad", "--max-skipped", "0.2"]) == 0
     assert "skipped: episode 'episode_3.npz'" in capsys.readouterr().out
     assert len(datasets.load_dataset(str(tmp_path / "out"), split="train")) == 9
+
+
+def test_what_is_published_does_not_say_where_the_source_lay(tmp_path):
+    source = str(write_half_bad(tmp_path / "in"))
+    arguments = ["convert-data", source, str(tmp_path / "out"), "--test-fraction", "0", "--num-workers", "1"]
+    assert main([*arguments, "--skip-bad", "--max-skipped", "0.2"]) == 0
+    for name in ("README.md", "report.json"):
+        content = (tmp_path / "out" / name).read_text()
+        assert str(tmp_path) not in content
+        assert "in/episode_3.npz cannot be read" in content
+
+
+@pytest.mark.parametrize("kind", ["relative", "link"])
+def test_no_name_of_the_place_is_published(tmp_path, monkeypatch, kind):
+    """However the source was named, and whichever name the library that read it tells."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "in/a.npz", 5)
+    reader = open_episodes({"relative": "in", "link": tmp_path / "link"}[kind])
+    text = f"{tmp_path / 'in'}/a.npz and {reader.path}/a.npz are corrupt"
+    assert reader.without_place(text) == "in/a.npz and in/a.npz are corrupt"
+
+
+def not_utf_8(path):
+    """The path with a name that is not UTF-8 in place of its own."""
+    other = path.with_name(os.fsdecode(b"\xff") + path.suffix)
+    try:
+        return path.rename(other)
+    except OSError:
+        pytest.skip("this file system refuses such names")
+
+
+def test_a_remark_on_a_file_whose_name_is_not_utf_8_is_written(tmp_path):
+    write_mp4(tmp_path / "in/a.mp4", 3)
+    (tmp_path / "in/b.gif").write_bytes(b"")
+    not_utf_8(tmp_path / "in/b.gif")
+    assert main(["convert-data", str(tmp_path / "in"), str(tmp_path / "out"), "--test-fraction", "0"]) == 0
+    assert "not read as clips: \\udcff.gif" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_source_whose_name_is_not_utf_8_is_converted(tmp_path):
+    source = not_utf_8(write_npz_folder(tmp_path / "in", [5]))
+    out = convert(open_episodes(source), tmp_path / "out")
+    assert datasets.load_dataset(str(out), split="train")[0]["source"] == "\\udcff"
 
 
 def test_too_many_skipped_episodes_fail(tmp_path, capsys):

@@ -162,3 +162,12 @@ def test_a_description_that_is_no_object_is_named(tmp_path):
     (tmp_path / "meta/info.json").write_text("[]")
     with pytest.raises(OSError, match=r"info\.json is no JSON object"):
         open_episodes(tmp_path)
+
+
+@pytest.mark.parametrize("features", [None, [1], {"action": "float32"}], ids=["null", "list", "text"])
+def test_features_that_are_no_descriptions_are_named(tmp_path, features):
+    write_lerobot(tmp_path, [6])
+    file = tmp_path / "meta/info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"features": features}))
+    with pytest.raises(ValueError, match=r"info\.json: features must be an object with a description of each"):
+        open_episodes(tmp_path)

@@ -67,6 +67,13 @@ def test_covers_beside_videos_are_no_clip(tmp_path):
     assert len(reader.notes) == 2
 
 
+@pytest.mark.parametrize("name", ["thumbs", "_thumbs", "Thumbs_"])
+def test_thumbnails_in_a_clips_folder_are_no_clip(tmp_path, name):
+    write_images(tmp_path / "walk", "0.png", "1.png")
+    write_images(tmp_path / "walk" / name, "0.png", "1.png")
+    assert open_episodes(tmp_path).episode_ids == ["walk"]
+
+
 @pytest.mark.parametrize("name", ["b.MPG", "day/b.3gp", "b.gif", "walk/0.heic"])
 def test_clips_of_kinds_that_are_not_read_are_told(tmp_path, name):
     write_mp4(tmp_path / "a.mp4", 3)

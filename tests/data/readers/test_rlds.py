@@ -8,6 +8,7 @@ import pytest
 
 from ivideogpt_hf.data.readers import EpisodeError, open_episodes
 from ivideogpt_hf.media.images import encode_png
+from tests.data.files import convert
 
 pytest.importorskip("tfrecord")
 IMAGE, TENSOR = {"image": {"shape": {"dimensions": ["8", "8", "3"]}}}, {"tensor": {}}
@@ -67,6 +68,22 @@ def test_images_of_the_whole_episode_and_depth_are_no_cameras(tmp_path):
     episode = open_episodes(folder)[0]
     assert list(episode.frames) == ["image"]
     assert "not taken for cameras: far" in episode.notes
+
+
+def test_a_file_is_converted_to_a_folder_beside_it(tmp_path):
+    """And found again there: what was written is no part of the source."""
+    values = ACTION[1] | {"steps/observation/image": images(10)}
+    folder = write(tmp_path / "x", ACTION[0] | {"steps/observation/image": IMAGE}, values)
+    for _ in range(2):
+        convert(open_episodes(folder / "x-train.tfrecord-00000-of-00001"), folder / "out")
+    assert len(open_episodes(folder / "out")) == 1
+
+
+def test_a_file_depends_on_its_description(tmp_path):
+    values = ACTION[1] | {"steps/observation/image": images(10)}
+    folder = write(tmp_path / "x", ACTION[0] | {"steps/observation/image": IMAGE}, values)
+    file = folder / "x-train.tfrecord-00000-of-00001"
+    assert open_episodes(file).files_of(0) == [file, folder / "features.json"]
 
 
 @pytest.mark.parametrize(

@@ -358,8 +358,11 @@ class SourceClips:
             return None
         if isinstance(how, Mapping):
             mean, std = (np.asarray(how[name], dtype=np.float32) for name in ("mean", "std"))
-            if not len(mean) == len(std) == self.action_dim or not (std > 0).all():
-                raise ValueError(f"{self.spec.name}: needs {self.action_dim} means and positive stds, got {dict(how)}")
+            is_finite = np.isfinite(mean).all() and np.isfinite(std).all()
+            if not len(mean) == len(std) == self.action_dim or not is_finite or not (std > 0).all():
+                raise ValueError(
+                    f"{self.spec.name}: needs {self.action_dim} finite means and positive stds, got {dict(how)}"
+                )
             return mean, std
         moments = Moments()
         for episode in np.flatnonzero(self.episodes.starts):

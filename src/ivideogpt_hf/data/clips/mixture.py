@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import get_args
 
@@ -62,8 +63,10 @@ class Source:
             object.__setattr__(self, "name", Path(self.path).name)
         if self.cameras is None and self.name in original_datasets()["image_keys"]:
             object.__setattr__(self, "cameras", [original_datasets()["image_keys"][self.name]])
-        if not self.weight > 0 or (self.stride is not None and not self.stride > 0):
-            raise ValueError(f"{self.name}: weight and stride must be positive, got {self.weight} and {self.stride}")
+        if not 0 < self.weight < inf or (self.stride is not None and not 0 < self.stride < inf):
+            raise ValueError(
+                f"{self.name}: weight and stride must be positive and finite, got {self.weight} and {self.stride}"
+            )
         if self.num_episodes is not None and self.num_episodes < 1:
             raise ValueError(f"{self.name}: num_episodes must be at least 1, got {self.num_episodes}")
         check_choice(f"{self.name}: action_aggregation", self.action_aggregation, get_args(ActionAggregation))
@@ -106,8 +109,10 @@ class Mixture:
             raise ValueError("a mixture needs at least one source")
         if len(set(names)) < len(names):
             raise ValueError(f"the sources of a mixture need different names, got {names}")
-        if not self.video_step > 0 or not self.base_stride > 0:
-            raise ValueError(f"video_step and base_stride must be positive, got {self.video_step}, {self.base_stride}")
+        if not 0 < self.video_step < inf or not 0 < self.base_stride < inf:
+            raise ValueError(
+                f"video_step and base_stride must be positive and finite, got {self.video_step}, {self.base_stride}"
+            )
 
     def stride_of(self, source: Source) -> int:
         """Number of frames of an episode from one frame of a clip to the next."""

@@ -230,8 +230,8 @@ class StreamedOrder:
         files = np.unique([group[0] for group in source.groups])
         if len(files) < world_size:
             raise ValueError(
-                f"streaming gives whole files to each of {world_size} processes, but there are {len(files)}; convert "
-                f"the data with --num-shards {world_size} or more"
+                f"streaming gives whole files to each of {world_size} processes, but this split has {len(files)}; "
+                f"convert the data with more --num-shards: the splits share them, as they share the episodes"
             )
         files = generator.permutation(files)
         blocks_of_ranks = []

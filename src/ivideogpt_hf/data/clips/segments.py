@@ -57,6 +57,8 @@ class SegmentSpec:
             raise ValueError(f"horizon ({self.horizon}) must be at least num_frames ({self.num_frames})")
         if self.horizon is not None and self.goal_conditioned:
             raise ValueError("horizon (a random choice of future frames) and goal_conditioned exclude each other")
+        if self.goal_conditioned and self.num_context_frames < 2:
+            raise ValueError("goal_conditioned needs num_context_frames >= 2: the goal and at least one real frame")
         check_choice("starts", self.starts, get_args(Starts))
         check_choice("short_episodes", self.short_episodes, get_args(ShortEpisodes))
 

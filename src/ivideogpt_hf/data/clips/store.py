@@ -17,7 +17,7 @@ from ...extras import require_packages
 from ...hub.download import SCHEME, check_access, find_addresses
 from ...hub.errors import check_hub_id, hub_errors
 from ...run_folder import naming
-from ..episodes import FRAMES_PREFIX, PATHS_ONLY, cameras_in, check_columns, check_version
+from ..episodes import FRAMES_PREFIX, PATHS_ONLY, cameras_in, check_columns, check_same_cameras, check_version
 from ..file_digests import footer_digests
 
 METADATA = ["schema_version", "num_frames"]
@@ -68,7 +68,8 @@ class EpisodeStore(ABC):
         scalar = self._column(episode, "actions")
         if not scalar.is_valid:
             return None
-        return _numbers(scalar.values.flatten()).reshape(len(scalar.values), -1)
+        num_rows = len(scalar.values)  # none in an episode of a single frame: then nothing tells their width
+        return _numbers(scalar.values.flatten()).reshape(num_rows, -1 if num_rows else 0)
 
     def rewards(self, episode: int) -> np.ndarray | None:
         """(T - 1,) float32; None where the episode has no rewards."""
@@ -173,7 +174,10 @@ class ParquetStore(EpisodeStore):
         self._last_column: tuple[int, str, Any] = (-1, "", None)
         self.max_cached_groups = 1
         with hub_errors(path, "data set"), ThreadPoolExecutor(OPENING_THREADS) as pool:
-            footers, parts = zip(*pool.map(self._read_metadata, range(len(self._files))), strict=True)
+            footers, cameras, parts = zip(*pool.map(self._read_metadata, range(len(self._files))), strict=True)
+        self.cameras = cameras[0]
+        for name, others in zip(self._files, cameras, strict=True):
+            check_same_cameras(others, self.cameras, name)
         self._footers = dict(enumerate(footers))
         self.num_frames = np.concatenate([values for part in parts for values in part]).astype(np.int64)
         self.groups = []
@@ -186,20 +190,20 @@ class ParquetStore(EpisodeStore):
                 first += len(values)
         self._starts = np.array([group[1] for group in self.groups])
 
-    def _read_metadata(self, file: int) -> tuple[Any, list[np.ndarray]]:
-        """A file's footer, and the lengths of its episodes per row group; fetches the footer and two columns."""
+    def _read_metadata(self, file: int) -> tuple[Any, list[str], list[np.ndarray]]:
+        """A file's footer, its cameras, and the lengths of its episodes per row group; fetches the footer and two
+        columns."""
         name = self._files[file]
         # What the Hub refuses is told by `hub_errors`.
         with nullcontext() if name.startswith(SCHEME) else naming(name), self._open(file) as parquet:
             check_columns(parquet.schema_arrow.names, self._files[file])
-            self.cameras = cameras_in(parquet.schema_arrow.names)
-            lengths = []
+            cameras, lengths = cameras_in(parquet.schema_arrow.names), []
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, columns=METADATA)
                 for version in table["schema_version"].unique().to_pylist():
                     check_version(version, self._files[file])
                 lengths.append(table["num_frames"].to_numpy())
-            return parquet.metadata, lengths
+            return parquet.metadata, cameras, lengths
 
     def _open(self, file: int) -> Any:
         """Open a file; its footer is fetched once. Files stay open no longer than for one read: an open one would keep

@@ -73,13 +73,16 @@ class Behaviour:
         """The policy written in Python, or its class.
 
         Raises:
-            ValueError: if the module or the name in it cannot be imported.
+            ValueError: if the module or the name in it cannot be imported, or is neither function nor class.
         """
         module, _, name = self.policy.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)
+            policy = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"the policy {self.policy!r} cannot be imported: {error}") from error
+        if not callable(policy):
+            raise ValueError(f"the policy {self.policy!r} is no function or class, it is a {type(policy).__name__}")
+        return policy
 
 
 class SimulatedEpisodes(EpisodeReader):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...cards.text import counted
+from ...media.files import readable
 from ...run_folder import write_json
 from ..action_timing import EARLIER, LATER
 from ..drawing import Strip, contact_sheet
@@ -49,7 +50,7 @@ def write_dataset_report(
     """
     files = sorted((output / DATA).glob("*.parquet"))
     report = summarize_episodes(statistics) | {"splits": {split: _count(files, split) for split in (TRAIN, TEST)}}
-    report["notes"] = [*notes, *report["notes"]]
+    report["notes"] = [readable(note) for note in (*notes, *report["notes"])]
     report["source"] = source
     write_json(output / REPORT_FILE, report)
     _draw_sheet(output, statistics)
@@ -111,7 +112,12 @@ def _spread(moments: Moments) -> dict[str, float] | None:
     if moments.count == 0:
         return None
     values = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
-    return {name: round(float(value[0]), 6) for name, value in values.items()}
+    return {name: _rounded(value[0]) for name, value in values.items()}
+
+
+def _rounded(number: float) -> float:
+    """A number to as many digits as float32 has, since its unit may be large: actions in metres may be millionths."""
+    return float(f"{number:.7g}")
 
 
 def _actions(statistics: EpisodeStatistics) -> list[dict[str, Any]] | None:
@@ -123,7 +129,7 @@ def _actions(statistics: EpisodeStatistics) -> list[dict[str, Any]] | None:
     for i in range(len(moments.mean)):
         row: dict[str, Any] = {"name": statistics.action_names[i] if statistics.action_names else str(i)}
         values = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
-        row |= {name: round(float(value[i]), 6) for name, value in values.items()}
+        row |= {name: _rounded(value[i]) for name, value in values.items()}
         row["constant"] = bool(moments.is_constant[i])
         if statistics.out_of_bounds is not None:
             row |= {"low": statistics.action_low[i], "high": statistics.action_high[i]}

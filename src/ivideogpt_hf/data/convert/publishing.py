@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...hub.upload import CARD_FILE, create_repository, upload_folder, validate_card
-from ...run_folder import PARTIAL, write_text
+from ...run_folder import LOCK_FILE, PARTIAL, write_text
 from .conversion import STAGING
 from .dataset_card import name_repository
 from .shards import DATA
@@ -42,7 +42,8 @@ def push_dataset(folder: Path, repo_id: str, *, private: bool = False) -> str:
         repo_id,
         "dataset",
         commit_message="Upload episodes",
-        ignore_patterns=[f"{STAGING}/*", f"*{PARTIAL}/*"],
+        # A kill may leave partial files, and the lock, which names this machine.
+        ignore_patterns=[f"{STAGING}/*", f"*{PARTIAL}", f"*{PARTIAL}/*", LOCK_FILE],
         delete_patterns=[f"{DATA}/*"],
     )
     return address

@@ -46,7 +46,8 @@ class ConversionSettings:
     Attributes:
         test_fraction: share of the episodes held out as split "test". A hash of an episode's id decides, so that it
             stays in its split when other episodes come or go.
-        num_shards: number of Parquet files; None chooses by the number of episodes.
+        num_shards: number of Parquet files, which the splits share as they share the episodes, up to rounding, with one
+            at least for each; None chooses by the number of episodes.
         skip_bad: whether to leave out episodes that cannot be read, and list them, instead of stopping at the first.
         max_skipped: share of the episodes that may be left out so.
         hash_source: whether the source's files are known by their content, as copies of them are, in place of their
@@ -147,7 +148,8 @@ def write_shard(
             except EpisodeError as error:
                 if not skip_bad:
                     raise
-                statistics.skip(reader.episode_ids[index], str(error))
+                # The card shows it, and goes to the Hub.
+                statistics.skip(reader.episode_ids[index], reader.without_place(str(error)))
             yield
         source.check_unchanged({file for index in shard.indices for file in reader.files_of(index)})
     if not statistics.num_episodes:

@@ -19,7 +19,7 @@ import numpy as np
 from ...media.action_files import ACTION_KEYS
 from ...media.alignment import MEANINGS, ActionAlignment
 from ...media.decoded_bytes import decoded_within
-from ...media.files import all_files, is_hidden, natural_sort, visible_files
+from ...media.files import all_files, is_hidden, natural_sort, readable, visible_files
 from ...media.video import frames_from_array
 from ..episodes import CameraFrames, Episode, Signature, step_rows
 from ..fitting import Size
@@ -75,9 +75,9 @@ class EpisodeReader(ABC):
         if not self.episode_ids:
             raise ValueError(f"{path} holds no episodes ({self.description})")
         # Names that are not UTF-8 can be neither stored nor printed. Reading such an episode says so.
-        self._bad_names = {i: name for i, name in enumerate(self.episode_ids) if not _is_utf8(name)}
+        self._bad_names = {i: name for i, name in enumerate(self.episode_ids) if readable(name) != name}
         for index, name in self._bad_names.items():
-            self.episode_ids[index] = name.encode(errors="backslashreplace").decode()
+            self.episode_ids[index] = readable(name)
 
     @classmethod
     @abstractmethod
@@ -113,6 +113,14 @@ class EpisodeReader(ABC):
     def source_name(self) -> str:
         """The name of the data set: that of its folder or file."""
         return self.path.resolve().stem if self.path.is_file() else self.path.resolve().name
+
+    def without_place(self, text: str) -> str:
+        """A text about the source as others may read it: the source has its name, but not where it lies."""
+        place = Path(self.path)
+        for path in map(str, (place.resolve(), place.absolute(), place)):
+            if "/" in path or "\\" in path:  # a bare name may be a word of the text, and tells no place
+                text = text.replace(path, place.resolve().name)
+        return readable(text)
 
     def __len__(self) -> int:
         return len(self.episode_ids)
@@ -275,17 +283,13 @@ class EpisodeReader(ABC):
         return Episode(
             frames=plain,
             episode_id=self.episode_ids[index],
-            source=self.source_name,
+            source=readable(self.source_name),
             actions=actions,
             rewards=rewards,
             notes=notes,
             source_sizes={camera: clip.source_size for camera, clip in videos.items()},
             **values,
         )
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name
 
 
 class FileReader(EpisodeReader):

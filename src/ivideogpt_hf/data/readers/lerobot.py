@@ -61,6 +61,9 @@ class LeRobotReader(EpisodeReader):
         missing = [key for key in ("features", "fps", "data_path") if key not in self._info]
         if missing:
             raise ValueError(f"{self.path / INFO_FILE} lacks {missing}")
+        features = self._info["features"]
+        if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+            raise ValueError(f"{self.path / INFO_FILE}: features must be an object with a description of each")
         self._fps = self._info["fps"]
         if not isinstance(self._fps, (int, float)) or not (isfinite(self._fps) and self._fps > 0):
             raise ValueError(f"{self.path / INFO_FILE} must state a positive fps, it states {self._fps!r}")

@@ -12,6 +12,7 @@ from ..episodes import (
     Episode,
     cameras_in,
     check_columns,
+    check_same_cameras,
     check_version,
     episode_features,
     episode_from_row,
@@ -80,11 +81,8 @@ class ParquetReader(FileReader):
         """Raise ValueError unless a file has the schema's columns and types, and the other files' cameras."""
         check_columns(schema.names, str(file))
         cameras = cameras_in(schema.names)
-        if self._available is not None and set(cameras) != set(self._available):
-            raise ValueError(
-                f"{file} has the cameras {sorted(cameras)}, files before it have {sorted(self._available)}: they are "
-                f"of several data sets"
-            )
+        if self._available is not None:
+            check_same_cameras(cameras, self._available, str(file))
         self._available = cameras
         expected = episode_features(cameras).arrow_schema
         for column in expected.names:

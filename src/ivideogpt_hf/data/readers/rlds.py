@@ -27,7 +27,7 @@ HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 BAIR_KEY = re.compile(r"^(\d+)/image_(\w+)/encoded$")
 BAIR_SIZE = (64, 64, 3)
-FEATURES_FILE = "features.json"
+FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
 STEPS = "steps/"
 INSTRUCTION_KEYS = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
 
@@ -100,9 +100,10 @@ class RLDSReader(FileReader):
 
     @cached_property
     def _descriptions(self) -> list[Path]:
-        """features.json, dataset_info.json."""
-        folder = self.path if self.path.is_dir() else self.path.parent
-        return natural_sort(folder.rglob("*.json"))
+        """What is said of all records. A file's folder may hold anything else, also what it is converted to."""
+        if self.path.is_file():
+            return [self.path.parent / FEATURES_FILE]
+        return natural_sort(file for name in (FEATURES_FILE, INFO_FILE) for file in self.path.rglob(name))
 
     def _read(self, index: int) -> Episode:
         record = self._records[index]
@@ -242,7 +243,7 @@ def _shard_lengths(path: Path) -> dict[str, int]:
     lengths: dict[str, int] = {}
     if not path.is_dir():
         return lengths
-    for file in path.rglob("dataset_info.json"):
+    for file in path.rglob(INFO_FILE):
         info = read_object(file)
         try:
             for split in info.get("splits", ()):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...media import numpy_files
+from ...media.files import readable
 from ..episodes import DEFAULT_CAMERA, Episode
 from .base import FileReader
 
@@ -55,7 +56,7 @@ class StackedNpzReader(FileReader):
             actions=action,
             rewards=reward,
             success=bool((reward[1:] >= SUCCESS_REWARD).any()),
-            task=file.resolve().parent.name.replace("-", " "),
+            task=readable(file.resolve().parent.name.replace("-", " ")),
             action_names=ACTION_NAMES if is_robot else None,
             action_low=[-1.0] * action.shape[1],
             action_high=[1.0] * action.shape[1],

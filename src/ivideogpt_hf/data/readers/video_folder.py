@@ -119,10 +119,10 @@ def find_clips(path: Path) -> Listing:
     above = {parent for clip in (*videos, *images) for parent in clip.parents}
     clips, covers = list(videos), []
     for folder, number in images.items():
-        is_thumbnails = folder != path and folder.name.lower().strip("._-") in THUMBNAIL_FOLDERS
+        is_thumbnails = folder != path and _holds_thumbnails(folder)
         if folder in video_folders or is_thumbnails or (folder in above and number == 1):
             covers.append(folder)
-        elif any(folder in other.parents and other.name.lower() not in THUMBNAIL_FOLDERS for other in images):
+        elif any(folder in other.parents and not _holds_thumbnails(other) for other in images):
             raise ValueError(
                 f"{folder} holds {number} images, and there are images in folders below it: put each clip into a "
                 f"folder of its own"
@@ -143,6 +143,10 @@ def find_clips(path: Path) -> Listing:
             f"{', '.join(VIDEO_SUFFIXES)}, and images with {', '.join(IMAGE_SUFFIXES)}"
         )
     return Listing(natural_sort(clips), notes + hidden_note(natural_sort(hidden), path))
+
+
+def _holds_thumbnails(folder: Path) -> bool:
+    return folder.name.lower().strip("._-") in THUMBNAIL_FOLDERS
 
 
 def _is_video(file: Path) -> bool:
