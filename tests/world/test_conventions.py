@@ -57,7 +57,7 @@ def test_4_rollouts_run_in_eval_and_inference_mode_and_leave_training_as_it_was(
     world.transformer.model.norm.eval()
     rollout = world.rollout(random_frames(1, 2), random_actions(1, 2, 3), sampling=GREEDY)
     assert_same_frames(rollout.frames, expected.frames)
-    assert rollout.log_probs.is_inference()
+    assert rollout.state.tokens.is_inference()
     assert world.vq_model.training
     assert world.transformer.model.layers[0].training
     assert not world.transformer.model.norm.training
