@@ -196,5 +196,9 @@ def with_ordinary_tensors(result: ResultT) -> ResultT:
 
     Tensors that were made in inference mode may not, and their copies outside it may.
     """
-    tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
-    return replace(result, **{name: value.clone() for name, value in tensors.items() if value.is_inference()})
+    copies: dict[str, Any] = {
+        name: value.clone()
+        for name, value in vars(result).items()
+        if isinstance(value, Tensor) and value.is_inference()
+    }
+    return replace(result, **copies)
