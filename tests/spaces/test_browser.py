@@ -109,10 +109,16 @@ def open_panels(page):
 
 def load_checkpoint(page, name):
     page.click("text=Settings")
-    page.fill("#checkpoint input", str(name))
-    page.keyboard.press("Tab")
-    # The list of checkpoints, which lies over the button, is gone first, and the click is known to have been heard.
-    page.wait_for_selector("#checkpoint [role=listbox]", state="hidden")
+    # A field that has only just been shown may miss that it was entered. Then its list, which lies over the button,
+    # stays open, and the old name comes back. So the name is entered until it stays.
+    for _ in range(10):
+        page.fill("#checkpoint input", str(name))
+        page.press("#checkpoint input", "Enter")
+        with suppress(playwright.TimeoutError):
+            page.wait_for_selector("#checkpoint [role=listbox]", state="hidden", timeout=3_000)
+            if page.input_value("#checkpoint input") == str(name):
+                break
+    # The click is known to have been heard.
     with page.expect_request(lambda request: "/queue/join" in request.url and str(name) in (request.post_data or "")):
         page.click("#load")
 
