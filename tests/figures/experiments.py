@@ -176,7 +176,7 @@ def unseen_tasks_experiment():
 EXPERIMENTS = {
     "configs": (recipes,),
     "default": (default_experiment,),
-    "push2d": (push2d_experiment, push2d_measured),
+    "push2d": (push2d_experiment, push2d_measured, lambda: seeds("push2d")),
     "handle_press": (handle_press_experiment,),
     "pusht": (pusht_experiment,),
     "robodesk": (robodesk_experiment,),

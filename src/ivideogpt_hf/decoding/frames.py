@@ -27,6 +27,8 @@ from .tails import Tail, TailBuffer
 
 # Without a stated number of frames, buffers grow by this many at a time.
 FRAMES_PER_GROWTH = 8
+# So many tokens of prompts pass through the layers at a time on a CPU, whose caches hold no more of what they compute.
+TOKENS_PER_PASS = 2048
 
 
 @torch.inference_mode()
@@ -37,14 +39,19 @@ def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
     num_prompts, length = len(prompts), prompts.shape[1] - 1
     shape = (config.num_hidden_layers, 2, num_prompts, config.num_key_value_heads, length, config.head_dim)
     prefix = torch.empty(shape, dtype=compute_dtype(transformer), device=prompts.device)
-
-    def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        prefix[index, 0], prefix[index, 1] = key, value
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-
     rotary = rotary_embeddings(transformer, torch.arange(length, device=prompts.device)[None])
-    embeddings = transformer.model.embed_tokens(prompts[:, :-1])
-    run_layers(transformer, PlainParts.of(transformer), embeddings, rotary, attention)
+    plain = PlainParts.of(transformer)
+    prompts_per_pass = max(1, TOKENS_PER_PASS // length) if prompts.device.type == "cpu" else max(1, num_prompts)
+    passes = zip(prompts.split(prompts_per_pass), prefix.split(prompts_per_pass, dim=2), strict=True)
+    for tokens, stored in passes:
+
+        def attention(
+            index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, stored: Tensor = stored
+        ) -> Tensor:
+            stored[index, 0], stored[index, 1] = key, value
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+
+        run_layers(transformer, plain, transformer.model.embed_tokens(tokens[:, :-1]), rotary, attention)
     return prefix
 
 
