@@ -1,6 +1,7 @@
 """The programs in examples/ run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -60,3 +61,27 @@ def test_an_example_says_what_uv_must_install(program):
     name, extras = re.fullmatch(r"([\w-]+)\[([\w,]+)\]", requirement).groups()
     assert name == project["name"]
     assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    ("training", "is_requeued"),
+    [
+        ("mkdir -p out/checkpoints/update-00000002; exit 1", True),  # it was stopped, and has saved
+        ("exit 1", False),  # it fails at the same update each time
+        ("mkdir -p out/checkpoints/update-00000002; touch out/model_index.json", False),  # it is finished
+    ],
+)
+def test_a_slurm_job_is_requeued_if_it_got_further_and_is_not_finished(tmp_path, training, is_requeued):
+    programs, config = tmp_path / "bin", tmp_path / "world.yaml"
+    programs.mkdir()
+    config.write_text("output_dir: out\n")
+    (tmp_path / "out/checkpoints/update-00000001").mkdir(parents=True)
+    for name, code in (("srun", training), ("scontrol", f"echo $1 >> {tmp_path}/calls")):
+        (programs / name).write_text(f"#!/bin/bash\n{code}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_ID": "7"}
+    script = ["bash", EXAMPLES / "slurm/train.sbatch", config]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert ("requeue" in (tmp_path / "calls").read_text().split()) is is_requeued

@@ -48,6 +48,13 @@ def test_results_come_from_the_metrics_file(world):
     assert "`make train`" in card.content
 
 
+def test_results_name_the_temperature_of_their_samples(world):
+    """Samples at another temperature have other figures."""
+    protocol = METRICS["evaluation"]["protocol"] | {"temperature": 0.5}
+    card = card_of(world, metrics=METRICS | {"evaluation": METRICS["evaluation"] | {"protocol": protocol}})
+    assert "the mean over 4 samples of 7 clips, at temperature 0.5." in card.content
+
+
 def test_fvd_is_shown_where_it_was_measured(world):
     frechet = {"FVD (I3D)": {"predicted frames only": 61.5, "with reconstructed context frames": 50.0}}
     card = card_of(world, metrics=METRICS | {"evaluation": METRICS["evaluation"] | {"frechet": frechet}})

@@ -1,11 +1,15 @@
 """Objectives on rollouts that are made by hand, and costs on a tiny world."""
 
 import dataclasses
+import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from ivideogpt_hf import Sampling
+from ivideogpt_hf.planning import objectives
 from ivideogpt_hf.planning.costs import RolloutCost
 from ivideogpt_hf.planning.objectives import (
     ActionPenalty,
@@ -22,6 +26,7 @@ from ivideogpt_hf.planning.objectives import (
 from tests.conftest import random_actions, random_frames
 
 B, N, H = 2, 3, 4
+GUIDE = Path(__file__).parents[2] / "docs/guides/planning.md"
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +140,10 @@ def test_what_does_not_fit_is_refused(world, free_world, rollout, actions):
         RolloutCost(world, rollout.state, RewardSum(), num_futures=0)
     with pytest.raises(ValueError, match="must be one number"):
         RolloutCost(world, rollout.state, RewardSum(), sampling=Sampling(seed=[1, 2]))
+
+
+def test_the_guide_names_every_objective():
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    classes = [kind for _, kind in inspect.getmembers(objectives, dataclasses.is_dataclass)]
+    own = {kind.__name__ for kind in classes if kind.__module__ == objectives.__name__}
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == own

@@ -235,13 +235,14 @@ def _results(text: CardText, metrics: dict[str, Any]) -> Results | None:
     if FVD in evaluation.get("frechet", {}):
         rows[0]["fvd"] = evaluation["frechet"][FVD]["predicted frames only"]
     counts, origin = evaluation["protocol"], _origin_of_clips(evaluation)
+    temperature = f", at temperature {counts['temperature']:g}" if "temperature" in counts else ""
     return Results(
         rows,
         source=f"`{evaluation['command']}`",
         dataset={"name": f"clips{origin}", "id": _hub_dataset(evaluation) or "clips"},
         protocol=f"{counts['num_context_frames']} context frames to {counts['num_future_frames']} predicted ones, "
         f"predicted frames only, the mean over {counted(evaluation['num_samples'], 'sample')} of "
-        f"{counted(evaluation['num_clips'], 'clip')}{origin}.",
+        f"{counted(evaluation['num_clips'], 'clip')}{origin}{temperature}.",
     )
 
 
