@@ -42,7 +42,8 @@ def embedded_model():
     gates = [*evaluation["gates"].values()]
     assert gates.count(False) == 1
     yield (
-        f"One of its {NUMBERS[len(gates)]} goals is missed: the rewards of {NUMBERS[len(weak)]} tasks correlate by "
+        f"It misses one of the {NUMBERS[len(gates)]} [gates](../guides/evaluation.md#gates): "
+        f"the rewards of {NUMBERS[len(weak)]} tasks correlate by "
         f"less than 0.8. They are {', '.join(weak[:-1])} and {weak[-1]}."
     )
     yield f"A task has about {round(evaluation['num_clips'] / of_tasks)} held-out clips."
