@@ -154,20 +154,6 @@ def check_keys(content: Iterable[Any], allowed: Sequence[str], name: str) -> Non
             raise ValueError(f"{name} has the unknown key {key!r}; {hint}")
 
 
-def unknown_option(command: str, word: str, options: Iterable[str]) -> str:
-    """The error for a word of a command line that is no option of its command.
-
-    Args:
-        command: name of the command.
-        word: word of the command line, such as ``--num_clip=3``.
-        options: options that the command has, in kebab-case.
-    """
-    name = word.partition("=")[0]
-    close = difflib.get_close_matches(name.replace("_", "-"), list(options), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"`{command} --help` lists all options"
-    return f"{command} has no option {name}; {hint}"
-
-
 def _check_mapping(content: Any, name: str) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{name} must be a mapping of keys to values, not {_written(content)}")

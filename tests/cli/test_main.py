@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def fails(capsys, *argv):
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("ivideogpt: error: ")
     return lines[-1]
+
+
+def refused(capsys, *argv):
+    """The one line by which a command line is refused that cannot be parsed."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def test_predict_writes_the_prediction_beside_the_truth(checkpoint, tmp_path, capsys):
@@ -128,12 +138,48 @@ def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypat
     assert fails(capsys, "info", f"{tmp_path}/my-modell").endswith(f"did you mean the folder {tmp_path}/my-model?")
 
 
-def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
-    def run(_):
-        raise MemoryError
+def raises(monkeypatch, error):
+    """Let every command raise an error."""
 
-    monkeypatch.setattr(sys.modules["ivideogpt_hf.cli.main"], "_refuse_empty", run)
+    def read_runs(*_):
+        raise error
+
+    monkeypatch.setattr(sys.modules["ivideogpt_hf.cli.main"], "read_runs", read_runs)
+
+
+def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
+    raises(monkeypatch, MemoryError())
     assert fails(capsys, "info", "default") == "ivideogpt: error: there is not enough memory"
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    raises(monkeypatch, error.value)
+    assert fails(capsys, "info", "default").startswith("ivideogpt: error: there is not enough memory: ")
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
+    raises(monkeypatch, RuntimeError("a kernel of another size"))
+    with pytest.raises(RuntimeError, match="a kernel of another size"):
+        main(["info", "default"])
+
+
+def test_an_interruption_is_one_line_with_the_code_that_shells_give_it(capsys, monkeypatch):
+    raises(monkeypatch, KeyboardInterrupt())
+    assert main(["info", "default"]) == 130
+    assert capsys.readouterr().err == "ivideogpt: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        main(["info", "default", "--debug"])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_stops_reading_what_is_printed_ends_the_command_without_a_word(tmp_path, unbuffered):
+    """As of `ivideogpt list environments | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as unread, (tmp_path / "errors").open("w") as errors:
+        argv = [sys.executable, "-m", "ivideogpt_hf", "list", "environments"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        assert subprocess.run(argv, stdout=unread, stderr=errors, env=environment).returncode == 141
+    assert not (tmp_path / "errors").read_text()
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_hub(capsys):
@@ -174,10 +220,49 @@ def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("argv", "name"),
-    [(["convert-data", "", "OUT"], "source"), (["convert-data", "SOURCE", ""], "output"), (["predict", ""], "video")],
+    [
+        (["convert-data", "", "OUT"], "source"),
+        (["convert-data", "SOURCE", ""], "output"),
+        (["predict", ""], "video"),
+        (["publish", "", "owner/name"], "folder"),
+        (["evaluate", "default", "DATA", "--output", ""], "--output"),
+        (["rl-compare", "RUN", ""], "runs"),
+    ],
 )
 def test_an_empty_argument_is_not_the_current_folder(argv, name, capsys):
-    assert f"error: {name} is empty" in fails(capsys, *argv)
+    line = f"ivideogpt {argv[0]}: error: argument {name}: is empty: was a variable of the shell not set?"
+    assert refused(capsys, *argv) == line
+
+
+def test_an_empty_option_of_a_training_is_told(capsys):
+    line = fails(capsys, "train", "--output-dir", "OUT", "--data=")
+    assert line.endswith("argument --data: is empty: was a variable of the shell not set?")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--horizon", "9" * 20], "--horizon: must be a whole number below 2^63, got 99999999999999999999"),
+        (["--horizon", "9" * 5000], f"--horizon: must be a whole number, got '{'9' * 40}'"),
+        (["--horizon", "1.5"], "--horizon: must be a whole number, got '1.5'"),
+        (["--temperature", "inf"], "--temperature: must be a finite number, got inf"),
+        (["--temperature", "1e400"], "--temperature: must be a finite number, got 1e400"),
+        (["--std", "1", "nan"], "--std: must be a finite number, got nan"),
+        (["--std", "1", "wide"], "--std: must be a number, got 'wide'"),
+    ],
+)
+def test_numbers_that_nothing_can_count_with_are_refused(argv, message, capsys):
+    assert refused(capsys, "plan", "push2d", *argv) == f"ivideogpt plan: error: argument {message}"
+
+
+def test_the_same_numbers_are_refused_by_trainings(capsys):
+    line = fails(capsys, "train", "--learning-rate", "inf")
+    assert line == "ivideogpt: error: argument --learning-rate: must be a finite number, got inf"
+
+
+def test_what_is_missing_is_told_in_one_line_that_leads_to_the_help(capsys):
+    line = "the following arguments are required: checkpoint, data; `ivideogpt evaluate --help` describes them"
+    assert refused(capsys, "evaluate") == f"ivideogpt evaluate: error: {line}"
 
 
 def test_a_missing_checkpoint_is_one_line(capsys):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
-from ..settings import check_keys, read_options, unknown_option
+from ..settings import check_keys, read_options
 from ..spec import check_clip
+from .command_line import register_types, unknown_option
 
 T = TypeVar("T")
 
@@ -412,6 +413,7 @@ def parse(
         allow_abbrev=False,
         exit_on_error=False,
     )
+    register_types(parser)
     for action in parser._actions:  # the help shows one of the spellings that are read
         action.option_strings = [option for option in action.option_strings if "_" not in option]
         action.required = False  # the dataclasses say what is missing, after what is unknown was told
