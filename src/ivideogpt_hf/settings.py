@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="DataclassInstance")
 
 MAX_YAML_BYTES, MAX_YAML_VALUES, MAX_YAML_DEPTH, MAX_YAML_MERGES = 2**19, 200_000, 64, 16
+MERGE = "tag:yaml.org,2002:merge"  # what yaml's reader calls the key "<<"
 # What yaml calls the values of a type.
 YAML_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
@@ -63,15 +64,37 @@ def read_options(file: Path) -> dict[str, dict[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds."""
+    """Refuses a key that stands twice in a mapping, of which yaml would take the last one.
+
+    Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        self._refuse_doubles(node)
+        merged = [value for key, value in node.value if key.tag == MERGE]
         count = sum(len(value.value) if isinstance(value, yaml.SequenceNode) else 1 for value in merged)
         if count <= MAX_YAML_MERGES:
             super().flatten_mapping(node)
         if count > MAX_YAML_MERGES or len(node.value) > MAX_YAML_VALUES:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1} merges too many mappings")
+
+    def _refuse_doubles(self, node: yaml.MappingNode) -> None:
+        if node in self._checked:  # the keys of mappings that it merges now stand before its own
+            return
+        self._checked.add(node)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines:
+                first = lines[key.tag, key.value]
+                raise yaml.YAMLError(f"{key.value} is set twice, in line {first} and in line {line}")
+            lines[key.tag, key.value] = line
 
 
 def _load(file: Path) -> Any:

@@ -134,9 +134,14 @@ def test_a_value_may_begin_with_a_dash(read):
 
 
 def test_a_list_of_mappings_is_one_run_after_another(read):
-    text = "- &first {checkpoint: a, data: b, num_clips: 3}\n- {<<: *first, data: c}\n"
-    assert [(run["data"], run["num_clips"]) for run in read(text, "measure")] == [("b", 3), ("c", 3)]
-    assert [run["num_clips"] for run in read(text, "measure", "--num-clips", "4")] == [4, 4]
+    text = "- &a {checkpoint: a, data: b, num_clips: 3}\n- &b {<<: *a, data: c}\n- {<<: *b, data: d}\n- *b\n"
+    assert [(run["data"], run["num_clips"]) for run in read(text, "measure")] == [
+        ("b", 3),
+        ("c", 3),
+        ("d", 3),
+        ("c", 3),
+    ]
+    assert [run["num_clips"] for run in read(text, "measure", "--num-clips", "4")] == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +150,7 @@ def test_a_list_of_mappings_is_one_run_after_another(read):
         ("num_clip: 3", r"run\.yaml has the unknown key 'num_clip'; did you mean 'num_clips'\?"),
         ("xyzzy: 3", r"unknown key 'xyzzy'; allowed are checkpoint, data, num_clips"),
         ("config: other.yaml", "unknown key 'config'"),
+        ("num_clips: 3\nnum_clips: 4", "num_clips is set twice, in line 1 and in line 2"),
         ("{num_clips: 3, num-clips: 3}", "sets num_clips twice"),
         ("num_clips: [3, 4]", r"num_clips takes one value, got the list \[3, 4\]"),
         ("num_clips: many", r"run\.yaml: argument --num-clips: must be a whole number, got 'many'"),

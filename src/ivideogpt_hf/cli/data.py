@@ -38,7 +38,9 @@ def _writing_options() -> argparse.ArgumentParser:
     writing.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
     writing.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
     writing.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    writing.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    writing.add_argument(
+        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)"
+    )
     writing.add_argument(
         "--shard",
         type=parse_shard,
