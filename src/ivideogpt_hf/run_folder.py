@@ -34,6 +34,25 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 # -- whose folder it is -----------------------------------------------------------------------------------------------
 
 
+def check_folder(folder: Path) -> None:
+    """Raise NotADirectoryError if a folder cannot be made: a file has its name, or that of a folder that it lies in."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise NotADirectoryError(f"{path} is a file, where a folder is needed; give another path")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and the folders that it lies in, where they are missing.
+
+    Raises:
+        NotADirectoryError: see `check_folder`.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def claim(
     folder: Path,
     file: str,
@@ -56,10 +75,12 @@ def claim(
 
     Raises:
         FileExistsError: if the folder holds another run, or anything else.
+        NotADirectoryError: if it is a file.
         OSError: if the folder cannot be written, or the file in it is damaged.
     """
     content: dict[str, Any] = json.loads(json.dumps(record))
     path = folder / file
+    check_folder(folder)
     # Before the file is looked for: whatever else another process puts here, it writes the file first.
     others = _content(folder) - {Path(file).parts[0]}
     if not path.is_file():
@@ -353,6 +374,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 def _open_locked(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
+    check_folder(folder)
     while True:
         with suppress(FileExistsError):  # exist_ok would fail where the folder is removed while it is looked at
             folder.mkdir(parents=True)

@@ -116,6 +116,8 @@ def load_world(args: argparse.Namespace) -> WorldModel:
         raise ValueError(f"--device {device} is no device that torch has here; give cpu or cuda") from error
     embedded = embedded_checkpoint(args)
     if embedded is not None:
+        if args.revision is not None:
+            raise ValueError(f"--revision {args.revision} is for a checkpoint on the Hub; an embedded one has none")
         world = WorldModel.from_pretrained(embedded.folder)
     else:
         try:

@@ -100,8 +100,10 @@ def _plan(args: argparse.Namespace) -> None:
     from ..checkpoints.loading import checkpoint_identity
     from ..planning.tasks import make_task
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
+    from ..run_folder import check_folder
 
     require_trial_packages()
+    check_folder(args.output)
     args.checkpoint = args.checkpoint or _embedded_for(args.environment) or DEFAULT
     world = load_world(args)
     if world.spec.frame_size[0] != world.spec.frame_size[1]:
@@ -223,6 +225,8 @@ def _make_objective(
     """What makes the objective of an instance, and hashes of the networks in it."""
     from ..planning.objectives import PerceptualError, PixelError, RewardSum
 
+    if args.lpips_weights is not None and name != "lpips":
+        raise ValueError(f"--lpips-weights is for --objective lpips, not for {name}")
     if name == "rewards":
         if not world.spec.has_reward:
             raise ValueError("the checkpoint has no reward head: take --objective pixels in a task with a goal")
