@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -37,10 +38,13 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def check_folder(folder: Path) -> None:
     """Raise NotADirectoryError if a folder cannot be made: a file has its name, or that of a folder that it lies in."""
     for path in (folder, *folder.parents):
-        if path.is_dir():
+        try:
+            mode = path.stat().st_mode  # looked at once: other processes make and remove folders meanwhile
+        except OSError:
+            continue
+        if stat.S_ISDIR(mode):
             return
-        if path.exists():
-            raise NotADirectoryError(f"{path} is a file, where a folder is needed; give another path")
+        raise NotADirectoryError(f"{path} is a file, where a folder is needed; give another path")
 
 
 def make_folder(folder: Path) -> None:
