@@ -122,6 +122,8 @@ def _plan(args: argparse.Namespace) -> None:
     seeds = range(args.first_seed, args.first_seed + args.num_instances)
     task.reset(seeds[0])
     objective = args.objective or ("rewards" if task.goal is None else "pixels")
+    if args.lpips_weights is not None and objective != "lpips":
+        raise ValueError(f"--lpips-weights is for --objective lpips, not for {objective}")
     planner = _planner(args, low, high)
     make_objective, networks = _make_objective(args, objective, task, world)
     controllers = _controllers(args, world, planner, make_objective)
@@ -225,8 +227,6 @@ def _make_objective(
     """What makes the objective of an instance, and hashes of the networks in it."""
     from ..planning.objectives import PerceptualError, PixelError, RewardSum
 
-    if args.lpips_weights is not None and name != "lpips":
-        raise ValueError(f"--lpips-weights is for --objective lpips, not for {name}")
     if name == "rewards":
         if not world.spec.has_reward:
             raise ValueError("the checkpoint has no reward head: take --objective pixels in a task with a goal")
