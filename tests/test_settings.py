@@ -86,7 +86,14 @@ def test_keys_can_be_checked_alone():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "is not valid YAML"), (b"- a\n", "must be a mapping"), (b"", "must be a mapping"), (b"a: \xff", "YAML")],
+    [
+        (b"a: [", "is not valid YAML"),
+        (b"- a\n", "must be a mapping"),
+        (b"", "must be a mapping"),
+        (b"a: \xff", "YAML"),
+        (b"a: 1\nb: 2\na: 3\n", "is not valid YAML: a is set twice, in line 1 and in line 3"),
+        (b"b: {a: 1, a: 1}", "a is set twice, in line 1 and in line 1"),
+    ],
 )
 def test_a_file_without_a_mapping_is_named(tmp_path, content, message):
     (tmp_path / "house.yaml").write_bytes(content)

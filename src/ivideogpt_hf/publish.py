@@ -24,6 +24,8 @@ from .settings import packaged_folder
 from .spec import WorldModelSpec, first_action, split_clip
 from .world.world_model import WorldModel
 
+# What a page of the Hub shows.
+PREVIEW_SUFFIXES = (".gif", ".png", ".jpg", ".jpeg", ".webp", ".mp4", ".webm")
 PREVIEW_FILE, ENVIRONMENT_FILE = "preview.gif", "env.py"
 LEADERBOARD_FILE = ".eval_results/ivideogpt.yaml"
 
@@ -63,8 +65,10 @@ def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None 
 
     Raises:
         OSError: if a file is missing or cannot be read.
-        ValueError: if checkpoint or card do not fit.
+        ValueError: if checkpoint or card do not fit, or the preview is no picture or video by its name.
     """
+    if preview is not None:
+        check_preview(Path(preview))
     folder = fetch(folder)
     text = None if card is None else CardText.read(card)
     world = WorldModel.from_pretrained(folder)
@@ -94,6 +98,19 @@ def prepare(folder: Path, repo_id: str, card: Path | None, preview: Path | None 
             if path.is_file()
         }
         yield Publication(stage, files, model_card, preview_name)
+
+
+def check_preview(file: Path) -> None:
+    """Check that a file can be the picture of a card.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a page cannot show it.
+    """
+    if file.suffix.lower() not in PREVIEW_SUFFIXES:
+        raise ValueError(f"a preview is one of {', '.join(PREVIEW_SUFFIXES)}, not {file.name}")
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
 
 
 def _is_environment(spec: WorldModelSpec) -> bool:

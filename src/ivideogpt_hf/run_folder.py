@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,28 @@ MAX_DEPTH = 64
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 # -- whose folder it is -----------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path) -> None:
+    """Raise NotADirectoryError if a folder cannot be made: a file has its name, or that of a folder that it lies in."""
+    for path in (folder, *folder.parents):
+        try:
+            mode = path.stat().st_mode  # looked at once: other processes make and remove folders meanwhile
+        except OSError:
+            continue
+        if stat.S_ISDIR(mode):
+            return
+        raise NotADirectoryError(f"{path} is a file, where a folder is needed; give another path")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and the folders that it lies in, where they are missing.
+
+    Raises:
+        NotADirectoryError: see `check_folder`.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def claim(
@@ -56,10 +79,12 @@ def claim(
 
     Raises:
         FileExistsError: if the folder holds another run, or anything else.
+        NotADirectoryError: if it is a file.
         OSError: if the folder cannot be written, or the file in it is damaged.
     """
     content: dict[str, Any] = json.loads(json.dumps(record))
     path = folder / file
+    check_folder(folder)
     # Before the file is looked for: whatever else another process puts here, it writes the file first.
     others = _content(folder) - {Path(file).parts[0]}
     if not path.is_file():
@@ -353,6 +378,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 def _open_locked(folder: Path) -> IO[bytes]:
     path = folder / LOCK_FILE
+    check_folder(folder)
     while True:
         with suppress(FileExistsError):  # exist_ok would fail where the folder is removed while it is looked at
             folder.mkdir(parents=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="DataclassInstance")
 
 MAX_YAML_BYTES, MAX_YAML_VALUES, MAX_YAML_DEPTH, MAX_YAML_MERGES = 2**19, 200_000, 64, 16
+MERGE = "tag:yaml.org,2002:merge"  # what yaml's reader calls the key "<<"
 # What yaml calls the values of a type.
 YAML_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
@@ -63,15 +64,37 @@ def read_options(file: Path) -> dict[str, dict[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds."""
+    """Refuses a key that stands twice in a mapping, of which yaml would take the last one.
+
+    Merges ("<<") repeat the keys of a mapping, and merges of merges would do so without bounds.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        merged = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        self._refuse_doubles(node)
+        merged = [value for key, value in node.value if key.tag == MERGE]
         count = sum(len(value.value) if isinstance(value, yaml.SequenceNode) else 1 for value in merged)
         if count <= MAX_YAML_MERGES:
             super().flatten_mapping(node)
         if count > MAX_YAML_MERGES or len(node.value) > MAX_YAML_VALUES:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1} merges too many mappings")
+
+    def _refuse_doubles(self, node: yaml.MappingNode) -> None:
+        if node in self._checked:  # the keys of mappings that it merges now stand before its own
+            return
+        self._checked.add(node)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines:
+                first = lines[key.tag, key.value]
+                raise yaml.YAMLError(f"{key.value} is set twice, in line {first} and in line {line}")
+            lines[key.tag, key.value] = line
 
 
 def _load(file: Path) -> Any:
@@ -152,20 +175,6 @@ def check_keys(content: Iterable[Any], allowed: Sequence[str], name: str) -> Non
             close = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
             raise ValueError(f"{name} has the unknown key {key!r}; {hint}")
-
-
-def unknown_option(command: str, word: str, options: Iterable[str]) -> str:
-    """The error for a word of a command line that is no option of its command.
-
-    Args:
-        command: name of the command.
-        word: word of the command line, such as ``--num_clip=3``.
-        options: options that the command has, in kebab-case.
-    """
-    name = word.partition("=")[0]
-    close = difflib.get_close_matches(name.replace("_", "-"), list(options), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"`{command} --help` lists all options"
-    return f"{command} has no option {name}; {hint}"
 
 
 def _check_mapping(content: Any, name: str) -> None:

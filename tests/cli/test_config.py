@@ -1,19 +1,19 @@
 """Options from a yaml file: what a run of a command gets, and how a mistake in the file is told."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
 from ivideogpt_hf.cli import main
-from ivideogpt_hf.cli.arguments import parse_shard
+from ivideogpt_hf.cli.arguments import OneLineParser, parse_shard
 from ivideogpt_hf.cli.config import add_config_option, read_runs
+from ivideogpt_hf.training.command_line import register_types
 from tests.data.files import make_dataset
 
 
 def build_parser():
     """A command with every kind of option and positional, and one whose only positional is a list."""
-    parser = argparse.ArgumentParser(prog="ivideogpt")
+    parser = OneLineParser(prog="ivideogpt")
     commands = parser.add_subparsers(required=True)
     measure = commands.add_parser("measure")
     measure.add_argument("checkpoint")
@@ -33,6 +33,7 @@ def build_parser():
     show.add_argument("video", nargs="?")
     show.add_argument("--fps", type=int, default=10)
     for command in (measure, compare, show):
+        register_types(command)
         add_config_option(command)
     return parser
 
@@ -133,9 +134,14 @@ def test_a_value_may_begin_with_a_dash(read):
 
 
 def test_a_list_of_mappings_is_one_run_after_another(read):
-    text = "- &first {checkpoint: a, data: b, num_clips: 3}\n- {<<: *first, data: c}\n"
-    assert [(run["data"], run["num_clips"]) for run in read(text, "measure")] == [("b", 3), ("c", 3)]
-    assert [run["num_clips"] for run in read(text, "measure", "--num-clips", "4")] == [4, 4]
+    text = "- &a {checkpoint: a, data: b, num_clips: 3}\n- &b {<<: *a, data: c}\n- {<<: *b, data: d}\n- *b\n"
+    assert [(run["data"], run["num_clips"]) for run in read(text, "measure")] == [
+        ("b", 3),
+        ("c", 3),
+        ("d", 3),
+        ("c", 3),
+    ]
+    assert [run["num_clips"] for run in read(text, "measure", "--num-clips", "4")] == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +150,14 @@ def test_a_list_of_mappings_is_one_run_after_another(read):
         ("num_clip: 3", r"run\.yaml has the unknown key 'num_clip'; did you mean 'num_clips'\?"),
         ("xyzzy: 3", r"unknown key 'xyzzy'; allowed are checkpoint, data, num_clips"),
         ("config: other.yaml", "unknown key 'config'"),
+        ("num_clips: 3\nnum_clips: 4", "num_clips is set twice, in line 1 and in line 2"),
         ("{num_clips: 3, num-clips: 3}", "sets num_clips twice"),
         ("num_clips: [3, 4]", r"num_clips takes one value, got the list \[3, 4\]"),
-        ("num_clips: many", r"run\.yaml: argument --num-clips: invalid int value: 'many'"),
+        ("num_clips: many", r"run\.yaml: argument --num-clips: must be a whole number, got 'many'"),
+        ("num_clips: .inf", "argument --num-clips: must be a whole number, got 'inf'"),
+        ("rate: .nan", "argument --rate: must be a finite number, got nan"),
+        ("std: [1, 1e999]", "argument --std: must be a finite number, got 1e999"),
+        ("output: ''", "argument --output: is empty"),
         ("planner: icem", "argument --planner: invalid choice: 'icem'"),
         ("planner: no", "planner takes numbers or text, got False"),
         ("std: [1, null]", "std takes numbers or text, got None"),

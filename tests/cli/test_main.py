@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from inspect import isabstract
@@ -9,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ivideogpt_hf.cli import data, evaluate, main, plan
+from ivideogpt_hf.cli import data, evaluate, main, plan, predict
 from ivideogpt_hf.cli.arguments import parse_shard
 from ivideogpt_hf.cli.config import read_runs, subcommands
 from ivideogpt_hf.cli.main import build_parser
@@ -20,7 +22,8 @@ from ivideogpt_hf.planning import controllers, planners
 from ivideogpt_hf.planning.objectives import PerceptualError, PixelError, RewardSum
 from ivideogpt_hf.planning.tasks import make_task
 from ivideogpt_hf.world import timing
-from tests.conftest import build_world, is_released, random_actions, random_frames
+from tests.conftest import build_world, free_port, is_released, random_actions, random_frames
+from tests.data.files import make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,15 @@ def fails(capsys, *argv):
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("ivideogpt: error: ")
     return lines[-1]
+
+
+def refused(capsys, *argv):
+    """The one line by which a command line is refused that cannot be parsed."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def test_predict_writes_the_prediction_beside_the_truth(checkpoint, tmp_path, capsys):
@@ -128,12 +140,48 @@ def test_a_folder_of_a_similar_name_is_asked_about(checkpoint, capsys, monkeypat
     assert fails(capsys, "info", f"{tmp_path}/my-modell").endswith(f"did you mean the folder {tmp_path}/my-model?")
 
 
-def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
-    def run(_):
-        raise MemoryError
+def raises(monkeypatch, error):
+    """Let every command raise an error."""
 
-    monkeypatch.setattr(sys.modules["ivideogpt_hf.cli.main"], "_refuse_empty", run)
+    def read_runs(*_):
+        raise error
+
+    monkeypatch.setattr(sys.modules["ivideogpt_hf.cli.main"], "read_runs", read_runs)
+
+
+def test_memory_that_does_not_suffice_is_told(capsys, monkeypatch):
+    raises(monkeypatch, MemoryError())
     assert fails(capsys, "info", "default") == "ivideogpt: error: there is not enough memory"
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    raises(monkeypatch, error.value)
+    assert fails(capsys, "info", "default").startswith("ivideogpt: error: there is not enough memory: ")
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
+    raises(monkeypatch, RuntimeError("a kernel of another size"))
+    with pytest.raises(RuntimeError, match="a kernel of another size"):
+        main(["info", "default"])
+
+
+def test_an_interruption_is_one_line_with_the_code_that_shells_give_it(capsys, monkeypatch):
+    raises(monkeypatch, KeyboardInterrupt())
+    assert main(["info", "default"]) == 130
+    assert capsys.readouterr().err == "ivideogpt: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        main(["info", "default", "--debug"])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_stops_reading_what_is_printed_ends_the_command_without_a_word(tmp_path, unbuffered):
+    """As of `ivideogpt list environments | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as unread, (tmp_path / "errors").open("w") as errors:
+        argv = [sys.executable, "-m", "ivideogpt_hf", "list", "environments"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        assert subprocess.run(argv, stdout=unread, stderr=errors, env=environment).returncode == 141
+    assert not (tmp_path / "errors").read_text()
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_hub(capsys):
@@ -174,10 +222,149 @@ def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("argv", "name"),
-    [(["convert-data", "", "OUT"], "source"), (["convert-data", "SOURCE", ""], "output"), (["predict", ""], "video")],
+    [
+        (["convert-data", "", "OUT"], "source"),
+        (["convert-data", "SOURCE", ""], "output"),
+        (["predict", ""], "video"),
+        (["publish", "", "owner/name"], "folder"),
+        (["evaluate", "default", "DATA", "--output", ""], "--output"),
+        (["rl-compare", "RUN", ""], "runs"),
+    ],
 )
 def test_an_empty_argument_is_not_the_current_folder(argv, name, capsys):
-    assert f"error: {name} is empty" in fails(capsys, *argv)
+    line = f"ivideogpt {argv[0]}: error: argument {name}: is empty: was a variable of the shell not set?"
+    assert refused(capsys, *argv) == line
+
+
+def test_an_empty_option_of_a_training_is_told(capsys):
+    line = fails(capsys, "train", "--output-dir", "OUT", "--data=")
+    assert line.endswith("argument --data: is empty: was a variable of the shell not set?")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--horizon", "9" * 20], "--horizon: must be a whole number below 2^63, got 99999999999999999999"),
+        (["--horizon", "9" * 5000], f"--horizon: must be a whole number, got '{'9' * 40}'"),
+        (["--horizon", "1.5"], "--horizon: must be a whole number, got '1.5'"),
+        (["--temperature", "inf"], "--temperature: must be a finite number, got inf"),
+        (["--temperature", "1e400"], "--temperature: must be a finite number, got 1e400"),
+        (["--std", "1", "nan"], "--std: must be a finite number, got nan"),
+        (["--std", "1", "wide"], "--std: must be a number, got 'wide'"),
+    ],
+)
+def test_numbers_that_nothing_can_count_with_are_refused(argv, message, capsys):
+    assert refused(capsys, "plan", "push2d", *argv) == f"ivideogpt plan: error: argument {message}"
+
+
+def test_the_same_numbers_are_refused_by_trainings(capsys):
+    line = fails(capsys, "train", "--learning-rate", "inf")
+    assert line == "ivideogpt: error: argument --learning-rate: must be a finite number, got inf"
+
+
+def test_what_is_missing_is_told_in_one_line_that_leads_to_the_help(capsys):
+    line = "the following arguments are required: checkpoint, data; `ivideogpt evaluate --help` describes them"
+    assert refused(capsys, "evaluate") == f"ivideogpt evaluate: error: {line}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--output", "{}/p.gif"],
+        ["convert", "push2d", "{}"],
+        ["convert-data", "data", "{}"],
+        ["collect", "push2d", "{}/inside"],
+        ["show", "data", "--output", "{}/s.png"],
+        ["show", "data", "--output", "{}/s.gif"],
+        ["evaluate", "push2d", "data", "--output", "{}"],
+        ["plan", "push2d", "--output", "{}"],
+        ["rl", "push2d/goal-shown", "--output", "{}"],
+        ["rl-compare", "run", "--output", "{}"],
+        ["tokenize", "--data", "data", "--vq-model", "push2d", "--output-dir", "{}"],
+        ["serve", "push2d", "--port", "{port}", "--state-dir", "{}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_file_where_a_folder_would_be_made_is_named(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data", [20])
+    (tmp_path / "notes").write_text("of somebody")
+    words = [word.format("notes", port=free_port()) for word in words]
+    line = "notes is a file, where a folder is needed; give another path"
+    assert fails(capsys, *words).removeprefix("ivideogpt: error: ") in (line, f"{tmp_path}/{line}")
+
+
+def test_convert_leaves_a_folder_alone_that_holds_something_else(tmp_path, capsys):
+    folder = make_dataset(tmp_path / "data", [3])
+    before = sorted(folder.rglob("*"))
+    assert "holds something else than a checkpoint" in fails(capsys, "convert", "push2d", str(folder))
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "data", "--seed", "3"], "--seed: only for clips; add --clips N"),
+        (["show", "data", "--num-frames", "4", "--standardize"], "--num-frames, --standardize: only for clips"),
+        (["show", "data", "--clips", "1", "--reader", "npz"], "--reader: only for whole episodes; leave --clips out"),
+        (["show", "data", "--clips", "1", "--episodes", "2"], "--episodes: only for whole episodes"),
+        (["convert-data", "data", "out", "--private"], "--private is for --push REPO"),
+        (["convert-data", "data", "out", "--max-skipped", "0.5"], "--max-skipped is for --skip-bad"),
+        (["plan", "push2d", "--lpips-weights", "file"], "--lpips-weights is for --objective lpips, not for pixels"),
+        (["info", "push2d", "--revision", "main"], "--revision main is for a checkpoint on the Hub"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data", [3])
+    assert message in fails(capsys, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert-data", "data", "out", "--push"],
+        ["collect", "push2d", "out", "--push"],
+        ["publish", "push2d", "--dry-run"],
+        ["rl-publish", "run"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_id_that_the_hub_would_refuse_is_told_before_anything_is_made(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data", [3])
+    assert "'a b/c' can be no repository on the Hub, give owner/name: " in fails(capsys, *words, "a b/c")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("fps", ["0", "51"])
+def test_a_rate_that_cannot_be_written_is_told_before_the_prediction(fps, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "load_world", None)
+    assert "fps of a .gif file must be a number from 0.01 to 50" in fails(capsys, "predict", "--fps", fps)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-sessions", "0"], "max_sessions must be a finite number above 0, got 0"),
+        (["--max-call-seconds", "-1"], "max_call_seconds must be a finite number above 0, got -1.0"),
+        (["--stop-after", "-1"], "--stop-after must be 0 or more, got -1"),
+        (["--host", "nowhere.invalid", "--open"], "cannot listen on nowhere.invalid:"),
+    ],
+)
+def test_what_a_server_cannot_do_is_told_before_the_model_is_loaded(words, message, capsys):
+    assert message in fails(capsys, "serve", "nowhere", "--port", str(free_port()), *words)
+
+
+@pytest.mark.parametrize("command", ["serve", "play"])
+def test_ports_that_cannot_be_listened_on(command, capsys):
+    assert refused(capsys, command, "--port", "70000").endswith("--port: must be from 1 to 65535, got '70000'")
+    if command == "play":
+        pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in fails(capsys, command, "--port", port)
 
 
 def test_a_missing_checkpoint_is_one_line(capsys):

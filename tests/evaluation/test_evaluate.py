@@ -292,7 +292,7 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
         ((*COUNTS, "--num-clips", "500"), "ask for fewer with --num-clips"),
         ((*COUNTS, "--num-clips", "1"), "needs at least 2 clips, got 1; ask for more with --num-clips"),
         ((*COUNTS, "--num-samples", "0"), "at least 1, got num_samples=0"),
-        ((*COUNTS, "--temperature", "0"), "temperature must be positive, got 0"),
+        ((*COUNTS, "--temperature", "0"), "temperature must be a finite number of at least 1e-06, got 0.0"),
         (("--protocol", "vp2", "--temperature", "0.5"), "protocol vp2 has temperature = 1.0"),
         ((*COUNTS, "--split", "validation"), "validation"),
         ((*COUNTS, "--features", "none.pt"), "there is no file none.pt"),

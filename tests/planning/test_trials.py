@@ -111,13 +111,18 @@ def test_success_has_wilsons_interval_and_is_compared_with_the_simulator():
         (("--planner", "vp2"), "--planner vp2 needs --std with a value per action dimension"),
         (("--planner", "vp2", "--std", "0.1", "0.2", "0.3"), "--std with a value per action dimension"),
         (("--std", "0.1", "0.2", "0.3"), "std must be one value or 2"),
-        (("--num-instances", "0"), "must be at least 1"),
+        (("--num-instances", "0"), "--num-instances must be at least 1, got 0"),
+        (("--num-steps", "0"), "--num-steps must be at least 1, got 0"),
+        (("--first-seed", "-1"), "--first-seed must be at least 0, got -1"),
+        (("--chunk-size", "0"), "chunk_size must be at least 1, got 0"),
+        (("--temperature", "0"), "temperature must be a finite number of at least 1e-06, got 0"),
         (("--replan-every", "5"), "replan_every must be from 1 to the horizon 2"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(checkpoint, tmp_path, capsys, arguments, message):
     assert plan(checkpoint, tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()  # else the folder would be that of a run with the wrong setting
 
 
 def test_a_checkpoint_of_another_action_width_is_refused(tmp_path, capsys):

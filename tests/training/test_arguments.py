@@ -48,6 +48,8 @@ CONTRADICTIONS = [
     (RunArguments, {"output_dir": ""}, "--output-dir is missing: the folder for checkpoints"),
     (RunArguments, {"num_updates": None}, "--num-updates is missing: the number of optimiser updates"),
     (RunArguments, {"num_updates": 0}, "num_updates must be at least 1, got 0"),
+    (RunArguments, {"num_processes": 0}, "num_processes must be at least 1, got 0"),
+    (RunArguments, {"seed": -1}, "seed must be from 0 to 2147483647, got -1"),
     (RunArguments, {"log_every": 0}, "log_every must be at least 1, got 0"),
     (RunArguments, {"save_every": 0}, "save_every must be at least 1, got 0"),
     (RunArguments, {"num_validation_batches": 0}, "num_validation_batches must be at least 1, got 0"),
@@ -72,6 +74,11 @@ CONTRADICTIONS = [
     (VQArguments, {"perceptual_weight": -1.0}, "perceptual_weight must be 0 or more, got -1.0"),
     (VQArguments, {"motion_weight": -1.0}, "motion_weight must be 0 or more, got -1.0"),
     (VQArguments, {"squared_weight": -1.0}, "squared_weight must be 0 or more, got -1.0"),
+    (VQArguments, {"adversarial_weight": -1.0}, "adversarial_weight must be 0 or more, got -1.0"),
+    (VQArguments, {"adversarial_start": -1}, "adversarial_start must be 0 or more, got -1"),
+    (VQArguments, {"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be positive, got 0.0"),
+    (VQArguments, {"horizon": 0}, "horizon must be at least 1, got 0"),
+    (VQArguments, {"restart_until": 1.5}, "restart_until must be in [0, 1], got 1.5"),
     (VQArguments, {"restart_dead_codes": -1}, "restart_dead_codes must be 0 or more, got -1"),
     (VQArguments, {"perceptual_frames": 0}, "perceptual_frames must be at least 1, got 0"),
     (WorldModelArguments, {"vq_model": None}, "--vq-model is missing: the folder or Hub id"),
@@ -81,6 +88,10 @@ CONTRADICTIONS = [
     (WorldModelArguments, {"action_conditioning": "add"}, "action_conditioning needs actions"),
     (WorldModelArguments, {"transformer": None, "transformer_config": {}, "lora_rank": 2}, "lora_rank needs a check"),
     (WorldModelArguments, {"lora_alpha": 2.0}, "lora_alpha needs lora_rank"),
+    (WorldModelArguments, {"lora_alpha": 0.0, "lora_rank": 2}, "lora_alpha must be positive, got 0.0"),
+    (WorldModelArguments, {"num_reward_bins": 0, "rewards": True}, "num_reward_bins must be at least 1, got 0"),
+    (WorldModelArguments, {"sample_frames": 0}, "sample_frames must be at least 1, got 0"),
+    (WorldModelArguments, {"attention_dropout": 1.0}, "attention_dropout must be in [0, 1), got 1.0"),
     (WorldModelArguments, {"token_noise": 1.0}, "token_noise must be in [0, 1), got 1.0"),
     (WorldModelArguments, {"token_noise": -0.1}, "token_noise must be in [0, 1), got -0.1"),
     (WorldModelArguments, {"reward_weight": -1.0}, "reward_weight must be 0 or more, got -1.0"),
@@ -89,6 +100,7 @@ CONTRADICTIONS = [
     (TokenizeArguments, {"output_dir": ""}, "--output-dir is missing: the folder for the tokens"),
     (TokenizeArguments, {"vq_model": None}, "--vq-model is missing"),
     (TokenizeArguments, {"num_passes": 0}, "num_passes must be at least 1, got 0"),
+    (TokenizeArguments, {"num_processes": 0}, "num_processes must be at least 1, got 0"),
     (TokenizeArguments, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     (TokenizeArguments, {"clips_per_pass": 0}, "clips_per_pass must be at least 1, got 0"),
     (TokenizeArguments, {"validation_clips": 0}, "validation_clips must be at least 1, got 0"),
@@ -116,6 +128,17 @@ def parsed(tmp_path):
 def test_an_unknown_key_is_an_error_that_names_the_file_and_the_near_key(parsed, tmp_path):
     with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))}/run.yaml .*'learing_rate'.*'learning_rate'"):
         parsed({"learing_rate": 1})
+
+
+@pytest.mark.parametrize("words", [["--adversarial-start", "null"], ["--adversarial-start=null"]])
+def test_null_is_no_value_in_either_way_of_writing(parsed, words):
+    assert parsed({"adversarial_start": 3}, *words)["adversarial_start"] is None
+
+
+@pytest.mark.parametrize("text", ["{a", "3", "[]"])
+def test_a_mapping_of_the_command_line_that_is_none_is_told(parsed, text):
+    with pytest.raises(ValueError, match=r"argument --vq-config: must be a mapping in JSON, such as '\{"):
+        parsed({}, "--vq-config", text)
 
 
 def test_an_unknown_key_that_resembles_none_lists_all(parsed):

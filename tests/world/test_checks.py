@@ -140,10 +140,11 @@ def test_bad_policies(world, policy, horizon, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be at least 1e-06"),
-        ({"temperature": 1e-38}, "temperature must be at least 1e-06, got 1e-38; use greedy=True"),
-        ({"temperature": float("nan")}, "temperature must be at least 1e-06"),
-        ({"temperature": torch.ones(2)}, "temperature must be at least"),
+        ({"temperature": 0.0}, "temperature must be a finite number of at least 1e-06"),
+        ({"temperature": 1e-38}, "temperature must be a finite number of at least 1e-06, got 1e-38; use greedy=True"),
+        ({"temperature": float("inf")}, "temperature must be a finite number of at least 1e-06, got inf"),
+        ({"temperature": float("nan")}, "temperature must be a finite number of at least 1e-06"),
+        ({"temperature": torch.ones(2)}, "temperature must be a finite number of at least"),
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_k": 2.0}, "top_k must be a whole number of at least 1, got 2.0"),
         ({"num_guesses": 1.5}, "num_guesses must be a whole number"),

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from ..checkpoints.layout import DEFAULT, EMBEDDED, Embedded, find_embedded
 from ..hub.errors import NotCachedError, NotOnHubError
@@ -15,7 +15,17 @@ from ..media.alignment import ActionAlignment
 if TYPE_CHECKING:
     from ..world.world_model import WorldModel
 
+USAGE_ERROR = 2
 CHECKPOINT_HELP = f"folder, Hub id, or one of the embedded ones: {', '.join(EMBEDDED)}"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the usage, which may fill a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with code 2."""
+        hint = f"; `{self.prog} --help` describes them" if "required" in message else ""
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message}{hint}\n")
 
 
 def checkpoint_arguments() -> list[argparse.ArgumentParser]:
@@ -106,6 +116,8 @@ def load_world(args: argparse.Namespace) -> WorldModel:
         raise ValueError(f"--device {device} is no device that torch has here; give cpu or cuda") from error
     embedded = embedded_checkpoint(args)
     if embedded is not None:
+        if args.revision is not None:
+            raise ValueError(f"--revision {args.revision} is for a checkpoint on the Hub; an embedded one has none")
         world = WorldModel.from_pretrained(embedded.folder)
     else:
         try:

@@ -10,6 +10,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from ..training.command_line import unknown_option
+
 LISTS = ("+", "*")
 
 
@@ -101,8 +103,6 @@ def _read_line(command: argparse.ArgumentParser, words: Sequence[str]) -> dict[s
 
 def _refuse_rest(command: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     """End the command if words of its line were left over. The first option among them is told."""
-    from ..settings import unknown_option
-
     options = [option for action in command._actions for option in action.option_strings]
     positionals = [action.dest for action in command._actions if not action.option_strings]
     for word in rest:

@@ -28,6 +28,16 @@ def add_convert_command(commands: Any, parents: list[argparse.ArgumentParser]) -
     convert.set_defaults(run=_convert)
 
 
+def _check_output(folder: Path) -> None:
+    """Raise an error unless a folder is missing, empty, or another checkpoint, which is written over."""
+    from ..checkpoints.layout import VQ_FOLDER
+    from ..run_folder import check_folder
+
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / VQ_FOLDER).is_dir():
+        raise FileExistsError(f"{folder} holds something else than a checkpoint; give a new folder")
+
+
 def _convert(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import copy_companions
     from ..checkpoints.loading import fetch
@@ -38,6 +48,7 @@ def _convert(args: argparse.Namespace) -> None:
         raise ValueError("source and output are the same folder")
     if args.remote_code and args.to == "released":
         raise ValueError("--remote-code goes with our layout: the released one is read by the original code")
+    _check_output(Path(args.output))
     be_quiet()
     goal_conditioned = True if args.goal_conditioned else None
     world = WorldModel.from_pretrained(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..data.readers import EpisodeReader
 
 
+MAX_SKIPPED = 0.01
+
+
 def add_data_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the commands.
 
@@ -38,7 +41,9 @@ def _writing_options() -> argparse.ArgumentParser:
     writing.add_argument("--push", metavar="REPO", help="also upload the result to this data set on the Hub")
     writing.add_argument("--card", type=Path, help="yaml for the card: title, summary, source, license, license_note")
     writing.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    writing.add_argument("--num-workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    writing.add_argument(
+        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)"
+    )
     writing.add_argument(
         "--shard",
         type=parse_shard,
@@ -90,7 +95,10 @@ def _add_convert(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "--skip-bad", action="store_true", help="leave out episodes that cannot be read, and list them"
     )
     convert.add_argument(
-        "--max-skipped", type=float, default=0.01, help="with --skip-bad: fail above this share (default: %(default)g)"
+        "--max-skipped",
+        type=float,
+        default=MAX_SKIPPED,
+        help="with --skip-bad: fail above this share (default: %(default)g)",
     )
     convert.add_argument(
         "--max-bytes",
@@ -182,7 +190,7 @@ def _add_show(commands: Any, common: argparse.ArgumentParser) -> None:
     clips.add_argument("--seed", type=int, default=0, help="seed of the clips (default: %(default)s)")
     clips.add_argument("--epoch", type=int, default=0, help="number of the epoch (default: %(default)s)")
     clips.add_argument("--root", help="folder of the mixture's data sets (default: that of its yaml)")
-    show.set_defaults(run=_show)
+    show.set_defaults(run=_show, clip_options={action.dest: action.default for action in clips._group_actions})
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +212,8 @@ def _size(text: str) -> tuple[int, int]:
 def _convert(args: argparse.Namespace) -> None:
     from ..data.readers import open_episodes
 
+    if args.max_skipped != MAX_SKIPPED and not args.skip_bad:
+        raise ValueError("--max-skipped is for --skip-bad, without which the first bad episode ends the conversion")
     require_packages("datasets", *(() if args.ray is None else ("ray",)), purpose="a data set")
     reader = open_episodes(
         args.source,
@@ -239,6 +249,7 @@ def _show(args: argparse.Namespace) -> None:
     from ..cards.text import counted
     from ..data.show import clip_strips, episode_strips, write_strips
 
+    _refuse_unused(args)
     if args.clips is None:
         from ..data.readers import open_episodes
 
@@ -254,6 +265,20 @@ def _show(args: argparse.Namespace) -> None:
         strips = clip_strips(_clips(args), args.clips, args.epoch)
     path = write_strips(strips, Path(args.output), args.fps)
     print(f"{path}: {counted(len(strips), 'clip' if args.clips else 'strip')}; bars are actions, r is the reward")
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Raise ValueError if an option was given that would change nothing in what is shown."""
+    if args.clips is None:
+        unused = [name for name, default in args.clip_options.items() if getattr(args, name) != default]
+        way = "add --clips N"
+    else:
+        unused = [name for name in ("reader", "action_key", "action_alignment") if getattr(args, name) is not None]
+        unused += ["episodes"] * (args.episodes != [0])
+        way = "leave --clips out"
+    if unused:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise ValueError(f"{options}: only for {'clips' if args.clips is None else 'whole episodes'}; {way}")
 
 
 def _clips(args: argparse.Namespace) -> SegmentDataset:
@@ -297,7 +322,12 @@ def _write(
     from ..data.convert.dataset_card import DatasetText
     from ..data.convert.dataset_report import write_dataset_report
     from ..data.convert.shards import ConversionSettings
+    from ..hub.errors import check_new_id
 
+    if args.push is not None:
+        check_new_id(args.push)
+    elif args.private:
+        raise ValueError("--private is for --push REPO: it makes a new repository on the Hub private")
     card = None if args.card is None else DatasetText.read(args.card)
     settings |= {"test_fraction": args.test_fraction, "num_shards": args.num_shards}
     output = Path(args.output)

@@ -86,8 +86,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..evaluation.held_out import HeldOutClips
     from ..evaluation.protocols import PROTOCOLS
     from ..evaluation.rendering import evaluation_as_text
+    from ..run_folder import check_folder
 
     require_evaluation_packages()
+    check_folder(args.output)
     embedded = embedded_checkpoint(args)
     folder = Path(args.checkpoint) if embedded is None else embedded.folder
     if args.record and not folder.is_dir():

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .arguments import checkpoint_arguments
+from ..training.command_line import register_types
+from ..training.memory import is_out_of_memory
+from .arguments import USAGE_ERROR, OneLineParser, checkpoint_arguments
 from .completion import add_completion_option
 from .config import add_config_option, read_runs, subcommands
 from .convert import add_convert_command
@@ -26,7 +28,8 @@ from .serve import add_serving_commands
 from .threads import choose_threads
 from .train import add_training_commands
 
-USAGE_ERROR = 2
+# As a shell reports a process that SIGINT or SIGPIPE ended.
+INTERRUPTED, NO_READER = 130, 141
 # Seconds before a progress bar shows, of any library: bars of what takes a moment say nothing.
 BAR_DELAY = 2
 # Where torchao is installed, other libraries import it, and these warn of its parts for other machines at each start.
@@ -35,7 +38,7 @@ TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao")
 
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands. Each command sets ``run`` to the function that executes it."""
-    parser = argparse.ArgumentParser(prog="ivideogpt", description="iVideoGPT, the interactive world model.")
+    parser = OneLineParser(prog="ivideogpt", description="iVideoGPT, the interactive world model.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_completion_option(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -58,16 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_list_command(commands, common)
     add_info_command(commands, [common, model, device])
     for command in subcommands(parser).values():
+        register_types(command)
         if not command.get_default("parses_the_rest"):  # training commands have their own option
             add_config_option(command)
     return parser
-
-
-def _refuse_empty(args: argparse.Namespace) -> None:
-    """Raise ValueError if an argument is an empty text, which as a path would mean the current folder."""
-    for name, value in vars(args).items():
-        if value == "":
-            raise ValueError(f"{name.replace('_', '-')} is empty: was a variable of the shell not set?")
 
 
 def quiet_libraries() -> None:
@@ -84,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words of the command line; None: those of this process.
 
     Returns:
-        The exit code: 0; 2 after an error, which is printed in one line; or a code of the command's own.
+        The exit code: 0; 2 after an error, which is printed in one line; 130 after Ctrl-C; 141 where nobody reads what
+        is printed, as before ``| head``; or a code of the command's own.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
@@ -93,14 +91,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for args in read_runs(build_parser(), argv):
             debug = args.debug
-            _refuse_empty(args)
             if code := args.run(args):
                 return code
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(end="", flush=True)  # else Python does so when nothing can be done about an error any more
+    except KeyboardInterrupt:
         if debug:
             raise
-        unsaid = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-        reason = " ".join(str(error).split()) or unsaid
-        print(f"ivideogpt: error: {reason}", file=sys.stderr)
+        print("ivideogpt: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _is_output_unread():
+            return NO_READER
+        is_known = not isinstance(error, RuntimeError) or is_out_of_memory(error)
+        if debug or not is_known:
+            raise
+        reasons = ["there is not enough memory"] if is_out_of_memory(error) else []
+        reasons += [" ".join(str(error).split())] if str(error) else []
+        print(f"ivideogpt: error: {': '.join(reasons) or type(error).__name__}", file=sys.stderr)
         return USAGE_ERROR
     return 0
+
+
+def _is_output_unread() -> bool:
+    """Whether nobody reads stdout any more. What is left in it is then thrown away, so that Python's own end does not
+    complain of it."""
+    try:
+        print(flush=True)  # a broken pipe may also be that to another process or machine
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -100,14 +100,17 @@ def _plan(args: argparse.Namespace) -> None:
     from ..checkpoints.loading import checkpoint_identity
     from ..planning.tasks import make_task
     from ..planning.trials import Trials, require_trial_packages, trials_as_text
+    from ..run_folder import check_folder
 
     require_trial_packages()
+    check_folder(args.output)
     args.checkpoint = args.checkpoint or _embedded_for(args.environment) or DEFAULT
     world = load_world(args)
     if world.spec.frame_size[0] != world.spec.frame_size[1]:
         raise ValueError(f"simulators render squares, the checkpoint takes {world.spec.frame_size}")
-    if args.num_instances < 1 or args.num_steps < 1:
-        raise ValueError("--num-instances and --num-steps must be at least 1")
+    for name, minimum in {"num_instances": 1, "num_steps": 1, "first_seed": 0}.items():
+        if getattr(args, name) < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(args, name)}")
     task = make_task(args.environment, world.spec.frame_size[0], args.action_repeat)
     low, high = task.bounds
     if world.spec.action_dim != len(low):
@@ -119,9 +122,13 @@ def _plan(args: argparse.Namespace) -> None:
     seeds = range(args.first_seed, args.first_seed + args.num_instances)
     task.reset(seeds[0])
     objective = args.objective or ("rewards" if task.goal is None else "pixels")
+    if args.lpips_weights is not None and objective != "lpips":
+        raise ValueError(f"--lpips-weights is for --objective lpips, not for {objective}")
     planner = _planner(args, low, high)
     make_objective, networks = _make_objective(args, objective, task, world)
     controllers = _controllers(args, world, planner, make_objective)
+    for controller in controllers.values():  # a wrong setting is told here, before the folder is claimed by it
+        controller.reset(task, seeds[0])
     settings = {name: getattr(args, name) for name in ("replan_every", "first_action_zero", "frames", "temperature")}
     description = {
         "checkpoint": args.checkpoint,

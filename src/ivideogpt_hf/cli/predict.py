@@ -75,7 +75,7 @@ def _predict(args: argparse.Namespace) -> None:
     if args.start < 0:
         raise ValueError(f"--start must be 0 or more, got {args.start}")
     sampling = Sampling(args.temperature, seed=args.seed, greedy=args.greedy)
-    check_video_path(args.output)
+    check_video_path(args.output, args.fps)
     world = load_world(args)
     spec, video, file = world.spec, args.video, args.actions
     if video is None:

@@ -44,10 +44,12 @@ def add_hub_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def _publish(args: argparse.Namespace) -> None:
     from ..checkpoints.layout import EPISODE_FILE, TRANSFORMER_FOLDER, VQ_FOLDER, config_file
     from ..checkpoints.loading import fetch
+    from ..hub.errors import check_new_id
     from ..publish import prepare, publish
 
     for part in (VQ_FOLDER, TRANSFORMER_FOLDER):  # a wrong folder is told before a card that is missing
         config_file(fetch(args.folder), part)
+    check_new_id(args.repo)
     if args.card is None and not args.dry_run:
         raise ValueError(
             "--card is missing: a yaml file with title, summary and license, like those in model_cards/; --dry-run "

@@ -100,8 +100,10 @@ def add_rl_publish_command(commands: Any, common: argparse.ArgumentParser) -> No
 
 
 def _publish(args: argparse.Namespace) -> None:
+    from ..hub.errors import check_new_id
     from ..rl.runs.publish import prepare_agent, publish_agent
 
+    check_new_id(args.repo)
     with prepare_agent(args.run_folder, args.repo) as publication:
         for name, size in publication.files.items():
             print(f"{size / 1e6:10.3f} MB  {name}")

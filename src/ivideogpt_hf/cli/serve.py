@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from contextlib import ExitStack, nullcontext, suppress
@@ -130,7 +131,25 @@ def _add_address(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, for this machine only)"
     )
-    parser.add_argument("--port", type=int, default=port, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, metavar="PORT", default=port, help="port to listen on (default: %(default)s)"
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def _check_address(args: argparse.Namespace) -> None:
+    """Raise OSError if one cannot listen there: better now than when the model is loaded."""
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    try:
+        socket.create_server((args.host, args.port), family=family).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot listen on {args.host}:{args.port}: {reason}; give another --port or --host") from error
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:
@@ -159,6 +178,7 @@ def _serve(args: argparse.Namespace) -> None:
     require_packages("fastapi", "fastapi_offline", "uvicorn", "websockets", "prometheus_client", purpose="serving")
     from ..serving.access import AccessRules
 
+    _check_address(args)
     limits = ServerLimits(**{name: getattr(args, name) for name in LIMITS})
     access = AccessRules(token, takes_addresses=args.open, **{name: getattr(args, name) for name in ACCESS})
     serve = _serve_here if args.replicas is None else _serve_by_replicas
@@ -231,6 +251,8 @@ def _check_replicas(args: argparse.Namespace) -> None:
         raise ValueError("--ray-address is for --replicas N: say how many models serve")
     if args.replicas is not None and args.replicas < 1:
         raise ValueError(f"--replicas must be at least 1, got {args.replicas}")
+    if args.stop_after < 0:
+        raise ValueError(f"--stop-after must be 0 or more, got {args.stop_after}")
     if args.ray_address != LOCAL and args.state_dir is None:
         raise ValueError(
             "--ray-address needs --state-dir, a folder that all nodes see: what takes a dead replica's place on "
@@ -287,6 +309,7 @@ def _play(args: argparse.Namespace) -> None:
     from ..settings import packaged_folder
 
     require_packages("gradio", purpose="the playground")
+    _check_address(args)
     folder = packaged_folder("spaces_demo")
     sys.path.insert(0, str(folder))
     options = ["--host", args.host, "--port", str(args.port), *(["--mcp"] if args.mcp else [])]

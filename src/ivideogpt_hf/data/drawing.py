@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..media.video import write_video
+from ..run_folder import make_folder
 
 COLUMNS = 8
 TILE_PIXELS = 96  # a tile is at least so wide: small frames are enlarged by a whole number, without blur
@@ -54,7 +55,7 @@ def contact_sheet(strips: Sequence[Strip], path: Path) -> Path:
         rows.append(_with_title(np.concatenate(tiles, axis=1), title))
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _image(np.concatenate(rows)).save(path)
     return path
 

@@ -91,6 +91,5 @@ def write_strips(strips: Sequence[Strip], path: Path, fps: float) -> Path:
     if path.suffix.lower() in SHEET_SUFFIXES:
         return contact_sheet(strips, path)
     if path.suffix.lower() in MOVING_SUFFIXES:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return moving_strips(strips, path, fps)
     raise ValueError(f"pictures are written as {', '.join((*SHEET_SUFFIXES, *MOVING_SUFFIXES))}, not as {path.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -21,7 +22,7 @@ class Sampling:
     """How the tokens of future frames are chosen.
 
     Args:
-        temperature: divisor of the logits, at least 1e-6.
+        temperature: divisor of the logits, finite and at least 1e-6.
         top_k: number of the most likely ids that are drawn from; None: all.
         greedy: whether to take the most likely id. Log-probabilities are still those of the distribution that the other
             arguments describe.
@@ -59,10 +60,10 @@ class Sampling:
     num_guesses: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.temperature, Real) or not self.temperature >= MIN_TEMPERATURE:
+        if not isinstance(self.temperature, Real) or not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise ValueError(
-                f"temperature must be at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use greedy=True for the "
-                f"mode"
+                f"temperature must be a finite number of at least {MIN_TEMPERATURE:g}, got {self.temperature!r}; use "
+                f"greedy=True for the mode"
             )
         # Python's own numbers, which can be written as JSON and hashed, whatever numbers were given, such as numpy's.
         plain: dict[str, Any] = {"temperature": float(self.temperature)}

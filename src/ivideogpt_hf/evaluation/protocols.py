@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..decoding.sampling import Sampling
+
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
@@ -24,7 +26,7 @@ class EvaluationProtocol:
         card: stem of the file in model_cards/ that quotes the published numbers.
 
     Raises:
-        ValueError: if a count is below 1, or the temperature is not positive.
+        ValueError: if a count is below 1, or `Sampling` refuses the temperature.
     """
 
     name: str
@@ -44,8 +46,7 @@ class EvaluationProtocol:
         low = [f"{count}={getattr(self, count)}" for count in counts if getattr(self, count) < 1]
         if low:
             raise ValueError(f"a protocol's counts must be at least 1, got {', '.join(low)}")
-        if self.temperature <= 0:
-            raise ValueError(f"a protocol's temperature must be positive, got {self.temperature}")
+        Sampling(temperature=self.temperature)  # refuses what no token can be drawn with
 
     @property
     def num_frames(self) -> int:

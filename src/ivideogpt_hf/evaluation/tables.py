@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..run_folder import write_text
+from ..run_folder import make_folder, write_text
 from .measures import FRAME_METRICS
 
 SUFFIXES = (".md", ".csv", ".tex")
@@ -66,7 +66,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     """
     check_table_path(path)
     write = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex}[path.suffix]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, write(rows).rstrip("\n") + "\n")
 
 

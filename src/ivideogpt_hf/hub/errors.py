@@ -48,6 +48,20 @@ def no_hub_id(name: str, noun: str) -> NotOnHubError:
     return NotOnHubError(f"there is no {noun} {name} here, and it is no Hub id of the form {form!r} either")
 
 
+def check_new_id(repo_id: str) -> None:
+    """Check that a repository can have an id, before anything is made that is to be uploaded to it.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} can be no repository on the Hub, give owner/name: {error}") from error
+
+
 @contextmanager
 def hub_errors(name: str, noun: str, *, revision: str | None = None) -> Iterator[None]:
     """Turn the errors of huggingface_hub into OSErrors that say what to do.

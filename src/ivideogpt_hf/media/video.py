@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..run_folder import check_folder, make_folder
 from . import numpy_files
 from .decoded_bytes import DecodedBytes, decoded_within
 from .files import list_images
@@ -270,10 +271,20 @@ def _check_clip(frames: Tensor) -> None:
         raise ValueError(f"frames must be uint8 of shape (T, 3, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
-def check_video_path(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless `write_video` can write a file of this name."""
-    if Path(path).suffix.lower() not in (".mp4", ".gif"):
+def check_video_path(path: str | os.PathLike[str], fps: float = 10) -> None:
+    """Check that `write_video` can write a file of this name at this rate, before its frames are made.
+
+    Raises:
+        ValueError: if the suffix is unknown, or fps is out of range.
+        NotADirectoryError: if a file is where the video's folder would be.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".mp4", ".gif"):
         raise ValueError(f"video is written as .mp4 or .gif, not as {Path(path).name}")
+    max_fps = MAX_GIF_FPS if suffix == ".gif" else MAX_FPS  # browsers slow a gif down that is faster
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= max_fps:
+        raise ValueError(f"fps of a {suffix} file must be a number from {MIN_FPS} to {max_fps}, got {fps!r}")
+    check_folder(Path(path).parent)
 
 
 def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10, scale: int = 1) -> Path:
@@ -291,6 +302,7 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10
 
     Raises:
         ValueError: if shape or dtype are others, the suffix is unknown, or fps or scale are out of range.
+        OSError: if the file or its folder cannot be written.
 
     Example:
         >>> from ivideogpt_hf import EXAMPLE_EPISODE, read_video, write_video
@@ -299,16 +311,12 @@ def write_video(frames: Tensor, path: str | os.PathLike[str], *, fps: float = 10
     """
     path = Path(path)
     _check_clip(frames)
-    check_video_path(path)
-    suffix = path.suffix.lower()
-    max_fps = MAX_GIF_FPS if suffix == ".gif" else MAX_FPS  # browsers slow a gif down that is faster
-    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= max_fps:
-        raise ValueError(f"fps of a {suffix} file must be a number from {MIN_FPS} to {max_fps}, got {fps!r}")
+    check_video_path(path, fps)
     if isinstance(scale, bool) or not isinstance(scale, Integral) or scale < 1:
         raise ValueError(f"scale must be an integer of at least 1, got {scale!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     images = frames.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3).movedim(1, -1).numpy()
-    if suffix == ".gif":
+    if path.suffix.lower() == ".gif":
         _write_gif(images, path, fps)
     else:
         _write_mp4(images, path, fps)

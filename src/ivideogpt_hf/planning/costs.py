@@ -15,6 +15,13 @@ from ..world.state import State
 from .objectives import Objective
 
 
+def check_rollouts(num_futures: int, chunk_size: int | None) -> None:
+    """Raise ValueError unless candidates can be rolled out in so many futures, and so many at a time."""
+    for name, value in (("num_futures", num_futures), ("chunk_size", chunk_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
 @dataclass
 class RolloutCost:
     """A cost for planners, of B worlds at once.
@@ -52,10 +59,7 @@ class RolloutCost:
     horizon_policy: HorizonPolicy = "reanchor"
 
     def __post_init__(self) -> None:
-        for name in ("num_futures", "chunk_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_rollouts(self.num_futures, self.chunk_size)
         sampling = self.sampling or Sampling(common_random_numbers=True)
         seed = int(torch.randint(2**62, (1,))) if sampling.seed is None else sampling.seed
         if not isinstance(seed, int):

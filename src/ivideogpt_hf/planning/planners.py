@@ -105,6 +105,9 @@ class Planner:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if isinstance(self.std, Sequence) and len(self.std) != len(self.low):
             raise ValueError(f"std must be one value or {len(self.low)}, got {self.std}")
+        stds = self.std if isinstance(self.std, Sequence) else [] if self.std is None else [self.std]
+        if not all(0 <= std < math.inf for std in stds) or (stds and not any(stds)):
+            raise ValueError(f"std must be finite, 0 or more, and not 0 in every dimension, got {self.std}")
 
     @property
     def action_dim(self) -> int:

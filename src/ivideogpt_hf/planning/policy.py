@@ -14,7 +14,7 @@ from ..decoding.sampling import Sampling
 from ..media.pixels import pixels_to_uint8
 from ..world.protocol import World
 from ..world.state import State
-from .costs import RolloutCost
+from .costs import RolloutCost, check_rollouts
 from .objectives import Objective
 from .planners import Plan, Planner
 from .replanning import Replanner, derived_seed
@@ -58,7 +58,7 @@ class PlannerPolicy(nn.Module):
 
     Raises:
         ValueError: if the planner's actions do not fit the model, it plans too short, a goal is missing, or the
-            temperature is not positive.
+            temperature or a count is out of range.
 
     Example:
         >>> from ivideogpt_hf import CEM, EXAMPLE_EPISODE, PlannerPolicy, WorldModel, read_video
@@ -94,6 +94,7 @@ class PlannerPolicy(nn.Module):
         if (goal is not None) != world.spec.goal_conditioned:
             needs = "needs a goal" if world.spec.goal_conditioned else "takes no goal"
             raise ValueError(f"the model {needs} in its context")
+        check_rollouts(num_futures, chunk_size)
         self.world, self.objective = world, objective
         self.goal = None if goal is None else self._as_frame(goal)
         self.num_futures, self.chunk_size, self.seed = num_futures, chunk_size, seed

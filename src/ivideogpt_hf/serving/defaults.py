@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 # The environment variable with the token that a server asks for, and that clients show.
 TOKEN_VARIABLE = "IVIDEOGPT_SERVER_TOKEN"
@@ -29,6 +30,9 @@ class ServerLimits:
         max_state_bytes: largest size of the states of all sessions together; what they share counts once.
         request_seconds: number of seconds in which a request must arrive.
         max_call_seconds: number of seconds of the model's time that one call may take.
+
+    Raises:
+        ValueError: if a limit is not above 0, or not finite.
     """
 
     max_sessions: int = 64
@@ -41,3 +45,9 @@ class ServerLimits:
     max_state_bytes: int = 4 * 2**30
     request_seconds: float = 30.0
     max_call_seconds: float = CALL_SECONDS
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{item.name} must be a finite number above 0, got {value}")

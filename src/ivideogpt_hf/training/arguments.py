@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
-from ..settings import check_keys, read_options, unknown_option
+from ..settings import check_keys, read_options
 from ..spec import check_clip
+from .command_line import register_types, unknown_option
 
 T = TypeVar("T")
 
@@ -26,7 +27,14 @@ class Settings(dict):
     """A mapping in the yaml file; on the command line it is written as JSON."""
 
     def __init__(self, content: str | Iterable[tuple[str, Any]]) -> None:
-        super().__init__(json.loads(content) if isinstance(content, str) else content)
+        if isinstance(content, str):
+            try:
+                content = json.loads(content)
+                require(isinstance(content, dict), "it is none")
+            except ValueError as error:
+                example = '{"hidden_size": 256}'
+                raise argparse.ArgumentTypeError(f"must be a mapping in JSON, such as '{example}': {error}") from error
+        super().__init__(content)
 
 
 def described(text: str, *, default: Any) -> Any:
@@ -93,14 +101,14 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         _check_required(self)
-        require(self.num_updates > 0, f"num_updates must be at least 1, got {self.num_updates}")
+        _check_least(self, 1, "num_updates", "num_processes")
+        require(0 <= self.seed < 2**31, f"seed must be from 0 to 2147483647, got {self.seed}")
         for name in ("validate_every", "sample_every"):
             require(getattr(self, name) >= 0, f"{name} must be 0 (never) or more, got {getattr(self, name)}")
         if self.save_every is None:
             step = self.validate_every or USUAL_SAVE_EVERY
             self.save_every = step * -(-USUAL_SAVE_EVERY // step)
-        for name in ("log_every", "save_every", "num_validation_batches", "keep_checkpoints"):
-            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_least(self, 1, "log_every", "save_every", "num_validation_batches", "keep_checkpoints")
         require(not self.hub_private or self.push_to_hub is not None, "hub_private needs push_to_hub")
 
 
@@ -132,7 +140,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         check_clip(self.num_frames, self.num_context_frames)
-        require(self.num_workers >= 0, f"num_workers must be 0 or more, got {self.num_workers}")
+        _check_least(self, 0, "num_workers")
 
 
 @dataclass
@@ -156,15 +164,9 @@ class OptimizationArguments:
     )
 
     def __post_init__(self) -> None:
-        require(self.batch_size > 0, f"batch_size must be at least 1, got {self.batch_size}")
-        require(
-            self.micro_batch_size is None or self.micro_batch_size > 0,
-            f"micro_batch_size must be at least 1, got {self.micro_batch_size}",
-        )
-        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
-        require(self.warmup_updates >= 0, f"warmup_updates must be 0 or more, got {self.warmup_updates}")
-        require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
-        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        _check_least(self, 1, "batch_size", "micro_batch_size")
+        _check_least(self, 0, "warmup_updates", "weight_decay")
+        _check_positive(self, "learning_rate", "max_grad_norm")
         require(
             self.average_decay is None or 0 <= self.average_decay < 1,
             f"average_decay must be in [0, 1), got {self.average_decay}",
@@ -219,12 +221,11 @@ class VQArguments:
             self.perceptual_weight > 0 or self.adversarial_start is None,
             "the adversarial loss is weighted by the perceptual one's gradient: it needs perceptual_weight above 0",
         )
-        for name in ("commitment_weight", "perceptual_weight", "motion_weight", "squared_weight", "restart_dead_codes"):
-            require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
-        require(
-            self.perceptual_frames is None or self.perceptual_frames > 0,
-            f"perceptual_frames must be at least 1, got {self.perceptual_frames}",
-        )
+        _check_least(self, 0, "commitment_weight", "perceptual_weight", "motion_weight", "squared_weight")
+        _check_least(self, 0, "adversarial_weight", "adversarial_start", "restart_dead_codes")
+        _check_least(self, 1, "horizon", "perceptual_frames")
+        _check_positive(self, "discriminator_learning_rate")
+        require(0 <= self.restart_until <= 1, f"restart_until must be in [0, 1], got {self.restart_until}")
 
 
 @dataclass
@@ -313,9 +314,12 @@ class WorldModelArguments:
             "leave lora_rank out",
         )
         require(self.lora_alpha is None or self.lora_rank > 0, "lora_alpha needs lora_rank")
-        require(0 <= self.token_noise < 1, f"token_noise must be in [0, 1), got {self.token_noise}")
-        for name in ("reward_weight", "action_reconstruction_weight", "lora_rank"):
-            require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
+        _check_positive(self, "lora_alpha")
+        _check_least(self, 0, "reward_weight", "action_reconstruction_weight", "lora_rank")
+        _check_least(self, 1, "num_reward_bins", "sample_frames")
+        for name in ("token_noise", "attention_dropout"):
+            share = getattr(self, name)
+            require(share is None or 0 <= share < 1, f"{name} must be in [0, 1), got {share}")
 
 
 @dataclass
@@ -348,17 +352,26 @@ class TokenizeArguments:
 
     def __post_init__(self) -> None:
         _check_required(self)
-        for name in ("num_passes", "batch_size"):
-            require(getattr(self, name) > 0, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("clips_per_pass", "validation_clips"):
-            count = getattr(self, name)
-            require(count is None or count > 0, f"{name} must be at least 1, got {count}")
+        _check_least(self, 1, "num_passes", "batch_size", "clips_per_pass", "validation_clips", "num_processes")
 
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with a message unless a condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def _check_least(arguments: Any, minimum: int, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        allowed = f"at least {minimum}" if minimum else "0 or more"
+        require(value is None or value >= minimum, f"{name} must be {allowed}, got {value}")
+
+
+def _check_positive(arguments: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        require(value is None or value > 0, f"{name} must be positive, got {value}")
 
 
 def _check_required(arguments: Any) -> None:
@@ -398,7 +411,7 @@ def parse(
         settings = next(iter(runs.values()))
         check_keys(settings, list(types), config)
     options: list[str] = []
-    for option in overrides:
+    for option in _with_null_apart(overrides):
         if option == "null" and options:
             settings[options.pop().removeprefix("--").replace("-", "_")] = None
         else:
@@ -412,6 +425,7 @@ def parse(
         allow_abbrev=False,
         exit_on_error=False,
     )
+    register_types(parser)
     for action in parser._actions:  # the help shows one of the spellings that are read
         action.option_strings = [option for option in action.option_strings if "_" not in option]
         action.required = False  # the dataclasses say what is missing, after what is unknown was told
@@ -432,6 +446,12 @@ def parse(
         require(unknown[0].startswith("-"), f"{command} takes options only, got {unknown[0]!r}")
         raise ValueError(unknown_option(command, unknown[0], known))
     return tuple(parser.parse_args_into_dataclasses(words, look_for_args_file=False))
+
+
+def _with_null_apart(words: Iterable[str]) -> Iterator[str]:
+    """The words of a command line, where ``--name=null`` is two of them."""
+    for word in words:
+        yield from word.rsplit("=", 1) if word.startswith("--") and word.endswith("=null") else [word]
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from .memory import is_out_of_memory
 from .optimizers import apply_schedule
 
 Batch = dict[str, Any]
@@ -216,8 +217,8 @@ class Loop:
                         loss = phase.loss(part, carry, self.update)
                     self.accelerator.backward(loss.value / len(parts))
                 losses.append(Loss(loss.value.detach(), loss.metrics, loss.carry))
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             size = len(parts[0]["source"])
             raise MemoryError(
@@ -264,13 +265,6 @@ def _split(batch: Batch, size: int | None) -> list[Batch]:
     if size is None or size >= total:
         return [batch]
     return [{key: value[first : first + size] for key, value in batch.items()} for first in range(0, total, size)]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # On a CPU, torch's allocator and oneDNN raise a RuntimeError with one of these texts.
-    return any(text in str(error) for text in ("can't allocate memory", "could not create a primitive"))
 
 
 @dataclass

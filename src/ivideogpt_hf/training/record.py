@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoints.layout import TRAINING_FILE
 from ..checkpoints.origins import origins_of
 from ..provenance import describe_command, describe_versions
-from ..run_folder import write_json
+from ..run_folder import make_folder, write_json
 
 # Arguments that may be others when a run goes on: how long it is, where and on what it runs, what it reports.
 MAY_CHANGE = frozenset(
@@ -126,5 +126,5 @@ def _written(value: Any) -> str:
 
 def write_training(folder: Path, training: dict[str, Any]) -> None:
     """Write what `describe_training` gave into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / TRAINING_FILE, training)

@@ -134,6 +134,7 @@ def assert_same_episode_size(episode, size):
         ({"policy": PYTHON_POLICY, "noise": 0.5, "noise_fraction": 2.0}, r"\[0, 1\]"),
         ({"num_frames": 1}, "at least 2"),
         ({"num_episodes": 0}, "at least 1"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
     ],
 )
 def test_mistakes_are_named(options, reason):

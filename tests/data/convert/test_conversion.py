@@ -219,6 +219,14 @@ def contents(folder):
     return {file.name: file.read_bytes() for file in (folder / "data").glob("*")}
 
 
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_a_number_of_processes_that_write_nothing_is_refused(tmp_path, num_workers):
+    reader = open_episodes(write_npz_folder(tmp_path / "in", [5]))
+    conversion = Conversion(reader, tmp_path / "out", ConversionSettings(), {})
+    with pytest.raises(ValueError, match=f"num_workers must be at least 1, got {num_workers}"):
+        conversion.run(num_workers=num_workers)
+
+
 def test_shards_are_the_same_bytes_whatever_wrote_them(tmp_path):
     source = write_npz_folder(tmp_path / "in", [5] * 40)
     reader = open_episodes(source)

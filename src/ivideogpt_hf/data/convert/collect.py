@@ -120,6 +120,8 @@ class SimulatedEpisodes(EpisodeReader):
         for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
         if num_frames < 2:
             raise ValueError(f"num_frames must be at least 2, got {num_frames}")
         self.environment, self.num_frames, self.behaviour = environment, num_frames, behaviour

@@ -259,6 +259,8 @@ class Conversion:
         number, num_jobs = job
         if not 0 <= number < num_jobs:
             raise ValueError(f"a job i of n needs 0 <= i < n, got {number} of {num_jobs}")
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         shards = self.shards[number::num_jobs] if (self.staging / DATA).is_dir() else []
         shards = [shard for shard in shards if not self.is_done(shard) or self._statistics_of(shard).skipped]
         try:
@@ -290,7 +292,7 @@ class Conversion:
                     future.result()
                     bar.update(len(shard_of[future].indices))
                 return
-            if num_workers <= 1 or len(shards) == 1:
+            if num_workers == 1 or len(shards) == 1:
                 for shard in shards:
                     for _ in write_shard(shard, self._sources[shard.name], *setup):
                         bar.update()

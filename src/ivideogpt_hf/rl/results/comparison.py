@@ -12,7 +12,7 @@ import numpy as np
 from ...evaluation.rendering import CURVES_FILE
 from ...evaluation.tables import as_markdown
 from ...extras import require_packages
-from ...run_folder import write_aside, write_json, write_text
+from ...run_folder import check_folder, make_folder, write_aside, write_json, write_text
 from .finished_runs import NUM_LAST, PPO_NAME, Group, Run, group_runs, read_run
 from .statistics import DIGITS, NUM_RESAMPLES, bootstrap_intervals, interquartile_mean, steps_to_reach
 
@@ -208,11 +208,12 @@ def write_comparison(folders: Sequence[Path], output: Path) -> str:
         ValueError: if a run is not finished, or the runs cannot be compared.
     """
     require_packages("scipy", "matplotlib", purpose="a comparison of agents")
+    check_folder(output)
     if output.exists() and any(output.iterdir()) and not (output / COMPARISON_FILE).is_file():
         raise FileExistsError(f"{output} holds something else than a comparison; give a new folder")
     comparison = compare_runs([read_run(folder) for folder in folders])
     text = comparison_as_text(comparison)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_json(output / COMPARISON_FILE, comparison)
     write_text(output / TABLE_FILE, f"{text}\n")
     draw_comparison(comparison, output / CURVES_FILE)
