@@ -4,13 +4,18 @@ from ivideogpt_hf.rl.results.comparison import compare_runs
 from scripts.site_pages.results import recorded_agents
 from tests.figures.sources import NUMBERS, made_by, results
 
+DEMONSTRATIONS = ", 5 demonstrations"
 
-def groups_of(task):
-    """The groups of a task's runs with five demonstrations: cloning these, the agent with the embedded world model, it
-    alone, and it alone with as many updates."""
-    groups = {group["name"]: group for group in compare_runs(recorded_agents(task))["groups"]}
-    names = ("cloning", "with the embedded world model,", "DrQ-v2,")
-    return *(groups[f"{name} 5 demonstrations"] for name in names), groups["DrQ-v2, 5 demonstrations, 3 updates"]
+
+def compared(task):
+    """The groups of a task's runs, by name."""
+    return {group["name"]: group for group in compare_runs(recorded_agents(task))["groups"]}
+
+
+def groups_of(task, demonstrations):
+    """The agent with the embedded world model, it alone, and it alone with as many updates."""
+    names = (f"with the embedded world model{demonstrations}", f"DrQ-v2{demonstrations}")
+    return [compared(task)[name] for name in (*names, f"DrQ-v2{demonstrations}, 3 updates")]
 
 
 def steps_to(share, group):
@@ -22,31 +27,35 @@ def area_of(group):
     return f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
 
 
-def agents_in(task, share):
+def agents_in(task, share, demonstrations=DEMONSTRATIONS):
     """What the page says of every task; ``share`` is the success in percent whose real steps it tells."""
-    clone, model, alone, often = groups_of(task)
+    model, alone, often = groups_of(task, demonstrations)
+    without = "never" if alone[f"steps_to_{share}"] is None else f"after {steps_to(share, alone)}"
     yield (
-        f"reaches {share} % after {steps_to(share, model)} real steps with the world model, and after "
-        f"{steps_to(share, alone)} without it."
+        f"reaches {share} % after {steps_to(share, model)} real steps with the world model, and {without} without it."
     )
     apart = "do not overlap" if model["area"]["low"] > alone["area"]["high"] else "overlap"
     yield f"The areas under the curves are {area_of(model)} and {area_of(alone)}; their intervals {apart}."
     assert model["area"]["low"] <= often["area"]["high"], "imagination adds to what the updates bring: say so"
     yield f"curve of DrQ-v2 alone reaches {share} % after {steps_to(share, often)} real steps"
-    yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
     minutes = [f"{group['seconds'] / 60:.0f}" for group in (model, alone, often)]
     yield f"{minutes[0]} minutes with the world model, {minutes[1]} without it, and {minutes[2]} with three updates,"
-    yield made_by(results(f"agents_{task}"))
+    if demonstrations:
+        clone = compared(task)["cloning 5 demonstrations"]
+        yield f"Cloning the five demonstrations alone succeeds in {clone['success_at_end']['value']:.2f}."
+
+
+def ends_of_runs(task, group):
+    """The success at the end of each of a group's runs."""
+    return [run.success_at_end for run in recorded_agents(task) if run.folder.name in group["folders"]]
 
 
 def agents_in_plate_slide():
     yield from agents_in("plate_slide", 50)
-    _, *agents = groups_of("plate_slide")
+    yield made_by(results("agents_plate_slide"))
+    agents = groups_of("plate_slide", DEMONSTRATIONS)
     yield f"and the area is {area_of(agents[-1])}."
-    below = [
-        sum(run.success_at_end < 0.5 for run in recorded_agents("plate_slide") if run.folder.name in agent["folders"])
-        for agent in agents
-    ]
+    below = [sum(end < 0.5 for end in ends_of_runs("plate_slide", agent)) for agent in agents]
     seeds = [NUMBERS[len(agent["seeds"])] for agent in agents]
     assert below[0] == 0
     yield (
@@ -57,15 +66,15 @@ def agents_in_plate_slide():
 
 def agents_in_button_press():
     yield from agents_in("button_press", 80)
-    _, *agents = groups_of("button_press")
+    yield made_by(results("agents_button_press"))
+    agents = groups_of("button_press", DEMONSTRATIONS)
     ends = [agent["success_at_end"] for agent in agents]
     yield f"At the end, success is {ends[0]['value']:.2f} and {ends[1]['value']:.2f}."
     yield (
         f"The area is {area_of(agents[-1])}, and success at the end is {ends[2]['value']:.2f} [{ends[2]['low']:.2f}, "
         f"{ends[2]['high']:.2f}]."
     )
-    ends_of = {run.folder.name: run.success_at_end for run in recorded_agents("button_press")}
-    worst = [min(ends_of[folder] for folder in agent["folders"]) for agent in agents]
+    worst = [min(ends_of_runs("button_press", agent)) for agent in agents]
     yield f"the worst seed succeeds in {worst[0]:.2f} at the end, in place of {worst[2]:.2f}."
 
 

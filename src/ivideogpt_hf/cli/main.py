@@ -105,9 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_known = not isinstance(error, RuntimeError) or is_out_of_memory(error)
         if debug or not is_known:
             raise
-        reasons = ["there is not enough memory"] if is_out_of_memory(error) else []
-        reasons += [" ".join(str(error).split())] if str(error) else []
-        print(f"ivideogpt: error: {': '.join(reasons) or type(error).__name__}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        if isinstance(error, RuntimeError):
+            reason = f"there is not enough memory: {reason}"
+        elif not reason:
+            reason = "there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        print(f"ivideogpt: error: {reason}", file=sys.stderr)
         return USAGE_ERROR
     return 0
 
