@@ -27,6 +27,11 @@ def area_of(group):
     return f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
 
 
+def end_of(group):
+    end = group["success_at_end"]
+    return f"{end['value']:.2f} [{end['low']:.2f}, {end['high']:.2f}]"
+
+
 def agents_in(task, share, demonstrations=DEMONSTRATIONS):
     """What the page says of every task; ``share`` is the success in percent whose real steps it tells."""
     model, alone, often = groups_of(task, demonstrations)
@@ -70,12 +75,21 @@ def agents_in_button_press():
     agents = groups_of("button_press", DEMONSTRATIONS)
     ends = [agent["success_at_end"] for agent in agents]
     yield f"At the end, success is {ends[0]['value']:.2f} and {ends[1]['value']:.2f}."
-    yield (
-        f"The area is {area_of(agents[-1])}, and success at the end is {ends[2]['value']:.2f} [{ends[2]['low']:.2f}, "
-        f"{ends[2]['high']:.2f}]."
-    )
+    yield f"The area is {area_of(agents[-1])}, and success at the end is {end_of(agents[-1])}."
     worst = [min(ends_of_runs("button_press", agent)) for agent in agents]
     yield f"the worst seed succeeds in {worst[0]:.2f} at the end, in place of {worst[2]:.2f}."
 
 
-AGENTS = (agents_in_plate_slide, agents_in_button_press)
+def agents_without_demonstrations():
+    yield from agents_in("button_press", 50, "")
+    model, alone, often = groups_of("button_press", "")
+    of_model, of_alone, of_often = (end_of(group) for group in (model, alone, often))
+    yield f"At the end, success is {of_model} and {of_alone}."
+    ends = ends_of_runs("button_press", alone)
+    never, seeds = NUMBERS[ends.count(0)].capitalize(), NUMBERS[len(ends)]
+    yield f"{never} of the {seeds} seeds of DrQ-v2 alone never press the button"
+    assert ends.count(1) == 1
+    yield f"The area is {area_of(often)}, and success at the end is {of_often}."
+
+
+AGENTS = (agents_in_plate_slide, agents_in_button_press, agents_without_demonstrations)

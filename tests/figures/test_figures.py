@@ -110,7 +110,7 @@ def test_a_page_holds_the_figures_of_its_json_and_no_other(document, heading, so
     text = section(document, heading)
     for words in (words for source in sources for words in source()):
         assert words in text
-        text = text.replace(words, "")
+        text = text.replace(words, "", 1)  # two sections may say the same
     for words in SETTINGS:
         text = text.replace(words, "")
     assert not FIGURE.findall(text), text
