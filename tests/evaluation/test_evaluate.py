@@ -284,6 +284,12 @@ def test_runs_on_other_clips_are_not_compared(finished, evaluate, tmp_path, caps
     assert "different seed: 0 against 1" in capsys.readouterr().err
 
 
+def test_the_results_of_another_command_are_not_compared(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"controllers": {}}')
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "results.json is not what `ivideogpt evaluate` writes: it lacks 'protocol'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -171,3 +171,9 @@ def test_tls_needs_both_files(tmp_path, capsys):
     assert "--tls-key" in capsys.readouterr().err
     assert main(["serve", "--tls-certificate", "no.pem", "--tls-key", "no.pem"]) == 2
     assert "there is no file no.pem" in capsys.readouterr().err
+
+
+def test_a_certificate_that_is_none_is_told_with_its_name(tmp_path, capsys):
+    (tmp_path / "cert.pem").write_text("no certificate")
+    assert main(["serve", *[f"--tls-{part}={tmp_path / 'cert.pem'}" for part in ("certificate", "key")]]) == 2
+    assert re.search(r"cert\.pem must be a certificate and its private key, in PEM", capsys.readouterr().err)

@@ -7,6 +7,7 @@ import asyncio
 import os
 import secrets
 import socket
+import ssl
 import sys
 import tempfile
 from contextlib import ExitStack, nullcontext, suppress
@@ -300,6 +301,12 @@ def _tls_options(args: argparse.Namespace) -> dict[str, str]:
     for file in given.values():
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
+    if given:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(args.tls_certificate, args.tls_key)
+        except ssl.SSLError as error:
+            names = f"{args.tls_certificate} and {args.tls_key}"
+            raise ValueError(f"{names} must be a certificate and its private key, in PEM: {error}") from error
     return {name: str(file) for name, file in given.items()}
 
 

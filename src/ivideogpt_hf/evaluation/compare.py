@@ -29,7 +29,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         _check_results(results)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(f"{file} is not what `ivideogpt evaluate` writes: {error!r}") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file} is not what `ivideogpt evaluate` writes: {reason}") from error
     return results
 
 
