@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ivideogpt_hf import Sampling
-from ivideogpt_hf.decoding.frames import attend
+from ivideogpt_hf.decoding import frames
+from ivideogpt_hf.decoding.frames import attend, prefill
 from ivideogpt_hf.decoding.sampling import draw
 from tests.conftest import build_world, random_actions, random_frames
 
@@ -28,6 +29,17 @@ def test_attention_over_prefix_and_tail_is_ordinary_attention(kv_heads, num_pref
     mask = torch.cat([torch.ones(num_queries, 11, dtype=torch.bool), ~hidden], dim=1)
     expected = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0, enable_gqa=True)
     torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_that_pass_one_after_another_have_the_keys_and_values_of_one_pass(monkeypatch):
+    transformer = build_world(action_dim=3).transformer
+    prompts = torch.randint(transformer.config.vocab_size, (5, 9))
+    together = prefill(transformer, prompts)
+    monkeypatch.setattr(frames, "TOKENS_PER_PASS", 16)  # two prompts, two, and one
+    torch.testing.assert_close(prefill(transformer, prompts), together, atol=1e-5, rtol=1e-5)
+    expected = transformer.model(prompts[:, :-1], use_cache=True).past_key_values
+    for index, (key, value) in enumerate((layer.keys, layer.values) for layer in expected.layers):
+        torch.testing.assert_close(together[index], torch.stack([key, value]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
