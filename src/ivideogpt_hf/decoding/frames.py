@@ -42,17 +42,19 @@ def prefill(transformer: IVideoGPTForCausalLM, prompts: Tensor) -> Tensor:
     rotary = rotary_embeddings(transformer, torch.arange(length, device=prompts.device)[None])
     plain = PlainParts.of(transformer)
     prompts_per_pass = max(1, TOKENS_PER_PASS // length) if prompts.device.type == "cpu" else max(1, num_prompts)
-    passes = zip(prompts.split(prompts_per_pass), prefix.split(prompts_per_pass, dim=2), strict=True)
-    for tokens, stored in passes:
-
-        def attention(
-            index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, stored: Tensor = stored
-        ) -> Tensor:
-            stored[index, 0], stored[index, 1] = key, value
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-
-        run_layers(transformer, plain, transformer.model.embed_tokens(tokens[:, :-1]), rotary, attention)
+    for some, stored in zip(prompts.split(prompts_per_pass), prefix.split(prompts_per_pass, dim=2), strict=True):
+        _fill(stored, transformer, plain, some[:, :-1], rotary)
     return prefix
+
+
+def _fill(prefix: Tensor, transformer: IVideoGPTForCausalLM, plain: PlainParts, tokens: Tensor, rotary: Rotary) -> None:
+    """Write the keys and values of tokens (P, L) into a prefix (layers, 2, P, kv_heads, L, head_dim)."""
+
+    def attention(index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        prefix[index, 0], prefix[index, 1] = key, value
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+
+    run_layers(transformer, plain, transformer.model.embed_tokens(tokens), rotary, attention)
 
 
 @dataclass(frozen=True)
